@@ -1,0 +1,34 @@
+"""Pure data: what a trial and a study are. Imports neither torch nor ray, so that reading a config costs milliseconds."""
+
+from ddcal.config.checks import trial_from
+from ddcal.config.loading import ConfigError, Problem, read_study, study_problems
+from ddcal.config.presets import resolve
+from ddcal.config.study import StudyConfig
+from ddcal.config.trial import (
+    CalibrateConfig,
+    DataConfig,
+    DistillConfig,
+    EvaluateConfig,
+    MaskConfig,
+    NetworkConfig,
+    TrainConfig,
+    TrialConfig,
+)
+
+__all__ = [
+    "CalibrateConfig",
+    "ConfigError",
+    "DataConfig",
+    "DistillConfig",
+    "EvaluateConfig",
+    "MaskConfig",
+    "NetworkConfig",
+    "Problem",
+    "StudyConfig",
+    "TrainConfig",
+    "TrialConfig",
+    "read_study",
+    "resolve",
+    "study_problems",
+    "trial_from",
+]

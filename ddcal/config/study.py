@@ -1,0 +1,184 @@
+"""What a study searches, on what it selects, and with which resources: the models behind a YAML file in ``studies/``."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from ddcal.config.trial import Config, NonNegativeFloat, PositiveFloat, PositiveInt
+
+Scalar = str | int | float | bool | None
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+FloatRange = Annotated[tuple[FiniteFloat, FiniteFloat], BeforeValidator(_as_tuple)]
+IntRange = Annotated[tuple[int, int], BeforeValidator(_as_tuple)]
+Choices = Annotated[tuple[Scalar, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+
+
+class Domain(Config):
+    """The values that one name may take: exactly one of uniform, loguniform, int, choice.
+
+    Bounds are inclusive. ``when`` maps other names of the space to the values under which this one is active.
+    """
+
+    uniform: FloatRange | None = None
+    loguniform: FloatRange | None = None
+    int: IntRange | None = None
+    choice: Choices | None = None
+    when: dict[str, Choices] = {}
+
+    @property
+    def kind(self) -> Literal["uniform", "loguniform", "int", "choice"]:
+        """Which of the four kinds of domain this is."""
+        if self.uniform is not None:
+            return "uniform"
+        if self.loguniform is not None:
+            return "loguniform"
+        return "int" if self.int is not None else "choice"
+
+    @property
+    def corners(self) -> tuple[Scalar, ...]:
+        """The extreme values of a range, or every choice."""
+        return tuple(getattr(self, self.kind))
+
+    @model_validator(mode="after")
+    def _check(self) -> Domain:
+        given = [kind for kind in ("uniform", "loguniform", "int", "choice") if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of uniform: [low, high], loguniform: [low, high], int: [low, high], choice: [values]; "
+                f"this has {', '.join(given) or 'none'}"
+            )
+        if given[0] != "choice":
+            low, high = getattr(self, given[0])
+            if not low < high:
+                raise ValueError(f"{given[0]} bounds are [{low:g}, {high:g}]; the first must be below the second")
+            if given[0] == "loguniform" and low <= 0:
+                raise ValueError(f"loguniform bounds are [{low:g}, {high:g}]; both must be above 0")
+        elif len(set(map(repr, self.choice or ()))) != len(self.choice or ()):
+            raise ValueError("choice holds a value twice")
+        return self
+
+
+class SearchConfig(Config):
+    """The searcher: how many trials, how many at once, and from which seed it draws.
+
+    Suggestions repeat exactly for one seed at concurrency 1 only; every trial replays whatever the concurrency.
+    """
+
+    searcher: Literal["tpe", "random", "nsga2"] = "tpe"
+    trials: PositiveInt = 16
+    concurrency: PositiveInt = 1
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    startup: PositiveInt = 8
+    enqueue: tuple[dict[str, Any], ...] = ()
+
+    @field_validator("enqueue", mode="before")
+    @classmethod
+    def _tuple(cls, value: Any) -> Any:
+        return _as_tuple(value)
+
+
+class SchedulerConfig(Config):
+    """The scheduler that stops poor trials early: ``asha`` halves on one metric at fixed points of ``progress``."""
+
+    name: Literal["none", "asha"] = "none"
+    metric: str | None = None
+    grace: Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False)] = 0.25
+    reduction: Annotated[float, Field(gt=1.0, allow_inf_nan=False)] = 2.0
+
+
+class ResourcesConfig(Config):
+    """What one trial asks Ray for. ``threads`` is torch's thread count and part of every result's identity."""
+
+    cpu: NonNegativeFloat = 1.0
+    threads: PositiveInt = 1
+    gpu: NonNegativeFloat = 0.0
+    retries: Annotated[int, Field(ge=0)] = 3
+
+
+class StopConfig(Config):
+    """When a study ends early: no new trial begins after ``hours``."""
+
+    hours: PositiveFloat | None = None
+
+
+class StorageConfig(Config):
+    """The output root, under which the study's folder lies, and the artefact store (default ``<output>/store``)."""
+
+    output: str = "runs"
+    store: str | None = None
+
+
+class TrackingConfig(Config):
+    """MLflow: the tracking URI (default SQLite in the output root, ``none`` for no tracking) and the experiment."""
+
+    uri: str | None = None
+    experiment: str | None = None
+
+
+COMPARISON = re.compile(r"^\s*(>=|<=)\s*([0-9.eE+-]+)\s*$")
+
+
+class Constraint(Config):
+    """``metric >= bound`` or ``metric <= bound``; a trial that violates it is infeasible."""
+
+    metric: str
+    at_least: bool
+    bound: FiniteFloat
+
+    def violation(self, value: float) -> float:
+        """Return how far ``value`` is on the wrong side: positive if violated, at most 0 if satisfied."""
+        return self.bound - value if self.at_least else value - self.bound
+
+
+class StudyConfig(Config):
+    """A whole study; ``base`` is a partial TrialConfig, ``space`` maps dotted trial names to domains."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    description: str = ""
+    trial: Literal["ddnn", "distill"] = "ddnn"
+    base: dict[str, Any] = {}
+    space: dict[str, Domain] = {}
+    objectives: Annotated[dict[str, Literal["min", "max"]], Field(min_length=1)]
+    constraints: dict[str, str] = {}
+    search: SearchConfig = SearchConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    stop: StopConfig = StopConfig()
+    storage: StorageConfig = StorageConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def parsed_constraints(self) -> tuple[Constraint, ...]:
+        """The constraints as comparisons."""
+        return tuple(parse_constraint(metric, text) for metric, text in self.constraints.items())
+
+    def active(self, values: dict[str, Any], name: str) -> bool:
+        """Return whether ``name`` of the space is active under the ``values`` of the names before it."""
+        when = self.space[name].when
+        return all(other in values and values[other] in allowed for other, allowed in when.items())
+
+
+def parse_constraint(metric: str, text: str) -> Constraint:
+    """Return ``text`` (``">= 0.3"`` or ``"<= 0.1"``) as a `Constraint` on ``metric``.
+
+    Raises:
+        ValueError: if the text is not such a comparison.
+    """
+    match = COMPARISON.match(text)
+    try:
+        bound = float(match.group(2)) if match else float("nan")
+    except ValueError:
+        bound = float("nan")
+    if match is None or not math.isfinite(bound):
+        raise ValueError(f'{text!r} is not a comparison; write for example ">= 0.3" or "<= 0.1"')
+    return Constraint(metric=metric, at_least=match.group(1) == ">=", bound=bound)

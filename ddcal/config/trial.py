@@ -1,0 +1,262 @@
+"""What one trial computes: frozen models whose dotted names are the names used in studies, MLflow and exports."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+DATASETS = ("digits", "cifar10", "cifar100", "fashion-mnist", "npz")
+DATASETS_WITHOUT_FLIP = ("digits",)
+"""Mirrored digits are other digits: DSA draws no flip for these (PAPER.md, DSA operations)."""
+
+DatasetName = Literal["digits", "cifar10", "cifar100", "fashion-mnist", "npz"]
+Backbone = Literal["real", "full", "dc", "dsa"]
+CalibrationMethod = Literal["none", "ts_train", "ts_holdout", "ts_val", "mts"]
+
+Ratio = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class Config(BaseModel):
+    """Base of every config model: immutable, strict about unknown keys and about types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+class DataConfig(Config):
+    """The dataset, its preprocessing and its validation split.
+
+    ``validation_fraction`` of the real training images of every class becomes ``val`` before anything else sees them;
+    None means 0.3 for digits and 0.1 elsewhere. 0 is for comparison with published figures only: nothing may be
+    searched or selected then. The split does not depend on the trial's seed, so replicates share one ``val``.
+    """
+
+    name: DatasetName = "digits"
+    root: str | None = None
+    zca: bool = False
+    resolution: Annotated[int, Field(ge=8, le=1024)] | None = None
+    validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)] | None = None
+
+    @property
+    def resolved_validation_fraction(self) -> float:
+        """The fraction in force, with the dataset's default filled in."""
+        if self.validation_fraction is not None:
+            return self.validation_fraction
+        return 0.3 if self.name == "digits" else 0.1
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if self.name == "digits" and 0.0 < self.resolved_validation_fraction < 0.3:
+            raise ValueError(
+                f"validation_fraction is {self.validation_fraction}; digits is so small that val needs at least 0.3 "
+                "of its training images (or 0 where nothing is selected)"
+            )
+        if self.name == "npz" and self.root is None:
+            raise ValueError(
+                "root is missing; with name: npz it must be the path of a .npz file that holds x_train, y_train, x_test, y_test"
+            )
+        return self
+
+
+class NetworkConfig(Config):
+    """The ConvNet of PAPER.md: ``depth`` None follows the image size (2 at 8 px, 3 at 28 and 32, 4 at 64, 5 at 128)."""
+
+    name: Literal["convnet"] = "convnet"
+    width: PositiveInt = 128
+    depth: Annotated[int, Field(ge=1, le=8)] | None = None
+    norm: Literal["instance", "batch", "none"] = "instance"
+
+
+class NetworkOverride(Config):
+    """A network for one stage alone: what is left out is as in the trial's ``network``."""
+
+    name: Literal["convnet"] | None = None
+    width: PositiveInt | None = None
+    depth: Annotated[int, Field(ge=1, le=8)] | None = None
+    norm: Literal["instance", "batch", "none"] | None = None
+
+    def over(self, base: NetworkConfig) -> NetworkConfig:
+        """Return ``base`` with this override's values in it."""
+        return base.model_copy(update=self.model_dump(exclude_none=True))
+
+
+class MaskConfig(Config):
+    """A random mask: an element is kept where u >= ratio (PAPER.md, Mask); 0 keeps everything."""
+
+    ratio: Ratio = 0.0
+    unit: Literal["element", "pixel", "patch"] = "element"
+
+
+class MDTMaskConfig(MaskConfig):
+    """The mask of Masked Distillation Training: ``where`` it applies and how often it is drawn anew."""
+
+    where: Literal["both", "matching", "inner"] = "both"
+    resample: Literal["step", "iteration", "fixed"] = "step"
+
+
+class MTSMaskConfig(MaskConfig):
+    """The mask of Masked Temperature Scaling; a config that sets ``unit`` alone keeps the published ratio."""
+
+    ratio: Ratio = 0.9
+
+
+class MatchingConfig(Config):
+    """Gradient matching (DC, DSA); None takes the published value of the backbone and ipc (PAPER.md, DC / DSA)."""
+
+    outer: PositiveInt | None = None
+    inner: PositiveInt | None = None
+    real_batch: PositiveInt = 256
+    image_lr: PositiveFloat = 0.1
+    image_momentum: Ratio = 0.5
+    network_lr: PositiveFloat = 0.01
+    inner_batch: PositiveInt = 256
+    init: Literal["noise", "real"] | None = None
+
+
+class ProbeConfig(Config):
+    """The short networks whose ``val`` score is the metric during distillation, at ``points`` equal steps."""
+
+    points: Annotated[int, Field(ge=0, le=100)] = 4
+    epochs: PositiveInt = 30
+    images: PositiveInt = 1000
+
+
+class DistillConfig(Config):
+    """The distilled set: which backbone makes it, how many images per class, with which mask (MDT)."""
+
+    backbone: Backbone = "dsa"
+    ipc: PositiveInt = 10
+    mask: MDTMaskConfig = MDTMaskConfig()
+    iterations: PositiveInt | None = None
+    matching: MatchingConfig = MatchingConfig()
+    probe: ProbeConfig = ProbeConfig()
+    network: NetworkOverride = NetworkOverride()
+
+    @model_validator(mode="after")
+    def _check(self) -> DistillConfig:
+        if self.network.norm == "batch" and self.backbone in ("dc", "dsa"):
+            raise ValueError(
+                "network.norm is 'batch'; gradient matching compares one class at a time, where batch statistics "
+                "mean nothing: use 'instance' or 'none' in the distilling network"
+            )
+        return self
+
+
+class TrainConfig(Config):
+    """Training of the DDNNs; None takes the backbone's own evaluation recipe (PAPER.md, Evaluation training)."""
+
+    loss: Literal["cross_entropy"] = "cross_entropy"
+    epochs: PositiveInt | None = None
+    lr: PositiveFloat = 0.01
+    momentum: Ratio = 0.9
+    weight_decay: NonNegativeFloat = 5e-4
+    batch_size: PositiveInt = 256
+    augment: Literal["none", "dsa"] | None = None
+    holdout: Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)] = 0.0
+    networks: Annotated[int, Field(ge=1, le=100)] = 5
+    network: NetworkOverride = NetworkOverride()
+
+
+def default_bounds(method: str) -> tuple[float, float]:
+    """Return the temperature bounds of a calibration method where the config gives none (PAPER.md, MTS)."""
+    return (1.0, 20.0) if method in ("ts_train", "mts") else (0.05, 20.0)
+
+
+class CalibrateConfig(Config):
+    """The calibration after training (PAPER.md, names of the calibrations).
+
+    ``t_min`` and ``t_max`` left out are (1, 20) for fits on images the network was trained on (ts_train, mts) and
+    (0.05, 20) for held-out and val fits.
+    """
+
+    method: CalibrationMethod = "mts"
+    mask: MTSMaskConfig = MTSMaskConfig()
+    t_min: PositiveFloat | None = None
+    t_max: PositiveFloat | None = None
+    solver: Literal["bounded", "paper_lbfgs"] = "bounded"
+    draws: Annotated[int, Field(ge=1, le=1000)] = 1
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The temperature bounds in force."""
+        low, high = default_bounds(self.method)
+        return (low if self.t_min is None else self.t_min, high if self.t_max is None else self.t_max)
+
+    @model_validator(mode="after")
+    def _check(self) -> CalibrateConfig:
+        low, high = self.bounds
+        if not low < high:
+            raise ValueError(f"t_min ({low:g}) must be below t_max ({high:g})")
+        return self
+
+
+class EvaluateConfig(Config):
+    """The number of bins of ``ece``; 10 and 15 bins are always logged beside it."""
+
+    bins: Annotated[int, Field(ge=1, le=1000)] = 15
+
+
+class TrialConfig(Config):
+    """One trial, from real data to calibrated metrics. ``seed`` is explicit; every random number derives from it."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    data: DataConfig = DataConfig()
+    network: NetworkConfig = NetworkConfig()
+    distill: DistillConfig = DistillConfig()
+    train: TrainConfig = TrainConfig()
+    calibrate: CalibrateConfig = CalibrateConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> TrialConfig:
+        problems = cross_field_problems(self)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def held_out_per_class(ipc: int, holdout: float) -> int:
+    """Return how many of ``ipc`` images a class are held out of training: ipc − ⌊(1 − holdout)·ipc⌋."""
+    return ipc - math.floor((1.0 - holdout) * ipc + 1e-9) if holdout > 0 else 0
+
+
+def cross_field_problems(trial: TrialConfig) -> list[str]:
+    """Return what is wrong between sections of a trial, each as a sentence that names the keys."""
+    problems = []
+    method, backbone = trial.calibrate.method, trial.distill.backbone
+    if method == "ts_holdout":
+        if trial.train.holdout == 0.0:
+            problems.append("calibrate.method is 'ts_holdout' but train.holdout is 0: set train.holdout, for example 0.1")
+        elif backbone == "full":
+            problems.append("calibrate.method is 'ts_holdout' but distill.backbone is 'full': use 'ts_val' there")
+    if trial.train.holdout > 0.0 and backbone != "full":
+        held = held_out_per_class(trial.distill.ipc, trial.train.holdout)
+        if held >= trial.distill.ipc:
+            problems.append(
+                f"train.holdout {trial.train.holdout:g} leaves no image to train on at distill.ipc {trial.distill.ipc}: "
+                "lower the holdout or take more images per class (at least 2)"
+            )
+    if trial.data.resolved_validation_fraction == 0.0 and (method == "ts_val" or (method == "mts" and backbone == "full")):
+        problems.append(f"calibrate.method is {method!r} but data.validation_fraction is 0: there is no val to fit on")
+    if backbone in ("dc", "dsa"):
+        if trial.network.norm == "batch" and trial.distill.network.norm is None:
+            problems.append(
+                "network.norm is 'batch', which gradient matching cannot use: set distill.network.norm to 'instance'"
+            )
+    return problems
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one level of dotted names: ``{"a": {"b": 1}}`` gives ``{"a.b": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat

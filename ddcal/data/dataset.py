@@ -1,0 +1,162 @@
+"""Datasets as the stages see them: preprocessed train, val and test splits that depend on the data config alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddcal.config import DataConfig
+from ddcal.data.errors import DataError
+from ddcal.data.fingerprint import CACHE_FOLDER, source_fingerprint
+from ddcal.data.preprocessing import Preprocessing, cached_whitening, fit_normalisation, unit_images
+from ddcal.data.sources import RawData, locate_source, read_source
+from ddcal.seeding import generator
+
+DIGITS_TEST_FRACTION = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images float32 (N, C, H, W), preprocessed, and labels int64 (N,), both on the CPU."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def _indices(self) -> tuple[Tensor, ...]:
+        return torch.argsort(self.labels, stable=True).split(torch.bincount(self.labels).tolist())
+
+    def indices_of(self, label: int) -> Tensor:
+        """Return the ascending positions of a class, int64 (n,); worked out once for all classes."""
+        if label < 0:
+            raise ValueError(f"label is {label}; labels begin at 0")
+        return self._indices[label] if label < len(self._indices) else self.labels.new_empty(0)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A dataset, ready for networks.
+
+    Attributes:
+        name: As in the config.
+        train: What distillation and training may see; in a fixed shuffled order.
+        val: Carved out of the real training images; in a fixed shuffled order; empty at validation_fraction 0.
+        test: In the source's order.
+        num_classes: Labels are 0 … num_classes − 1, each present in train.
+        channels: Channels of the images.
+        image_size: Their height and width, in pixels.
+        class_names: One name a class.
+        fingerprint: `ddcal.data.dataset_fingerprint` of the source files.
+        preprocessing: What was fitted on train and applied to all splits.
+    """
+
+    name: str
+    train: Split
+    val: Split
+    test: Split
+    num_classes: int
+    channels: int
+    image_size: int
+    class_names: tuple[str, ...]
+    fingerprint: str
+    preprocessing: Preprocessing
+
+    def inverse_transform(self, images: Tensor) -> Tensor:
+        """Return network-input images (N, C, H, W) as pictures in [0, 1]; values beyond are clamped."""
+        return self.preprocessing.inverse_transform(images).clamp(0.0, 1.0)
+
+
+def load_dataset(config: DataConfig) -> Dataset:
+    """Load, split and preprocess a dataset; the same config and files always give the same splits.
+
+    ``val`` is taken out before normalisation or ZCA is fitted, by a permutation that no trial's seed influences. A
+    smaller validation fraction takes a subset of what a larger one takes.
+
+    Raises:
+        DataError: if files are missing, damaged or malformed, or too few for the split.
+    """
+    source = locate_source(config)
+    fingerprint = source_fingerprint(config.name, source)
+    raw = read_source(config, source)
+    train, test = torch.arange(len(raw.train_labels)), torch.arange(len(raw.test_labels))
+    test_images, test_labels = raw.test_images, raw.test_labels
+    if config.name == "digits":
+        train, test = split_by_class(raw.train_labels, train, DIGITS_TEST_FRACTION, "digits-test")
+        test_images, test_labels = raw.train_images, raw.train_labels
+    fraction = config.resolved_validation_fraction
+    train, val = split_by_class(raw.train_labels, train, fraction, "val-split")
+    _check_split(raw, train, val, fraction, source_name=", ".join(map(str, source.files.values())))
+    train, val = _shuffled(train, "train-order"), _shuffled(val, "val-order")
+
+    train_images = unit_images(raw.train_images, train, config.resolution)
+    preprocessing: Preprocessing
+    if config.zca:
+        folder = None if source.root is None else source.root / CACHE_FOLDER
+        identity = f"{fingerprint} validation_fraction={fraction!r} resolution={config.resolution}"
+        preprocessing = cached_whitening(train_images, folder, identity)
+    else:
+        preprocessing = fit_normalisation(train_images)
+
+    def split(images: np.ndarray, labels: np.ndarray, indices: Tensor) -> Split:
+        inputs = preprocessing.transform(unit_images(images, indices, config.resolution))
+        return Split(inputs, torch.from_numpy(labels)[indices])
+
+    return Dataset(
+        name=config.name,
+        train=Split(preprocessing.transform(train_images), torch.from_numpy(raw.train_labels)[train]),
+        val=split(raw.train_images, raw.train_labels, val),
+        test=split(test_images, test_labels, test),
+        num_classes=len(raw.class_names),
+        channels=train_images.shape[1],
+        image_size=train_images.shape[2],
+        class_names=raw.class_names,
+        fingerprint=fingerprint,
+        preprocessing=preprocessing,
+    )
+
+
+def split_by_class(labels: np.ndarray, indices: Tensor, fraction: float, stream: str) -> tuple[Tensor, Tensor]:
+    """Take round(fraction·n) of the n images of every class out of ``indices``.
+
+    Args:
+        labels: int64 (N,), the labels of all images.
+        indices: int64, which of them to split.
+        fraction: In [0, 1).
+        stream: Names the fixed permutation: generator(0, "data", stream).
+
+    Returns:
+        (kept, taken): int64, ascending and disjoint, together ``indices``.
+    """
+    permutations = generator(0, "data", stream)
+    chosen = torch.from_numpy(labels)[indices]
+    taken = torch.zeros(len(indices), dtype=torch.bool)
+    for label in chosen.unique():
+        members = (chosen == label).nonzero().flatten()
+        order = torch.randperm(len(members), generator=permutations)
+        taken[members[order[: round(fraction * len(members))]]] = True
+    return indices[~taken], indices[taken]
+
+
+def _check_split(raw: RawData, train: Tensor, val: Tensor, fraction: float, source_name: str) -> None:
+    counts = np.bincount(raw.train_labels[train.numpy()], minlength=len(raw.class_names))
+    if counts.min() == 0:
+        raise DataError(
+            f"{source_name}: data.validation_fraction {fraction:g} leaves no training image of class "
+            f"{counts.argmin()}; lower the fraction or add images"
+        )
+    if fraction > 0.0 and len(val) == 0:
+        raise DataError(
+            f"{source_name}: data.validation_fraction {fraction:g} of so few images a class is no image at all; "
+            "raise the fraction or add images"
+        )
+
+
+def _shuffled(indices: Tensor, stream: str) -> Tensor:
+    return indices[torch.randperm(len(indices), generator=generator(0, "data", stream))]

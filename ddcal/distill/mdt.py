@@ -1,0 +1,39 @@
+"""Masked Distillation Training: the mask that a distillation loop puts on synthetic images (PAPER.md, MDT)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ddcal.config.trial import MDTMaskConfig
+from ddcal.masking import mask_images, random_mask
+from ddcal.seeding import generator
+
+
+class SyntheticMask:
+    """The masks of one distillation, drawn anew at every pass (``step``), once an iteration, or once (``fixed``)."""
+
+    def __init__(self, config: MDTMaskConfig, seed: int, device: torch.device) -> None:
+        self.config, self.seed, self.device = config, seed, device
+        self._stream: torch.Generator | None = None
+        self._kept: Tensor | None = None
+
+    def begin(self, iteration: int, shape: tuple[int, ...]) -> None:
+        """Start an iteration over a synthetic set of ``shape`` (M, C, H, W)."""
+        if self.config.ratio == 0.0:
+            return
+        index = 0 if self.config.resample == "fixed" else iteration
+        self._stream = generator(self.seed, "distill", "mask", index, device=self.device.type)
+        if self.config.resample != "step":
+            self._kept = random_mask(shape, self.config.ratio, self._stream, self.config.unit)
+
+    def apply(self, images: Tensor, index: slice | Tensor, where: Literal["matching", "inner"]) -> Tensor:
+        """Return ``images`` (the members ``index`` of the set) masked as the config says for this kind of pass."""
+        if self.config.ratio == 0.0 or self.config.where not in ("both", where):
+            return images
+        assert self._stream is not None, "begin() comes first"
+        if self._kept is None:
+            return mask_images(images, self.config.ratio, self._stream, self.config.unit)
+        return images.masked_fill(~self._kept[index], 0.0)

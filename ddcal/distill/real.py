@@ -1,0 +1,54 @@
+"""The random real subset: ``ipc`` training images of every class, the reference row of every distillation table."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ddcal.config import DistillConfig
+from ddcal.data import Dataset
+from ddcal.seeding import generator
+
+
+def random_subset(dataset: Dataset, ipc: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return ``ipc`` random training images of every class, without replacement.
+
+    Returns:
+        images float32 (K·ipc, C, H, W) and labels int64 (K·ipc,), ordered by class.
+
+    Raises:
+        ValueError: if a class has fewer than ``ipc`` training images.
+    """
+    chosen = []
+    for label in range(dataset.num_classes):
+        indices = dataset.train.indices_of(label)
+        if len(indices) < ipc:
+            raise ValueError(
+                f"distill.ipc is {ipc} but class {label} of {dataset.name} has {len(indices)} training images: lower ipc"
+            )
+        order = torch.randperm(len(indices), generator=generator(seed, "distill", "subset", label))
+        chosen.append(indices[order[:ipc]])
+    index = torch.cat(chosen)
+    return dataset.train.images[index].clone(), dataset.train.labels[index].clone()
+
+
+class RandomRealSubset:
+    """The ``real`` backbone as a distiller: one iteration that does nothing but keep the drawn images."""
+
+    def __init__(self, dataset: Dataset, config: DistillConfig, seed: int, device: torch.device) -> None:
+        self.images, self.labels = random_subset(dataset, config.ipc, seed)
+        self.iterations = 1
+        self.iteration = 0
+
+    def step(self) -> float:
+        """Count the one iteration; there is no loss, so 0 is returned."""
+        self.iteration += 1
+        return 0.0
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing changes, so nothing is kept but the iteration."""
+        return {"iteration": torch.tensor(self.iteration)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` returned."""
+        self.iteration = int(state["iteration"])

@@ -1,0 +1,38 @@
+"""Logits of many images, in batches, without gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def predict_logits(network: nn.Module, images: Tensor, batch_size: int = 512) -> Tensor:
+    """Return the network's logits in evaluation mode; every module's training flag is restored afterwards.
+
+    Equal inputs and an equal batch size give equal bits on one device and thread count.
+
+    Args:
+        network: Maps float (N, C, H, W) to logits (N, K).
+        images: float (N, C, H, W), on any device: batches are moved to the network.
+        batch_size: Images per forward pass; bounds memory.
+
+    Returns:
+        float32 (N, K) on the images' device, without gradient.
+
+    Raises:
+        ValueError: if batch_size is below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    parameter = next(network.parameters(), None)
+    device = images.device if parameter is None else parameter.device
+    flags = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        # Not inference_mode: its tensors could not be used in the gradient of a temperature.
+        with torch.no_grad():
+            batches = [network(batch.to(device)).float().to(images.device) for batch in images.split(batch_size)]
+    finally:
+        for module, flag in flags:
+            module.training = flag
+    return torch.cat(batches)

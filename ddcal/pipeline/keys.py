@@ -1,0 +1,76 @@
+"""Stage keys: two trials share a stage exactly if everything that can change its numbers is the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from ddcal.config import TrialConfig, resolve
+from ddcal.pipeline.environment import Environment
+
+STAGES = ("distill", "train", "calibrate", "evaluate")
+
+ALGORITHM_VERSIONS = {
+    "distill/real": 1,
+    "distill/dc": 1,
+    "distill/dsa": 1,
+    "train": 1,
+    "calibrate": 1,
+    "evaluate": 1,
+}
+"""Raised whenever a stage's numbers change, so that old artefacts are not taken for new ones."""
+
+
+def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:
+    """Return the part of a *resolved* trial config that the stage's numbers depend on.
+
+    Settings without effect are left out: the masks of a calibration that masks nothing, the loops of ``real``.
+    """
+    if stage == "distill":
+        values = config.distill.model_dump(mode="json")
+        if config.distill.backbone == "real":
+            for name in ("mask", "matching", "iterations"):
+                del values[name]
+        elif config.distill.mask.ratio == 0.0:
+            values["mask"] = {"ratio": 0.0}
+        return values
+    if stage == "train":
+        return config.train.model_dump(mode="json")
+    if stage == "calibrate":
+        values = config.calibrate.model_dump(mode="json")
+        if config.calibrate.method != "mts":
+            del values["mask"], values["draws"]
+        return {"method": "none"} if config.calibrate.method == "none" else values
+    return config.evaluate.model_dump(mode="json")
+
+
+def stage_keys(config: TrialConfig, fingerprint: str, environment: Environment) -> dict[str, str]:
+    """Return stage → key, a sha256 in hex, for every stage that the trial has.
+
+    ``distill.backbone: full`` has no distill stage; its networks train on the real data.
+
+    Args:
+        config: Resolved or not; both give the same keys.
+        fingerprint: Of the data source, from `ddcal.data.dataset_fingerprint`.
+        environment: Device, precision and threads.
+    """
+    config = resolve(config)
+    backbone = config.distill.backbone
+    data = config.data.model_dump(mode="json", exclude={"root"}) | {"fingerprint": fingerprint}
+    keys: dict[str, str] = {}
+    for stage in STAGES:
+        if stage == "distill" and backbone == "full":
+            continue
+        version = ALGORITHM_VERSIONS[f"distill/{backbone}" if stage == "distill" else stage]
+        identity = {
+            "stage": stage,
+            "algorithm_version": version,
+            "config": stage_config(config, stage),
+            "data": data,
+            "seed": config.seed,
+            "upstream": sorted(keys.values()),
+            "environment": environment.identity(),
+        }
+        keys[stage] = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return keys

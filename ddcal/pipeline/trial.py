@@ -1,0 +1,367 @@
+"""The one engine of a trial: `TrialRunner` goes through the stages in small steps; everything else drives it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ddcal.config import DataConfig, TrialConfig, resolve
+from ddcal.config.metrics import METRICS
+from ddcal.data import Dataset, dataset_fingerprint, load_dataset
+from ddcal.pipeline.environment import Environment, default_device
+from ddcal.pipeline.keys import stage_keys
+from ddcal.pipeline.store import Entry, Store
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_SECONDS = 30.0
+SPANS = {"distill": (0.0, 0.5), "train": (0.5, 0.9), "calibrate": (0.9, 0.95), "evaluate": (0.95, 1.0)}
+"""Which part of ``progress`` each stage is: fixed, so that a point means the same whether computed or cached."""
+
+EVALUATION = "evaluation.json"
+CALIBRATION = "calibration.json"
+DIAGRAM = "reliability.png"
+
+
+@dataclass(frozen=True)
+class Advance:
+    """What one call of `TrialRunner.advance` did.
+
+    Attributes:
+        stage: The stage that was worked on.
+        progress: The share of the planned work that is done, in [0, 1].
+        point: The metrics, at a fixed fidelity point alone: ``progress``, ``val/…`` and ``complete``; the last point
+            of a trial also has ``test/…``. None between two points.
+        cached: Whether the point was replayed from a finished stage.
+    """
+
+    stage: str
+    progress: float
+    point: dict[str, Any] | None = None
+    cached: bool = False
+
+
+class DatasetCache:
+    """Keeps the dataset that was loaded last, so that consecutive trials on the same data decode it once."""
+
+    def __init__(self) -> None:
+        self._key: str | None = None
+        self._dataset: Dataset | None = None
+
+    def get(self, config: DataConfig) -> Dataset:
+        """Return the dataset of ``config``."""
+        key = config.model_dump_json()
+        if self._dataset is None or key != self._key:
+            self._dataset = None
+            self._dataset, self._key = load_dataset(config), key
+        return self._dataset
+
+
+class TrialRunner:
+    """Runs one trial; `advance` until `done`. Finished stages come from the store and go into it.
+
+    Attributes:
+        config: The resolved trial.
+        keys: Stage → key.
+        cache_hits: Stages that were answered by the store.
+        seconds: Stage → seconds of computing (of the run that computed it, where cached).
+        metrics: The final metrics once `done`.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        store: Store,
+        environment: Environment | None = None,
+        *,
+        target: Literal["ddnn", "distill"] = "ddnn",
+        datasets: DatasetCache | None = None,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    ) -> None:
+        """Prepare the trial; nothing is loaded or computed yet.
+
+        Args:
+            config: The trial.
+            store: Where stages are looked up and published.
+            environment: Device, threads and precision; default: a GPU if there is one, one thread.
+            target: ``ddnn`` runs to the evaluation; ``distill`` stops at the distilled set and its probe's score.
+            datasets: Shared between the trials of one process.
+            checkpoint_seconds: How often the state of an unfinished stage is saved, in seconds.
+
+        Raises:
+            ddcal.data.DataError: if the data is missing, naming where it was looked for.
+        """
+        self.config = resolve(config)
+        self.store = store
+        self.environment = environment or Environment(default_device())
+        self.target = target
+        self.fingerprint = dataset_fingerprint(self.config.data)
+        keys = stage_keys(self.config, self.fingerprint, self.environment)
+        self.keys = {"distill": keys["distill"]} if target == "distill" else keys
+        self.entries: dict[str, Entry] = {}
+        self.cache_hits: list[str] = []
+        self.seconds: dict[str, float] = {}
+        self.metrics: dict[str, Any] = {}
+        self.done = False
+        self._datasets = datasets or DatasetCache()
+        self._checkpoint_seconds = checkpoint_seconds
+        self._plan = list(self.keys)
+        self._emitted = 0  # points of the present stage that were reported
+        self._work: Any = None
+        self._spent = 0.0
+        self._saved_at = time.monotonic()
+
+    @property
+    def dataset(self) -> Dataset:
+        """The real data, loaded at first use."""
+        return self._datasets.get(self.config.data)
+
+    def advance(self) -> Advance:
+        """Do one chunk of work: a cached point, one small step of a stage, or a short stage.
+
+        Raises:
+            ddcal.errors.DivergedError: if a loss is not finite.
+            ddcal.errors.StoreError: if the store cannot be written.
+        """
+        if self.done:
+            raise RuntimeError("the trial is done: nothing to advance")
+        stage = self._plan[0]
+        entry = self.entries.get(stage) or self._look_up(stage)
+        if entry is not None:
+            return self._replay(stage, entry)
+        self.environment.apply()
+        began = time.perf_counter()
+        if stage in ("calibrate", "evaluate"):
+            self._compute_short(stage, began)
+            return self._replay(stage, self.entries[stage])
+        work = self._work or self._begin(stage)
+        if work.fraction < 1.0:
+            work.step()
+        self._spent += time.perf_counter() - began
+        if work.fraction >= 1.0:
+            self._finish(stage, work)
+        elif time.monotonic() - self._saved_at >= self._checkpoint_seconds:
+            self.checkpoint()
+        if self._emitted < len(work.curve):
+            return self._point(stage, work.curve, cached=False)
+        return Advance(stage, self._progress(stage, work.fraction))
+
+    def state(self) -> dict[str, Any]:
+        """Return the position in the trial and the unfinished stage's state (tensors and plain values)."""
+        return {
+            "config": self.config.model_dump_json(),
+            "plan": list(self._plan),
+            "emitted": self._emitted,
+            "work": self._work.state() if self._work is not None else None,
+            "seconds": self._spent,
+            "cache_hits": list(self.cache_hits),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned for the same config.
+
+        Raises:
+            ValueError: if the state belongs to another config.
+        """
+        if state["config"] != self.config.model_dump_json():
+            raise ValueError("the checkpoint belongs to a trial with another config")
+        self._plan = list(state["plan"])
+        self._emitted = state["emitted"]
+        self.cache_hits = list(state["cache_hits"])
+        for stage in self.keys:
+            if stage not in self._plan:
+                entry = self.store.get(stage, self.keys[stage])
+                if entry is None:  # pruned since: compute it again, without reporting its points twice
+                    raise ValueError(f"stage {stage} is no longer in the store {self.store.root}: start the trial again")
+                self._take(stage, entry)
+        if state["work"] is not None:
+            self._work = self._make_work(self._plan[0])
+            self._work.restore(state["work"])
+            self._spent = state["seconds"]
+
+    def checkpoint(self) -> None:
+        """Save the unfinished stage's state in the store, under the stage's key: any trial that needs it goes on."""
+        self._saved_at = time.monotonic()
+        if self._work is not None:
+            state = {"work": self._work.state(), "seconds": self._spent}
+            self.store.save_partial(self.keys[self._plan[0]], state)
+
+    # Stages
+
+    def _look_up(self, stage: str) -> Entry | None:
+        if self._work is not None:
+            return None
+        entry = self.store.get(stage, self.keys[stage])
+        if entry is not None:
+            self.cache_hits.append(stage)
+            logger.info("%s: cached (%s), saves %.1f s", stage, self.keys[stage][:12], entry.meta["seconds"])
+            self._take(stage, entry)
+        return entry
+
+    def _take(self, stage: str, entry: Entry) -> None:
+        self.entries[stage] = entry
+        self.seconds[stage] = entry.meta["seconds"]
+
+    def _begin(self, stage: str) -> Any:
+        work = self._make_work(stage)
+        state = self.store.load_partial(self.keys[stage])
+        if state is not None:
+            work.restore(state["work"])
+            self._spent = state["seconds"]
+            logger.info("%s: goes on from its checkpoint at %.0f %%", stage, 100 * work.fraction)
+        else:
+            logger.info("%s: begins (%s)", stage, self.keys[stage][:12])
+        self._work, self._saved_at = work, time.monotonic()
+        return work
+
+    def _make_work(self, stage: str) -> Any:
+        from ddcal.pipeline.work import DistillWork, TrainWork
+
+        if stage == "distill":
+            return DistillWork(self.config, self.dataset, self.environment.device)
+        return TrainWork(self.config, self.dataset, self._synthetic(), self.environment.device)
+
+    def _finish(self, stage: str, work: Any) -> None:
+        def write(folder: Path) -> dict[str, Any]:
+            work.write(folder)
+            return {"curve": work.curve, "seconds": self._spent, "config": self.config.model_dump(mode="json")}
+
+        began = time.perf_counter()
+        self._take(stage, self.store.publish(stage, self.keys[stage], write))
+        self._spent += time.perf_counter() - began
+        logger.info("%s: done in %.1f s", stage, self._spent)
+        self._work, self._spent = None, 0.0
+
+    def _compute_short(self, stage: str, began: float) -> None:
+        compute: Callable[[], tuple[str, dict[str, Any]]] = self._calibrate if stage == "calibrate" else self._evaluate
+        name, values = compute()
+
+        def write(folder: Path) -> dict[str, Any]:
+            (folder / name).write_text(json.dumps(values, indent=1, sort_keys=True))
+            if stage == "evaluate":
+                _draw_diagram(values, self.config, folder / DIAGRAM)
+            return {"curve": [], "seconds": time.perf_counter() - began, "values": values}
+
+        self._take(stage, self.store.publish(stage, self.keys[stage], write))
+        logger.info("%s: done in %.2f s", stage, self.seconds[stage])
+
+    def _calibrate(self) -> tuple[str, dict[str, Any]]:
+        from safetensors.torch import load_file
+
+        from ddcal.pipeline.finish import calibrate, load_networks
+        from ddcal.pipeline.work import NETWORKS, training_images
+
+        networks, images, labels = [], None, None
+        if self.config.calibrate.method == "mts":
+            networks = load_networks(load_file(self.entries["train"].folder / NETWORKS), self.config, self.dataset)
+            if self.config.distill.backbone == "full":
+                images, labels = self.dataset.val.images, self.dataset.val.labels
+            else:
+                images, labels, _, _ = training_images(self.config, self.dataset, self._synthetic())
+            device = self.environment.device
+            networks, images, labels = [n.to(device) for n in networks], images.to(device), labels.to(device)
+        return CALIBRATION, calibrate(self.config, self._logits(), networks, images, labels)
+
+    def _evaluate(self) -> tuple[str, dict[str, Any]]:
+        from ddcal.pipeline.finish import evaluate
+
+        return EVALUATION, evaluate(self.config, self._logits(), self.entries["calibrate"].meta["values"]["fits"])
+
+    def _logits(self) -> Any:
+        from safetensors.torch import load_file
+
+        from ddcal.pipeline.work import LOGITS
+
+        return load_file(self.entries["train"].folder / LOGITS)
+
+    def _synthetic(self) -> Any:
+        from ddcal.distill import SyntheticSet
+
+        return SyntheticSet.load(self.entries["distill"].folder) if "distill" in self.entries else None
+
+    # Points
+
+    def _replay(self, stage: str, entry: Entry) -> Advance:
+        curve = entry.meta["curve"]
+        if self._emitted < len(curve):
+            return self._point(stage, curve, cached=stage in self.cache_hits)
+        self._plan.pop(0)
+        self._emitted = 0
+        if self._plan:
+            return Advance(stage, self._progress(stage, 1.0), cached=stage in self.cache_hits)
+        return self._final(stage, entry)
+
+    def _point(self, stage: str, curve: list[dict[str, float]], cached: bool) -> Advance:
+        values = curve[self._emitted]
+        self._emitted += 1
+        progress = self._progress(stage, values["fraction"])
+        point: dict[str, Any] = {"progress": progress, "stage": stage, "complete": False}
+        point |= {f"val/{name}": values[name] for name in METRICS if name in values}
+        if "val/ece_10" in point and self.config.evaluate.bins == 10:
+            point["val/ece"] = point["val/ece_10"]
+        if stage == self._plan[-1] and self._emitted == len(curve) and stage in self.entries:  # `trial: distill`
+            self._plan, self.done, self.metrics = [], True, {k: v for k, v in point.items() if k.startswith("val/")}
+            point["complete"] = True
+        return Advance(stage, progress, point, cached)
+
+    def _final(self, stage: str, entry: Entry) -> Advance:
+        self.metrics = dict(entry.meta["values"]["metrics"])
+        self.done = True
+        point = {"progress": 1.0, "stage": stage, "complete": True, **self.metrics}
+        return Advance(stage, 1.0, point, cached=stage in self.cache_hits)
+
+    def _progress(self, stage: str, fraction: float) -> float:
+        low, high = (0.0, 1.0) if self.target == "distill" else SPANS[stage]
+        return round(low + (high - low) * fraction, 6)
+
+
+def run_trial(
+    config: TrialConfig,
+    store: Store | Path | str = "runs/store",
+    *,
+    environment: Environment | None = None,
+    on_advance: Callable[[Advance], None] | None = None,
+) -> dict[str, Any]:
+    """Run one trial from data to calibrated metrics, without Ray or MLflow.
+
+    Args:
+        config: The trial.
+        store: The artefact store or its folder; finished stages are taken from it.
+        environment: Device, threads and precision; default: a GPU if there is one, one thread.
+        on_advance: Called after every chunk of work, for progress.
+
+    Returns:
+        Metric name → value: ``val/ece``, ``test/ece``, ``test/raw/ece``, ``temperature``…
+
+    Raises:
+        DataError, DivergedError, StoreError: as `TrialRunner`.
+    """
+    runner = TrialRunner(config, store if isinstance(store, Store) else Store(store), environment)
+    while not runner.done:
+        advance = runner.advance()
+        if on_advance is not None:
+            on_advance(advance)
+    return runner.metrics
+
+
+def _draw_diagram(values: dict[str, Any], config: TrialConfig, path: Path) -> None:
+    import numpy
+
+    from ddcal.calibration import ReliabilityBins, plot_reliability, save_figure
+
+    rows = {
+        name: ReliabilityBins(
+            counts=numpy.array(bins["counts"]),
+            confidence=numpy.array(bins["confidence"], dtype=float),
+            accuracy=numpy.array(bins["accuracy"], dtype=float),
+        )
+        for name, bins in values["reliability"].items()
+    }
+    order = [name for name in ("raw", "ts_train", "ts_holdout", "mts", "ts_val") if name in rows]
+    title = f"{config.data.name}, {config.distill.backbone}, {config.distill.ipc} images per class, test images"
+    save_figure(plot_reliability({name: rows[name] for name in order}, title), path)

@@ -1,0 +1,210 @@
+"""The two long stages, distill and train, as work that goes on in small steps and can stop between any two of them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ddcal.calibration import score
+from ddcal.config import TrainConfig, TrialConfig
+from ddcal.config.trial import DATASETS_WITHOUT_FLIP, held_out_per_class
+from ddcal.data import Dataset
+from ddcal.distill import SyntheticSet, make_distiller, synthetic_set
+from ddcal.networks import predict_logits
+from ddcal.training import DDNNTraining, split_holdout
+
+TRAIN_POINTS = 4
+NETWORKS = "networks.safetensors"
+LOGITS = "logits.safetensors"
+
+
+class StageWork(Protocol):
+    """An unfinished stage.
+
+    Attributes:
+        curve: The fidelity points passed so far: ``{"fraction": of the stage, <metric>: value, …}``.
+        fraction: The share of the stage's work that is done, in [0, 1].
+    """
+
+    curve: list[dict[str, float]]
+
+    @property
+    def fraction(self) -> float:
+        """The share of the work that is done."""
+
+    def step(self) -> None:
+        """Do the smallest piece of work; appends to ``curve`` where a fidelity point is passed."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs to go on bit-exactly."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+
+    def write(self, folder: Path) -> None:
+        """Write the finished stage's files."""
+
+
+class DistillWork:
+    """The distill stage: a distiller, and a short probe network's ``val`` score at fixed fractions of its iterations."""
+
+    def __init__(self, config: TrialConfig, dataset: Dataset, device: str) -> None:
+        self.config, self.dataset, self.device = config, dataset, device
+        self.distiller = make_distiller(dataset, config.distill, config.seed, device)
+        self.curve: list[dict[str, float]] = []
+
+    @property
+    def fraction(self) -> float:
+        """The share of the iterations that is done."""
+        return self.distiller.iteration / self.distiller.iterations
+
+    def step(self) -> None:
+        """Run one iteration, and the probe if a fidelity point is reached."""
+        loss = self.distiller.step()
+        points, total = self.config.distill.probe.points, self.distiller.iterations
+        reached = sum(1 for k in range(1, points + 1) if self.distiller.iteration >= math.ceil(k * total / points))
+        if reached > len(self.curve):
+            metrics = self._probe()
+            while len(self.curve) < reached:
+                self.curve.append({"fraction": (len(self.curve) + 1) / points, "loss": loss, **metrics})
+
+    def state(self) -> dict[str, Any]:
+        """Return the distiller's state and the curve so far."""
+        return {"distiller": self.distiller.state(), "curve": self.curve}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.distiller.restore(state["distiller"])
+        self.curve = [dict(point) for point in state["curve"]]
+
+    def write(self, folder: Path) -> None:
+        """Write the distilled set."""
+        synthetic_set(self.distiller, self.dataset, self.config.distill, self.config.seed).save(folder)
+
+    def _probe(self) -> dict[str, float]:
+        probe, val = self.config.distill.probe, self.dataset.val
+        if len(val) == 0:
+            return {}
+        recipe = TrainConfig(
+            epochs=probe.epochs,
+            networks=1,
+            augment="dsa" if self.config.distill.backbone == "dsa" else "none",
+            network=self.config.distill.network,
+        )
+        training = DDNNTraining(
+            self.distiller.images.detach(),
+            self.distiller.labels,
+            recipe,
+            num_classes=self.dataset.num_classes,
+            flip=self.dataset.name not in DATASETS_WITHOUT_FLIP,
+            seed=self.config.seed,
+            device=self.device,
+            stage="probe",
+        )
+        while training.epoch < training.epochs:
+            training.step()
+        images = val.images[: probe.images].to(self.device)
+        logits = predict_logits(training.networks[0], images)
+        return score(logits.cpu(), val.labels[: probe.images])
+
+
+class TrainWork:
+    """The train stage: the networks, and their logits on everything that calibration and evaluation will ask for."""
+
+    def __init__(self, config: TrialConfig, dataset: Dataset, synthetic: SyntheticSet | None, device: str) -> None:
+        self.config, self.dataset, self.device = config, dataset, device
+        images, labels, held_images, held_labels = training_images(config, dataset, synthetic)
+        self.images, self.labels, self.held_images, self.held_labels = images, labels, held_images, held_labels
+        self.training = DDNNTraining(
+            images,
+            labels,
+            config.train,
+            num_classes=dataset.num_classes,
+            flip=dataset.name not in DATASETS_WITHOUT_FLIP,
+            seed=config.seed,
+            device=device,
+        )
+        self.curve: list[dict[str, float]] = []
+
+    @property
+    def fraction(self) -> float:
+        """The share of the epochs that is done."""
+        return self.training.epoch / self.training.epochs
+
+    def step(self) -> None:
+        """Train every network for one epoch, and score them on ``val`` if a fidelity point is reached."""
+        loss = self.training.step()
+        reached = int(TRAIN_POINTS * self.training.epoch / self.training.epochs + 1e-9)
+        if reached > len(self.curve):
+            metrics = self._score()
+            while len(self.curve) < reached:
+                self.curve.append({"fraction": (len(self.curve) + 1) / TRAIN_POINTS, "loss": loss, **metrics})
+
+    def state(self) -> dict[str, Any]:
+        """Return networks, momentum, epoch and the curve so far."""
+        return {"training": self.training.state(), "curve": self.curve}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.training.restore(state["training"])
+        self.curve = [dict(point) for point in state["curve"]]
+
+    def write(self, folder: Path) -> None:
+        """Write the networks, and their logits (n, N, K) on training, held-out, val and test images with the labels."""
+        networks = self.training.networks
+        weights = {
+            f"{index}.{name}": value.detach().cpu().contiguous()
+            for index, network in enumerate(networks)
+            for name, value in network.state_dict().items()
+        }
+        save_file(weights, folder / NETWORKS)
+        tensors: dict[str, Tensor] = {}
+        for name, images, labels in (
+            ("train", self.images, self.labels),
+            ("held", self.held_images, self.held_labels),
+            ("val", self.dataset.val.images, self.dataset.val.labels),
+            ("test", self.dataset.test.images, self.dataset.test.labels),
+        ):
+            logits = [self._logits(network, images) for network in networks]
+            tensors[f"{name}_logits"], tensors[f"{name}_labels"] = torch.stack(logits), labels.cpu().clone()
+        save_file(tensors, folder / LOGITS)
+
+    def _logits(self, network: nn.Module, images: Tensor) -> Tensor:
+        if len(images) == 0:
+            return torch.zeros(0, self.dataset.num_classes)
+        return predict_logits(network, images.to(self.device)).cpu().contiguous()
+
+    def _score(self) -> dict[str, float]:
+        val = self.dataset.val
+        if len(val) == 0:
+            return {}
+        scores = [score(self._logits(network, val.images), val.labels) for network in self.training.networks]
+        return {name: math.fsum(s[name] for s in scores) / len(scores) for name in scores[0]}
+
+
+def training_images(
+    config: TrialConfig, dataset: Dataset, synthetic: SyntheticSet | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (images, labels, held-out images, held-out labels) of the train stage.
+
+    Args:
+        config: Resolved.
+        dataset: The real data, which an FDNN (``synthetic`` None) trains on.
+        synthetic: The distilled set of a DDNN.
+    """
+    if synthetic is None:
+        split = dataset.train
+        return split.images, split.labels, split.images[:0], split.labels[:0]
+    held = held_out_per_class(synthetic.images_per_class, config.train.holdout)
+    kept_index, held_index = split_holdout(synthetic.labels, held, config.seed)
+    return (
+        synthetic.images[kept_index],
+        synthetic.labels[kept_index],
+        synthetic.images[held_index],
+        synthetic.labels[held_index],
+    )

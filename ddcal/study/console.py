@@ -1,0 +1,152 @@
+"""What a person sees while a study runs and at its end: a line a trial, a progress bar in debug mode, a summary."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ddcal.config import StudyConfig
+from ddcal.pipeline import Advance
+from ddcal.study.replay import Comparison
+from ddcal.study.results import StudyResults, Trial
+from ddcal.study.worker import Assignment
+
+
+def make_console(stderr: bool = False) -> Console:
+    """Return a console that wraps on a terminal alone: lines in a file or a pipe stay whole."""
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=200)
+
+
+class StudyProgress:
+    """The callbacks of `run_study` as lines (and, in debug mode on a terminal, a progress bar)."""
+
+    def __init__(self, study: StudyConfig, console: Console) -> None:
+        """Report on ``study`` to ``console``."""
+        self.study, self.console = study, console
+        self.finished = 0
+        self._bar: Progress | None = None
+        self._task: Any = None
+
+    def on_start(self, sentence: str) -> None:
+        """Say where the study runs."""
+        self.console.print(f"study {self.study.name}: {self.study.search.trials} trials; {sentence}")
+
+    def on_finished(self, trial: Trial) -> None:
+        """Print a finished trial's line."""
+        self.finished += 1
+        total = self.study.search.trials
+        metrics = trial.metrics or {}
+        shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in self.study.objectives if name in metrics)
+        cached = f"  (cached: {', '.join(trial.cache_hits)})" if trial.cache_hits else ""
+        seconds = "" if trial.seconds is None else f"  {trial.seconds:.1f} s"
+        error = f"  {trial.error.splitlines()[0][:160]}" if trial.error and trial.outcome != "pruned" else ""
+        self.console.print(
+            f"{self.finished:>{len(str(total))}}/{total}  {trial.trial_key}  {trial.outcome:<10}  {shown}{seconds}{cached}{error}",
+            markup=False,
+        )
+
+    def on_trial(self, assignment: Assignment) -> None:
+        """Start a trial's progress bar."""
+        if self.console.is_terminal:
+            if self._bar is None:
+                columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+                self._bar = Progress(*columns, console=self.console, transient=True)
+                self._bar.start()
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(assignment.trial_key, total=1.0)
+
+    def on_advance(self, advance: Advance) -> None:
+        """Move the progress bar."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=advance.progress, description=f"{advance.stage:<9}")
+
+    def close(self) -> None:
+        """Remove the progress bar."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def print_summary(results: StudyResults, console: Console) -> None:
+    """Print a study's outcome: counts, the winner with its calibrations on test, where the files are, what comes next."""
+    summary = results.summary()
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary["outcomes"].items()))
+    cache = summary["cache"]
+    console.print(f"\n{counts} in {summary['seconds']:.0f} s; the store saved {cache['saved_seconds']:.0f} s of computing")
+    best = results.best
+    if best is None:
+        console.print("no trial is feasible: there is no winner", markup=False)
+        _print_files(results, console)
+        return
+    front = ", ".join(str(trial.number) for trial in results.pareto)
+    console.print(f"winner: {best.trial_key} (lowest val/nll of the Pareto front: trials {front}; not confirmed on fresh seeds)")
+    for name, value in best.values.items():
+        console.print(f"  {name:<24} {value:.4g}" if isinstance(value, float) else f"  {name:<24} {value}")
+    console.print(calibration_table(best))
+    _print_files(results, console)
+
+
+def calibration_table(trial: Trial) -> Table:
+    """Return raw, ts_train, the trial's own calibration and ts_val on test, with the noise floor of the ECE."""
+    metrics = trial.metrics or {}
+    bins, method = trial.config["evaluate"]["bins"], trial.config["calibrate"]["method"]
+    networks = trial.config["train"]["networks"]
+    split = "test" if "test/ece" in metrics else "val"
+    noise = metrics.get(f"{split}/ece_noise_floor")
+    title = f"on {split}, mean of {networks} network{'s' * (networks != 1)}, {bins} bins"
+    table = Table(title=title + (f"; ECE noise floor {noise:.4f}" if noise is not None else ""), title_justify="left")
+    for name in ("calibration", "ECE", "NLL", "accuracy", ""):
+        table.add_column(name, justify="left" if name in ("calibration", "") else "right")
+    raw = metrics.get(f"{split}/raw/nll")
+    for name in ("raw", "ts_train", "", "ts_val"):
+        prefix = f"{split}/{name}/" if name else f"{split}/"
+        if f"{prefix}ece" not in metrics or (not name and method in ("ts_train", "ts_val")):
+            continue
+        note = "<- this trial" if not name or name == method else ""
+        if raw is not None and metrics[f"{prefix}nll"] > raw:
+            note += " worse NLL than raw"
+        cells = [f"{metrics[prefix + metric]:.4f}" for metric in ("ece", "nll", "accuracy")]
+        table.add_row(name or method, *cells, note.strip())
+    return table
+
+
+def comparison_table(comparisons: list[Comparison], everything: bool) -> Table:
+    """Return recorded beside replayed; only what differs, or the main metrics and every artefact if nothing does."""
+    table = Table(title="replay", title_justify="left")
+    for name in ("what", "recorded", "replayed", "tolerance", ""):
+        table.add_column(name)
+    for item in comparisons:
+        main = "/" in item.name and item.name.count("/") == 1
+        if everything or not item.same or main:
+            same = "equal" if item.same else "DIFFERS"
+            table.add_row(item.name, _short(item.recorded), _short(item.replayed), f"{item.tolerance:g}", same)
+    return table
+
+
+def _print_files(results: StudyResults, console: Console) -> None:
+    directory = _relative(results.directory)
+    console.print("")
+    console.print(f"files   {directory}/trials.csv, pareto.csv, summary.json; a log for every trial in {directory}/logs/")
+    if results.best is not None:
+        to = f"best-{results.study.name}"
+        console.print(f"export  ddcal export {shlex.quote(directory)} --to {shlex.quote(to)} && ddcal replay {shlex.quote(to)}")
+    console.print(f"ui      ddcal ui {shlex.quote(directory)}")
+
+
+def _relative(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _short(value: float | str | None) -> str:
+    if isinstance(value, float):
+        return repr(value)
+    return "missing" if value is None else str(value)[:16]

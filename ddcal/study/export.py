@@ -1,0 +1,167 @@
+"""Export: a trial as a folder that anyone can replay."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ddcal import __version__
+from ddcal.config import TrialConfig
+from ddcal.errors import BadInput, StoreError
+from ddcal.pipeline.store import Entry, Store, file_sha256
+from ddcal.study.results import StudyResults, Trial
+
+RUN, LOCK = "run.yaml", "run.lock.json"
+FORMAT_VERSION = 1
+COPIED = {
+    "distill": {"synthetic.safetensors": "distilled", "synthetic.json": "distilled"},
+    "train": {"networks.safetensors": "networks"},
+    "calibrate": {"calibration.json": "networks"},
+    "evaluate": {"evaluation.json": ".", "reliability.png": "."},
+}
+"""Stage → file of its entry → folder of the export."""
+
+NOT_COMPARED = ("reliability.png",)
+"""Pictures: drawn from evaluation.json, which is compared."""
+
+CUDA_TOLERANCE = 0.02
+"""Absolute; grid_sample's backward is not deterministic on CUDA. On the CPU the tolerance is 0."""
+
+
+class ExportError(BadInput):
+    """What was asked for cannot be exported or replayed; the message says why and what would be right."""
+
+
+def export_trial(results: StudyResults, trial: Trial, target: Path | str) -> Path:
+    """Write one trial's export into a new folder.
+
+    Args:
+        results: The study.
+        trial: A trial that has finished with metrics.
+        target: The folder to create; it appears in full or not at all.
+
+    Returns:
+        The folder, absolute.
+
+    Raises:
+        ExportError: if the folder exists, the trial has no result, or the store no longer holds it.
+    """
+    folder = Path(target).absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExportError(f"--to {target}: exists and is not an empty folder; name a new one")
+    if trial.outcome not in ("complete", "infeasible") or not trial.keys:
+        raise ExportError(
+            f"trial {trial.trial_key} is {trial.outcome or 'unfinished'}, so it has no result to export; "
+            "`ddcal export` without --trial takes the winner"
+        )
+    store = Store(results.started["store"])
+    entries = {stage: store.get(stage, key) for stage, key in trial.keys.items()}
+    missing = [stage for stage, entry in entries.items() if entry is None]
+    if missing:
+        raise ExportError(
+            f"trial {trial.trial_key}: the store {store.root} no longer holds its {', '.join(missing)} stage: "
+            "run the study again, finished stages are taken from the store"
+        )
+    found = {stage: entry for stage, entry in entries.items() if entry is not None}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        _write(temporary, results, trial, found)
+        if folder.exists():
+            folder.rmdir()
+        temporary.rename(folder)
+    except OSError as error:
+        raise ExportError(f"--to {target}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def describe_run(results: StudyResults, trial: Trial, entries: dict[str, Entry]) -> dict[str, Any]:
+    """Return what run.yaml holds: all that is needed to run the trial again and to compare the outcome."""
+    environment = results.started["environment"]
+    return {
+        "format_version": FORMAT_VERSION,
+        "ddcal": __version__,
+        "study": results.study.name,
+        "trial_key": trial.trial_key,
+        "outcome": trial.outcome,
+        "confirmed": False,
+        "target": results.study.trial,
+        "config": TrialConfig.model_validate(trial.config).model_dump(mode="json"),
+        "environment": environment,
+        "data_fingerprint": trial.fingerprint,
+        "versions": results.started["versions"],
+        "git_commit": results.started["git_commit"],
+        "tolerance": 0.0 if environment["device"] == "cpu" else CUDA_TOLERANCE,
+        "metrics": trial.metrics,
+        "stages": {
+            stage: {
+                "key": entry.key,
+                "files": {name: digest for name, digest in sorted(entry.files.items()) if name not in NOT_COMPARED},
+            }
+            for stage, entry in entries.items()
+        },
+    }
+
+
+def _write(folder: Path, results: StudyResults, trial: Trial, entries: dict[str, Entry]) -> None:
+    folder.mkdir(parents=True)
+    for stage, files in COPIED.items():
+        for name, place in files.items():
+            if stage in entries and name in entries[stage].files:
+                (folder / place).mkdir(exist_ok=True)
+                shutil.copyfile(entries[stage].folder / name, folder / place / name)
+                if file_sha256(folder / place / name) != entries[stage].files[name]:
+                    raise StoreError(f"{entries[stage].folder / name} changed while it was copied")
+    run = describe_run(results, trial, entries)
+    header = (
+        f"# {trial.trial_key}: the whole of one run. `ddcal replay .` in this folder runs it again and compares.\n"
+        "# run.lock.json holds the same values: an edit here is noticed and named.\n"
+    )
+    (folder / RUN).write_text(header + yaml.safe_dump(run, sort_keys=False))
+    (folder / LOCK).write_text(json.dumps(run, indent=1, sort_keys=True) + "\n")
+    (folder / "MLproject").write_text(
+        f"name: {trial.trial_key}\nentry_points:\n  main:\n    command: ddcal replay .\n"
+    )
+    (folder / "README.md").write_text(_readme(results, trial, run))
+
+
+def _readme(results: StudyResults, trial: Trial, run: dict[str, Any]) -> str:
+    values = "\n".join(f"| `{name}` | {value} |" for name, value in trial.values.items())
+    metrics = trial.metrics or {}
+    rows = []
+    for calibration in ("raw", "ts_train", "", "ts_val"):
+        prefix = f"test/{calibration}/" if calibration else "test/"
+        if f"{prefix}ece" in metrics:
+            label = calibration or f"{run['config']['calibrate']['method']} (this run)"
+            rows.append(
+                f"| {label} | {metrics[f'{prefix}ece']:.4f} | {metrics[f'{prefix}nll']:.4f} | {metrics[f'{prefix}accuracy']:.4f} |"
+            )
+    table = "\n".join(["| calibration | test ECE | test NLL | test accuracy |", "|-|-|-|-|", *rows]) if rows else ""
+    return f"""# {trial.trial_key}
+
+One run of the study **{results.study.name}** ({trial.outcome}; not confirmed on fresh seeds). Run it again and compare:
+
+    ddcal replay .
+
+It needs ddcal {run["ddcal"]} with the package versions of `run.yaml`, and the same data
+(`{run["config"]["data"]["name"]}`, fingerprint `{(run["data_fingerprint"] or "")[:12]}`). On the CPU every metric and
+artefact comes out equal to the last bit; on a GPU within {CUDA_TOLERANCE}.
+
+| searched | value |
+|-|-|
+{values}
+
+{table}
+
+- `run.yaml`: the resolved config, the expected metrics, the digest of every artefact, versions, device, threads, commit.
+- `distilled/`: the distilled images with labels and their preprocessing (safetensors and JSON).
+- `networks/`: the trained networks and their temperatures.
+- `evaluation.json`, `reliability.png`: all metrics, and the reliability diagram on the test images.
+"""

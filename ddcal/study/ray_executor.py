@@ -1,0 +1,159 @@
+"""The Ray executor: Tune runs the trials as actors, on this machine or a cluster, on fractional GPUs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ddcal.config import StudyConfig
+from ddcal.errors import ResourceError
+from ddcal.study.driver import StudyDriver
+
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def in_ray_job() -> bool:
+    """Return whether this process was started by ``ray job submit``, whose working folder is temporary."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+@contextmanager
+def ray_runtime(address: str | None) -> Iterator[Any]:
+    """Connect to a cluster, or start Ray on this machine for as long as the context lasts.
+
+    Token authentication is on and usage statistics are off for every Ray that is started here.
+
+    Args:
+        address: A cluster's address; None takes ``RAY_ADDRESS`` if it is set and starts a local Ray otherwise.
+
+    Raises:
+        ResourceError: if there is no cluster at ``address``.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    started = not ray.is_initialized()
+    if started:
+        local = address is None and "RAY_ADDRESS" not in os.environ
+        options: dict[str, Any] = {"object_store_memory": 256 * 2**20, "include_dashboard": False} if local else {}
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="ddcal", **options)
+        except ConnectionError as error:
+            raise ResourceError(f"--address {address or os.environ.get('RAY_ADDRESS')}: no Ray cluster there ({error})") from error
+    try:
+        yield ray
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def check_resources(study: StudyConfig, available: dict[str, float]) -> None:
+    """Refuse a study whose trials could never be placed.
+
+    Raises:
+        ResourceError: naming the key, what is asked and what the cluster has.
+    """
+    problems = []
+    for key, name, asked in (("cpu", "CPU", study.resources.cpu), ("gpu", "GPU", study.resources.gpu)):
+        there = available.get(name, 0.0)
+        if asked > there:
+            problems.append(
+                f"resources.{key}: a trial asks for {asked:g} but Ray has {there:g} {name}s: lower it"
+                + (", or set it to 0 to run on the CPU" if key == "gpu" else "")
+            )
+    if problems:
+        raise ResourceError("\n".join(problems))
+
+
+def check_shared(root: Path, ray: Any) -> None:
+    """Refuse an output root that not every node of the cluster sees.
+
+    Raises:
+        ResourceError: naming the nodes that do not see it.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    marker = root / f".ddcal-{uuid.uuid4().hex}"
+    marker.touch()
+    try:
+        exists = ray.remote(num_cpus=0)(os.path.exists)
+        seen = [
+            exists.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(str(marker))
+            for node in nodes
+        ]
+        blind = [node["NodeManagerHostname"] for node, there in zip(nodes, ray.get(seen), strict=True) if not there]
+    finally:
+        marker.unlink()
+    if blind:
+        raise ResourceError(f"storage.output: {root} is not a shared folder: not seen from {', '.join(blind)}")
+
+
+def run_on_ray(driver: StudyDriver, ray: Any) -> None:
+    """Run every trial of the study with Tune; returns when all are finished."""
+    from ray import tune
+    from ray.tune import FailureConfig, RunConfig, TuneConfig
+
+    from ddcal.study.ray_search import DriverSearcher
+    from ddcal.study.trainable import DDNNTrainable, DistillTrainable
+
+    for noisy in ("ray.tune", "ray.train", "ray.air"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    study = driver.study
+    trainable = DDNNTrainable if study.trial == "ddnn" else DistillTrainable
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=TuneConfig(
+            search_alg=DriverSearcher(driver),
+            scheduler=_scheduler(study),
+            num_samples=study.search.trials,
+            reuse_actors=True,
+            trial_dirname_creator=_folder_name,
+            trial_name_creator=_folder_name,
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(driver.directory),
+            failure_config=FailureConfig(max_failures=study.resources.retries),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def _folder_name(trial: Any) -> str:
+    return str(trial.config["trial_key"])
+
+
+def _scheduler(study: StudyConfig) -> Any:
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    if study.scheduler.name == "none":
+        return FIFOScheduler()
+    metric = study.scheduler.metric or next(iter(study.objectives))
+    from ddcal.config.metrics import METRICS
+
+    return ASHAScheduler(
+        time_attr="progress",
+        metric=metric,
+        mode=METRICS[metric.removeprefix("val/")],
+        max_t=1.0,
+        grace_period=study.scheduler.grace,
+        reduction_factor=study.scheduler.reduction,
+    )

@@ -1,0 +1,209 @@
+"""Results of a study from its ledger: the table of trials, the Pareto front, the winner, and the files that hold them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddcal.config import StudyConfig
+from ddcal.study.ledger import LEDGER, read_ledger
+
+if TYPE_CHECKING:
+    import pandas
+
+STAGES = ("distill", "train", "calibrate", "evaluate")
+TRIALS, PARETO, SUMMARY, STUDY = "trials.csv", "pareto.csv", "summary.json", "study.yaml"
+WINNER_METRIC = "val/nll"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial as the ledger tells it; ``outcome`` is None while it is unfinished."""
+
+    number: int
+    trial_key: str
+    values: dict[str, Any]
+    config: dict[str, Any]
+    outcome: str | None = None
+    metrics: dict[str, float] | None = None
+    keys: dict[str, str] | None = None
+    cache_hits: tuple[str, ...] = ()
+    stage_seconds: dict[str, float] | None = None
+    seconds: float | None = None
+    error: str | None = None
+    log: str | None = None
+    fingerprint: str | None = None
+
+    @property
+    def saved_seconds(self) -> float:
+        """Seconds of computing that the store saved this trial."""
+        return sum((self.stage_seconds or {}).get(stage, 0.0) for stage in self.cache_hits)
+
+
+class StudyResults:
+    """A study's folder, read from its ledger.
+
+    Attributes:
+        directory: The study's folder.
+        study: Its config.
+        records: Every trial that was started, by number.
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        """Read the ledger.
+
+        Raises:
+            ValueError: if the folder is not a study's.
+        """
+        self.directory = Path(directory).absolute()
+        if not (self.directory / LEDGER).is_file():
+            raise ValueError(f"{directory} is not a study's folder: it has no {LEDGER}")
+        self.records: list[Trial] = []
+        self.started: dict[str, Any] = {}
+        self.seconds: float | None = None
+        trials: dict[int, dict[str, Any]] = {}
+        for event in read_ledger(self.directory):
+            kind = event.pop("event")
+            if kind == "study_started":
+                self.started = event
+            elif kind == "trial_started":
+                trials[event["number"]] = event
+            elif kind == "trial_finished":
+                trials[event["number"]] |= event | {"cache_hits": tuple(event["cache_hits"])}
+            elif kind == "study_finished":
+                self.seconds = event["seconds"]
+        if not self.started:
+            raise ValueError(f"{directory}: {LEDGER} does not begin with the study; it cannot be read")
+        self.study = StudyConfig.model_validate(self.started["study"])
+        self.records = [Trial(**trials[number]) for number in sorted(trials)]
+
+    @property
+    def trials(self) -> pandas.DataFrame:
+        """One row a trial: outcome, searched values, metrics, stage keys, cache hits, seconds, log (as trials.csv)."""
+        import pandas
+
+        return pandas.DataFrame(trial_rows(self.study, self.records))
+
+    @property
+    def pareto(self) -> list[Trial]:
+        """The feasible trials that no other feasible trial beats in every objective."""
+        return pareto_front(self.study, self.records)
+
+    @property
+    def best(self) -> Trial | None:
+        """The default winner: the member of the Pareto front with the lowest ``val/nll``; None if no trial is feasible."""
+        front = self.pareto
+        return min(front, key=lambda trial: (_metric(trial, WINNER_METRIC), trial.number)) if front else None
+
+    def trial(self, identifier: str) -> Trial:
+        """Return a trial by number or trial key.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        for trial in self.records:
+            if identifier in (str(trial.number), trial.trial_key):
+                return trial
+        raise ValueError(f"{self.directory.name} has no trial {identifier!r}; it has 0 to {len(self.records) - 1}")
+
+    def summary(self) -> dict[str, Any]:
+        """Return what summary.json holds."""
+        best = self.best
+        finished = [trial for trial in self.records if trial.outcome]
+        return {
+            "study": self.study.name,
+            "outcomes": dict(Counter(trial.outcome or "unfinished" for trial in self.records)),
+            "winner": None
+            if best is None
+            else {
+                "number": best.number,
+                "trial_key": best.trial_key,
+                "values": best.values,
+                "metrics": best.metrics,
+                "confirmed": False,
+            },
+            "pareto": [trial.number for trial in self.pareto],
+            "seconds": self.seconds,
+            "cache": {
+                "hits": sum(len(trial.cache_hits) for trial in finished),
+                "saved_seconds": sum(trial.saved_seconds for trial in finished),
+                "computed_seconds": sum(sum((t.stage_seconds or {}).values()) - t.saved_seconds for t in finished),
+            },
+            "environment": self.started["environment"],
+            "versions": self.started["versions"],
+        }
+
+    def write(self) -> None:
+        """Write trials.csv, pareto.csv and summary.json, each replaced in one step."""
+        _write_csv(self.directory / TRIALS, trial_rows(self.study, self.records))
+        _write_csv(self.directory / PARETO, trial_rows(self.study, self.pareto))
+        _replace(self.directory / SUMMARY, json.dumps(self.summary(), indent=2) + "\n")
+
+
+def load_study(directory: Path | str) -> StudyResults:
+    """Return the results of a study's folder, finished or not: ``.trials`` (DataFrame), ``.pareto``, ``.best``.
+
+    Raises:
+        ValueError: if the folder is not a study's.
+    """
+    return StudyResults(directory)
+
+
+def pareto_front(study: StudyConfig, trials: list[Trial]) -> list[Trial]:
+    """Return the complete (so feasible) trials that no other dominates in the objectives, by number."""
+    signs = {name: 1.0 if way == "min" else -1.0 for name, way in study.objectives.items()}
+    points = [
+        (trial, [sign * _metric(trial, name) for name, sign in signs.items()])
+        for trial in trials
+        if trial.outcome == "complete"
+    ]
+
+    def dominates(a: list[float], b: list[float]) -> bool:
+        return a != b and all(x <= y for x, y in zip(a, b, strict=True))
+
+    return [trial for trial, values in points if not any(dominates(other, values) for _, other in points)]
+
+
+def trial_rows(study: StudyConfig, trials: list[Trial]) -> list[dict[str, Any]]:
+    """Return one flat row a trial, every row with the same columns."""
+    metrics = sorted({name for trial in trials for name in trial.metrics or {}})
+    rows = []
+    for trial in trials:
+        row: dict[str, Any] = {
+            "number": trial.number,
+            "trial_key": trial.trial_key,
+            "outcome": trial.outcome or "unfinished",
+        }
+        row |= {name: trial.values.get(name) for name in study.space}
+        row |= {name: (trial.metrics or {}).get(name) for name in metrics}
+        row |= {f"key/{stage}": (trial.keys or {}).get(stage) for stage in STAGES}
+        row |= {"cache_hits": " ".join(trial.cache_hits), "saved_seconds": round(trial.saved_seconds, 3)}
+        row |= {f"seconds/{stage}": (trial.stage_seconds or {}).get(stage) for stage in STAGES}
+        row |= {"seconds": trial.seconds, "error": trial.error, "log": trial.log}
+        rows.append(row)
+    return rows
+
+
+def _metric(trial: Trial, name: str) -> float:
+    value = (trial.metrics or {}).get(name)
+    return float("inf") if value is None else float(value)
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else ["number"])
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, path)
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,181 @@
+"""What runs one trial inside a process, Ray actor or not: `TrialRunner` with a log file, and errors as outcomes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from ddcal.config import TrialConfig
+from ddcal.config.metrics import VAL_METRICS
+from ddcal.pipeline import Advance, DatasetCache, Environment, Store, TrialRunner
+from ddcal.study.ledger import Outcome
+
+logger = logging.getLogger("ddcal")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One trial as the driver hands it to a worker; plain JSON values, every path absolute.
+
+    Attributes:
+        trial: The trial's config, ``TrialConfig`` as a dictionary.
+        store: Folder of the artefact store.
+        number: Trial number in the study.
+        trial_key: The trial's name for ever, also over restarts.
+        log: The trial's log file, or None.
+        device: ``"cpu"`` or ``"cuda"``.
+        threads: torch's thread count.
+        target: ``ddnn`` or ``distill``.
+        bundle_cached: Report cached points together with the next computed one (no scheduler needs them one by one).
+    """
+
+    trial: dict[str, Any]
+    store: str
+    number: int = 0
+    trial_key: str = "trial"
+    log: str | None = None
+    device: str = "cpu"
+    threads: int = 1
+    target: Literal["ddnn", "distill"] = "ddnn"
+    bundle_cached: bool = False
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the assignment as a Tune config."""
+        return asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Assignment:
+        """Read a Tune config; keys that are not an assignment's are ignored."""
+        names = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in config.items() if name in names})
+
+
+class Worker:
+    """Runs one assignment; `step` goes on to the next report."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        datasets: DatasetCache,
+        *,
+        catch: bool = True,
+        on_advance: Callable[[Advance], None] | None = None,
+    ) -> None:
+        """Prepare the trial.
+
+        Args:
+            assignment: What to run.
+            datasets: Kept by the process between its trials.
+            catch: Whether the trial's own exceptions become outcomes; off under a debugger.
+            on_advance: Called after every chunk of work.
+        """
+        self.assignment, self.datasets, self.catch, self.on_advance = assignment, datasets, catch, on_advance
+        self.runner: TrialRunner | None = None
+        self.began = time.monotonic()
+        self._handler = _open_log(assignment.log)
+        self._restored: dict[str, Any] | None = None
+
+    def step(self) -> dict[str, Any]:
+        """Run to the next report and return it.
+
+        Returns:
+            ``progress``, every search metric (NaN where there is none), ``complete``, ``points`` (all points since the
+            last report) and, if the trial is over, ``done`` and ``record``: outcome, metrics, keys, seconds, error.
+        """
+        points: list[dict[str, Any]] = []
+        try:
+            runner = self.runner or self._start()
+            while True:
+                advance = runner.advance()
+                if self.on_advance is not None:
+                    self.on_advance(advance)
+                if advance.point is not None:
+                    points.append(advance.point)
+                    if runner.done or not (self.assignment.bundle_cached and advance.cached):
+                        break
+        except Exception as error:
+            if not self.catch:
+                raise
+            return self._failed(error, points)
+        report = self._report(points)
+        if runner.done:
+            report |= {"done": True, "record": self._record("complete", runner.metrics)}
+            self.close()
+        return report
+
+    def state(self) -> dict[str, Any]:
+        """Return the trial's state for a Tune checkpoint."""
+        return self.runner.state() if self.runner is not None else {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state` at the next step."""
+        self._restored = state or None
+
+    def close(self) -> None:
+        """Save an unfinished stage and release the log file."""
+        if self.runner is not None and not self.runner.done:
+            self.runner.checkpoint()
+        if self._handler is not None:
+            logger.removeHandler(self._handler)
+            self._handler.close()
+            self._handler = None
+
+    def _start(self) -> TrialRunner:
+        assignment = self.assignment
+        logger.info("trial %s begins", assignment.trial_key)
+        self.runner = TrialRunner(
+            TrialConfig.model_validate(assignment.trial),
+            Store(assignment.store),
+            Environment(device=assignment.device, threads=assignment.threads),
+            target=assignment.target,
+            datasets=self.datasets,
+        )
+        if self._restored is not None:
+            self.runner.restore(self._restored)
+        return self.runner
+
+    def _report(self, points: list[dict[str, Any]]) -> dict[str, Any]:
+        last = points[-1] if points else {"progress": 0.0, "complete": False}
+        searched = {name: last.get(name, math.nan) for name in VAL_METRICS}
+        return {"progress": last["progress"], "complete": last["complete"], "points": points, **searched}
+
+    def _record(self, outcome: Outcome, metrics: dict[str, Any], error: str | None = None) -> dict[str, Any]:
+        runner = self.runner
+        logger.info("trial %s is %s after %.2f s", self.assignment.trial_key, outcome, time.monotonic() - self.began)
+        return {
+            "outcome": outcome,
+            "metrics": metrics,
+            "keys": runner.keys if runner else {},
+            "cache_hits": runner.cache_hits if runner else [],
+            "stage_seconds": runner.seconds if runner else {},
+            "seconds": time.monotonic() - self.began,
+            "error": error,
+            "log": self.assignment.log,
+            "fingerprint": runner.fingerprint if runner else None,
+        }
+
+    def _failed(self, error: Exception, points: list[dict[str, Any]]) -> dict[str, Any]:
+        outcome: Outcome = "out_of_memory" if type(error).__name__ == "OutOfMemoryError" else "failed"
+        logger.error("%s", "".join(traceback.format_exception(error)))
+        record = self._record(outcome, {}, f"{type(error).__name__}: {error}")
+        self.runner = None
+        report = self._report(points) | {name: math.nan for name in VAL_METRICS} | {"complete": False}
+        self.close()
+        return report | {"done": True, "record": record}
+
+
+def _open_log(path: str | None) -> logging.Handler | None:
+    logger.setLevel(logging.INFO)
+    if path is None:
+        return None
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    return handler

@@ -1,0 +1,157 @@
+"""Training of DDNNs: several networks from independent initialisations on one (distilled) set, side by side.
+
+The networks advance epoch by epoch together, so that a metric over all of them exists at any fraction of the work.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddcal.config import NetworkConfig, TrainConfig
+from ddcal.data.augment import augment, draw_augmentation
+from ddcal.errors import DivergedError
+from ddcal.networks import build_network
+from ddcal.seeding import generator
+from ddcal.training.losses import LOSSES
+
+
+class DDNNTraining:
+    """``config.networks`` networks trained by SGD on the same images (PAPER.md, Evaluation training).
+
+    SGD with momentum and weight decay; the rate is multiplied by 0.1 at half of the epochs. With ``augment: dsa`` one
+    DSA operation is drawn a batch, with parameters of its own for every image. Initialisation, order and augmentation
+    of network i derive from (seed, i), so adding networks does not change the first ones.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        config: TrainConfig,
+        *,
+        num_classes: int,
+        flip: bool,
+        seed: int,
+        device: torch.device | str = "cpu",
+        stage: str = "train",
+    ) -> None:
+        """Prepare the networks at epoch 0.
+
+        Args:
+            images: float32 (M, C, S, S) in network-input space.
+            labels: int64 (M,).
+            config: A resolved config: ``epochs``, ``augment`` and ``network`` are set.
+            num_classes: Outputs of the networks.
+            flip: Whether augmentation may mirror images (not for digits).
+            seed: The trial's seed.
+            device: Where to train.
+            stage: The stage that random streams belong to: ``train`` or ``probe``.
+        """
+        assert config.epochs and config.augment, "the config must be resolved"
+        self.config, self.seed, self.stage, self.flip = config, seed, stage, flip
+        self.device = torch.device(device)
+        self.images, self.labels = images.to(self.device), labels.to(self.device)
+        self.epochs, self.epoch = config.epochs, 0
+        self.loss = LOSSES[config.loss]
+        network_config = config.network.over(NetworkConfig())
+        self.networks: list[nn.Module] = [
+            build_network(
+                network_config, images.shape[1], images.shape[2], num_classes, generator(seed, stage, "network", index)
+            ).to(self.device)
+            for index in range(config.networks)
+        ]
+        self.optimizers = [
+            torch.optim.SGD(
+                network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+            )
+            for network in self.networks
+        ]
+
+    def step(self) -> float:
+        """Train every network for one epoch and return their mean loss.
+
+        Raises:
+            DivergedError: if the loss of a network is not finite.
+        """
+        past_half = self.epoch > 0 and 2 * self.epoch >= self.epochs
+        rate = self.config.lr * (0.1 if past_half else 1.0)
+        total = 0.0
+        for index, (network, optimizer) in enumerate(zip(self.networks, self.optimizers, strict=True)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss = self._epoch(index, network, optimizer)
+            if not torch.isfinite(loss):
+                raise DivergedError(
+                    f"{self.stage}: network {index + 1} diverged in epoch {self.epoch + 1} of {self.epochs} "
+                    f"(loss {float(loss):g}): lower train.lr ({self.config.lr:g})"
+                )
+            total += float(loss)
+        self.epoch += 1
+        return total / len(self.networks)
+
+    def state(self) -> dict[str, Any]:
+        """Return networks, momentum and the epoch; `restore` goes on bit-exactly from it."""
+        return {
+            "epoch": self.epoch,
+            "networks": [_copied(network.state_dict()) for network in self.networks],
+            "momentum": [
+                [optimizer.state[p]["momentum_buffer"].detach().cpu().clone() for p in network.parameters()]
+                if optimizer.state
+                else []
+                for network, optimizer in zip(self.networks, self.optimizers, strict=True)
+            ],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.epoch = state["epoch"]
+        for network, optimizer, weights, momentum in zip(
+            self.networks, self.optimizers, state["networks"], state["momentum"], strict=True
+        ):
+            network.load_state_dict(weights)
+            for parameter, buffer in zip(network.parameters(), momentum, strict=False):
+                optimizer.state[parameter]["momentum_buffer"] = buffer.to(self.device).clone()
+
+    def _epoch(self, index: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+        network.train()
+        order_stream = generator(self.seed, self.stage, f"order-{index}", self.epoch)
+        augment_stream = generator(self.seed, self.stage, f"augment-{index}", self.epoch)
+        order = torch.randperm(len(self.images), generator=order_stream).to(self.device)
+        total = torch.zeros((), device=self.device)
+        for chosen in order.split(self.config.batch_size):
+            images = self.images[chosen]
+            if self.config.augment == "dsa":
+                drawn = draw_augmentation(
+                    len(images), images.shape[2], augment_stream, siamese=False, flip=self.flip, device=str(self.device)
+                )
+                images = augment(images, drawn)
+            loss = self.loss(network(images), self.labels[chosen])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total += loss.detach() * len(chosen)
+        return total / len(self.images)
+
+
+def _copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in weights.items()}
+
+
+def split_holdout(labels: Tensor, held_per_class: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return (kept, held) indices: ``held_per_class`` random images of every class are held out of training.
+
+    Args:
+        labels: int64 (M,).
+        held_per_class: How many of each class; see `ddcal.config.trial.held_out_per_class`.
+        seed: The trial's seed.
+    """
+    kept, held = [], []
+    for label in range(int(labels.max()) + 1):
+        indices = torch.nonzero(labels == label).flatten()
+        order = torch.randperm(len(indices), generator=generator(seed, "train", "holdout", label))
+        held.append(indices[order[:held_per_class]].sort().values)
+        kept.append(indices[order[held_per_class:]].sort().values)
+    return torch.cat(kept), torch.cat(held)

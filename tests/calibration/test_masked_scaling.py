@@ -1,0 +1,113 @@
+"""Masked temperature scaling on a small network: exactness at ratio 0, balance, draws, determinism."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ddcal.calibration import accuracy, fit_temperature, masked_temperature_scaling
+from ddcal.calibration.masked import first_per_class
+from ddcal.masking import mask_images
+from ddcal.networks import predict_logits
+from ddcal.seeding import generator
+
+BOUNDS = (0.05, 20.0)
+LABELS = torch.arange(3).repeat_interleave(10)
+PATTERNS = torch.randn(3, 48, generator=generator(1, "test", "patterns"))
+
+
+@pytest.fixture
+def network() -> torch.nn.Module:
+    """A linear network with dropout, in train mode, that knows the classes a little."""
+    layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(48, 3))
+    with torch.no_grad():
+        layers[2].weight.copy_(0.4 * PATTERNS)
+        layers[2].bias.copy_(torch.tensor([0.1, 0.0, -0.2]))
+    return layers.train()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    noise = torch.randn(30, 48, generator=generator(1, "test", "images"))
+    return (noise + 0.3 * PATTERNS[LABELS]).reshape(30, 3, 4, 4)
+
+
+@pytest.mark.parametrize("draws", [1, 4])
+@pytest.mark.parametrize("labels", [LABELS, torch.tensor([0] * 20 + [1] * 7 + [2] * 3)], ids=["equal", "unequal"])
+@pytest.mark.parametrize("solver", ["bounded", "paper_lbfgs"])
+def test_ratio_zero_is_temperature_scaling_to_the_bit(
+    network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, draws: int, solver: str
+) -> None:
+    plain = fit_temperature(predict_logits(network, images), labels, BOUNDS, solver)
+    masked = masked_temperature_scaling(network, images, labels, 0.0, BOUNDS, draws, seed=5, solver=solver)
+    assert (masked.temperature, masked.nll, masked.at_bound) == (plain.temperature, plain.nll, plain.at_bound)
+    assert masked.draws == (plain.temperature,)
+    assert masked.masked_accuracy == accuracy(predict_logits(network, images), labels)
+
+
+def test_draws_are_pooled(network: torch.nn.Module, images: torch.Tensor) -> None:
+    fit = masked_temperature_scaling(network, images, LABELS, 0.5, BOUNDS, draws=3, seed=5)
+    logits = [
+        predict_logits(network, mask_images(images, 0.5, generator(5, "calibrate", "mask", draw))) for draw in range(3)
+    ]
+    pooled = fit_temperature(torch.cat(logits), LABELS.repeat(3), BOUNDS)
+    assert fit.temperature == pooled.temperature
+    assert fit.draws == tuple(fit_temperature(one, LABELS, BOUNDS).temperature for one in logits)
+    assert len(set(fit.draws)) == 3
+    assert fit.masked_accuracy == accuracy(torch.cat(logits), LABELS.repeat(3))
+
+
+def test_more_draws_extend_fewer_and_seeds_differ(network: torch.nn.Module, images: torch.Tensor) -> None:
+    one = masked_temperature_scaling(network, images, LABELS, 0.5, BOUNDS, seed=5)
+    two = masked_temperature_scaling(network, images, LABELS, 0.5, BOUNDS, draws=2, seed=5)
+    assert one.draws == (one.temperature,) == two.draws[:1]
+    assert one == masked_temperature_scaling(network, images, LABELS, 0.5, BOUNDS, seed=5)
+    assert one.temperature != masked_temperature_scaling(network, images, LABELS, 0.5, BOUNDS, seed=6).temperature
+    assert (
+        one.temperature
+        != masked_temperature_scaling(network, images, LABELS, 0.5, BOUNDS, seed=5, unit="pixel").draws[0]
+    )
+
+
+def test_only_the_first_images_of_larger_classes_count(network: torch.nn.Module, images: torch.Tensor) -> None:
+    labels = torch.tensor([2, 0, 0, 1, 0, 1, 2, 0, 1, 1])
+    chosen = first_per_class(labels)
+    assert chosen.tolist() == [0, 1, 2, 3, 5, 6]
+    unequal = masked_temperature_scaling(network, images[:10], labels, 0.5, BOUNDS)
+    assert unequal == masked_temperature_scaling(network, images[chosen], labels[chosen], 0.5, BOUNDS)
+    assert first_per_class(LABELS).tolist() == list(range(30))
+
+
+def test_everything_masked_leaves_no_information(network: torch.nn.Module, images: torch.Tensor) -> None:
+    fit = masked_temperature_scaling(network, images, LABELS, 1.0, BOUNDS)
+    assert (fit.temperature, fit.at_bound) == (20.0, True)
+    assert fit.masked_accuracy == pytest.approx(1 / 3)
+
+
+def test_network_and_global_state_stay(network: torch.nn.Module, images: torch.Tensor) -> None:
+    random, before = torch.get_rng_state(), images.clone()
+    masked_temperature_scaling(network, images, LABELS, 0.5, draws=2)
+    assert all(module.training for module in network.modules())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert torch.equal(torch.get_rng_state(), random) and torch.equal(images, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mask_ratio": -0.1}, "mask_ratio is -0.1"),
+        ({"mask_ratio": 1.1}, "mask_ratio is 1.1"),
+        ({"mask_ratio": float("nan")}, "mask_ratio is nan"),
+        ({"draws": 0}, "draws is 0"),
+        ({"draws": 1.5}, "draws is 1.5"),
+        ({"bounds": (3.0, 2.0)}, "bounds is"),
+        ({"solver": "newton"}, "solver is 'newton'"),
+        ({"unit": "row"}, "'row'"),
+        ({"labels": LABELS[:5]}, r"labels has shape \(5,\)"),
+        ({"labels": LABELS[:0], "images": torch.zeros(0, 3, 4, 4)}, r"labels has shape \(0,\)"),
+    ],
+)
+def test_refused(network: torch.nn.Module, images: torch.Tensor, options: dict, message: str) -> None:
+    arguments = {"images": images, "labels": LABELS, "mask_ratio": 0.5, **options}
+    with pytest.raises(ValueError, match=message):
+        masked_temperature_scaling(network, **arguments)
