@@ -11,8 +11,8 @@ import typer
 from typer.core import TyperGroup
 
 from ddcal import __version__
-from ddcal.config.loading import study_problems
-from ddcal.errors import BadInput
+from ddcal.config.loading import read_study, study_problems
+from ddcal.errors import BadInput, DivergedError, StoreError
 
 
 class _Verbs(TyperGroup):
@@ -24,6 +24,9 @@ class _Verbs(TyperGroup):
         except BadInput as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(2) from None
+        except (StoreError, DivergedError) as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
             raise typer.Exit(130) from None
@@ -82,6 +85,112 @@ def validate(
         typer.echo(json.dumps(entries, indent=2))
     if any(study is None for _, study, _ in reports):
         raise typer.Exit(2)
+
+
+@app.command()
+def run(
+    study_file: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file.")],
+    overrides: Overrides = None,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Run the trials one after another in this process, without Ray.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="ROOT", help="The output root; the study goes to ROOT/<name>.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="ADDR", help="A Ray cluster's address; default: Ray on this machine.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(metavar="N", help="The number of trials, as --set search.trials=N.")
+    ] = None,
+) -> None:
+    """Run a study: search, distill, train, calibrate, track, and name the winner."""
+    extra = [] if trials is None else [f"search.trials={trials}"]
+    study = read_study(study_file, [*(overrides or ()), *extra])
+
+    from ddcal.study.console import StudyProgress, make_console, print_summary
+    from ddcal.study.runner import run_study
+
+    console = make_console()
+    progress = StudyProgress(study, console)
+    try:
+        results = run_study(study, output=output, address=address, debug=debug, **progress.hooks)
+    finally:
+        progress.close()
+    print_summary(results, console)
+    if not results.completed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder, for example runs/quickstart.")],
+    to: Annotated[Path, typer.Option(metavar="OUT", help="The new folder to write.")],
+    trial: Annotated[
+        str | None, typer.Option(metavar="ID", help="A trial's number or key; default: the winner.")
+    ] = None,
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="Export the whole Pareto front, one folder a trial.")
+    ] = False,
+) -> None:
+    """Write the winner (or another trial) as a folder that replays."""
+    from ddcal.study.export import export_trial
+    from ddcal.study.results import load_study
+
+    if trial is not None and pareto:
+        raise BadInput("--trial and --pareto exclude each other: give one of them")
+    results = load_study(directory)
+    chosen = results.pareto if pareto else [results.trial(trial) if trial is not None else results.best]
+    if not chosen or chosen[0] is None:
+        typer.echo(
+            f"{directory}: no trial is feasible, so there is no winner; --trial ID exports one all the same", err=True
+        )
+        raise typer.Exit(1)
+    for one in chosen:
+        assert one is not None
+        folder = export_trial(results, one, to / one.trial_key if pareto else to)
+        typer.echo(f"{one.trial_key} -> {folder}    next: ddcal replay {to / one.trial_key if pareto else to}")
+
+
+@app.command()
+def replay(
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="An export's folder.")],
+    use_store: Annotated[
+        Path | None, typer.Option("--use-store", metavar="STORE", help="Take finished stages from this artefact store.")
+    ] = None,
+    ignore_versions: Annotated[
+        bool, typer.Option("--ignore-versions", help="Go on although numeric packages have other versions.")
+    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="List every metric, also those that are equal.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run an export again from scratch and compare every metric and artefact."""
+    from ddcal.study.console import comparison_table, make_console
+    from ddcal.study.replay import replay as replay_run
+
+    comparisons = replay_run(folder, store=use_store, ignore_versions=ignore_versions)
+    different = [item for item in comparisons if not item.same]
+    if as_json:
+        typer.echo(json.dumps([asdict(item) | {"same": item.same} for item in comparisons], indent=2))
+    else:
+        console = make_console()
+        console.print(comparison_table(comparisons, everything))
+        equal = len(comparisons) - len(different)
+        console.print(f"{equal} of {len(comparisons)} metrics and artefacts equal")
+    if different:
+        typer.echo("different: " + ", ".join(item.name for item in different), err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def ui(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder, for example runs/quickstart.")],
+    port: Annotated[int, typer.Option(metavar="PORT", help="The port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Open the study in MLflow's UI, on this machine alone; Ctrl-C ends it."""
+    from ddcal.study.ui import serve
+
+    raise typer.Exit(serve(directory, port, typer.echo))
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
-"""Pure data: what a trial and a study are. Imports neither torch nor ray, so that reading a config costs milliseconds."""
+"""Pure data: what a trial and a study are. Imports neither torch nor ray, so reading a config costs milliseconds."""
 
 from ddcal.config.checks import trial_from
-from ddcal.config.loading import ConfigError, Problem, read_study, study_problems
+from ddcal.config.loading import ConfigError, read_study, study_problems
 from ddcal.config.presets import resolve
+from ddcal.config.problems import Problem
 from ddcal.config.study import StudyConfig
 from ddcal.config.trial import (
     CalibrateConfig,

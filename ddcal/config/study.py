@@ -1,4 +1,4 @@
-"""What a study searches, on what it selects, and with which resources: the models behind a YAML file in ``studies/``."""
+"""What a study searches, on what it selects, and with which resources: the models of a YAML file in ``studies/``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Domain(Config):
     loguniform: FloatRange | None = None
     int: IntRange | None = None
     choice: Choices | None = None
-    when: dict[str, Choices] = {}
+    when: dict[str, Choices] = Field(default_factory=dict)
 
     @property
     def kind(self) -> Literal["uniform", "loguniform", "int", "choice"]:
@@ -54,8 +54,8 @@ class Domain(Config):
         given = [kind for kind in ("uniform", "loguniform", "int", "choice") if getattr(self, kind) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"give exactly one of uniform: [low, high], loguniform: [low, high], int: [low, high], choice: [values]; "
-                f"this has {', '.join(given) or 'none'}"
+                "give exactly one of uniform: [low, high], loguniform: [low, high], int: [low, high], "
+                f"choice: [values]; this has {', '.join(given) or 'none'}"
             )
         if given[0] != "choice":
             low, high = getattr(self, given[0])
@@ -146,10 +146,10 @@ class StudyConfig(Config):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
     description: str = ""
     trial: Literal["ddnn", "distill"] = "ddnn"
-    base: dict[str, Any] = {}
-    space: dict[str, Domain] = {}
+    base: dict[str, Any] = Field(default_factory=dict)
+    space: dict[str, Domain] = Field(default_factory=dict)
     objectives: Annotated[dict[str, Literal["min", "max"]], Field(min_length=1)]
-    constraints: dict[str, str] = {}
+    constraints: dict[str, str] = Field(default_factory=dict)
     search: SearchConfig = SearchConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     resources: ResourcesConfig = ResourcesConfig()

@@ -57,7 +57,8 @@ class DataConfig(Config):
             )
         if self.name == "npz" and self.root is None:
             raise ValueError(
-                "root is missing; with name: npz it must be the path of a .npz file that holds x_train, y_train, x_test, y_test"
+                "root is missing; with name: npz it must be the path of a .npz file that holds "
+                "x_train, y_train, x_test, y_test"
             )
         return self
 
@@ -230,23 +231,25 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
     method, backbone = trial.calibrate.method, trial.distill.backbone
     if method == "ts_holdout":
         if trial.train.holdout == 0.0:
-            problems.append("calibrate.method is 'ts_holdout' but train.holdout is 0: set train.holdout, for example 0.1")
+            problems.append(
+                "calibrate.method is 'ts_holdout' but train.holdout is 0: set train.holdout, for example 0.1"
+            )
         elif backbone == "full":
             problems.append("calibrate.method is 'ts_holdout' but distill.backbone is 'full': use 'ts_val' there")
     if trial.train.holdout > 0.0 and backbone != "full":
         held = held_out_per_class(trial.distill.ipc, trial.train.holdout)
         if held >= trial.distill.ipc:
             problems.append(
-                f"train.holdout {trial.train.holdout:g} leaves no image to train on at distill.ipc {trial.distill.ipc}: "
-                "lower the holdout or take more images per class (at least 2)"
+                f"train.holdout {trial.train.holdout:g} leaves no image to train on at distill.ipc "
+                f"{trial.distill.ipc}: lower the holdout or take more images per class (at least 2)"
             )
-    if trial.data.resolved_validation_fraction == 0.0 and (method == "ts_val" or (method == "mts" and backbone == "full")):
+    fits_on_val = method == "ts_val" or (method == "mts" and backbone == "full")
+    if fits_on_val and trial.data.resolved_validation_fraction == 0.0:
         problems.append(f"calibrate.method is {method!r} but data.validation_fraction is 0: there is no val to fit on")
-    if backbone in ("dc", "dsa"):
-        if trial.network.norm == "batch" and trial.distill.network.norm is None:
-            problems.append(
-                "network.norm is 'batch', which gradient matching cannot use: set distill.network.norm to 'instance'"
-            )
+    if backbone in ("dc", "dsa") and trial.network.norm == "batch" and trial.distill.network.norm is None:
+        problems.append(
+            "network.norm is 'batch', which gradient matching cannot use: set distill.network.norm to 'instance'"
+        )
     return problems
 
 

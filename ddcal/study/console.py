@@ -33,6 +33,11 @@ class StudyProgress:
         self._bar: Progress | None = None
         self._task: Any = None
 
+    @property
+    def hooks(self) -> dict[str, Any]:
+        """The callbacks by the names of `run_study`'s parameters."""
+        return {name: getattr(self, name) for name in ("on_start", "on_finished", "on_trial", "on_advance")}
+
     def on_start(self, sentence: str) -> None:
         """Say where the study runs."""
         self.console.print(f"study {self.study.name}: {self.study.search.trials} trials; {sentence}")

@@ -106,8 +106,8 @@ class StudyDriver:
         """Record the points of a report, and the end of the trial if it is its last one."""
         if number in self._running:
             self.tracker.trial_points(number, result["points"])
-            if result.get("record"):
-                self._finish(number, result["record"])
+            for record in result.get("records", ()):
+                self._finish(number, record)
 
     def on_stopped(self, number: int, outcome: Outcome, error: str | None = None) -> None:
         """Record a trial that was ended from outside: pruned by the scheduler, or killed with its worker."""

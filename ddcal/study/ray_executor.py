@@ -21,6 +21,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -108,7 +109,7 @@ def check_shared(root: Path, ray: Any) -> None:
 def run_on_ray(driver: StudyDriver, ray: Any) -> None:
     """Run every trial of the study with Tune; returns when all are finished."""
     from ray import tune
-    from ray.tune import FailureConfig, RunConfig, TuneConfig
+    from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 
     from ddcal.study.ray_search import DriverSearcher
     from ddcal.study.trainable import DDNNTrainable, DistillTrainable
@@ -131,6 +132,7 @@ def run_on_ray(driver: StudyDriver, ray: Any) -> None:
             name="ray",
             storage_path=str(driver.directory),
             failure_config=FailureConfig(max_failures=study.resources.retries),
+            checkpoint_config=CheckpointConfig(checkpoint_at_end=False),  # stages keep their own, in the store
             verbose=0,
         ),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddcal.config import StudyConfig
+from ddcal.errors import BadInput
 from ddcal.study.ledger import LEDGER, read_ledger
 
 if TYPE_CHECKING:
@@ -58,11 +59,11 @@ class StudyResults:
         """Read the ledger.
 
         Raises:
-            ValueError: if the folder is not a study's.
+            BadInput: if the folder is not a study's.
         """
         self.directory = Path(directory).absolute()
         if not (self.directory / LEDGER).is_file():
-            raise ValueError(f"{directory} is not a study's folder: it has no {LEDGER}")
+            raise BadInput(f"{directory} is not a study's folder: it has no {LEDGER}")
         self.records: list[Trial] = []
         self.started: dict[str, Any] = {}
         self.seconds: float | None = None
@@ -78,7 +79,7 @@ class StudyResults:
             elif kind == "study_finished":
                 self.seconds = event["seconds"]
         if not self.started:
-            raise ValueError(f"{directory}: {LEDGER} does not begin with the study; it cannot be read")
+            raise BadInput(f"{directory}: {LEDGER} does not begin with the study; it cannot be read")
         self.study = StudyConfig.model_validate(self.started["study"])
         self.records = [Trial(**trials[number]) for number in sorted(trials)]
 
@@ -100,16 +101,21 @@ class StudyResults:
         front = self.pareto
         return min(front, key=lambda trial: (_metric(trial, WINNER_METRIC), trial.number)) if front else None
 
+    @property
+    def completed(self) -> bool:
+        """Whether at least one trial ran to its end, feasible or not."""
+        return any(trial.outcome in ("complete", "infeasible", "pruned") for trial in self.records)
+
     def trial(self, identifier: str) -> Trial:
         """Return a trial by number or trial key.
 
         Raises:
-            ValueError: if there is none.
+            BadInput: if there is none.
         """
         for trial in self.records:
             if identifier in (str(trial.number), trial.trial_key):
                 return trial
-        raise ValueError(f"{self.directory.name} has no trial {identifier!r}; it has 0 to {len(self.records) - 1}")
+        raise BadInput(f"{self.directory.name} has no trial {identifier!r}; it has 0 to {len(self.records) - 1}")
 
     def summary(self) -> dict[str, Any]:
         """Return what summary.json holds."""
@@ -149,7 +155,7 @@ def load_study(directory: Path | str) -> StudyResults:
     """Return the results of a study's folder, finished or not: ``.trials`` (DataFrame), ``.pareto``, ``.best``.
 
     Raises:
-        ValueError: if the folder is not a study's.
+        BadInput: if the folder is not a study's.
     """
     return StudyResults(directory)
 

@@ -48,7 +48,6 @@ class StudySearch:
             directions=["minimize" if way == "min" else "maximize" for way in study.objectives.values()],
             load_if_exists=True,
         )
-        self.optuna.set_metric_names(list(study.objectives))
         if not self.optuna.trials:
             for values in study.search.enqueue:
                 self.optuna.enqueue_trial(values)

@@ -217,12 +217,18 @@ class MLflowTracker(Tracker):
             self._client.log_batch(run_id, params=params[start : start + BATCH])
 
 
+def tracking_uri(study: StudyConfig, root: Path) -> str | None:
+    """Return the study's tracking URI: SQLite in the output root unless it names another; None for ``none``."""
+    if study.tracking.uri == "none":
+        return None
+    return study.tracking.uri or f"sqlite:///{root / 'mlflow.db'}"
+
+
 def make_tracker(study: StudyConfig, root: Path) -> Tracker:
-    """Return the study's tracker: MLflow on SQLite in the output root, any tracking URI, or nothing for ``none``."""
-    uri = study.tracking.uri
-    if uri == "none":
+    """Return the tracker of `tracking_uri`, or one that logs nothing."""
+    uri = tracking_uri(study, root)
+    if uri is None:
         return Tracker()
     experiment = study.tracking.experiment or study.name
-    if uri is None:
-        return MLflowTracker(f"sqlite:///{root / 'mlflow.db'}", experiment, (root / "mlartifacts" / experiment).as_uri())
-    return MLflowTracker(uri, experiment)
+    artifacts = None if study.tracking.uri else (root / "mlartifacts" / experiment).as_uri()
+    return MLflowTracker(uri, experiment, artifacts)

@@ -86,7 +86,8 @@ class Worker:
 
         Returns:
             ``progress``, every search metric (NaN where there is none), ``complete``, ``points`` (all points since the
-            last report) and, if the trial is over, ``done`` and ``record``: outcome, metrics, keys, seconds, error.
+            last report) and, if the trial is over, ``done`` and ``records``: one record of outcome, metrics, keys, seconds
+            and error (in a list, because Tune flattens dictionaries).
         """
         points: list[dict[str, Any]] = []
         try:
@@ -105,7 +106,7 @@ class Worker:
             return self._failed(error, points)
         report = self._report(points)
         if runner.done:
-            report |= {"done": True, "record": self._record("complete", runner.metrics)}
+            report |= {"done": True, "records": [self._record("complete", runner.metrics)]}
             self.close()
         return report
 
@@ -167,7 +168,7 @@ class Worker:
         self.runner = None
         report = self._report(points) | {name: math.nan for name in VAL_METRICS} | {"complete": False}
         self.close()
-        return report | {"done": True, "record": record}
+        return report | {"done": True, "records": [record]}
 
 
 def _open_log(path: str | None) -> logging.Handler | None:

@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ddcal.config import ConfigError, StudyConfig, TrialConfig, read_study, trial_from
-from ddcal.config.checks import check_study, nest, search_order
-from ddcal.config.loading import parse_overrides
+from ddcal.config.checks import check_study, search_order
+from ddcal.config.names import nest
+from ddcal.config.overrides import parse_overrides
 
 GOOD = """
 name: good

@@ -1,0 +1,70 @@
+"""`Problem`: one mistake in a study file, with where it stands, what it is and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+KeyPath = tuple[str | int, ...]
+"""The keys and list positions that lead to a value of a study."""
+
+GIVEN_TWICE = "given twice: once nested, once as a dotted key; keep one"
+
+NOTHING: Any = object()
+"""Stands for no value to show, where None would be a value."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a study file.
+
+    Attributes:
+        path: Where in the file, as dotted keys (``space.calibrate.t_min.uniform``); empty for the whole file.
+        value: The offending value, shortened; empty where there is none (a missing key).
+        message: What would be right.
+        file: The study file.
+        line: The line of the nearest key, if the value stands in the file.
+        override: The ``--set`` argument that the value came from, if any.
+    """
+
+    path: str
+    value: str
+    message: str
+    file: str = ""
+    line: int | None = None
+    override: str | None = None
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        if self.override is not None:
+            place = f"{place} (--set {self.override})".lstrip()
+        what = f"{self.value} is not allowed: {self.message}" if self.value else self.message
+        text = ": ".join(part for part in (place, self.path, what) if part)
+        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def problem_at(path: KeyPath, message: str, value: Any = NOTHING) -> Problem:
+    """Return the `Problem` at ``path`` of a study.
+
+    Args:
+        path: Keys and list positions from the top of the study.
+        message: What would be right.
+        value: The offending value, shown in at most 80 characters; left out where there is none to show.
+    """
+    shown = "" if value is NOTHING else repr(value)
+    return Problem(".".join(map(str, path)), shown if len(shown) <= 80 else shown[:77] + "...", message)
+
+
+def suggestion(word: object, options: Collection[str]) -> str:
+    """Return ``"; did you mean …?"`` for the option nearest to ``word``, or an empty string.
+
+    Args:
+        word: What was written.
+        options: What could have been written; a dotted option is near if its last part is the word.
+    """
+    text = str(word)[:100]
+    near = [option for option in options if "." in option and option.rpartition(".")[2] == text]
+    near = near or difflib.get_close_matches(text, list(options), n=1)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
