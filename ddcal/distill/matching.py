@@ -79,7 +79,8 @@ class GradientMatching:
         """
         iteration = self.iteration
         streams = {
-            name: generator(self.seed, "distill", name, iteration) for name in ("real", "augment", "inner-augment", "order")
+            name: generator(self.seed, "distill", name, iteration)
+            for name in ("real", "augment", "inner-augment", "order")
         }
         self.mask.begin(iteration, tuple(self.images.shape))
         network = build_network(
@@ -124,7 +125,12 @@ class GradientMatching:
             synthetic = self.mask.apply(leaf, part, "matching")
             if self.siamese:
                 same = draw_augmentation(
-                    1, self.dataset.image_size, streams["augment"], siamese=True, flip=self.flip, device=str(self.device)
+                    1,
+                    self.dataset.image_size,
+                    streams["augment"],
+                    siamese=True,
+                    flip=self.flip,
+                    device=str(self.device),
                 )
                 real, synthetic = augment(real, same), augment(synthetic, same)
             real_loss = cross_entropy(network(real), self.device_labels.new_full((len(real),), label))

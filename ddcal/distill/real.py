@@ -24,7 +24,7 @@ def random_subset(dataset: Dataset, ipc: int, seed: int) -> tuple[Tensor, Tensor
         indices = dataset.train.indices_of(label)
         if len(indices) < ipc:
             raise ValueError(
-                f"distill.ipc is {ipc} but class {label} of {dataset.name} has {len(indices)} training images: lower ipc"
+                f"distill.ipc is {ipc} but class {label} of {dataset.name} has {len(indices)} training images"
             )
         order = torch.randperm(len(indices), generator=generator(seed, "distill", "subset", label))
         chosen.append(indices[order[:ipc]])

@@ -46,7 +46,9 @@ def load_networks(weights: dict[str, Tensor], config: TrialConfig, dataset: Data
     return networks
 
 
-def fit_on_logits(method: str, logits: dict[str, Tensor], network: int, bounds: tuple[float, float], solver: str) -> TemperatureFit:
+def fit_on_logits(
+    method: str, logits: dict[str, Tensor], network: int, bounds: tuple[float, float], solver: str
+) -> TemperatureFit:
     """Fit a temperature on the logits that ``method`` is allowed to see (PAPER.md, names of the calibrations).
 
     Args:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from ddcal.config import DataConfig, TrialConfig, resolve
 from ddcal.config.metrics import METRICS
 from ddcal.data import Dataset, dataset_fingerprint, load_dataset
@@ -177,7 +179,9 @@ class TrialRunner:
             if stage not in self._plan:
                 entry = self.store.get(stage, self.keys[stage])
                 if entry is None:  # pruned since: compute it again, without reporting its points twice
-                    raise ValueError(f"stage {stage} is no longer in the store {self.store.root}: start the trial again")
+                    raise ValueError(
+                        f"stage {stage} is no longer in the store {self.store.root}: start the trial again"
+                    )
                 self._take(stage, entry)
         if state["work"] is not None:
             self._work = self._make_work(self._plan[0])
@@ -256,7 +260,8 @@ class TrialRunner:
         from ddcal.pipeline.finish import calibrate, load_networks
         from ddcal.pipeline.work import NETWORKS, training_images
 
-        networks, images, labels = [], None, None
+        networks: list[torch.nn.Module] = []
+        images, labels = torch.empty(0), torch.empty(0)
         if self.config.calibrate.method == "mts":
             networks = load_networks(load_file(self.entries["train"].folder / NETWORKS), self.config, self.dataset)
             if self.config.distill.backbone == "full":

@@ -51,7 +51,7 @@ class StageWork(Protocol):
 
 
 class DistillWork:
-    """The distill stage: a distiller, and a short probe network's ``val`` score at fixed fractions of its iterations."""
+    """The distill stage: a distiller, and a short probe network's ``val`` score at fixed fractions of them."""
 
     def __init__(self, config: TrialConfig, dataset: Dataset, device: str) -> None:
         self.config, self.dataset, self.device = config, dataset, device

@@ -52,7 +52,8 @@ class StudyProgress:
         seconds = "" if trial.seconds is None else f"  {trial.seconds:.1f} s"
         error = f"  {trial.error.splitlines()[0][:160]}" if trial.error and trial.outcome != "pruned" else ""
         self.console.print(
-            f"{self.finished:>{len(str(total))}}/{total}  {trial.trial_key}  {trial.outcome:<10}  {shown}{seconds}{cached}{error}",
+            f"{self.finished:>{len(str(total))}}/{total}  {trial.trial_key}  {trial.outcome:<10}  "
+            f"{shown}{seconds}{cached}{error}",
             markup=False,
         )
 
@@ -79,18 +80,22 @@ class StudyProgress:
 
 
 def print_summary(results: StudyResults, console: Console) -> None:
-    """Print a study's outcome: counts, the winner with its calibrations on test, where the files are, what comes next."""
+    """Print a study's outcome: counts, the winner's calibrations on test, where the files are, what comes next."""
     summary = results.summary()
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary["outcomes"].items()))
     cache = summary["cache"]
-    console.print(f"\n{counts} in {summary['seconds']:.0f} s; the store saved {cache['saved_seconds']:.0f} s of computing")
+    console.print(
+        f"\n{counts} in {summary['seconds']:.0f} s; the store saved {cache['saved_seconds']:.0f} s of computing"
+    )
     best = results.best
     if best is None:
         console.print("no trial is feasible: there is no winner", markup=False)
         _print_files(results, console)
         return
     front = ", ".join(str(trial.number) for trial in results.pareto)
-    console.print(f"winner: {best.trial_key} (lowest val/nll of the Pareto front: trials {front}; not confirmed on fresh seeds)")
+    console.print(
+        f"winner: {best.trial_key} (lowest val/nll of the Pareto front: trials {front}; not confirmed on fresh seeds)"
+    )
     for name, value in best.values.items():
         console.print(f"  {name:<24} {value:.4g}" if isinstance(value, float) else f"  {name:<24} {value}")
     console.print(calibration_table(best))
@@ -137,10 +142,14 @@ def comparison_table(comparisons: list[Comparison], everything: bool) -> Table:
 def _print_files(results: StudyResults, console: Console) -> None:
     directory = _relative(results.directory)
     console.print("")
-    console.print(f"files   {directory}/trials.csv, pareto.csv, summary.json; a log for every trial in {directory}/logs/")
+    console.print(
+        f"files   {directory}/trials.csv, pareto.csv, summary.json; a log for every trial in {directory}/logs/"
+    )
     if results.best is not None:
         to = f"best-{results.study.name}"
-        console.print(f"export  ddcal export {shlex.quote(directory)} --to {shlex.quote(to)} && ddcal replay {shlex.quote(to)}")
+        console.print(
+            f"export  ddcal export {shlex.quote(directory)} --to {shlex.quote(to)} && ddcal replay {shlex.quote(to)}"
+        )
     console.print(f"ui      ddcal ui {shlex.quote(directory)}")
 
 

@@ -1,4 +1,4 @@
-"""The driver of a study: hands out assignments and records what comes back. Executors differ only in who runs a trial."""
+"""The driver of a study: hands out assignments and records what comes back; executors decide who runs a trial."""
 
 from __future__ import annotations
 
@@ -112,7 +112,14 @@ class StudyDriver:
     def on_stopped(self, number: int, outcome: Outcome, error: str | None = None) -> None:
         """Record a trial that was ended from outside: pruned by the scheduler, or killed with its worker."""
         if number in self._running:
-            empty = {"metrics": {}, "keys": {}, "cache_hits": [], "stage_seconds": {}, "seconds": None, "fingerprint": None}
+            empty: dict[str, Any] = {
+                "metrics": {},
+                "keys": {},
+                "cache_hits": [],
+                "stage_seconds": {},
+                "seconds": None,
+                "fingerprint": None,
+            }
             self._finish(number, {**empty, "outcome": outcome, "error": error})
 
     def close(self, interrupted: bool = False) -> StudyResults:
@@ -133,7 +140,9 @@ class StudyDriver:
         violated = [c for c in self.study.parsed_constraints if c.violation(metrics.get(c.metric, float("nan"))) > 0]
         if record["outcome"] == "complete" and violated:
             record["outcome"] = "infeasible"
-            bounds = ", ".join(f"{c.metric} {self.study.constraints[c.metric]} (is {metrics[c.metric]:.4f})" for c in violated)
+            bounds = ", ".join(
+                f"{c.metric} {self.study.constraints[c.metric]} (is {metrics[c.metric]:.4f})" for c in violated
+            )
             record["error"] = f"violates {bounds}"
         self.ledger.append("trial_finished", number=number, **record)
         self.search.tell(number, record["outcome"], metrics)

@@ -126,9 +126,7 @@ def _write(folder: Path, results: StudyResults, trial: Trial, entries: dict[str,
     )
     (folder / RUN).write_text(header + yaml.safe_dump(run, sort_keys=False))
     (folder / LOCK).write_text(json.dumps(run, indent=1, sort_keys=True) + "\n")
-    (folder / "MLproject").write_text(
-        f"name: {trial.trial_key}\nentry_points:\n  main:\n    command: ddcal replay .\n"
-    )
+    (folder / "MLproject").write_text(f"name: {trial.trial_key}\nentry_points:\n  main:\n    command: ddcal replay .\n")
     (folder / "README.md").write_text(_readme(results, trial, run))
 
 
@@ -140,9 +138,8 @@ def _readme(results: StudyResults, trial: Trial, run: dict[str, Any]) -> str:
         prefix = f"test/{calibration}/" if calibration else "test/"
         if f"{prefix}ece" in metrics:
             label = calibration or f"{run['config']['calibrate']['method']} (this run)"
-            rows.append(
-                f"| {label} | {metrics[f'{prefix}ece']:.4f} | {metrics[f'{prefix}nll']:.4f} | {metrics[f'{prefix}accuracy']:.4f} |"
-            )
+            cells = [f"{metrics[prefix + name]:.4f}" for name in ("ece", "nll", "accuracy")]
+            rows.append(f"| {label} | {' | '.join(cells)} |")
     table = "\n".join(["| calibration | test ECE | test NLL | test accuracy |", "|-|-|-|-|", *rows]) if rows else ""
     return f"""# {trial.trial_key}
 
@@ -160,7 +157,7 @@ artefact comes out equal to the last bit; on a GPU within {CUDA_TOLERANCE}.
 
 {table}
 
-- `run.yaml`: the resolved config, the expected metrics, the digest of every artefact, versions, device, threads, commit.
+- `run.yaml`: resolved config, expected metrics, the digest of every artefact, versions, device, threads, commit.
 - `distilled/`: the distilled images with labels and their preprocessing (safetensors and JSON).
 - `networks/`: the trained networks and their temperatures.
 - `evaluation.json`, `reliability.png`: all metrics, and the reliability diagram on the test images.

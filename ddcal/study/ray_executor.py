@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ddcal.config import StudyConfig
+from ddcal.config.metrics import METRICS
 from ddcal.errors import ResourceError
 from ddcal.study.driver import StudyDriver
+from ddcal.study.worker import FIDELITY_STEPS
 
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
@@ -54,7 +56,9 @@ def ray_runtime(address: str | None) -> Iterator[Any]:
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="ddcal", **options)
         except ConnectionError as error:
-            raise ResourceError(f"--address {address or os.environ.get('RAY_ADDRESS')}: no Ray cluster there ({error})") from error
+            raise ResourceError(
+                f"--address {address or os.environ.get('RAY_ADDRESS')}: no Ray cluster there ({error})"
+            ) from error
     try:
         yield ray
     finally:
@@ -96,7 +100,9 @@ def check_shared(root: Path, ray: Any) -> None:
     try:
         exists = ray.remote(num_cpus=0)(os.path.exists)
         seen = [
-            exists.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(str(marker))
+            exists.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                str(marker)
+            )
             for node in nodes
         ]
         blind = [node["NodeManagerHostname"] for node, there in zip(nodes, ray.get(seen), strict=True) if not there]
@@ -149,13 +155,11 @@ def _scheduler(study: StudyConfig) -> Any:
     if study.scheduler.name == "none":
         return FIFOScheduler()
     metric = study.scheduler.metric or next(iter(study.objectives))
-    from ddcal.config.metrics import METRICS
-
     return ASHAScheduler(
-        time_attr="progress",
+        time_attr="fidelity",
         metric=metric,
         mode=METRICS[metric.removeprefix("val/")],
-        max_t=1.0,
-        grace_period=study.scheduler.grace,
+        max_t=FIDELITY_STEPS,
+        grace_period=round(study.scheduler.grace * FIDELITY_STEPS),
         reduction_factor=study.scheduler.reduction,
     )

@@ -69,7 +69,8 @@ def read_run(folder: Path | str) -> dict[str, Any]:
         raise ExportError("\n".join([*edited, "restore the exported values, or run a study of your own with these"]))
     if contents[RUN].get("format_version") != FORMAT_VERSION:
         raise ExportError(
-            f"{folder / RUN}: format_version is {contents[RUN].get('format_version')}, this ddcal reads {FORMAT_VERSION}"
+            f"{folder / RUN}: format_version is {contents[RUN].get('format_version')}, "
+            f"this ddcal reads {FORMAT_VERSION}"
         )
     return contents[RUN]
 

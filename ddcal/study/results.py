@@ -1,4 +1,4 @@
-"""Results of a study from its ledger: the table of trials, the Pareto front, the winner, and the files that hold them."""
+"""Results of a study from its ledger: the table of trials, the Pareto front, the winner, and their files."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class StudyResults:
 
     @property
     def best(self) -> Trial | None:
-        """The default winner: the member of the Pareto front with the lowest ``val/nll``; None if no trial is feasible."""
+        """The default winner: the Pareto member with the lowest ``val/nll``; None if no trial is feasible."""
         front = self.pareto
         return min(front, key=lambda trial: (_metric(trial, WINNER_METRIC), trial.number)) if front else None
 

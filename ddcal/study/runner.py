@@ -79,7 +79,8 @@ def run_study(
             resources = ray.cluster_resources()
             nodes = len([node for node in ray.nodes() if node["Alive"]])
             on_start(
-                f"Ray: {nodes} node{'s' * (nodes != 1)}, {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs; "
+                f"Ray: {nodes} node{'s' * (nodes != 1)}, {resources.get('CPU', 0):g} CPUs, "
+                f"{resources.get('GPU', 0):g} GPUs; "
                 f"{study.search.concurrency} trial{'s' * (study.search.concurrency != 1)} at a time"
             )
         return _guarded(driver, lambda: run_on_ray(driver, ray))
@@ -124,5 +125,3 @@ def _debug_device(study: StudyConfig) -> str:
             "set it to 0 to run on the CPU"
         )
     return "cuda"
-
-

@@ -1,4 +1,4 @@
-"""The search: Optuna's ask and tell over a study's space, with conditional names, constraints and several objectives."""
+"""The search: Optuna's ask and tell over a study's space, with conditions, constraints and several objectives."""
 
 from __future__ import annotations
 

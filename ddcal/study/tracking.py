@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ddcal.config import StudyConfig
+from ddcal.study.worker import FIDELITY_STEPS
 
 if TYPE_CHECKING:
     from ddcal.study.results import StudyResults
@@ -47,7 +48,7 @@ class Tracker:
 
 
 class MLflowTracker(Tracker):
-    """Logs through ``MlflowClient`` from a thread of its own, so that a slow or absent server costs the study nothing."""
+    """Logs through ``MlflowClient`` from a thread of its own: a slow or absent server does not slow the study."""
 
     def __init__(self, uri: str, experiment: str, artifacts: str | None = None) -> None:
         """Begin to connect, in the background.
@@ -110,7 +111,7 @@ class MLflowTracker(Tracker):
         stamp = int(time.time() * 1000)
         fresh = []
         for point in points:
-            step = round(point["progress"] * 1000)
+            step = round(point["progress"] * FIDELITY_STEPS)
             if step not in self._steps[number]:
                 self._steps[number].add(step)
                 fresh.append((step, point))

@@ -34,7 +34,18 @@ def serve(directory: Path | str, port: int, say: Callable[[str], None]) -> int:
     if uri.startswith("http"):
         raise BadInput(f"{directory}: this study was tracked by a server: open {uri}")
     say(f"MLflow with {uri} on http://127.0.0.1:{port} (Ctrl-C ends it)")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
     process = subprocess.Popen(command, env=environment)
     try:

@@ -18,6 +18,9 @@ from ddcal.study.ledger import Outcome
 
 logger = logging.getLogger("ddcal")
 
+FIDELITY_STEPS = 1000
+"""``fidelity`` is ``progress`` in thousandths: the time of schedulers and the step of MLflow's metrics."""
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -85,9 +88,9 @@ class Worker:
         """Run to the next report and return it.
 
         Returns:
-            ``progress``, every search metric (NaN where there is none), ``complete``, ``points`` (all points since the
-            last report) and, if the trial is over, ``done`` and ``records``: one record of outcome, metrics, keys, seconds
-            and error (in a list, because Tune flattens dictionaries).
+            ``progress`` and ``fidelity``, every search metric (NaN where there is none), ``complete``, ``points`` (all
+            points since the last report) and, if the trial is over, ``done`` and ``records``: one record of outcome,
+            metrics, keys, seconds and error (in a list, because Tune flattens dictionaries).
         """
         points: list[dict[str, Any]] = []
         try:
@@ -144,7 +147,14 @@ class Worker:
     def _report(self, points: list[dict[str, Any]]) -> dict[str, Any]:
         last = points[-1] if points else {"progress": 0.0, "complete": False}
         searched = {name: last.get(name, math.nan) for name in VAL_METRICS}
-        return {"progress": last["progress"], "complete": last["complete"], "points": points, **searched}
+        fidelity = round(last["progress"] * FIDELITY_STEPS)
+        return {
+            "progress": last["progress"],
+            "fidelity": fidelity,
+            "complete": last["complete"],
+            "points": points,
+            **searched,
+        }
 
     def _record(self, outcome: Outcome, metrics: dict[str, Any], error: str | None = None) -> dict[str, Any]:
         runner = self.runner
