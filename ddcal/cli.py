@@ -190,7 +190,7 @@ def ui(
     """Open the study in MLflow's UI, on this machine alone; Ctrl-C ends it."""
     from ddcal.study.ui import serve
 
-    raise typer.Exit(serve(directory, port, typer.echo))
+    serve(directory, port, typer.echo)
 
 
 def main() -> None:

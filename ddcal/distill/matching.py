@@ -6,6 +6,7 @@ Differentiable Siamese Augmentation" (ICML 2021). MDT masks the synthetic images
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -75,7 +76,7 @@ class GradientMatching:
         """Run one iteration on a fresh network and return the mean matching loss a class and image update.
 
         Raises:
-            DivergedError: if the loss is not finite.
+            DivergedError: if the loss or an updated image is not finite.
         """
         iteration = self.iteration
         streams = {
@@ -141,13 +142,13 @@ class GradientMatching:
             (gradient[part],) = torch.autograd.grad(distance, leaf)
             losses.append(distance.detach())
         loss = float(torch.stack(losses).sum())
-        if not torch.isfinite(torch.tensor(loss)) or not bool(torch.isfinite(gradient).all()):
+        self.velocity.mul_(self.config.matching.image_momentum).add_(gradient)
+        self.images.sub_(self.velocity, alpha=self.config.matching.image_lr)
+        if not math.isfinite(loss) or not bool(torch.isfinite(self.images).all()):
             raise DivergedError(
                 f"distill: {self.config.backbone} diverged in iteration {self.iteration + 1} of {self.iterations} "
                 f"(matching loss {loss:g}): lower distill.matching.image_lr ({self.config.matching.image_lr:g})"
             )
-        self.velocity.mul_(self.config.matching.image_momentum).add_(gradient)
-        self.images.sub_(self.velocity, alpha=self.config.matching.image_lr)
         return loss
 
     def _real_batch(self, label: int, stream: torch.Generator) -> Tensor:

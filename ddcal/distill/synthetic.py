@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -80,8 +81,15 @@ class SyntheticSet:
             ValueError: if a file is missing or not in the format, naming it.
         """
         folder = Path(directory)
+        for name in (DESCRIPTION, TENSORS):
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder} is not a distilled set: {name} is missing")
         try:
             description = json.loads((folder / DESCRIPTION).read_text())
+            ipc, learning_rate, provenance = (description[name] for name in ("ipc", "learning_rate", "provenance"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{folder / DESCRIPTION} is damaged ({error})") from error
+        try:
             tensors = load_file(folder / TENSORS)
             preprocessing = {
                 name.removeprefix("preprocessing."): value
@@ -91,12 +99,10 @@ class SyntheticSet:
             return cls(
                 images=tensors["images"],
                 labels=tensors["labels"],
-                ipc=description["ipc"],
-                learning_rate=description["learning_rate"],
-                provenance=description["provenance"],
+                ipc=ipc,
+                learning_rate=learning_rate,
+                provenance=provenance,
                 preprocessing=preprocessing,
             )
-        except FileNotFoundError as error:
-            raise ValueError(f"{folder} is not a distilled set: {Path(str(error.filename)).name} is missing") from error
-        except (KeyError, json.JSONDecodeError) as error:
-            raise ValueError(f"{folder}: {DESCRIPTION} or {TENSORS} is damaged ({error})") from error
+        except (KeyError, ValueError, SafetensorError) as error:
+            raise ValueError(f"{folder / TENSORS} is damaged ({error})") from error

@@ -21,12 +21,12 @@ class Environment:
 
     @property
     def device_kind(self) -> str:
-        """``"cpu"``, or the GPU's model, whose kernels decide the bits."""
+        """``"cpu"``, or the GPU's model, whose kernels decide the bits (``"cuda"`` on a head node without one)."""
         if self.device == "cpu":
             return "cpu"
         import torch
 
-        return f"cuda:{torch.cuda.get_device_name()}"
+        return f"cuda:{torch.cuda.get_device_name()}" if torch.cuda.is_available() else "cuda"
 
     def identity(self) -> dict[str, str | int]:
         """Return what goes into stage keys."""

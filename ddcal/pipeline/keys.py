@@ -41,6 +41,8 @@ def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:
         values = config.calibrate.model_dump(mode="json")
         if config.calibrate.method != "mts":
             del values["mask"], values["draws"]
+        elif config.calibrate.mask.ratio == 0.0:
+            values["mask"], values["draws"] = {"ratio": 0.0}, 1
         return {"method": "none"} if config.calibrate.method == "none" else values
     return config.evaluate.model_dump(mode="json")
 

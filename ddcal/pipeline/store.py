@@ -1,13 +1,15 @@
 """The artefact store: finished stages by key, on a file system.
 
-An entry is a folder ``<root>/<stage>/<key>/`` of files and a ``manifest.json`` with the sha256 and size of each. It is
-written into a temporary folder, fsynced, and renamed; so it is there in full or not at all. Publishing a key twice
-keeps the first. An entry whose files do not match its manifest is set aside under ``<root>/damaged/`` and recomputed.
+An entry is a folder ``<root>/<stage>/<key>/`` of files and a ``manifest.json`` with the sha256 and size of each, and a
+sha256 of itself. It is written into a temporary folder, fsynced, and renamed; so it is there in full or not at all.
+Publishing a key twice keeps the first. An entry whose files do not match its manifest is set aside under
+``<root>/damaged/`` and recomputed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -19,11 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from ddcal.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ class Store:
                 for name in names
             }
             manifest = {"stage": stage, "key": key, "created": time.time(), "meta": meta, "files": files}
+            manifest["sha256"] = _manifest_sha256(manifest)
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
             for name in [*names, MANIFEST]:
                 _fsync(temporary / name)
@@ -118,9 +124,9 @@ class Store:
                 if self.get(stage, key) is None:  # not "somebody was first": a damaged entry was set aside, or no room
                     os.rename(temporary, folder)
             _fsync(folder.parent)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
             raise StoreError(
-                f"the artefact store {self.root} cannot be written: {error.strerror or error}; "
+                f"the artefact store {self.root} cannot be written: {getattr(error, 'strerror', None) or error}; "
                 "nothing of this stage was kept"
             ) from error
         finally:
@@ -147,10 +153,13 @@ class Store:
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(state, temporary)
+            stream = io.BytesIO()
+            torch.save(state, stream)
+            content = stream.getvalue()
+            temporary.write_bytes(hashlib.sha256(content).digest() + content)  # torch.load itself checks no sum
             _fsync(temporary)
             os.replace(temporary, path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        except OSError as error:
             raise StoreError(f"the checkpoint {path} cannot be written: {error}") from error
         finally:
             temporary.unlink(missing_ok=True)
@@ -161,14 +170,18 @@ class Store:
 
         path = self.partial_path(key)
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            return state
+            content = path.read_bytes()
         except FileNotFoundError:
             return None
-        except Exception as error:  # a damaged archive raises many kinds; the stage then starts again
-            logger.warning("the checkpoint %s is damaged and dropped: %s", path, error)
+        except OSError as error:
+            raise StoreError(f"the checkpoint {path} cannot be read: {error}") from error
+        digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        if hashlib.sha256(content).digest() != digest:
+            logger.warning("the checkpoint %s is damaged (its sha256 does not match) and dropped", path)
             path.unlink(missing_ok=True)
             return None
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return state
 
     def _folder(self, stage: str, key: str) -> Path:
         return self.root / stage / key
@@ -192,8 +205,16 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _manifest_sha256(manifest: dict[str, Any]) -> str:
+    """Return the sha256 of everything in the manifest but the sum itself: it holds numbers that files do not."""
+    content = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def _first_fault(folder: Path, manifest: dict[str, Any]) -> str | None:
     try:
+        if manifest["sha256"] != _manifest_sha256(manifest):
+            return "manifest.json does not match its own sha256"
         for name, record in manifest["files"].items():
             path = folder / name
             if path.stat().st_size != record["bytes"] or file_sha256(path) != record["sha256"]:

@@ -97,7 +97,10 @@ class TrialRunner:
 
         Raises:
             ddcal.data.DataError: if the data is missing, naming where it was looked for.
+            ValueError: for ``target="distill"`` with a backbone that distills nothing.
         """
+        if target == "distill" and config.distill.backbone == "full":
+            raise ValueError("distill.backbone is 'full', which distills nothing: target='distill' needs another")
         self.config = resolve(config)
         self.store = store
         self.environment = environment or Environment(default_device())
@@ -142,7 +145,7 @@ class TrialRunner:
             self._compute_short(stage, began)
             return self._replay(stage, self.entries[stage])
         work = self._work or self._begin(stage)
-        if work.fraction < 1.0:
+        if work.fraction < 1.0 and self._emitted == len(work.curve):  # points of a checkpoint come before more work
             work.step()
         self._spent += time.perf_counter() - began
         if work.fraction >= 1.0:
@@ -157,32 +160,35 @@ class TrialRunner:
         """Return the position in the trial and the unfinished stage's state (tensors and plain values)."""
         return {
             "config": self.config.model_dump_json(),
+            "keys": dict(self.keys),
+            "finished": list(self.entries),
             "plan": list(self._plan),
             "emitted": self._emitted,
             "work": self._work.state() if self._work is not None else None,
             "seconds": self._spent,
             "cache_hits": list(self.cache_hits),
+            "metrics": dict(self.metrics),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned for the same config.
+        """Go on from what `state` returned for the same config, data and environment.
 
         Raises:
-            ValueError: if the state belongs to another config.
+            ValueError: if the state belongs to other ones, or the store has lost a stage that it builds on.
         """
         if state["config"] != self.config.model_dump_json():
             raise ValueError("the checkpoint belongs to a trial with another config")
-        self._plan = list(state["plan"])
+        if state["keys"] != self.keys:
+            raise ValueError("the checkpoint belongs to other data, another device or another thread count")
+        self._plan, self.done = list(state["plan"]), not state["plan"]
         self._emitted = state["emitted"]
         self.cache_hits = list(state["cache_hits"])
-        for stage in self.keys:
-            if stage not in self._plan:
-                entry = self.store.get(stage, self.keys[stage])
-                if entry is None:  # pruned since: compute it again, without reporting its points twice
-                    raise ValueError(
-                        f"stage {stage} is no longer in the store {self.store.root}: start the trial again"
-                    )
-                self._take(stage, entry)
+        self.metrics = dict(state["metrics"])
+        for stage in state["finished"]:
+            entry = self.store.get(stage, self.keys[stage])
+            if entry is None:
+                raise ValueError(f"stage {stage} is no longer in the store {self.store.root}: start the trial again")
+            self._take(stage, entry)
         if state["work"] is not None:
             self._work = self._make_work(self._plan[0])
             self._work.restore(state["work"])
@@ -315,7 +321,7 @@ class TrialRunner:
         return Advance(stage, progress, point, cached)
 
     def _final(self, stage: str, entry: Entry) -> Advance:
-        self.metrics = dict(entry.meta["values"]["metrics"])
+        self.metrics = dict(entry.meta["values"]["metrics"]) if stage == "evaluate" else {}  # distilled without probes
         self.done = True
         point = {"progress": 1.0, "stage": stage, "complete": True, **self.metrics}
         return Advance(stage, 1.0, point, cached=stage in self.cache_hits)
@@ -368,5 +374,5 @@ def _draw_diagram(values: dict[str, Any], config: TrialConfig, path: Path) -> No
         for name, bins in values["reliability"].items()
     }
     order = [name for name in ("raw", "ts_train", "ts_holdout", "mts", "ts_val") if name in rows]
-    title = f"{config.data.name}, {config.distill.backbone}, {config.distill.ipc} images per class, test images"
+    title = f"{config.data.name}, {config.distill.backbone}, {config.distill.ipc} images per class; test images, network 1 of {config.train.networks}"
     save_figure(plot_reliability({name: rows[name] for name in order}, title), path)

@@ -8,14 +8,13 @@ from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddcal.calibration import score
 from ddcal.config import TrainConfig, TrialConfig
 from ddcal.config.trial import DATASETS_WITHOUT_FLIP, held_out_per_class
 from ddcal.data import Dataset
 from ddcal.distill import SyntheticSet, make_distiller, synthetic_set
-from ddcal.networks import predict_logits
 from ddcal.training import DDNNTraining, split_holdout
 
 TRAIN_POINTS = 4
@@ -109,8 +108,7 @@ class DistillWork:
         while training.epoch < training.epochs:
             training.step()
         images = val.images[: probe.images].to(self.device)
-        logits = predict_logits(training.networks[0], images)
-        return score(logits.cpu(), val.labels[: probe.images])
+        return score(training.predict(0, images).cpu(), val.labels[: probe.images])
 
 
 class TrainWork:
@@ -170,20 +168,20 @@ class TrainWork:
             ("val", self.dataset.val.images, self.dataset.val.labels),
             ("test", self.dataset.test.images, self.dataset.test.labels),
         ):
-            logits = [self._logits(network, images) for network in networks]
+            logits = [self._logits(index, images) for index in range(len(networks))]
             tensors[f"{name}_logits"], tensors[f"{name}_labels"] = torch.stack(logits), labels.cpu().clone()
         save_file(tensors, folder / LOGITS)
 
-    def _logits(self, network: nn.Module, images: Tensor) -> Tensor:
+    def _logits(self, index: int, images: Tensor) -> Tensor:
         if len(images) == 0:
             return torch.zeros(0, self.dataset.num_classes)
-        return predict_logits(network, images.to(self.device)).cpu().contiguous()
+        return self.training.predict(index, images.to(self.device)).cpu().contiguous()
 
     def _score(self) -> dict[str, float]:
         val = self.dataset.val
         if len(val) == 0:
             return {}
-        scores = [score(self._logits(network, val.images), val.labels) for network in self.training.networks]
+        scores = [score(self._logits(i, val.images), val.labels) for i in range(len(self.training.networks))]
         return {name: math.fsum(s[name] for s in scores) / len(scores) for name in scores[0]}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ddcal.config import StudyConfig, trial_from
+from ddcal.config import StudyConfig, resolve, trial_from
 from ddcal.pipeline import Environment
 from ddcal.study.ledger import Ledger, Outcome
 from ddcal.study.provenance import git_commit, package_versions
@@ -84,7 +84,9 @@ class StudyDriver:
         number, values = self.search.ask()
         trial_key = f"{self.study.name}-{number:04d}"
         self.search.annotate(number, trial_key=trial_key)
-        config = trial_from(self.study.base, values).model_dump(mode="json")
+        config = resolve(trial_from(self.study.base, values)).model_dump(mode="json")
+        if config["data"]["root"] is not None:  # trials run in folders of their own
+            config["data"]["root"] = str(Path(config["data"]["root"]).expanduser().absolute())
         log = str(self.directory / "logs" / f"{trial_key}.log")
         self.handed_out += 1
         self._running[number] = {"trial_key": trial_key, "values": values, "config": config}

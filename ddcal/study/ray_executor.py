@@ -143,6 +143,8 @@ def run_on_ray(driver: StudyDriver, ray: Any) -> None:
         ),
     )
     tuner.fit()
+    if driver.running or not driver.exhausted:  # Tune answers Ctrl-C by itself, and returns
+        raise KeyboardInterrupt
 
 
 def _folder_name(trial: Any) -> str:

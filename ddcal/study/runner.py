@@ -69,6 +69,8 @@ def run_study(
             on_start(f"debug mode: one trial at a time in this process on {environment.device_kind}{note}")
         return _guarded(driver, lambda: run_in_process(driver, catch=catch, on_trial=on_trial, on_advance=on_advance))
 
+    if on_start is not None:
+        on_start("starting" if address is None else f"connecting to Ray at {address}")
     with ray_runtime(address) as ray:
         check_resources(study, ray.cluster_resources())
         root.mkdir(parents=True, exist_ok=True)

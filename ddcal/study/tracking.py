@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 STATUS = {"complete": "FINISHED", "infeasible": "FINISHED", "pruned": "KILLED", "killed": "KILLED"}
 """Outcome → run status; everything else is FAILED."""
 
+EXPERIMENT_KIND = "custom_model_development"
+"""Makes MLflow's UI open the experiment as training runs."""
+
 BATCH = 100
 CLOSE_SECONDS = 60.0
 
@@ -201,7 +204,9 @@ class MLflowTracker(Tracker):
         if found is not None:
             self._experiment_id = found.experiment_id
         else:
-            self._experiment_id = self._client.create_experiment(self.experiment, artifact_location=self.artifacts)
+            self._experiment_id = self._client.create_experiment(
+                self.experiment, artifact_location=self.artifacts, tags={"mlflow.experimentKind": EXPERIMENT_KIND}
+            )
 
     def _tags(self) -> dict[str, str]:
         return {

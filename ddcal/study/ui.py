@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +12,13 @@ from ddcal.study.results import load_study
 from ddcal.study.tracking import tracking_uri
 
 
-def serve(directory: Path | str, port: int, say: Callable[[str], None]) -> int:
-    """Run ``mlflow server`` for a study's database until it is interrupted.
+def serve(directory: Path | str, port: int, say: Callable[[str], None]) -> None:
+    """Become an ``mlflow server`` for a study's database; this process is replaced, so signals reach the server.
 
     Args:
         directory: The study's folder.
         port: The port on 127.0.0.1.
         say: Prints a line.
-
-    Returns:
-        The server's exit code.
 
     Raises:
         BadInput: if the study was not tracked, or its tracking server is elsewhere.
@@ -33,24 +29,9 @@ def serve(directory: Path | str, port: int, say: Callable[[str], None]) -> int:
         raise BadInput(f"{directory}: this study was run with tracking.uri: none, so MLflow holds nothing of it")
     if uri.startswith("http"):
         raise BadInput(f"{directory}: this study was tracked by a server: open {uri}")
-    say(f"MLflow with {uri} on http://127.0.0.1:{port} (Ctrl-C ends it)")
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        uri,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
-    process = subprocess.Popen(command, env=environment)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
-        return 0
+    experiment = results.study.tracking.experiment or results.study.name
+    say(f"http://127.0.0.1:{port}  experiment {experiment}  (MLflow on {uri}; Ctrl-C ends it)")
+    sys.stdout.flush()
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    os.execve(sys.executable, [*command, "--port", str(port), "--workers", "1"], os.environ | settings)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ddcal.config import NetworkConfig, TrainConfig
 from ddcal.data.augment import augment, draw_augmentation
 from ddcal.errors import DivergedError
-from ddcal.networks import build_network
+from ddcal.networks import build_network, predict_logits
 from ddcal.seeding import generator
 from ddcal.training.losses import LOSSES
 
@@ -84,13 +84,21 @@ class DDNNTraining:
                 group["lr"] = rate
             loss = self._epoch(index, network, optimizer)
             if not torch.isfinite(loss):
-                raise DivergedError(
-                    f"{self.stage}: network {index + 1} diverged in epoch {self.epoch + 1} of {self.epochs} "
-                    f"(loss {float(loss):g}): lower train.lr ({self.config.lr:g})"
-                )
+                raise self._diverged(index, f"in epoch {self.epoch + 1} of {self.epochs} (loss {float(loss):g})")
             total += float(loss)
         self.epoch += 1
         return total / len(self.networks)
+
+    def predict(self, index: int, images: Tensor) -> Tensor:
+        """Return the logits (N, K) of network ``index`` for float32 images (N, C, S, S), on their device.
+
+        Raises:
+            DivergedError: if a logit is not finite: the losses do not show what the last update has done.
+        """
+        logits = predict_logits(self.networks[index], images)
+        if not bool(torch.isfinite(logits).all()):
+            raise self._diverged(index, f"after epoch {self.epoch} of {self.epochs} (its logits are not finite)")
+        return logits
 
     def state(self) -> dict[str, Any]:
         """Return networks, momentum and the epoch; `restore` goes on bit-exactly from it."""
@@ -112,8 +120,13 @@ class DDNNTraining:
             self.networks, self.optimizers, state["networks"], state["momentum"], strict=True
         ):
             network.load_state_dict(weights)
+            optimizer.state.clear()
             for parameter, buffer in zip(network.parameters(), momentum, strict=False):
                 optimizer.state[parameter]["momentum_buffer"] = buffer.to(self.device).clone()
+
+    def _diverged(self, index: int, where: str) -> DivergedError:
+        hint = f": lower train.lr ({self.config.lr:g})" if self.stage == "train" else ""  # a probe's rate is fixed
+        return DivergedError(f"{self.stage}: network {index + 1} diverged {where}{hint}")
 
     def _epoch(self, index: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
         network.train()

@@ -1,0 +1,59 @@
+"""Fixed-seed runs on digits: the same bits in another process, and the numbers that ddcal 0.1.0 gave."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ddcal.config import DataConfig, DistillConfig
+from ddcal.data import load_dataset
+from ddcal.distill import distill
+
+SETTINGS = {
+    "ipc": 2,
+    "iterations": 3,
+    "matching": {"outer": 2, "inner": 2, "image_lr": 1.0},
+    "mask": {"ratio": 0.1},
+    "network": {"width": 8},
+}
+GOLDEN = {}
+"""Backbone → mean, standard deviation, and the element (2, 4) of the first and last image."""
+
+SCRIPT = """
+import hashlib, json, sys, torch
+torch.set_num_threads(1)
+from ddcal.config import DataConfig, DistillConfig
+from ddcal.data import load_dataset
+from ddcal.distill import distill
+dataset = load_dataset(DataConfig())
+for backbone in ("dsa", "real", "dc"):
+    config = DistillConfig.model_validate({"backbone": backbone, **json.loads(sys.argv[1])})
+    images = distill(dataset, config, 7).images
+    print(backbone, hashlib.sha256(images.numpy().tobytes()).hexdigest())
+"""
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset(DataConfig())
+
+
+@pytest.fixture(scope="module")
+def hashes_of_another_process():
+    command = [sys.executable, "-c", SCRIPT, json.dumps(SETTINGS)]
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    output = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=120).stdout
+    return dict(line.split() for line in output.splitlines())
+
+
+@pytest.mark.parametrize("backbone", ["real", "dc", "dsa"])
+def test_golden_run(backbone, digits, hashes_of_another_process):
+    images = distill(digits, DistillConfig.model_validate({"backbone": backbone, **SETTINGS}), 7).images
+    assert images.shape == (20, 1, 8, 8) and images.dtype == torch.float32
+    assert hashlib.sha256(images.numpy().tobytes()).hexdigest() == hashes_of_another_process[backbone]
+    found = [images.mean(), images.std(), images[0, 0, 2, 4], images[-1, 0, 2, 4]]
+    assert [float(value) for value in found] == pytest.approx(GOLDEN[backbone], abs=1e-3)
