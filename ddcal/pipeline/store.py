@@ -8,6 +8,7 @@ Publishing a key twice keeps the first. An entry whose files do not match its ma
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -162,7 +163,8 @@ class Store:
         except OSError as error:
             raise StoreError(f"the checkpoint {path} cannot be written: {error}") from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def load_partial(self, key: str) -> dict[str, Any] | None:
         """Return the state of an unfinished stage, or None; a damaged one is dropped with a warning."""

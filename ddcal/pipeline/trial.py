@@ -374,5 +374,8 @@ def _draw_diagram(values: dict[str, Any], config: TrialConfig, path: Path) -> No
         for name, bins in values["reliability"].items()
     }
     order = [name for name in ("raw", "ts_train", "ts_holdout", "mts", "ts_val") if name in rows]
-    title = f"{config.data.name}, {config.distill.backbone}, {config.distill.ipc} images per class; test images, network 1 of {config.train.networks}"
+    title = (
+        f"{config.data.name}, {config.distill.backbone}, {config.distill.ipc} images per class; "
+        f"test images, network 1 of {config.train.networks}"
+    )
     save_figure(plot_reliability({name: rows[name] for name in order}, title), path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 
 from ddcal.config import StudyConfig, resolve, trial_from
 from ddcal.pipeline import Environment
+from ddcal.pipeline.trial import CHECKPOINT_SECONDS
 from ddcal.study.ledger import Ledger, Outcome
 from ddcal.study.provenance import git_commit, package_versions
 from ddcal.study.results import STUDY, StudyResults, Trial, load_study
@@ -102,6 +104,7 @@ class StudyDriver:
             threads=self.environment.threads,
             target=self.study.trial,
             bundle_cached=self.study.scheduler.name == "none",
+            checkpoint_seconds=CHECKPOINT_SECONDS,
         )
 
     def on_result(self, number: int, result: dict[str, Any]) -> None:
@@ -126,6 +129,8 @@ class StudyDriver:
 
     def close(self, interrupted: bool = False) -> StudyResults:
         """End the study: unfinished trials are killed, the tables written, MLflow closed."""
+        if interrupted:  # perhaps by this very callback
+            self._on_finished = None
         for number in list(self._running):
             self.on_stopped(number, "killed", "the study was stopped")
         self.ledger.append("study_finished", seconds=time.monotonic() - self._began, interrupted=interrupted)
@@ -139,6 +144,10 @@ class StudyDriver:
         trial = self._running.pop(number)
         record = {name: value for name, value in record.items() if name != "log"}
         metrics = record["metrics"]
+        needed = {*self.study.objectives, *(c.metric for c in self.study.parsed_constraints)}
+        unusable = sorted(name for name in needed if not math.isfinite(metrics.get(name, math.nan)))
+        if record["outcome"] == "complete" and unusable:
+            record["outcome"], record["error"] = "failed", f"no finite {', '.join(unusable)} to select on"
         violated = [c for c in self.study.parsed_constraints if c.violation(metrics.get(c.metric, float("nan"))) > 0]
         if record["outcome"] == "complete" and violated:
             record["outcome"] = "infeasible"

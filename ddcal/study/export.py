@@ -67,10 +67,10 @@ def export_trial(results: StudyResults, trial: Trial, target: Path | str) -> Pat
             "run the study again, finished stages are taken from the store"
         )
     found = {stage: entry for stage, entry in entries.items() if entry is not None}
-    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         _write(temporary, results, trial, found)
         if folder.exists():
             folder.rmdir()

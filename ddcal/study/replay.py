@@ -17,8 +17,12 @@ from ddcal.config.trial import flatten
 from ddcal.data import dataset_fingerprint
 from ddcal.pipeline import Advance, Environment, Store, TrialRunner
 from ddcal.pipeline.environment import default_device
-from ddcal.study.export import FORMAT_VERSION, LOCK, NOT_COMPARED, RUN, ExportError
+from ddcal.pipeline.store import file_sha256
+from ddcal.study.export import COPIED, FORMAT_VERSION, LOCK, NOT_COMPARED, RUN, ExportError
 from ddcal.study.provenance import NUMERIC_PACKAGES, package_versions
+
+REQUIRED = ("config", "target", "environment", "data_fingerprint", "versions", "tolerance", "metrics", "stages")
+"""What run.yaml must hold."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ def read_run(folder: Path | str) -> dict[str, Any]:
     """Return an export's run.yaml after checking that it is whole and unedited.
 
     Raises:
-        ExportError: naming each missing file and each key whose value differs from run.lock.json.
+        ExportError: naming each missing or changed file and each key whose value differs from run.lock.json.
     """
     folder = Path(folder)
     contents: dict[str, Any] = {}
@@ -72,6 +76,11 @@ def read_run(folder: Path | str) -> dict[str, Any]:
             f"{folder / RUN}: format_version is {contents[RUN].get('format_version')}, "
             f"this ddcal reads {FORMAT_VERSION}"
         )
+    problems = [f"{folder / RUN}: {key} is missing" for key in REQUIRED if key not in contents[RUN]]
+    if not problems:
+        problems = _changed_files(folder, contents[RUN]["stages"])
+    if problems:
+        raise ExportError("\n".join([*problems, "take the export as it was written, or export the trial again"]))
     return contents[RUN]
 
 
@@ -152,6 +161,21 @@ def replay(
                 for name in sorted(recorded["files"].keys() | files.keys())
             ]
     return comparisons
+
+
+def _changed_files(folder: Path, stages: dict[str, Any]) -> list[str]:
+    """Return what is wrong with the artefacts that lie in the export, which a reader may use without a replay."""
+    problems = []
+    for stage, record in stages.items():
+        for name, place in COPIED.get(stage, {}).items():
+            path, digest = folder / place / name, record["files"].get(name)
+            if digest is None:
+                continue
+            if not path.is_file():
+                problems.append(f"{path} is missing")
+            elif file_sha256(path) != digest:
+                problems.append(f"{path} was changed: its sha256 is not stages.{stage}.files.{name} of {RUN}")
+    return problems
 
 
 def _shown(values: dict[str, Any], key: str) -> str:

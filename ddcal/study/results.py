@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -164,7 +165,7 @@ def pareto_front(study: StudyConfig, trials: list[Trial]) -> list[Trial]:
     """Return the complete (so feasible) trials that no other dominates in the objectives, by number."""
     signs = {name: 1.0 if way == "min" else -1.0 for name, way in study.objectives.items()}
     points = [
-        (trial, [sign * _metric(trial, name) for name, sign in signs.items()])
+        (trial, [_metric(trial, name, sign) for name, sign in signs.items()])
         for trial in trials
         if trial.outcome == "complete"
     ]
@@ -195,9 +196,10 @@ def trial_rows(study: StudyConfig, trials: list[Trial]) -> list[dict[str, Any]]:
     return rows
 
 
-def _metric(trial: Trial, name: str) -> float:
+def _metric(trial: Trial, name: str, sign: float = 1.0) -> float:
+    """Return ``sign`` times the metric, so that lower is better; a missing one is the worst there is."""
     value = (trial.metrics or {}).get(name)
-    return float("inf") if value is None else float(value)
+    return math.inf if value is None else sign * value
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,12 @@ def run_study(
         ddcal.data.DataError: if the data is missing.
     """
     root = Path(output if output is not None else study.storage.output)
-    if in_ray_job() and not root.is_absolute():
-        raise ResourceError(
-            f"storage.output: {root} is relative, and the working folder of a Ray job is thrown away: "
-            "give an absolute path on a shared file system, with --output"
-        )
+    places = {"storage.output": root} | ({"storage.store": Path(study.storage.store)} if study.storage.store else {})
+    for key, place in places.items():
+        _check_place(key, place)
     root = root.absolute()
     directory = root / study.name
-    if directory.exists() and any(directory.iterdir()):
+    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
         raise ResourceError(
             f"{directory} exists: take another name or --output, or move that folder away "
             "(finished stages stay in the store either way)"
@@ -104,6 +103,22 @@ def _guarded(driver: StudyDriver, run: Callable[[], None]) -> StudyResults:
         driver.close(interrupted=True)
         raise
     return driver.close()
+
+
+def _check_place(key: str, place: Path) -> None:
+    """Raise ResourceError if results could not be kept in the folder ``place``, which need not exist yet."""
+    if in_ray_job() and not place.is_absolute():
+        option = "--output" if key == "storage.output" else f"--set {key}=..."
+        raise ResourceError(
+            f"{key}: {place} is relative, and the working folder of a Ray job is thrown away: "
+            f"give an absolute path on a shared file system ({option})"
+        )
+    place = place.absolute()
+    existing = next(path for path in (place, *place.parents) if path.exists())
+    if not existing.is_dir():
+        raise ResourceError(f"{key}: {place} cannot be a folder: {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ResourceError(f"{key}: {place} cannot be written: no permission to write in {existing}")
 
 
 def _check_data(study: StudyConfig) -> None:

@@ -55,7 +55,9 @@ class StudySearch:
 
     def ask(self) -> tuple[int, dict[str, Any]]:
         """Return (trial number, dotted name → value) of the next trial; inactive conditional names are left out."""
-        self.optuna.sampler = self._sampler(len(self.optuna.get_trials(deepcopy=False)))
+        waiting = TrialState.WAITING  # enqueued and not asked yet: they have no number of their own turn
+        number = sum(trial.state is not waiting for trial in self.optuna.get_trials(deepcopy=False))
+        self.optuna.sampler = self._sampler(number)
         trial = self.optuna.ask()
         values: dict[str, Any] = {}
         for name in search_order(self.config.space):

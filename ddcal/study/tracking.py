@@ -27,6 +27,12 @@ STATUS = {"complete": "FINISHED", "infeasible": "FINISHED", "pruned": "KILLED", 
 EXPERIMENT_KIND = "custom_model_development"
 """Makes MLflow's UI open the experiment as training runs."""
 
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # within about 10 s; MLflow's own 7 take minutes
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
+
 BATCH = 100
 CLOSE_SECONDS = 60.0
 
@@ -64,6 +70,7 @@ class MLflowTracker(Tracker):
         self.uri, self.experiment, self.artifacts = uri, experiment, artifacts
         self.parent: str | None = None
         self.failures = 0
+        self.lost = False
         self._client: Any = None
         self._experiment_id = ""
         self._study = ""
@@ -139,9 +146,15 @@ class MLflowTracker(Tracker):
         """Log the outcome, stage keys, the dataset's digest and the diagram, and end the run."""
 
         def log() -> None:
+            run_id = self._runs[number]
+            try:
+                describe(run_id)
+            finally:
+                self._client.set_terminated(run_id, STATUS.get(record["outcome"], "FAILED"))
+
+        def describe(run_id: str) -> None:
             from mlflow.entities import Dataset, DatasetInput, InputTag, RunTag
 
-            run_id = self._runs[number]
             tags = {"ddcal.outcome": record["outcome"], "ddcal.cache_hits": " ".join(record["cache_hits"])}
             tags |= {f"ddcal.key.{stage}": key for stage, key in record["keys"].items()}
             if record["error"]:
@@ -154,7 +167,6 @@ class MLflowTracker(Tracker):
                 self._client.log_inputs(run_id, inputs)
             if diagram is not None and diagram.is_file():
                 self._client.log_artifact(run_id, str(diagram))
-            self._client.set_terminated(run_id, STATUS.get(record["outcome"], "FAILED"))
 
         self._put(log)
 
@@ -162,23 +174,29 @@ class MLflowTracker(Tracker):
         """Log the tables and the winner's metrics on the parent run, end it, and wait for the queue."""
 
         def log() -> None:
+            try:
+                describe()
+            finally:
+                self._client.set_terminated(self.parent, status)
+
+        def describe() -> None:
             from mlflow.entities import Metric
 
             for name in ("trials.csv", "pareto.csv", "summary.json"):
                 self._client.log_artifact(self.parent, str(results.directory / name))
             if results.best is not None:
                 stamp = int(time.time() * 1000)
-                metrics = [Metric(f"best/{n}", v, stamp, 0) for n, v in (results.best.metrics or {}).items()]
+                best = results.best.metrics or {}
+                metrics = [Metric(f"best/{name}", v, stamp, 0) for name, v in best.items() if v is not None]
                 self._client.log_batch(self.parent, metrics=metrics)
                 self._client.set_tag(self.parent, "ddcal.winner", results.best.trial_key)
-            self._client.set_terminated(self.parent, status)
 
         self._put(log)
         self._queue.put(None)
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
             logger.warning("MLflow at %s is too slow: some runs were not logged when the study ended", self.uri)
-        elif self.failures:
+        elif self.failures and not self.lost:
             logger.warning("%d MLflow calls to %s failed; the ledger has everything", self.failures, self.uri)
 
     def _put(self, log: Callable[[], None]) -> None:
@@ -186,15 +204,21 @@ class MLflowTracker(Tracker):
 
     def _work(self) -> None:
         while (log := self._queue.get()) is not None:
+            if self.lost:
+                continue
             try:
                 log()
             except Exception as error:
                 self.failures += 1
-                if self.failures == 1:
-                    logger.warning("MLflow at %s: %s: %s; the study goes on", self.uri, type(error).__name__, error)
+                gone = self.uri.startswith("http") and "API request to" in str(error)  # said after its retries
+                self.lost = gone or self.parent is None
+                end = "the study goes on without tracking" if self.lost else "the study goes on"
+                if self.lost or self.failures == 1:
+                    logger.warning("MLflow at %s: %s: %s; %s", self.uri, type(error).__name__, error, end)
 
     def _connect(self) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         import mlflow
 
         for noisy in ("mlflow", "alembic"):

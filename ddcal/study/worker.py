@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ddcal.config import TrialConfig
 from ddcal.config.metrics import VAL_METRICS
 from ddcal.pipeline import Advance, DatasetCache, Environment, Store, TrialRunner
+from ddcal.pipeline.trial import CHECKPOINT_SECONDS
 from ddcal.study.ledger import Outcome
 
 logger = logging.getLogger("ddcal")
@@ -36,6 +37,7 @@ class Assignment:
         threads: torch's thread count.
         target: ``ddnn`` or ``distill``.
         bundle_cached: Report cached points together with the next computed one (no scheduler needs them one by one).
+        checkpoint_seconds: How often an unfinished stage is saved in the store.
     """
 
     trial: dict[str, Any]
@@ -47,6 +49,7 @@ class Assignment:
     threads: int = 1
     target: Literal["ddnn", "distill"] = "ddnn"
     bundle_cached: bool = False
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
 
     def to_config(self) -> dict[str, Any]:
         """Return the assignment as a Tune config."""
@@ -139,6 +142,7 @@ class Worker:
             Environment(device=assignment.device, threads=assignment.threads),
             target=assignment.target,
             datasets=self.datasets,
+            checkpoint_seconds=assignment.checkpoint_seconds,
         )
         if self._restored is not None:
             self.runner.restore(self._restored)

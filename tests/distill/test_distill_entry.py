@@ -21,9 +21,7 @@ def test_backbone_full_distills_nothing(dataset):
         distill(dataset, DistillConfig(backbone="full"), 0)
 
 
-@pytest.mark.parametrize(
-    ("backbone", "ipc", "loops"), [("dc", 1, (1, 1)), ("dsa", 5, (5, 23)), ("dsa", 7, (7, 34))]
-)
+@pytest.mark.parametrize(("backbone", "ipc", "loops"), [("dc", 1, (1, 1)), ("dsa", 5, (5, 23)), ("dsa", 7, (7, 34))])
 def test_what_is_left_out_takes_the_published_value(backbone, ipc, loops, dataset):
     """Linear between the rows (1, 1) at ipc 1 and (10, 50) at ipc 10: 1 + 4/9·49 = 22.8, 1 + 6/9·49 = 33.7."""
     distiller = make_distiller(dataset, DistillConfig(backbone=backbone, ipc=ipc), 0)

@@ -68,9 +68,7 @@ class Definition:
         if self.config.backbone == "dc":
             return lambda images: images
         flip = FLIP[self.dataset.name]
-        drawn = draw_augmentation(
-            count, self.dataset.image_size, self.streams[stream], siamese=siamese, flip=flip
-        )
+        drawn = draw_augmentation(count, self.dataset.image_size, self.streams[stream], siamese=siamese, flip=flip)
         return lambda images: augment(images, drawn)
 
     def weight_gradients(self, images, labels, create_graph=False):

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -21,7 +23,7 @@ def test_a_subset_is_ipc_different_training_images_of_each_class(ipc, dataset):
 
 def test_a_larger_subset_contains_the_smaller_one(dataset):
     subsets = [set(positions(dataset, random_subset(dataset, ipc, 4)[0])) for ipc in (1, 2, 5, 7)]
-    assert all(small < large for small, large in zip(subsets, subsets[1:], strict=False))
+    assert all(small < large for small, large in itertools.pairwise(subsets))
 
 
 def test_the_seed_decides_the_subset(dataset):

@@ -141,23 +141,23 @@ def test_an_epoch_takes_every_image_exactly_once(batch_size):
         assert training.step() == pytest.approx(expected, rel=1e-6)
 
 
-def test_batches_change_from_epoch_to_epoch_and_network_to_network():
-    """Of 2 images in batches of one, the last is the one that the weights have just moved towards."""
-    orders = set()
-    for seed in range(6):
-        training = make_training(images=3, batch_size=1, lr=0.5, momentum=0.0, seed=seed, epochs=2, networks=2)
-        for index in range(2):
-            network = build_network(
-                NetworkConfig(**NETWORK), 1, 8, 3, generator(seed, "train", "network", index)
-            )
-            assert torch.equal(
-                torch.cat([p.flatten() for p in network.parameters()]), weights_of(training, index)
-            )
-        for _ in range(2):
-            training.step()
-            losses = F.cross_entropy(training.networks[0](training.images), training.labels, reduction="none")
-            orders.add(int(losses.argmin()))
-    assert len(orders) > 1
+def test_every_network_starts_from_a_stream_of_its_own():
+    training = make_training(seed=6, networks=3)
+    for index in range(3):
+        expected = build_network(NetworkConfig(**NETWORK), 1, 8, 3, generator(6, "train", "network", index))
+        assert torch.equal(torch.cat([p.flatten() for p in expected.parameters()]), weights_of(training, index))
+
+
+@pytest.mark.parametrize(("batch_size", "same"), [(1, False), (256, True)])
+def test_batches_are_drawn_anew_every_epoch(batch_size, same):
+    """The same weights a second time, but as another epoch: other batches, unless one batch is everything."""
+    ends = []
+    for epoch in (0, 1):
+        training = make_training(batch_size=batch_size, networks=1, lr=0.1)
+        training.restore({**training.state(), "epoch": epoch})
+        training.step()
+        ends.append(weights_of(training))
+    assert torch.allclose(*ends, atol=1e-5) == same
 
 
 @pytest.mark.parametrize(("rate", "epochs"), [(1e12, 4), (1e30, 4)])

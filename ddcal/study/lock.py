@@ -1,0 +1,107 @@
+"""The lock on a study's folder: one driver at a time, and a dead driver's lock is recognised as such."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ddcal.errors import BadInput
+
+LOCK = "driver.lock"
+GONE, UNKNOWN = -1, 0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process on a machine since its last boot.
+
+    Attributes:
+        host: The machine's name.
+        boot: An identifier of the machine's present boot.
+        pid: The process id.
+        started: When the process started, in clock ticks since boot: tells a process id that was given out again.
+    """
+
+    host: str
+    boot: str
+    pid: int
+    started: int
+
+    @classmethod
+    def here(cls) -> Holder:
+        """Return this process."""
+        return cls(socket.gethostname(), _boot_id(), os.getpid(), _start_ticks(os.getpid()))
+
+    @property
+    def dead(self) -> bool:
+        """Whether it is proved that this process has ended; of another machine nothing can be proved."""
+        if self.host != socket.gethostname():
+            return False
+        return self.boot != _boot_id() or _start_ticks(self.pid) not in (self.started, UNKNOWN)
+
+
+class DriverLock:
+    """Held by the driver for as long as it works on a folder.
+
+    Attributes:
+        taken_over: Whether a dead driver's lock was there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Take the lock, also over a dead driver's.
+
+        Raises:
+            BadInput: if another driver holds it and is not proved dead, naming its process.
+        """
+        self.path = directory / LOCK
+        with (directory / f".{LOCK}.guard").open("w") as guard:  # of several drivers, one looks at a time
+            fcntl.flock(guard, fcntl.LOCK_EX)
+            self.taken_over = self._check(directory)
+            temporary = self.path.with_name(f".{LOCK}.new")
+            temporary.write_text(json.dumps(asdict(Holder.here())))
+            os.replace(temporary, self.path)
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self.path.unlink(missing_ok=True)
+
+    def _check(self, directory: Path) -> bool:
+        try:
+            holder = Holder(**json.loads(self.path.read_text()))
+        except FileNotFoundError:
+            return False
+        except (ValueError, TypeError) as error:
+            raise BadInput(f"{self.path} is not a lock of ddcal ({error}): remove it if no driver is running") from error
+        if not holder.dead:
+            raise BadInput(
+                f"{directory} is in use by process {holder.pid} on {holder.host}: wait for it or end it; "
+                f"if that machine is gone for good, remove {self.path}"
+            )
+        return True
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+def _start_ticks(pid: int) -> int:
+    """Return when a process started (field 22 of its stat), ``GONE`` if there is none, ``UNKNOWN`` without /proc."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        if Path("/proc/self/stat").exists():
+            return GONE
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return GONE
+    except PermissionError:
+        pass
+    return UNKNOWN

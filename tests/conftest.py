@@ -1,0 +1,82 @@
+"""One Ray for all tests that need one, and a study so small that a trial takes a fraction of a second."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ddcal.config import StudyConfig
+from ddcal.config.trial import flatten
+
+BASE = {
+    "network.width": 8,
+    "distill.backbone": "real",
+    "distill.ipc": 2,
+    "distill.probe.epochs": 1,
+    "train.epochs": 4,
+    "train.lr": 0.1,
+    "train.augment": "none",
+    "train.networks": 1,
+}
+
+
+def study_values(base=None, **sections):
+    """The tiny study as a dictionary; ``base`` replaces single names, ``sections`` whole sections."""
+    values = {
+        "name": "tiny",
+        "base": {**BASE, **flatten(base or {})},
+        "space": {"calibrate.mask.ratio": {"uniform": [0.0, 0.9]}},
+        "objectives": {"val/ece": "min", "val/accuracy": "max"},
+        "search": {"searcher": "random", "trials": 2},
+        "tracking": {"uri": "none"},
+    }
+    return {**values, **sections}
+
+
+@pytest.fixture(scope="session")
+def tiny_study():
+    """tiny_study(base=…, space=…, …) -> StudyConfig."""
+    return lambda base=None, **sections: StudyConfig.model_validate(study_values(base, **sections))
+
+
+@pytest.fixture
+def write_study(tmp_path):
+    """write_study(base=…, space=…, …) -> the path of a study file."""
+
+    def write(base=None, **sections):
+        path = tmp_path / "tiny.yaml"
+        path.write_text(yaml.safe_dump(study_values(base, **sections)))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    """A Ray of 2 CPUs with token authentication and without dashboard, its token in a temporary HOME."""
+    from ddcal.study.ray_executor import ENVIRONMENT
+
+    home = Path(tempfile.mkdtemp(prefix="ddcal-"))  # short: Ray's socket paths are limited to 107 characters
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        import ray
+
+        ray.init(
+            num_cpus=2,
+            num_gpus=0,
+            include_dashboard=False,
+            object_store_memory=256 * 2**20,
+            namespace="ddcal",
+            log_to_driver=False,
+            _temp_dir=str(home / "ray"),
+        )
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+        yield ray
+        ray.shutdown()
+    shutil.rmtree(home, ignore_errors=True)

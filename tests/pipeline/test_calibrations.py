@@ -1,0 +1,161 @@
+"""What each calibration sees and says, through whole trials that share one distilled set and its networks."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ddcal.calibration import expected_calibration_error, fit_temperature
+from ddcal.data import load_dataset
+from ddcal.distill import SyntheticSet
+from ddcal.networks import predict_logits
+from ddcal.pipeline import Store, TrialRunner, run_trial
+from ddcal.pipeline.finish import load_networks
+
+BASE = {"distill__backbone": "real", "distill__ipc": 4, "train__epochs": 40, "train__lr": 0.1}
+FULL = {"distill__backbone": "full", "train__epochs": 3, "train__batch_size": 16, "train__augment": "none"}
+METHODS = {
+    "none": {},
+    "ts_train": {},
+    "ts_holdout": {"train__holdout": 0.25},
+    "ts_val": {},
+    "mts": {},
+}
+
+
+@pytest.fixture(scope="module")
+def finish(tmp_path_factory, make_trial, environment, datasets):
+    """Run a trial to its end on one shared store, once for every config."""
+    store, known = Store(tmp_path_factory.mktemp("calibrations")), {}
+
+    def run(method, **changes):
+        key = json.dumps([method, changes], sort_keys=True)
+        if key not in known:
+            config = make_trial(calibrate__method=method, **{**BASE, **METHODS[method], **changes})
+            runner = TrialRunner(config, store, environment, datasets=datasets)
+            while not runner.done:
+                runner.advance()
+            known[key] = runner
+        return known[key]
+
+    return run
+
+
+def logits_of(runner):
+    return load_file(runner.entries["train"].folder / "logits.safetensors")
+
+
+def temperatures_of(runner):
+    fits = json.loads((runner.entries["calibrate"].folder / "calibration.json").read_text())["fits"]
+    return [fit["temperature"] for fit in fits]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_calibration_leaves_the_accuracy_alone(method, finish):
+    metrics = finish(method).metrics
+    for split in ("val", "test"):
+        assert metrics[f"{split}/accuracy"] == metrics[f"{split}/raw/accuracy"]
+        assert metrics[f"{split}/accuracy"] > 0.3
+        assert 0.0 < metrics[f"{split}/ece_noise_floor"] < 0.2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_metrics_are_means_over_the_networks_of_the_stored_logits(method, finish):
+    runner = finish(method)
+    logits, temperatures = logits_of(runner), temperatures_of(runner)
+    eces = [
+        expected_calibration_error(logits["test_logits"][i] / temperatures[i], logits["test_labels"]) for i in range(2)
+    ]
+    assert runner.metrics["test/ece"] == pytest.approx(sum(eces) / 2, abs=1e-5)
+    assert runner.metrics["test/ece_std"] == pytest.approx(abs(eces[0] - eces[1]) / math.sqrt(2), abs=1e-5)
+    assert runner.metrics["temperature"] == pytest.approx(sum(temperatures) / 2)
+
+
+@pytest.mark.parametrize(
+    ("method", "split", "bounds"),
+    [("ts_train", "train", (1.0, 20.0)), ("ts_holdout", "held", (0.05, 20.0)), ("ts_val", "val", (0.05, 20.0))],
+)
+def test_a_fit_sees_the_logits_of_its_own_images(method, split, bounds, finish):
+    runner = finish(method)
+    logits = logits_of(runner)
+    expected = [
+        fit_temperature(logits[f"{split}_logits"][i], logits[f"{split}_labels"], bounds).temperature for i in range(2)
+    ]
+    assert temperatures_of(runner) == expected
+
+
+def test_none_is_raw(finish):
+    metrics = finish("none").metrics
+    assert metrics["temperature"] == 1.0
+    assert all(metrics[f"test/{name}"] == metrics[f"test/raw/{name}"] for name in ("ece", "nll", "brier"))
+
+
+def test_masking_nothing_is_temperature_scaling_on_the_training_images_to_the_bit(finish):
+    for bounds in ({}, {"calibrate__t_min": 0.05}):
+        plain, masked = finish("ts_train", **bounds), finish("mts", calibrate__mask__ratio=0.0, **bounds)
+        assert temperatures_of(masked) == temperatures_of(plain)
+        assert masked.metrics["test/nll"] == plain.metrics["test/nll"]
+
+
+def test_every_evaluation_shows_the_same_references(finish):
+    runs = [finish(method).metrics for method in ("none", "ts_train", "ts_val", "mts")]
+    own = {"ts_train": finish("ts_train").metrics, "ts_val": finish("ts_val").metrics}
+    for metrics in runs:
+        for reference, theirs in own.items():
+            assert metrics[f"test/{reference}/nll"] == theirs["test/nll"]
+        assert metrics["test/raw/nll"] == runs[0]["test/nll"]
+    assert own["ts_val"]["val/nll"] <= min(metrics["val/nll"] for metrics in runs)
+
+
+def test_trials_that_differ_in_calibration_share_the_rest(finish):
+    runners = [finish(method) for method in ("none", "ts_train", "ts_val", "mts")]
+    assert len({runner.keys["train"] for runner in runners}) == 1
+    assert sum("train" not in runner.cache_hits for runner in runners) <= 1
+    assert finish("ts_holdout").keys["distill"] == runners[0].keys["distill"]
+    assert finish("ts_holdout").keys["train"] != runners[0].keys["train"]
+
+
+def test_holdout_takes_a_quarter_of_every_class_out_of_training(finish):
+    logits = logits_of(finish("ts_holdout"))
+    assert torch.bincount(logits["train_labels"]).tolist() == [3] * 10
+    assert torch.bincount(logits["held_labels"]).tolist() == [1] * 10
+    assert logits_of(finish("none"))["held_logits"].shape == (2, 0, 10)
+
+
+def test_stored_networks_give_the_stored_logits(finish, datasets):
+    runner = finish("none")
+    dataset, logits = datasets.get(runner.config.data), logits_of(runner)
+    synthetic = SyntheticSet.load(runner.entries["distill"].folder)
+    networks = load_networks(load_file(runner.entries["train"].folder / "networks.safetensors"), runner.config, dataset)
+    for index, network in enumerate(networks):
+        assert torch.equal(predict_logits(network, dataset.test.images), logits["test_logits"][index])
+        assert torch.equal(predict_logits(network, synthetic.images), logits["train_logits"][index])
+
+
+@pytest.mark.parametrize("method", ["none", "ts_val", "mts"])
+def test_backbone_full_trains_on_the_real_data(method, finish):
+    runner = finish(method, **FULL)
+    assert list(runner.keys) == ["train", "calibrate", "evaluate"]
+    dataset = load_dataset(runner.config.data)
+    assert len(logits_of(runner)["train_labels"]) == len(dataset.train)
+    assert runner.metrics["test/accuracy"] > 0.6
+
+
+def test_mts_of_backbone_full_masks_val(finish):
+    """There masking nothing is temperature scaling on val."""
+    masked = finish("mts", calibrate__mask__ratio=0.0, calibrate__t_min=0.05, **FULL)
+    assert temperatures_of(masked) == temperatures_of(finish("ts_val", **FULL))
+
+
+def test_without_val_there_are_no_val_metrics(tmp_path, make_trial, environment):
+    config = make_trial(**BASE, data__validation_fraction=0.0)
+    points = []
+    metrics = run_trial(config, tmp_path, environment=environment, on_advance=lambda a: points.append(a.point))
+    assert config.calibrate.method == "mts"
+    assert {"test/ece", "test/raw/ece", "test/ts_train/ece", "temperature", "masked_accuracy"} <= metrics.keys()
+    assert not [name for name in metrics if name.startswith("val/") or "ts_val" in name]
+    points = [point for point in points if point is not None]
+    assert [point["progress"] for point in points] == [0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    assert not [name for point in points for name in point if name.startswith("val/")]

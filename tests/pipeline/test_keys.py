@@ -1,0 +1,109 @@
+from dataclasses import replace
+
+import pytest
+
+from ddcal.config import resolve
+from ddcal.pipeline import Environment, stage_keys
+
+ALL = ["distill", "train", "calibrate", "evaluate"]
+HERE = Environment("cpu", 1)
+PRINT = "0" * 64
+
+
+def keys_of(config, fingerprint=PRINT, environment=HERE):
+    return stage_keys(config, fingerprint, environment)
+
+
+@pytest.mark.parametrize(
+    ("base", "change", "changed"),
+    [
+        ({}, {"seed": 1}, ALL),
+        ({}, {"data__validation_fraction": 0.5}, ALL),
+        ({}, {"data__zca": True}, ALL),
+        ({}, {"network__width": 5}, ALL),
+        ({}, {"distill__backbone": "dsa"}, ALL),
+        ({}, {"distill__ipc": 3}, ALL),
+        ({}, {"distill__iterations": 5}, ALL),
+        ({}, {"distill__mask__ratio": 0.2}, ALL),
+        ({}, {"distill__mask__unit": "pixel"}, ALL),
+        ({}, {"distill__mask__where": "inner"}, ALL),
+        ({}, {"distill__mask__resample": "fixed"}, ALL),
+        ({}, {"distill__matching__image_lr": 0.2}, ALL),
+        ({}, {"distill__probe__points": 3}, ALL),  # its curve is stored with the set
+        ({}, {"distill__network": {"depth": 1}}, ALL),
+        ({}, {"train__epochs": 4}, ALL[1:]),
+        ({}, {"train__networks": 3}, ALL[1:]),
+        ({}, {"train__lr": 0.02}, ALL[1:]),
+        ({}, {"train__augment": "dsa"}, ALL[1:]),
+        ({}, {"train__holdout": 0.5}, ALL[1:]),
+        ({}, {"train__network": {"norm": "batch"}}, ALL[1:]),
+        ({}, {"calibrate__method": "none"}, ALL[2:]),
+        ({}, {"calibrate__method": "ts_train"}, ALL[2:]),
+        ({}, {"calibrate__mask__ratio": 0.5}, ALL[2:]),
+        ({}, {"calibrate__mask__unit": "patch"}, ALL[2:]),
+        ({}, {"calibrate__draws": 3}, ALL[2:]),
+        ({}, {"calibrate__t_max": 10.0}, ALL[2:]),
+        ({}, {"calibrate__solver": "paper_lbfgs"}, ALL[2:]),
+        ({}, {"evaluate__bins": 10}, ALL[3:]),
+        # what has no effect changes nothing
+        ({}, {"data__root": "elsewhere"}, []),
+        ({"distill__mask__ratio": 0.0}, {"distill__mask__unit": "pixel"}, []),
+        ({"distill__mask__ratio": 0.0}, {"distill__mask__where": "inner"}, []),
+        ({"distill__mask__ratio": 0.0}, {"distill__mask__resample": "fixed"}, []),
+        ({"distill__backbone": "real"}, {"distill__mask__ratio": 0.5}, []),
+        ({"distill__backbone": "real"}, {"distill__iterations": 99}, []),
+        ({"distill__backbone": "real"}, {"distill__matching__image_lr": 9.0}, []),
+        ({"distill__backbone": "full"}, {"distill__ipc": 5}, []),
+        ({"calibrate__method": "ts_train"}, {"calibrate__mask__ratio": 0.5}, []),
+        ({"calibrate__method": "ts_val"}, {"calibrate__mask__unit": "patch"}, []),
+        ({"calibrate__method": "ts_val"}, {"calibrate__draws": 7}, []),
+        ({"calibrate__method": "none"}, {"calibrate__t_max": 9.0}, []),
+        ({"calibrate__mask__ratio": 0.0}, {"calibrate__mask__unit": "patch"}, []),
+        ({"calibrate__mask__ratio": 0.0}, {"calibrate__draws": 7}, []),
+        # the preset written out is the preset
+        ({}, {"distill__matching__init": "noise"}, []),
+        ({}, {"train__augment": "none"}, []),
+        ({}, {"calibrate__t_min": 1.0}, []),
+        ({}, {"data__validation_fraction": 0.3}, []),
+        ({}, {"distill__network": {"width": 4}}, []),
+        ({"train__epochs": None}, {"train__epochs": 300}, []),
+        ({"distill__backbone": "dsa", "train__epochs": None}, {"train__epochs": 1000}, []),
+        ({"distill__iterations": None}, {"distill__iterations": 1000}, []),
+        ({"distill__ipc": 10, "distill__matching": {}}, {"distill__matching": {"outer": 10, "inner": 50}}, []),
+    ],
+    ids=str,
+)
+def test_a_change_reaches_exactly_the_stages_it_can_influence(base, change, changed, make_trial):
+    before, after = keys_of(make_trial(**base)), keys_of(make_trial(**{**base, **change}))
+    assert [stage for stage in after if before[stage] != after[stage]] == changed
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"fingerprint": "1" * 64},
+        {"environment": Environment("cpu", 2)},
+        {"environment": replace(HERE, precision="float64")},
+    ],
+)
+def test_data_and_environment_change_everything(other, make_trial):
+    before, after = keys_of(make_trial()), keys_of(make_trial(), **other)
+    assert not set(before.values()) & set(after.values())
+
+
+def test_the_device_is_part_of_the_identity():
+    assert HERE.identity() == {"device": "cpu", "precision": "float32", "threads": 1}
+
+
+@pytest.mark.parametrize("backbone", ["real", "full", "dc", "dsa"])
+def test_resolved_or_not_gives_the_same_keys(backbone, make_trial):
+    for config in (make_trial(distill__backbone=backbone), make_trial(distill={"backbone": backbone}, train={})):
+        assert keys_of(config) == keys_of(resolve(config)) == keys_of(resolve(resolve(config)))
+
+
+def test_keys_are_different_sha256_and_full_has_no_distill_stage(make_trial):
+    keys = keys_of(make_trial())
+    assert list(keys) == ALL
+    assert len(set(keys.values())) == 4
+    assert all(len(key) == 64 and int(key, 16) >= 0 for key in keys.values())
+    assert list(keys_of(make_trial(distill__backbone="full"))) == ALL[1:]

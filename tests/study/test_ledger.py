@@ -1,0 +1,58 @@
+import json
+import math
+
+import pytest
+
+from ddcal.study.ledger import LEDGER, Ledger, read_ledger
+
+
+@pytest.fixture
+def written(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.append("study_started", name="a")
+    ledger.append("trial_started", number=0, values={"x": 1.5})
+    ledger.close()
+    return tmp_path
+
+
+def test_events_come_back_in_order(written):
+    assert list(read_ledger(written)) == [
+        {"event": "study_started", "name": "a"},
+        {"event": "trial_started", "number": 0, "values": {"x": 1.5}},
+    ]
+
+
+@pytest.mark.parametrize("kept", range(0, 40, 3))
+def test_a_half_written_last_line_is_cut_off(written, kept):
+    path = written / LEDGER
+    whole = path.read_bytes()
+    torn = whole + b'{"event": "trial_finished", "number": 0, "x": 1}'[: kept + 1]
+    path.write_bytes(torn)
+    assert [event["event"] for event in read_ledger(written)] == ["study_started", "trial_started"]
+    ledger = Ledger(written)
+    ledger.append("next", number=1)
+    ledger.close()
+    assert path.read_bytes() == whole + b'{"event": "next", "number": 1}\n'
+
+
+def test_a_ledger_that_is_one_torn_line_begins_again(tmp_path):
+    (tmp_path / LEDGER).write_bytes(b'{"event": "stu')
+    assert list(read_ledger(tmp_path)) == []
+    ledger = Ledger(tmp_path)
+    ledger.append("study_started")
+    ledger.close()
+    assert (tmp_path / LEDGER).read_bytes() == b'{"event": "study_started"}\n'
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_json_does_not_know_become_null(tmp_path, value):
+    ledger = Ledger(tmp_path)
+    ledger.append("e", metrics={"a": value, "b": [1.0, (value,)]}, c=value)
+    ledger.close()
+    line = (tmp_path / LEDGER).read_text()
+    assert json.loads(line) == {"event": "e", "metrics": {"a": None, "b": [1.0, [None]]}, "c": None}
+
+
+def test_a_folder_without_a_ledger_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="ledger"):
+        list(read_ledger(tmp_path))

@@ -1,0 +1,157 @@
+"""The search with made-up values; ``quality`` stands for a trial, so that histories repeat."""
+
+import math
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from ddcal.study.search import STATES, StudySearch
+
+SPACE = {
+    "distill.mask.ratio": {"uniform": [0.0, 0.5], "when": {"distill.backbone": ["dc"]}},
+    "distill.backbone": {"choice": ["real", "dc"]},
+    "distill.ipc": {"int": [1, 5]},
+    "calibrate.t_min": {"loguniform": [0.1, 1.0]},
+}
+SEARCHERS = ("tpe", "random", "nsga2")
+
+
+def quality(values):
+    x, ipc = values.get("distill.mask.ratio", 0.7), values["distill.ipc"]
+    return {"val/ece": abs(x - 0.2) + values["calibrate.t_min"] / ipc, "val/accuracy": ipc / 5 - x / 3, "val/nll": x}
+
+
+@pytest.fixture
+def searching(tiny_study, tmp_path):
+    """searching(folder, searcher=…, seed=…, …) -> StudySearch."""
+
+    def open_search(folder="a", *, name="tiny", constraints=None, objectives=None, **search):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        settings = {"searcher": "random", "trials": 100, "startup": 4, **search}
+        sections = {"objectives": objectives} if objectives else {}
+        study = tiny_study(name=name, space=SPACE, constraints=constraints or {}, search=settings, **sections)
+        return StudySearch(study, tmp_path / folder)
+
+    return open_search
+
+
+def run(search, trials, reopen=None):
+    """Suggest and tell ``trials`` times; ``reopen`` gives a new search on the same journal before every ask."""
+    suggested = []
+    for _ in range(trials):
+        search = reopen() if reopen else search
+        number, values = search.ask()
+        suggested.append(values)
+        search.tell(number, "complete", quality(values))
+    return suggested
+
+
+def frozen(search, number=-1):
+    return search.optuna.get_trials()[number]
+
+
+def test_names_are_suggested_within_their_domains_and_inactive_ones_left_out(searching):
+    suggested = run(searching(), 20)
+    for values in suggested:
+        assert ("distill.mask.ratio" in values) == (values["distill.backbone"] == "dc")
+        assert values["distill.ipc"] in (1, 2, 3, 4, 5) and isinstance(values["distill.ipc"], int)
+        assert 0.1 <= values["calibrate.t_min"] <= 1.0
+        assert 0.0 <= values.get("distill.mask.ratio", 0.0) <= 0.5
+    assert {values["distill.backbone"] for values in suggested} == {"real", "dc"}
+
+
+@pytest.mark.parametrize(
+    ("objectives", "directions"),
+    [
+        ({"val/ece": "min"}, ["MINIMIZE"]),
+        ({"val/accuracy": "max"}, ["MAXIMIZE"]),
+        ({"val/ece": "min", "val/accuracy": "max"}, ["MINIMIZE", "MAXIMIZE"]),
+    ],
+)
+def test_objectives_keep_their_directions(searching, objectives, directions):
+    search = searching(objectives=objectives)
+    run(search, 1)
+    assert [direction.name for direction in search.optuna.directions] == directions
+    assert frozen(search).values == [quality(frozen(search).params)[name] for name in objectives]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "accuracy", "violation"),
+    [("complete", 0.75, -0.25), ("complete", 0.5, 0.0), ("infeasible", 0.25, 0.25)],
+)
+def test_optuna_is_told_how_far_a_constraint_is_violated(searching, outcome, accuracy, violation):
+    search = searching(constraints={"val/accuracy": ">= 0.5", "val/nll": "<= 2.0"})
+    number, _ = search.ask()
+    search.tell(number, outcome, {"val/ece": 0.1, "val/accuracy": accuracy, "val/nll": 1.0})
+    assert frozen(search).state is TrialState.COMPLETE
+    assert frozen(search).constraints == {"val/accuracy": violation, "val/nll": -1.0}
+    assert (frozen(search) in search.optuna.best_trials) == (violation <= 0)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"),
+    [
+        ("complete", "COMPLETE"),
+        ("infeasible", "COMPLETE"),
+        ("pruned", "PRUNED"),
+        ("failed", "FAIL"),
+        ("out_of_memory", "FAIL"),
+        ("killed", "FAIL"),
+    ],
+)
+def test_every_outcome_has_its_state(searching, outcome, state):
+    assert set(STATES) == {"complete", "infeasible", "pruned", "failed", "out_of_memory", "killed"}
+    search = searching()
+    number, values = search.ask()
+    search.tell(number, outcome, quality(values) if state == "COMPLETE" else {})
+    assert frozen(search).state.name == state
+
+
+@pytest.mark.parametrize("metrics", [{"val/ece": math.nan, "val/accuracy": 0.5}, {"val/ece": 0.1}, {}])
+def test_an_objective_that_is_no_number_leaves_nothing_running(searching, metrics):
+    search = searching()
+    number, _ = search.ask()
+    search.tell(number, "complete", metrics)
+    assert frozen(search).state is TrialState.FAIL
+
+
+def test_enqueued_configs_come_first(searching):
+    first = {"distill.backbone": "dc", "distill.ipc": 3, "distill.mask.ratio": 0.25, "calibrate.t_min": 0.5}
+    search = searching(enqueue=[first, {"distill.backbone": "real"}, {"distill.backbone": "real"}])
+    suggested = run(search, 5)
+    assert suggested[0] == first
+    assert [values["distill.backbone"] for values in suggested[1:3]] == ["real", "real"]
+    drawn = [values["calibrate.t_min"] for values in suggested]
+    assert len(set(drawn)) == 5, "what an enqueued config leaves open is drawn anew for every trial"
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS)
+def test_a_seed_gives_the_same_suggestions_and_another_seed_others(searching, searcher):
+    suggested = run(searching("a", searcher=searcher, seed=1), 12)
+    assert run(searching("b", searcher=searcher, seed=1), 12) == suggested
+    assert run(searching("c", searcher=searcher, seed=2), 12) != suggested
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS)
+@pytest.mark.parametrize("enqueue", [[], [{"distill.ipc": 2}, {"distill.backbone": "dc"}]])
+def test_a_journal_that_is_reopened_before_every_ask_changes_nothing(searching, searcher, enqueue):
+    settings = {"searcher": searcher, "enqueue": enqueue, "constraints": {"val/accuracy": ">= 0.3"}}
+    undisturbed = run(searching("a", **settings), 14)
+    assert run(None, 14, reopen=lambda: searching("b", **settings)) == undisturbed
+    assert len(searching("b", **settings).optuna.get_trials()) == 14
+
+
+def test_studies_of_different_names_share_nothing(searching):
+    first, second = searching(name="one"), searching(name="two")
+    run(first, 3)
+    assert len(second.optuna.get_trials()) == 0
+    storage = first.optuna._storage
+    assert {study.study_name for study in optuna.get_all_study_summaries(storage)} == {"one", "two"}
+
+
+def test_facts_are_kept_with_a_trial(searching):
+    search = searching()
+    number, _ = search.ask()
+    search.annotate(number, trial_key="tiny-0000")
+    assert frozen(search).user_attrs == {"trial_key": "tiny-0000"}

@@ -1,0 +1,134 @@
+"""The arrows between the rooms, and what must not be imported for what."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ddcal
+
+PACKAGE = Path(ddcal.__file__).parent
+FLOORS = {
+    "errors": 0,
+    "config": 1,
+    "seeding": 1,
+    "data": 2,
+    "networks": 2,
+    "masking": 2,
+    "distill": 3,
+    "training": 3,
+    "calibration": 3,
+    "pipeline": 4,
+    "study": 5,
+    "analysis": 6,
+    "cli": 7,
+}
+RAY_ROOM = "study"
+MLFLOW_FILES = {"study/tracking.py", "study/export.py", "study/ui.py", "study/provenance.py"}
+
+
+def imported(path, text=None):
+    """Every module that a file imports anywhere in it, relative imports made absolute: (dotted name, line)."""
+    package = ["ddcal", *path.relative_to(PACKAGE).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text() if text is None else text)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            base = ".".join([*base, node.module] if node.module else base)
+            # `from ddcal import x` names a room by its alias
+            yield from ((f"{base}.{alias.name}" if base == "ddcal" else base, node.lineno) for alias in node.names)
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def test_every_room_has_a_floor():
+    assert {room_of(path) for path in FILES} <= FLOORS.keys()
+    assert len(FILES) > 40
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_from_floors_below(path):
+    room, wrong = room_of(path), []
+    for name, line in imported(path):
+        parts = name.split(".")
+        if parts[0] != "ddcal" or parts == ["ddcal", "__version__"] or parts[1] == room:
+            continue
+        if FLOORS[parts[1]] >= FLOORS[room]:
+            wrong.append(f"line {line}: {room} (floor {FLOORS[room]}) imports {name} (floor {FLOORS[parts[1]]})")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_their_own_rooms_know_ray_and_mlflow(path):
+    tops = {name.partition(".")[0] for name, _ in imported(path)}
+    assert "ray" not in tops or room_of(path) == RAY_ROOM
+    assert "mlflow" not in tops or str(path.relative_to(PACKAGE)) in MLFLOW_FILES
+
+
+def test_the_walk_sees_imports_in_functions_and_relative_ones():
+    text = "from . import keys\nfrom ..study import x\nfrom ddcal import cli\ndef f():\n    import ray.tune\n"
+    names = [name for name, _ in imported(PACKAGE / "pipeline" / "imaginary.py", text)]
+    assert names == ["ddcal.pipeline", "ddcal.study", "ddcal.cli", "ray.tune"]
+
+
+def run_python(code, *arguments):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+HEAVY = "{'torch', 'ray', 'mlflow', 'pandas', 'sklearn', 'scipy', 'matplotlib', 'optuna', 'numpy'} & sys.modules.keys()"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import ddcal.config",
+        "import ddcal.seeding, ddcal.errors",
+        "from ddcal.cli import main; sys.argv = ['ddcal', '--help']; main()",
+        "from ddcal.cli import main; sys.argv = ['ddcal', 'run', '--help']; main()",
+    ],
+)
+def test_config_and_help_import_nothing_heavy(code):
+    result = run_python(f"import sys, atexit\natexit.register(lambda: print(sorted({HEAVY}), file=sys.stderr))\n{code}")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.strip() == "[]"
+
+
+WITHOUT_RAY = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("ray", "mlflow"):
+            raise ImportError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Blocked())
+from ddcal.config import TrialConfig
+from ddcal.pipeline import Environment, run_trial
+for name in ("ray", "mlflow"):
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    raise SystemExit(f"{name} is not blocked")
+trial = {"network": {"width": 4}, "distill": {"backbone": "dsa", "ipc": 1, "iterations": 2, "probe": {"epochs": 1}},
+         "train": {"epochs": 2, "networks": 1}}
+metrics = run_trial(TrialConfig.model_validate(trial), sys.argv[1], environment=Environment("cpu", 1))
+print(metrics["test/ece"], sorted({"ray", "mlflow"} & sys.modules.keys()))
+"""
+
+
+def test_a_trial_runs_without_ray_and_mlflow(tmp_path):
+    result = run_python(WITHOUT_RAY, tmp_path / "store")
+    assert result.returncode == 0, result.stderr
+    ece, modules = result.stdout.split(maxsplit=1)
+    assert 0.0 <= float(ece) <= 1.0
+    assert modules.strip() == "[]"
