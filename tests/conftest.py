@@ -11,6 +11,10 @@ import yaml
 from ddcal.config import StudyConfig
 from ddcal.config.trial import flatten
 
+HOME = Path(tempfile.mkdtemp(prefix="ddcal-"))  # short: Ray's socket paths are limited to 107 characters
+os.environ.setdefault("DDCAL_DATA", str(Path.home() / ".cache" / "ddcal" / "data"))
+os.environ["HOME"] = str(HOME)  # before anything imports ray, which looks for its token there once and for all
+
 BASE = {
     "network.width": 8,
     "distill.backbone": "real",
@@ -59,9 +63,7 @@ def ray_session():
     """A Ray of 2 CPUs with token authentication and without dashboard, its token in a temporary HOME."""
     from ddcal.study.ray_executor import ENVIRONMENT
 
-    home = Path(tempfile.mkdtemp(prefix="ddcal-"))  # short: Ray's socket paths are limited to 107 characters
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(home))
         patch.delenv("RAY_ADDRESS", raising=False)
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
@@ -74,9 +76,12 @@ def ray_session():
             object_store_memory=256 * 2**20,
             namespace="ddcal",
             log_to_driver=False,
-            _temp_dir=str(home / "ray"),
+            _temp_dir=str(HOME / "ray"),
         )
         assert os.environ["RAY_AUTH_MODE"] == "token"
         yield ray
         ray.shutdown()
-    shutil.rmtree(home, ignore_errors=True)
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(HOME, ignore_errors=True)

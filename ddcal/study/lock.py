@@ -75,7 +75,9 @@ class DriverLock:
         except FileNotFoundError:
             return False
         except (ValueError, TypeError) as error:
-            raise BadInput(f"{self.path} is not a lock of ddcal ({error}): remove it if no driver is running") from error
+            raise BadInput(
+                f"{self.path} is not a lock of ddcal ({error}): remove it if no driver is running"
+            ) from error
         if not holder.dead:
             raise BadInput(
                 f"{directory} is in use by process {holder.pid} on {holder.host}: wait for it or end it; "

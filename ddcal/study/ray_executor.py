@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +19,6 @@ from ddcal.study.driver import StudyDriver
 from ddcal.study.worker import FIDELITY_STEPS
 
 ENVIRONMENT = {
-    "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -37,13 +38,14 @@ def in_ray_job() -> bool:
 def ray_runtime(address: str | None) -> Iterator[Any]:
     """Connect to a cluster, or start Ray on this machine for as long as the context lasts.
 
-    Token authentication is on and usage statistics are off for every Ray that is started here.
+    Usage statistics are off and token authentication is on for every Ray that is started here: `ray.init` turns it on by
+    itself (setting RAY_AUTH_MODE after ray was imported would break it), and it is checked.
 
     Args:
         address: A cluster's address; None takes ``RAY_ADDRESS`` if it is set and starts a local Ray otherwise.
 
     Raises:
-        ResourceError: if there is no cluster at ``address``.
+        ResourceError: if there is no cluster at ``address``, or RAY_AUTH_MODE turns authentication off.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -59,6 +61,9 @@ def ray_runtime(address: str | None) -> Iterator[Any]:
             raise ResourceError(
                 f"--address {address or os.environ.get('RAY_ADDRESS')}: no Ray cluster there ({error})"
             ) from error
+        if local and os.environ.get("RAY_AUTH_MODE") != "token":
+            ray.shutdown()
+            raise ResourceError("RAY_AUTH_MODE: token authentication is off; unset it: ddcal runs no open Ray")
     try:
         yield ray
     finally:
@@ -117,17 +122,18 @@ def run_on_ray(driver: StudyDriver, ray: Any) -> None:
     from ray import tune
     from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 
-    from ddcal.study.ray_search import DriverSearcher
+    from ddcal.study.ray_search import DriverSearcher, DriverStopper
     from ddcal.study.trainable import DDNNTrainable, DistillTrainable
 
     for noisy in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     study = driver.study
     trainable = DDNNTrainable if study.trial == "ddnn" else DistillTrainable
+    searcher = DriverSearcher(driver)
     tuner = tune.Tuner(
         trainable,
         tune_config=TuneConfig(
-            search_alg=DriverSearcher(driver),
+            search_alg=searcher,
             scheduler=_scheduler(study),
             num_samples=study.search.trials,
             reuse_actors=True,
@@ -137,12 +143,20 @@ def run_on_ray(driver: StudyDriver, ray: Any) -> None:
         run_config=RunConfig(
             name="ray",
             storage_path=str(driver.directory),
+            stop=DriverStopper(searcher),
             failure_config=FailureConfig(max_failures=study.resources.retries),
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),  # stages keep their own, in the store
             verbose=0,
         ),
     )
-    tuner.fit()
+    ctrl_c = signal.getsignal(signal.SIGINT)
+    try:
+        tuner.fit()
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, ctrl_c)  # Tune leaves its own there, which does nothing any more
+    if searcher.error is not None:
+        raise searcher.error
     if driver.running or not driver.exhausted:  # Tune answers Ctrl-C by itself, and returns
         raise KeyboardInterrupt
 

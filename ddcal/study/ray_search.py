@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from ray.tune import Stopper
 from ray.tune.search import Searcher
 
 from ddcal.study.driver import StudyDriver
@@ -14,6 +17,10 @@ class DriverSearcher(Searcher):
 
     Tune snapshots its searcher with pickle; the driver's own ledger and journal are the truth, so nothing of it goes
     into a snapshot and a snapshot is never restored.
+
+    Attributes:
+        error: What the driver raised (a full disk, an interrupt). Raised inside Tune it would leave actors and placement
+            groups behind, so it is kept here, the study is stopped by `DriverStopper`, and whoever ran Tune raises it.
     """
 
     def __init__(self, driver: StudyDriver) -> None:
@@ -21,31 +28,38 @@ class DriverSearcher(Searcher):
         super().__init__()
         self._driver = driver
         self._numbers: dict[str, int] = {}
+        self.error: BaseException | None = None
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial's config, None while ``concurrency`` trials run, FINISHED after the last."""
-        if self._driver.exhausted:
-            return Searcher.FINISHED
-        if self._driver.running >= self._driver.study.search.concurrency:
-            return None
-        assignment = self._driver.next_assignment()
-        self._numbers[trial_id] = assignment.number
-        resources = self._driver.study.resources
-        return assignment.to_config() | {"resources": {"cpu": resources.cpu, "gpu": resources.gpu}}
+        with self._kept_error():
+            if self._driver.exhausted:
+                return Searcher.FINISHED
+            if self._driver.running >= self._driver.study.search.concurrency:
+                return None
+            assignment = self._driver.next_assignment()
+            self._numbers[trial_id] = assignment.number
+            resources = self._driver.study.resources
+            return assignment.to_config() | {"resources": {"cpu": resources.cpu, "gpu": resources.gpu}}
+        return Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Record a report between first and last."""
-        self._driver.on_result(self._numbers[trial_id], result)
+        with self._kept_error():
+            self._driver.on_result(self._numbers[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record the end of a trial: its own record, a stop by the scheduler, or a worker lost too often."""
         number = self._numbers.pop(trial_id)
-        if error or result is None:
-            retries = self._driver.study.resources.retries
-            self._driver.on_stopped(number, "killed", f"its worker died {retries + 1} times; see the log")
+        if self.error is not None:  # the study is stopping: the driver ends its trials itself
             return
-        self._driver.on_result(number, result)
-        self._driver.on_stopped(number, "pruned")  # a finished trial is no longer running: nothing happens then
+        with self._kept_error():
+            if error or result is None:
+                retries = self._driver.study.resources.retries
+                self._driver.on_stopped(number, "killed", f"its worker died {retries + 1} times; see the log")
+                return
+            self._driver.on_result(number, result)
+            self._driver.on_stopped(number, "pruned")  # a finished trial is no longer running: nothing happens then
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the ledger and the journal are the truth."""
@@ -53,5 +67,28 @@ class DriverSearcher(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing."""
 
+    @contextmanager
+    def _kept_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.error = error
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"_metric": self._metric, "_mode": self._mode, "_numbers": dict(self._numbers), "_driver": None}
+        return {"_metric": self._metric, "_mode": self._mode, "_numbers": {}, "_driver": None, "error": None}
+
+
+class DriverStopper(Stopper):
+    """Stops every trial once the driver has raised."""
+
+    def __init__(self, searcher: DriverSearcher) -> None:
+        """Watch the driver of ``searcher``."""
+        self._searcher = searcher
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Leave the single trial alone."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the driver has raised."""
+        return self._searcher.error is not None

@@ -63,7 +63,15 @@ def test_a_trial_that_raises_says_why_and_the_study_goes_on(finished):
 def test_the_folder_holds_everything(finished):
     results, _ = finished
     present = {path.name for path in results.directory.iterdir()}
-    assert present >= {"study.yaml", "ledger.jsonl", "trials.csv", "pareto.csv", "summary.json", "optuna.journal", "logs"}
+    assert present >= {
+        "study.yaml",
+        "ledger.jsonl",
+        "trials.csv",
+        "pareto.csv",
+        "summary.json",
+        "optuna.journal",
+        "logs",
+    }
     assert yaml.safe_load((results.directory / "study.yaml").read_text()) == results.study.model_dump(mode="json")
     assert {path.stem for path in (results.directory / "logs").iterdir()} == {t.trial_key for t in results.records}
     for trial in results.records:

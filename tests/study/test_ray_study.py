@@ -64,7 +64,8 @@ def test_two_trials_at_a_time_finish_all(tiny_study, tmp_path):
     seen = []
     results = run_study(study, output=tmp_path, on_finished=seen.append)
     assert len(seen) == len(results.records) == 6
-    assert sorted(trial.outcome for trial in results.records) == ["complete"] * 5 + ["failed"]
+    for trial in results.records:
+        assert trial.outcome == ("failed" if trial.values["distill.ipc"] == 500 else "complete")
     _, runs = runs_of(tmp_path)
     assert {key: run.info.status for key, run in runs.items()} == {
         None: "FINISHED",
@@ -137,7 +138,7 @@ def test_ctrl_c_ends_the_study_and_its_runs(tiny_study, tmp_path):
 def test_a_killed_worker_goes_on_from_its_checkpoint(tiny_study, tmp_path, monkeypatch):
     monkeypatch.setattr(driver_module, "CHECKPOINT_SECONDS", 0.05)
     study = tiny_study(
-        base={"train.epochs": 2000, "train.networks": 2},
+        base={"train.epochs": 1000, "train.networks": 2},
         space={"calibrate.mask.ratio": {"choice": [0.5]}},
         search={"trials": 1},
         tracking={},
@@ -150,7 +151,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(tiny_study, tmp_path, monke
         log = tmp_path / "b" / "tiny" / "logs" / "tiny-0000.log"
         while not killed and time.monotonic() < deadline:
             if log.is_file() and "train: begins" in log.read_text() and any(partial.glob("*.pt")):
-                time.sleep(0.5)
+                time.sleep(0.3)
                 killed.extend(pid for pid in ray_workers("ray::DDNNTrainable"))
                 for pid in killed:
                     os.kill(pid, signal.SIGKILL)

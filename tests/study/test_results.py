@@ -173,6 +173,8 @@ def test_a_folder_that_is_no_study_is_refused_by_name(tmp_path, prepare):
 
 
 def test_numbers_that_are_none_come_back_as_missing(study_folder):
-    results = load_study(study_folder([("complete", metrics(math.nan, 0.5, 0.5)), ("complete", metrics(0.1, 0.5, 0.5))]))
+    results = load_study(
+        study_folder([("complete", metrics(math.nan, 0.5, 0.5)), ("complete", metrics(0.1, 0.5, 0.5))])
+    )
     assert results.records[0].metrics["val/ece"] is None
     assert [trial.number for trial in results.pareto] == [1]
