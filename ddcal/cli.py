@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from ddcal import __version__
 from ddcal.config.loading import read_study, study_problems
-from ddcal.errors import BadInput, DivergedError, StoreError
+from ddcal.errors import BadInput, DivergedError, StoreError, TrackingError
 
 
 class _Verbs(TyperGroup):
@@ -24,7 +24,7 @@ class _Verbs(TyperGroup):
         except BadInput as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(2) from None
-        except (StoreError, DivergedError) as error:
+        except (StoreError, DivergedError, TrackingError) as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
@@ -47,6 +47,11 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Replace a value of the study, for example search.trials=4."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Run the trials one after another in this process, without Ray.")]
+Address = Annotated[
+    str | None, typer.Option(metavar="ADDR", help="A Ray cluster's address; default: Ray on this machine.")
+]
+StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder, for example runs/quickstart.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -91,15 +96,11 @@ def validate(
 def run(
     study_file: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file.")],
     overrides: Overrides = None,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Run the trials one after another in this process, without Ray.")
-    ] = False,
+    debug: Debug = False,
     output: Annotated[
         Path | None, typer.Option(metavar="ROOT", help="The output root; the study goes to ROOT/<name>.")
     ] = None,
-    address: Annotated[
-        str | None, typer.Option(metavar="ADDR", help="A Ray cluster's address; default: Ray on this machine.")
-    ] = None,
+    address: Address = None,
     trials: Annotated[
         int | None, typer.Option(metavar="N", help="The number of trials, as --set search.trials=N.")
     ] = None,
@@ -112,19 +113,56 @@ def run(
     from ddcal.study.runner import run_study
 
     console = make_console()
-    progress = StudyProgress(study, console)
-    try:
-        results = run_study(study, output=output, address=address, debug=debug, **progress.hooks)
-    finally:
-        progress.close()
+    with StudyProgress(console) as progress:
+        results = run_study(study, output=output, address=address, debug=debug, hooks=progress.hooks)
     print_summary(results, console)
     if not results.completed:
         raise typer.Exit(1)
 
 
 @app.command()
+def resume(
+    directory: StudyFolder,
+    trials: Annotated[int | None, typer.Option(metavar="N", help="Extend the study to N trials in all.", min=1)] = None,
+    debug: Debug = False,
+    address: Address = None,
+) -> None:
+    """Go on with a study that was stopped or killed, or extend a finished one."""
+    from ddcal.study.console import StudyProgress, make_console, print_summary
+    from ddcal.study.runner import resume_study
+
+    console = make_console()
+    with StudyProgress(console) as progress:
+        results = resume_study(directory, trials=trials, address=address, debug=debug, hooks=progress.hooks)
+    print_summary(results, console)
+    if not results.completed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(directory: StudyFolder, as_json: AsJson = False) -> None:
+    """Tell how far a study is, from its ledger alone, while it runs or after a crash."""
+    from ddcal.study.console import make_console, print_status
+    from ddcal.study.status import study_status
+
+    report = study_status(directory)
+    if as_json:
+        typer.echo(json.dumps(asdict(report), indent=2))
+    else:
+        print_status(report, make_console())
+
+
+@app.command()
+def sync(directory: StudyFolder) -> None:
+    """Send to MLflow what could not be sent while the study ran; exactly once, in order."""
+    from ddcal.study.tracking import sync_study
+
+    typer.echo(sync_study(directory))
+
+
+@app.command()
 def export(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder, for example runs/quickstart.")],
+    directory: StudyFolder,
     to: Annotated[Path, typer.Option(metavar="OUT", help="The new folder to write.")],
     trial: Annotated[
         str | None, typer.Option(metavar="ID", help="A trial's number or key; default: the winner.")
@@ -184,7 +222,7 @@ def replay(
 
 @app.command()
 def ui(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder, for example runs/quickstart.")],
+    directory: StudyFolder,
     port: Annotated[int, typer.Option(metavar="PORT", help="The port on 127.0.0.1.")] = 5000,
 ) -> None:
     """Open the study in MLflow's UI, on this machine alone; Ctrl-C ends it."""

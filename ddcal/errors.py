@@ -15,5 +15,9 @@ class StoreError(RuntimeError):
     """The artefact store cannot be read or written; the message names the path and the cause."""
 
 
+class TrackingError(RuntimeError):
+    """MLflow cannot be reached or refuses; the message names the URI and the cause."""
+
+
 class ResourceError(BadInput):
     """Something was asked of a machine or cluster that it does not have; the message names the key and the value."""

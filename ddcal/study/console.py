@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ddcal.config import StudyConfig
 from ddcal.pipeline import Advance
 from ddcal.study.replay import Comparison
 from ddcal.study.results import StudyResults, Trial
+from ddcal.study.runner import Hooks, Start
+from ddcal.study.status import Status
 from ddcal.study.worker import Assignment
 
 
@@ -26,28 +27,47 @@ def make_console(stderr: bool = False) -> Console:
 class StudyProgress:
     """The callbacks of `run_study` as lines (and, in debug mode on a terminal, a progress bar)."""
 
-    def __init__(self, study: StudyConfig, console: Console) -> None:
-        """Report on ``study`` to ``console``."""
-        self.study, self.console = study, console
+    def __init__(self, console: Console) -> None:
+        """Report to ``console``."""
+        self.console = console
+        self.started: Start | None = None
         self.finished = 0
         self._bar: Progress | None = None
         self._task: Any = None
 
     @property
-    def hooks(self) -> dict[str, Any]:
-        """The callbacks by the names of `run_study`'s parameters."""
-        return {name: getattr(self, name) for name in ("on_start", "on_finished", "on_trial", "on_advance")}
+    def hooks(self) -> Hooks:
+        """The callbacks for `run_study`."""
+        return Hooks(self.on_start, self.on_finished, self.on_trial, self.on_advance)
 
-    def on_start(self, sentence: str) -> None:
+    def __enter__(self) -> StudyProgress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and self.started is not None:
+            directory = shlex.quote(_relative(self.started.directory))
+            total = self.started.study.search.trials
+            self.console.print(
+                f"\nstopped: {self.finished} of {total} trials are finished, the others keep their state"
+            )
+            self.console.print(f"go on with  ddcal resume {directory}")
+
+    def on_start(self, start: Start) -> None:
         """Say where the study runs."""
-        self.console.print(f"study {self.study.name}: {self.study.search.trials} trials; {sentence}")
+        self.started, self.finished = start, start.finished
+        done = f" ({start.finished} finished)" if start.finished else ""
+        self.console.print(f"study {start.study.name}: {start.study.search.trials} trials{done}; {start.where}")
 
     def on_finished(self, trial: Trial) -> None:
         """Print a finished trial's line."""
+        assert self.started is not None
         self.finished += 1
-        total = self.study.search.trials
+        study = self.started.study
+        total = study.search.trials
         metrics = trial.metrics or {}
-        shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in self.study.objectives if name in metrics)
+        shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in study.objectives if name in metrics)
         cached = f"  (cached: {', '.join(trial.cache_hits)})" if trial.cache_hits else ""
         seconds = "" if trial.seconds is None else f"  {trial.seconds:.1f} s"
         error = f"  {trial.error.splitlines()[0][:160]}" if trial.error and trial.outcome != "pruned" else ""
@@ -73,11 +93,6 @@ class StudyProgress:
         if self._bar is not None:
             self._bar.update(self._task, completed=advance.progress, description=f"{advance.stage:<9}")
 
-    def close(self) -> None:
-        """Remove the progress bar."""
-        if self._bar is not None:
-            self._bar.stop()
-
 
 def print_summary(results: StudyResults, console: Console) -> None:
     """Print a study's outcome: counts, the winner's calibrations on test, where the files are, what comes next."""
@@ -96,10 +111,26 @@ def print_summary(results: StudyResults, console: Console) -> None:
     console.print(
         f"winner: {best.trial_key} (lowest val/nll of the Pareto front: trials {front}; not confirmed on fresh seeds)"
     )
+    if results.unsent:
+        console.print(f"MLflow does not have everything yet: ddcal sync {shlex.quote(_relative(results.directory))}")
     for name, value in best.values.items():
         console.print(f"  {name:<24} {value:.4g}" if isinstance(value, float) else f"  {name:<24} {value}")
     console.print(calibration_table(best))
     _print_files(results, console)
+
+
+def print_status(status: Status, console: Console) -> None:
+    """Print how far a study is."""
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(status.outcomes.items())) or "none yet"
+    console.print(f"{status.study}: {status.state}; {status.finished} of {status.trials} trials finished ({outcomes})")
+    if status.best is not None:
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in status.best_metrics.items())
+        console.print(f"best so far  {status.best}  {shown}")
+    if status.trials_an_hour is not None:
+        left = "" if status.seconds_left is None else f", about {status.seconds_left / 60:.0f} min left"
+        console.print(f"rate  {status.trials_an_hour:.0f} trials an hour{left}")
+    if status.next_command:
+        console.print(f"next  {status.next_command}")
 
 
 def calibration_table(trial: Trial) -> Table:

@@ -27,6 +27,7 @@ def run_in_process(
     datasets = DatasetCache()
     while not driver.exhausted:
         assignment = driver.next_assignment()
+        assert assignment is not None, "nothing runs, so there is nothing to wait for"
         if on_trial is not None:
             on_trial(assignment)
         worker = Worker(assignment, datasets, catch=catch, on_advance=on_advance)

@@ -1,72 +1,116 @@
-"""The driver of a study: hands out assignments and records what comes back; executors decide who runs a trial."""
+"""The driver of a study: hands out assignments and records what comes back; executors decide who runs a trial.
+
+The ledger is the truth. Order of every change: ledger first, then Optuna; MLflow follows the ledger by itself. So a
+driver that is killed at any moment leaves a folder from which the next one goes on.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import time
+import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ddcal.config import StudyConfig, resolve, trial_from
-from ddcal.pipeline import Environment
+from ddcal.config import DataConfig, StudyConfig, resolve, trial_from
+from ddcal.data import dataset_fingerprint
+from ddcal.pipeline import Environment, stage_keys
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
-from ddcal.study.ledger import Ledger, Outcome
+from ddcal.study.ledger import FIDELITY_STEPS, Ledger, Outcome
+from ddcal.study.lock import DriverLock
 from ddcal.study.provenance import git_commit, package_versions
 from ddcal.study.results import STUDY, StudyResults, Trial, load_study
 from ddcal.study.search import StudySearch
-from ddcal.study.tracking import Tracker
+from ddcal.study.tracking import Tracking
 from ddcal.study.worker import Assignment
 
 WRITE_SECONDS = 5.0
-"""How often the tables of results are rewritten while a study runs; they are always complete at its end."""
+"""How often, at most, the tables of results are rewritten while a study runs; they are always complete at its end."""
+
+WRITE_SHARE = 0.02
+"""The share of the driver's time that rewriting the tables may take, however many trials there are."""
+
+DUPLICATES_IN_A_ROW = 20
+"""A finite space is searched through when so many suggestions in a row have been there before."""
+
+
+@dataclass
+class Running:
+    """A trial that the search has asked for and that has not ended."""
+
+    number: int
+    values: dict[str, Any]
+    config: dict[str, Any]
+    trial_key: str
+    keys: dict[str, str]
+    duplicate_of: int | None
+    steps: set[int]
+    handed_out: float = 0.0
+    attempt: int = 1
 
 
 class StudyDriver:
-    """One study from its first trial to its summary.
-
-    Order of every change: ledger first, then Optuna, then MLflow. All methods are called from one thread.
-    """
+    """One study from its first trial, or from where it was left, to its summary. All methods belong to one thread."""
 
     def __init__(
         self,
         study: StudyConfig,
         directory: Path,
         environment: Environment,
-        tracker: Tracker,
+        tracking: Tracking,
+        lock: DriverLock,
         *,
+        earlier: StudyResults | None = None,
         on_finished: Callable[[Trial], None] | None = None,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
     ) -> None:
-        """Begin the study in ``directory``, which exists and is empty.
+        """Begin or resume the study in ``directory``.
 
         Args:
             study: The study.
-            directory: Its folder, absolute.
+            directory: Its folder, absolute; empty if the study begins.
             environment: Device and threads of every trial.
-            tracker: Where runs are logged.
+            tracking: Mirrors the ledger to MLflow.
+            lock: The lock on the folder, given back at the end.
+            earlier: What the ledger of a study to resume says; None begins a new one.
             on_finished: Called after each trial, for progress.
+            checkpoint_seconds: How often workers save the state of an unfinished stage, in seconds.
         """
-        self.study, self.directory, self.environment, self.tracker = study, directory, environment, tracker
-        self._on_finished = on_finished
+        self.study, self.directory, self.environment, self.tracking = study, directory, environment, tracking
+        self._on_finished, self._checkpoint_seconds = on_finished, checkpoint_seconds
+        self._lock = lock
         self._began = self._written = time.monotonic()
-        self._running: dict[int, dict[str, Any]] = {}
-        self.handed_out = 0
+        self._write_every = WRITE_SECONDS
+        self._fingerprints: dict[str, str] = {}
+        self._running: dict[int, Running] = {}
+        self._waiting: list[Running] = []  # asked for, not handed out
+        self._known: dict[str, int] = {}  # values → the first trial that had them
+        self._duplicates = 0
         store = Path(study.storage.store) if study.storage.store else directory.parent / "store"
-        self.store = store.absolute()
+        self.store = store.expanduser().absolute()
         (directory / STUDY).write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
         self.ledger = Ledger(directory)
-        facts = {
-            "environment": environment.identity(),
-            "versions": package_versions(),
-            "git_commit": git_commit(),
-            "store": str(self.store),
-        }
-        self.facts = facts
-        self.ledger.append("study_started", study=study.model_dump(mode="json"), **facts)
-        self.search = StudySearch(study, directory)
-        tracker.study_started(study, directory, facts)
+        self.search = StudySearch(study, directory, repair=earlier is not None)
+        self.finished = 0
+        self.session = 1 if earlier is None else earlier.sessions + 1
+        if earlier is None:
+            self.ledger.append(
+                "study_started",
+                study=study.model_dump(mode="json"),
+                study_id=uuid.uuid4().hex,
+                environment=environment.identity(),
+                versions=package_versions(),
+                git_commit=git_commit(),
+                store=str(self.store),
+            )
+        else:
+            self._take_over(earlier)
+        tracking.notify()
 
     @property
     def running(self) -> int:
@@ -76,96 +120,201 @@ class StudyDriver:
     @property
     def exhausted(self) -> bool:
         """Whether no further trial will be handed out."""
-        hours = self.study.stop.hours
-        return self.handed_out >= self.study.search.trials or (
-            hours is not None and time.monotonic() - self._began > hours * 3600
-        )
+        if self._waiting:
+            return self._out_of_time
+        asked = self.finished + len(self._running)
+        return asked >= self.study.search.trials or self._out_of_time or self._searched_through
 
-    def next_assignment(self) -> Assignment:
-        """Return the next trial to run; it is in the ledger before this returns."""
+    def next_assignment(self) -> Assignment | None:
+        """Return the next trial to run, which is in the ledger by then; None if it is better to wait.
+
+        A trial that needs a stage which a running trial is computing waits for it, while others go first.
+        """
+        chosen = next((trial for trial in self._waiting if not self._blocked(trial)), None)
+        while chosen is None and self._may_ask:
+            trial = self._ask()
+            if self._blocked(trial):
+                self._waiting.append(trial)
+            else:
+                chosen = trial
+        if chosen is None:
+            return None
+        if chosen in self._waiting:
+            self._waiting.remove(chosen)
+        return self._hand_out(chosen)
+
+    def on_result(self, number: int, result: dict[str, Any]) -> None:
+        """Record the points of a report, each once, and the end of the trial if it is its last one."""
+        trial = self._running.get(number)
+        if trial is None:
+            return
+        fresh = [point for point in result["points"] if _step(point) not in trial.steps]
+        if fresh:
+            trial.steps.update(map(_step, fresh))
+            self.ledger.append("trial_points", sync=False, number=number, points=fresh)
+            self.tracking.notify()
+        for record in result.get("records", ()):
+            self._finish(trial, record)
+
+    def on_stopped(self, number: int, outcome: Outcome, error: str | None = None) -> None:
+        """Record a trial that was ended from outside: pruned by the scheduler, or killed with its worker."""
+        trial = self._running.get(number)
+        if trial is not None:
+            empty: dict[str, Any] = {"metrics": {}, "cache_hits": [], "stage_seconds": {}, "fingerprint": None}
+            seconds = time.monotonic() - trial.handed_out
+            self._finish(trial, {**empty, "keys": trial.keys, "seconds": seconds, "outcome": outcome, "error": error})
+
+    def close(self, interrupted: bool = False) -> StudyResults:
+        """End the driver's work: write the tables, let MLflow catch up, give the lock back.
+
+        Trials that are running now stay unfinished in the ledger: resuming hands them out again.
+        """
+        results = load_study(self.directory)
+        best = results.best
+        self.ledger.append(
+            "study_finished",
+            seconds=(results.seconds or 0.0) + time.monotonic() - self._began,
+            interrupted=interrupted,
+            finished=self.finished,
+            best=None if best is None else {"trial_key": best.trial_key, "metrics": best.metrics},
+        )
+        self.ledger.close()
+        results = load_study(self.directory)
+        results.write()
+        self.tracking.notify()
+        results.unsent = self.tracking.close()
+        self._lock.release()
+        return results
+
+    # Asking and handing out
+
+    @property
+    def _may_ask(self) -> bool:
+        asked = self.finished + len(self._running) + len(self._waiting)
+        held_back = len(self._waiting) >= self.study.search.concurrency
+        return asked < self.study.search.trials and not held_back and not self._searched_through
+
+    @property
+    def _out_of_time(self) -> bool:
+        hours = self.study.stop.hours
+        return hours is not None and time.monotonic() - self._began > hours * 3600
+
+    @property
+    def _searched_through(self) -> bool:
+        finite = all(domain.kind in ("choice", "int") for domain in self.study.space.values())
+        return finite and self._duplicates >= DUPLICATES_IN_A_ROW
+
+    def _ask(self) -> Running:
         number, values = self.search.ask()
-        trial_key = f"{self.study.name}-{number:04d}"
-        self.search.annotate(number, trial_key=trial_key)
-        config = resolve(trial_from(self.study.base, values)).model_dump(mode="json")
+        return self._asked(number, values)
+
+    def _asked(self, number: int, values: dict[str, Any]) -> Running:
+        trial_config = resolve(trial_from(self.study.base, values))
+        config = trial_config.model_dump(mode="json")
         if config["data"]["root"] is not None:  # trials run in folders of their own
             config["data"]["root"] = str(Path(config["data"]["root"]).expanduser().absolute())
-        log = str(self.directory / "logs" / f"{trial_key}.log")
-        self.handed_out += 1
-        self._running[number] = {"trial_key": trial_key, "values": values, "config": config}
-        self.ledger.append("trial_started", number=number, trial_key=trial_key, values=values, config=config, log=log)
-        self.tracker.trial_started(number, trial_key, values, config)
+        keys = stage_keys(trial_config, self._fingerprint(trial_config.data), self.environment)
+        same = json.dumps(values, sort_keys=True)
+        first = self._known.setdefault(same, number)
+        duplicate = first if first != number else None
+        self._duplicates = self._duplicates + 1 if duplicate is not None else 0
+        return Running(number, values, config, f"{self.study.name}-{number:04d}", keys, duplicate, set())
+
+    def _blocked(self, trial: Running) -> bool:
+        """Whether the first stage that the trial would compute is being computed by another."""
+        missing = next((s for s in trial.keys if not (self.store / s / trial.keys[s]).exists()), None)
+        return missing is not None and any(
+            other.keys.get(missing) == trial.keys[missing] for other in self._running.values()
+        )
+
+    def _hand_out(self, trial: Running) -> Assignment:
+        trial.handed_out = time.monotonic()
+        self._running[trial.number] = trial
+        log = str(self.directory / "logs" / f"{trial.trial_key}.log")
+        self.ledger.append(
+            "trial_started",
+            number=trial.number,
+            trial_key=trial.trial_key,
+            values=trial.values,
+            config=trial.config,
+            duplicate_of=trial.duplicate_of,
+            attempt=trial.attempt,
+            log=log,
+        )
+        self.tracking.notify()
         return Assignment(
-            trial=config,
+            trial=trial.config,
             store=str(self.store),
-            number=number,
-            trial_key=trial_key,
+            number=trial.number,
+            trial_key=trial.trial_key,
             log=log,
             device=self.environment.device,
             threads=self.environment.threads,
             target=self.study.trial,
             bundle_cached=self.study.scheduler.name == "none",
-            checkpoint_seconds=CHECKPOINT_SECONDS,
+            checkpoint_seconds=self._checkpoint_seconds,
         )
 
-    def on_result(self, number: int, result: dict[str, Any]) -> None:
-        """Record the points of a report, and the end of the trial if it is its last one."""
-        if number in self._running:
-            self.tracker.trial_points(number, result["points"])
-            for record in result.get("records", ()):
-                self._finish(number, record)
+    def _fingerprint(self, data: DataConfig) -> str:
+        key = data.model_dump_json()
+        if key not in self._fingerprints:
+            self._fingerprints[key] = dataset_fingerprint(data)
+        return self._fingerprints[key]
 
-    def on_stopped(self, number: int, outcome: Outcome, error: str | None = None) -> None:
-        """Record a trial that was ended from outside: pruned by the scheduler, or killed with its worker."""
-        if number in self._running:
-            empty: dict[str, Any] = {
-                "metrics": {},
-                "keys": {},
-                "cache_hits": [],
-                "stage_seconds": {},
-                "seconds": None,
-                "fingerprint": None,
-            }
-            self._finish(number, {**empty, "outcome": outcome, "error": error})
+    def _take_over(self, earlier: StudyResults) -> None:
+        """Go on from the ledger: finished trials count, the others wait to be handed out again."""
+        self.ledger.append(
+            "study_resumed", study=self.study.model_dump(mode="json"), environment=self.environment.identity()
+        )
+        in_ledger = {trial.number: trial for trial in earlier.records}
+        for trial in earlier.records:
+            self._known.setdefault(json.dumps(trial.values, sort_keys=True), trial.number)
+            if trial.outcome is not None:
+                self.finished += 1
+        for number, values in self.search.unfinished():
+            record = in_ledger.get(number)
+            if record is not None and record.outcome is not None:
+                metrics = {name: value for name, value in (record.metrics or {}).items() if value is not None}
+                self.search.tell(number, record.outcome, metrics)  # type: ignore[arg-type]
+                continue
+            waiting = self._asked(number, record.values if record is not None else values)
+            if record is not None:
+                waiting.steps, waiting.attempt = set(record.steps), record.attempt + 1
+            self._waiting.append(waiting)
+        self._duplicates = 0
 
-    def close(self, interrupted: bool = False) -> StudyResults:
-        """End the study: unfinished trials are killed, the tables written, MLflow closed."""
-        if interrupted:  # perhaps by this very callback
-            self._on_finished = None
-        for number in list(self._running):
-            self.on_stopped(number, "killed", "the study was stopped")
-        self.ledger.append("study_finished", seconds=time.monotonic() - self._began, interrupted=interrupted)
-        self.ledger.close()
-        results = load_study(self.directory)
-        results.write()
-        self.tracker.study_finished(results, "KILLED" if interrupted else "FINISHED")
-        return results
+    # The end of a trial
 
-    def _finish(self, number: int, record: dict[str, Any]) -> None:
-        trial = self._running.pop(number)
+    def _finish(self, trial: Running, record: dict[str, Any]) -> None:
+        del self._running[trial.number]
+        self.finished += 1
         record = {name: value for name, value in record.items() if name != "log"}
         metrics = record["metrics"]
         needed = {*self.study.objectives, *(c.metric for c in self.study.parsed_constraints)}
         unusable = sorted(name for name in needed if not math.isfinite(metrics.get(name, math.nan)))
         if record["outcome"] == "complete" and unusable:
-            record["outcome"], record["error"] = "failed", f"no finite {', '.join(unusable)} to select on"
+            record |= {"outcome": "failed", "error": f"no finite {', '.join(unusable)} to select on"}
         violated = [c for c in self.study.parsed_constraints if c.violation(metrics.get(c.metric, float("nan"))) > 0]
         if record["outcome"] == "complete" and violated:
-            record["outcome"] = "infeasible"
-            bounds = ", ".join(
-                f"{c.metric} {self.study.constraints[c.metric]} (is {metrics[c.metric]:.4f})" for c in violated
-            )
-            record["error"] = f"violates {bounds}"
-        self.ledger.append("trial_finished", number=number, **record)
-        self.search.tell(number, record["outcome"], metrics)
-        self.tracker.trial_finished(number, record, self._diagram(record))
-        if time.monotonic() - self._written > WRITE_SECONDS:
-            self._written = time.monotonic()
+            bounds = (f"{c.metric} {self.study.constraints[c.metric]} (is {metrics[c.metric]:.4f})" for c in violated)
+            record |= {"outcome": "infeasible", "error": f"violates {', '.join(bounds)}"}
+        self.ledger.append("trial_finished", number=trial.number, diagram=self._diagram(record), **record)
+        self.search.tell(trial.number, record["outcome"], metrics)
+        self.tracking.notify()
+        if time.monotonic() - self._written > self._write_every:
+            began = time.monotonic()
             load_study(self.directory).write()
+            self._written = time.monotonic()
+            self._write_every = max(WRITE_SECONDS, (self._written - began) / WRITE_SHARE)
         if self._on_finished is not None:
-            self._on_finished(
-                Trial(number=number, **trial, **{**record, "cache_hits": tuple(record["cache_hits"])}, log=None)
-            )
+            facts: dict[str, Any] = {"number": trial.number, "trial_key": trial.trial_key, "values": trial.values}
+            facts |= record | {"cache_hits": tuple(record["cache_hits"]), "duplicate_of": trial.duplicate_of}
+            self._on_finished(Trial(config=trial.config, **facts))
 
-    def _diagram(self, record: dict[str, Any]) -> Path | None:
+    def _diagram(self, record: dict[str, Any]) -> str | None:
         key = record["keys"].get("evaluate")
-        return self.store / "evaluate" / key / "reliability.png" if key and record["metrics"] else None
+        return str(self.store / "evaluate" / key / "reliability.png") if key and record["metrics"] else None
+
+
+def _step(point: dict[str, Any]) -> int:
+    return round(point["progress"] * FIDELITY_STEPS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +14,12 @@ Outcome = Literal["complete", "pruned", "failed", "out_of_memory", "infeasible",
 
 LEDGER = "ledger.jsonl"
 
+FIDELITY_STEPS = 1000
+"""``fidelity`` is ``progress`` in thousandths: the time of schedulers and the step of MLflow's metrics."""
+
 
 class Ledger:
-    """Events as JSON lines; each is on the disk (fsync) before `append` returns."""
+    """Events as JSON lines with the time in milliseconds."""
 
     def __init__(self, directory: Path) -> None:
         """Open the ledger of a study's folder, creating it if missing; a half-written last line is cut off."""
@@ -25,16 +29,32 @@ class Ledger:
         if content and not content.endswith(b"\n"):
             self._stream.truncate(content.rfind(b"\n") + 1)
 
-    def append(self, event: str, **values: Any) -> None:
-        """Write one event; NaN and infinities become null."""
-        line = json.dumps({"event": event, **_finite(values)}, sort_keys=True, allow_nan=False)
-        self._stream.write(line.encode() + b"\n")
+    def append(self, event: str, *, sync: bool = True, **values: Any) -> None:
+        """Write one event; NaN and infinities become null.
+
+        Args:
+            event: Its name.
+            sync: Whether it is on the disk (fsync) before this returns; otherwise it is with the next one that is.
+            values: Its JSON values.
+        """
+        content = {"event": event, "time": int(time.time() * 1000), **_finite(values)}
+        self._stream.write(json.dumps(content, allow_nan=False).encode() + b"\n")
         self._stream.flush()
-        os.fsync(self._stream.fileno())
+        if sync:
+            os.fsync(self._stream.fileno())
 
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
+
+
+def begun(directory: Path | str) -> bool:
+    """Return whether the folder has a ledger with its first line whole."""
+    try:
+        with (Path(directory) / LEDGER).open("rb") as stream:
+            return stream.readline().endswith(b"\n")
+    except OSError:
+        return False
 
 
 def read_ledger(directory: Path) -> Iterator[dict[str, Any]]:

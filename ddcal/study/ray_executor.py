@@ -16,7 +16,7 @@ from ddcal.config import StudyConfig
 from ddcal.config.metrics import METRICS
 from ddcal.errors import ResourceError
 from ddcal.study.driver import StudyDriver
-from ddcal.study.worker import FIDELITY_STEPS
+from ddcal.study.ledger import FIDELITY_STEPS
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -38,8 +38,8 @@ def in_ray_job() -> bool:
 def ray_runtime(address: str | None) -> Iterator[Any]:
     """Connect to a cluster, or start Ray on this machine for as long as the context lasts.
 
-    Usage statistics are off and token authentication is on for every Ray that is started here: `ray.init` turns it on by
-    itself (setting RAY_AUTH_MODE after ray was imported would break it), and it is checked.
+    Usage statistics are off and token authentication is on for every Ray that is started here: `ray.init` turns it on
+    by itself (setting RAY_AUTH_MODE after ray was imported would break it), and it is checked.
 
     Args:
         address: A cluster's address; None takes ``RAY_ADDRESS`` if it is set and starts a local Ray otherwise.
@@ -141,7 +141,7 @@ def run_on_ray(driver: StudyDriver, ray: Any) -> None:
             trial_name_creator=_folder_name,
         ),
         run_config=RunConfig(
-            name="ray",
+            name=f"ray-{driver.session}",  # Tune's own folder; nothing is read back from it
             storage_path=str(driver.directory),
             stop=DriverStopper(searcher),
             failure_config=FailureConfig(max_failures=study.resources.retries),

@@ -38,6 +38,8 @@ class DriverSearcher(Searcher):
             if self._driver.running >= self._driver.study.search.concurrency:
                 return None
             assignment = self._driver.next_assignment()
+            if assignment is None:
+                return None
             self._numbers[trial_id] = assignment.number
             resources = self._driver.study.resources
             return assignment.to_config() | {"resources": {"cpu": resources.cpu, "gpu": resources.gpu}}

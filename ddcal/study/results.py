@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddcal.config import StudyConfig
 from ddcal.errors import BadInput
-from ddcal.study.ledger import LEDGER, read_ledger
+from ddcal.study.ledger import FIDELITY_STEPS, LEDGER, read_ledger
 
 if TYPE_CHECKING:
     import pandas
@@ -40,6 +40,9 @@ class Trial:
     error: str | None = None
     log: str | None = None
     fingerprint: str | None = None
+    duplicate_of: int | None = None
+    attempt: int = 1
+    steps: tuple[int, ...] = ()
 
     @property
     def saved_seconds(self) -> float:
@@ -54,6 +57,10 @@ class StudyResults:
         directory: The study's folder.
         study: Its config.
         records: Every trial that was started, by number.
+        seconds: How long drivers have worked on it, None before the first has ended.
+        interrupted: Whether it was left unfinished by the last driver, or is being worked on.
+        sessions: How many drivers have worked on it: one, and one for every time it was resumed.
+        unsent: Bytes of the ledger that MLflow did not have when the study ended; `ddcal sync` sends them.
     """
 
     def __init__(self, directory: Path | str) -> None:
@@ -68,17 +75,30 @@ class StudyResults:
         self.records: list[Trial] = []
         self.started: dict[str, Any] = {}
         self.seconds: float | None = None
+        self.interrupted = True
+        self.sessions = 1
+        self.unsent = 0
         trials: dict[int, dict[str, Any]] = {}
         for event in read_ledger(self.directory):
             kind = event.pop("event")
+            event.pop("time", None)
             if kind == "study_started":
                 self.started = event
+            elif kind == "study_resumed":
+                self.started |= event
+                self.interrupted = True
+                self.sessions += 1
             elif kind == "trial_started":
-                trials[event["number"]] = event
+                steps = trials.get(event["number"], {}).get("steps", [])
+                trials[event["number"]] = event | {"steps": steps}
+            elif kind == "trial_points":
+                steps = trials[event["number"]]["steps"]
+                steps += [round(point["progress"] * FIDELITY_STEPS) for point in event["points"]]
             elif kind == "trial_finished":
-                trials[event["number"]] |= event | {"cache_hits": tuple(event["cache_hits"])}
+                event.pop("diagram", None)
+                trials[event["number"]] |= event | {"cache_hits": tuple(event["cache_hits"]), "steps": ()}
             elif kind == "study_finished":
-                self.seconds = event["seconds"]
+                self.seconds, self.interrupted = event["seconds"], event["interrupted"]
         if not self.started:
             raise BadInput(f"{directory}: {LEDGER} does not begin with the study; it cannot be read")
         self.study = StudyConfig.model_validate(self.started["study"])
@@ -185,6 +205,7 @@ def trial_rows(study: StudyConfig, trials: list[Trial]) -> list[dict[str, Any]]:
             "number": trial.number,
             "trial_key": trial.trial_key,
             "outcome": trial.outcome or "unfinished",
+            "duplicate_of": trial.duplicate_of,
         }
         row |= {name: trial.values.get(name) for name in study.space}
         row |= {name: (trial.metrics or {}).get(name) for name in metrics}

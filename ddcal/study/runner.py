@@ -4,17 +4,47 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddcal.config import StudyConfig, trial_from
-from ddcal.errors import ResourceError
+from ddcal.config import StudyConfig, read_study, trial_from
+from ddcal.errors import BadInput, ResourceError
 from ddcal.pipeline import Advance, Environment
 from ddcal.study.driver import StudyDriver
+from ddcal.study.ledger import begun
+from ddcal.study.lock import DriverLock
 from ddcal.study.ray_executor import check_resources, check_shared, in_ray_job, ray_runtime, run_on_ray
-from ddcal.study.results import StudyResults, Trial
-from ddcal.study.tracking import make_tracker
+from ddcal.study.results import STUDY, StudyResults, Trial, load_study
+from ddcal.study.tracking import Tracking, make_mirror
 from ddcal.study.worker import Assignment
+
+
+@dataclass(frozen=True)
+class Start:
+    """A study begins or goes on: ``finished`` trials are there already; ``where`` is a sentence."""
+
+    study: StudyConfig
+    directory: Path
+    finished: int
+    where: str
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What to call while a study runs; all optional.
+
+    Attributes:
+        on_start: As the study starts, and again when it is known where it runs.
+        on_finished: After each trial.
+        on_trial: In debug mode, before each trial.
+        on_advance: In debug mode, after every chunk of a trial's work.
+    """
+
+    on_start: Callable[[Start], None] | None = None
+    on_finished: Callable[[Trial], None] | None = None
+    on_trial: Callable[[Assignment], None] | None = None
+    on_advance: Callable[[Advance], None] | None = None
 
 
 def run_study(
@@ -24,10 +54,7 @@ def run_study(
     debug: bool = False,
     catch: bool = True,
     address: str | None = None,
-    on_start: Callable[[str], None] | None = None,
-    on_finished: Callable[[Trial], None] | None = None,
-    on_trial: Callable[[Assignment], None] | None = None,
-    on_advance: Callable[[Advance], None] | None = None,
+    hooks: Hooks | None = None,
 ) -> StudyResults:
     """Run a study and return its results.
 
@@ -37,10 +64,7 @@ def run_study(
         debug: Run the trials one after another in this process, without Ray.
         catch: In debug mode, whether a trial's exception becomes its outcome or is raised.
         address: A Ray cluster's address; default: ``RAY_ADDRESS``, else Ray on this machine.
-        on_start: Called with a sentence on where the study runs.
-        on_finished: Called after each trial.
-        on_trial: In debug mode, called before each trial.
-        on_advance: In debug mode, called after every chunk of a trial's work.
+        hooks: What to call while it runs.
 
     Raises:
         ResourceError: if the study's folder exists, trials ask for more than there is, or the root is not shared.
@@ -50,53 +74,121 @@ def run_study(
     places = {"storage.output": root} | ({"storage.store": Path(study.storage.store)} if study.storage.store else {})
     for key, place in places.items():
         _check_place(key, place)
-    root = root.absolute()
-    directory = root / study.name
-    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
+    directory = root.absolute() / study.name
+    foreign = directory.is_dir() and any(directory.iterdir()) and not (directory / STUDY).is_file()
+    if directory.is_file() or foreign or begun(directory):
         raise ResourceError(
-            f"{directory} exists: take another name or --output, or move that folder away "
-            "(finished stages stay in the store either way)"
+            f"{directory} exists: `ddcal resume {directory}` goes on with it; to begin anew take another name or "
+            "--output, or move that folder away (finished stages stay in the store either way)"
         )
+    return _run(study, directory, None, debug=debug, catch=catch, address=address, hooks=hooks or Hooks())
+
+
+def resume_study(
+    directory: Path | str,
+    *,
+    trials: int | None = None,
+    debug: bool = False,
+    catch: bool = True,
+    address: str | None = None,
+    hooks: Hooks | None = None,
+) -> StudyResults:
+    """Go on with a study that was interrupted or killed, or extend a finished one.
+
+    Finished trials count; unfinished ones are handed out again under the same number and key and go on from the
+    checkpoints of their stages.
+
+    Args:
+        directory: The study's folder.
+        trials: The new number of trials in all; None keeps it.
+        debug: As in `run_study`.
+        catch: As in `run_study`.
+        address: As in `run_study`.
+        hooks: As in `run_study`.
+
+    Raises:
+        BadInput: if the folder is not a study's, another driver works on it, or ``trials`` is below what there is.
+    """
+    hooks = hooks or Hooks()
+    if not begun(directory) and (Path(directory) / STUDY).is_file():  # killed before the ledger's first line
+        study = read_study(Path(directory) / STUDY)
+        folder = Path(directory).absolute()
+        return _run(study, folder, None, debug=debug, catch=catch, address=address, hooks=hooks)
+    earlier = load_study(directory)
+    study = earlier.study
+    if trials is not None:
+        if trials < len(earlier.records):
+            raise BadInput(f"--trials {trials}: {directory} has {len(earlier.records)} trials already")
+        study = study.model_copy(update={"search": study.search.model_copy(update={"trials": trials})})
+    return _run(study, earlier.directory, earlier, debug=debug, catch=catch, address=address, hooks=hooks)
+
+
+def _run(
+    study: StudyConfig,
+    directory: Path,
+    earlier: StudyResults | None,
+    *,
+    debug: bool,
+    catch: bool,
+    address: str | None,
+    hooks: Hooks,
+) -> StudyResults:
     _check_data(study)
+    finished = 0 if earlier is None else sum(trial.outcome is not None for trial in earlier.records)
+
+    def say(where: str) -> None:
+        if hooks.on_start is not None:
+            hooks.on_start(Start(study, directory, finished, where))
+
     if debug:
-        environment = Environment(_debug_device(study), study.resources.threads)
         from ddcal.study.debug import run_in_process
 
-        driver = _driver(study, directory, environment, on_finished)
-        if on_start is not None:
-            note = f"; scheduler {study.scheduler.name} is off" if study.scheduler.name != "none" else ""
-            on_start(f"debug mode: one trial at a time in this process on {environment.device_kind}{note}")
-        return _guarded(driver, lambda: run_in_process(driver, catch=catch, on_trial=on_trial, on_advance=on_advance))
+        environment = Environment(_debug_device(study), study.resources.threads)
+        driver = _driver(study, directory, environment, earlier, hooks)
+        note = f"; scheduler {study.scheduler.name} is off" if study.scheduler.name != "none" else ""
+        say(f"debug mode: one trial at a time in this process on {environment.device_kind}{note}")
+        return _guarded(
+            driver,
+            lambda: run_in_process(driver, catch=catch, on_trial=hooks.on_trial, on_advance=hooks.on_advance),
+        )
 
-    if on_start is not None:
-        on_start("starting" if address is None else f"connecting to Ray at {address}")
+    say("starting" if address is None else f"connecting to Ray at {address}")
     with ray_runtime(address) as ray:
-        check_resources(study, ray.cluster_resources())
-        root.mkdir(parents=True, exist_ok=True)
-        check_shared(root, ray)
+        resources = ray.cluster_resources()
+        check_resources(study, resources)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        check_shared(directory.parent, ray)
         environment = Environment("cuda" if study.resources.gpu else "cpu", study.resources.threads)
-        driver = _driver(study, directory, environment, on_finished)
-        if on_start is not None:
-            resources = ray.cluster_resources()
-            nodes = len([node for node in ray.nodes() if node["Alive"]])
-            on_start(
-                f"Ray: {nodes} node{'s' * (nodes != 1)}, {resources.get('CPU', 0):g} CPUs, "
-                f"{resources.get('GPU', 0):g} GPUs; "
-                f"{study.search.concurrency} trial{'s' * (study.search.concurrency != 1)} at a time"
-            )
+        driver = _driver(study, directory, environment, earlier, hooks)
+        nodes = len([node for node in ray.nodes() if node["Alive"]])
+        at_a_time = study.search.concurrency
+        say(
+            f"Ray: {nodes} node{'s' * (nodes != 1)}, {resources.get('CPU', 0):g} CPUs, "
+            f"{resources.get('GPU', 0):g} GPUs; "
+            f"{at_a_time} trial{'s' * (at_a_time != 1)} at a time"
+        )
         return _guarded(driver, lambda: run_on_ray(driver, ray))
 
 
 def _driver(
-    study: StudyConfig, directory: Path, environment: Environment, on_finished: Callable[[Trial], None] | None
+    study: StudyConfig, directory: Path, environment: Environment, earlier: StudyResults | None, hooks: Hooks
 ) -> StudyDriver:
     directory.mkdir(parents=True, exist_ok=True)
-    tracker = make_tracker(study, directory.parent)
-    return StudyDriver(study, directory, environment, tracker, on_finished=on_finished)
+    lock = DriverLock(directory)
+    try:
+        if earlier is not None:
+            earlier = load_study(directory)  # now that nobody else writes
+        tracking = Tracking(make_mirror(study, directory))
+        return StudyDriver(
+            study, directory, environment, tracking, lock, earlier=earlier, on_finished=hooks.on_finished
+        )
+    except BaseException:
+        lock.release()
+        raise
 
 
 def _guarded(driver: StudyDriver, run: Callable[[], None]) -> StudyResults:
-    """Close the driver whatever happens, so that no trial and no MLflow run stays open."""
+    """Close the driver whatever happens, so that no MLflow run stays open and the folder is free."""
     try:
         run()
     except BaseException:

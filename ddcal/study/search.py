@@ -20,6 +20,7 @@ from ddcal.seeding import derive_seed
 from ddcal.study.ledger import Outcome
 
 JOURNAL = "optuna.journal"
+ENQUEUED = "enqueued"
 
 STATES: dict[Outcome, TrialState] = {
     "complete": TrialState.COMPLETE,
@@ -38,8 +39,16 @@ class StudySearch:
     on the history and the number, not on how often the study was opened.
     """
 
-    def __init__(self, study: StudyConfig, directory: Path) -> None:
-        """Open the study's Optuna journal in ``directory``, creating it if missing."""
+    def __init__(self, study: StudyConfig, directory: Path, *, repair: bool = False) -> None:
+        """Open the study's Optuna journal in ``directory``, creating it if missing.
+
+        Args:
+            study: The study.
+            directory: Its folder.
+            repair: The former driver is proved dead: remove its lock on the journal and its half-written line.
+        """
+        if repair:
+            _repair(directory / JOURNAL)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.config = study
         self.optuna = optuna.create_study(
@@ -48,9 +57,8 @@ class StudySearch:
             directions=["minimize" if way == "min" else "maximize" for way in study.objectives.values()],
             load_if_exists=True,
         )
-        if not self.optuna.trials:
-            for values in study.search.enqueue:
-                self.optuna.enqueue_trial(values)
+        for values in study.search.enqueue[len(self._enqueued()) :]:
+            self.optuna.enqueue_trial(values, user_attrs={ENQUEUED: True})
         self._asked: dict[int, optuna.Trial] = {}
 
     def ask(self) -> tuple[int, dict[str, Any]]:
@@ -58,18 +66,28 @@ class StudySearch:
         waiting = TrialState.WAITING  # enqueued and not asked yet: they have no number of their own turn
         number = sum(trial.state is not waiting for trial in self.optuna.get_trials(deepcopy=False))
         self.optuna.sampler = self._sampler(number)
-        trial = self.optuna.ask()
+        return self._suggest_all(self.optuna.ask())
+
+    def unfinished(self) -> list[tuple[int, dict[str, Any]]]:
+        """Return the trials that were asked for and never told, by number, with their values as `ask` gave them."""
+        asked = []
+        for frozen in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self.optuna.sampler = self._sampler(frozen.number)
+            asked.append(self._suggest_all(optuna.Trial(self.optuna, frozen._trial_id)))
+        return asked
+
+    def _suggest_all(self, trial: optuna.Trial) -> tuple[int, dict[str, Any]]:
         values: dict[str, Any] = {}
         for name in search_order(self.config.space):
             if self.config.active(values, name):
+                # A generator a name: it does not matter whether a driver before has drawn the names before.
+                self.optuna.sampler = self._sampler(trial.number, name)
                 values[name] = _suggest(trial, name, distribution(self.config.space[name]))
         self._asked[trial.number] = trial
         return trial.number, values
 
-    def annotate(self, number: int, **attributes: Any) -> None:
-        """Keep facts with an asked trial, such as its trial key."""
-        for name, value in attributes.items():
-            self._asked[number].set_user_attr(name, value)
+    def _enqueued(self) -> list[optuna.trial.FrozenTrial]:
+        return [trial for trial in self.optuna.get_trials(deepcopy=False) if ENQUEUED in trial.user_attrs]
 
     def tell(self, number: int, outcome: Outcome, metrics: dict[str, float]) -> None:
         """Report how a trial ended; only complete and infeasible ones carry values, and only if all are finite."""
@@ -83,14 +101,25 @@ class StudySearch:
         else:
             self.optuna.tell(trial, state=TrialState.FAIL if state is TrialState.COMPLETE else state)
 
-    def _sampler(self, number: int) -> BaseSampler:
+    def _sampler(self, number: int, name: str = "") -> BaseSampler:
         settings = self.config.search
-        seed = derive_seed(settings.seed, "search", settings.searcher, number) % 2**32
+        seed = derive_seed(settings.seed, "search", f"{settings.searcher} {name}", number) % 2**32
         if settings.searcher == "random":
             return RandomSampler(seed=seed)
         if settings.searcher == "nsga2":
             return NSGAIISampler(seed=seed, population_size=max(2, settings.startup))
         return TPESampler(seed=seed, n_startup_trials=settings.startup)
+
+
+def _repair(journal: Path) -> None:
+    """Clear what a killed driver leaves: a lock that would stall the next write by 30 seconds, and half a line."""
+    for lock in journal.parent.glob(f"{journal.name}.lock*"):
+        lock.unlink()
+    if journal.exists():
+        content = journal.read_bytes()
+        if not content.endswith(b"\n"):
+            with journal.open("r+b") as stream:
+                stream.truncate(content.rfind(b"\n") + 1)
 
 
 def distribution(domain: Domain) -> BaseDistribution:

@@ -1,23 +1,29 @@
-"""MLflow: one parent run a study, one child run a trial. No failure of MLflow reaches the study."""
+"""MLflow as a mirror of the ledger: one parent run a study, one child run a trial.
+
+A thread reads the ledger from where a cursor in the study's folder stands and sends event after event. So MLflow may be
+down, slow or refuse at any time: the study does not notice, and the mirror (or ``ddcal sync``) goes on later, in order
+and without sending anything twice.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
-import queue
 import threading
 import time
-from collections.abc import Callable
+import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from ddcal.config import StudyConfig
-from ddcal.study.worker import FIDELITY_STEPS
-
-if TYPE_CHECKING:
-    from ddcal.study.results import StudyResults
+from ddcal.errors import TrackingError
+from ddcal.study.ledger import FIDELITY_STEPS, LEDGER
+from ddcal.study.lock import DriverLock
+from ddcal.study.results import load_study
 
 logger = logging.getLogger(__name__)
 
@@ -27,224 +33,317 @@ STATUS = {"complete": "FINISHED", "infeasible": "FINISHED", "pruned": "KILLED", 
 EXPERIMENT_KIND = "custom_model_development"
 """Makes MLflow's UI open the experiment as training runs."""
 
-ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # within about 10 s; MLflow's own 7 take minutes
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-}
-
+SQLITE = "sqlite:///"
+CURSOR = "tracking.json"
 BATCH = 100
-CLOSE_SECONDS = 60.0
+METRIC_BATCH = 1000
+POLL_SECONDS = 0.2
+RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0)
+"""Waits between attempts at an event; the last one repeats."""
+
+CLOSE_SECONDS = 30.0
+"""How long the end of a study waits for MLflow as long as nothing arrives there."""
 
 
-class Tracker:
-    """Logs nothing; the base of `MLflowTracker`, and the tracker of ``tracking.uri: none``."""
+class Mirror:
+    """Brings MLflow up to the ledger's state, event by event; each is applied exactly once.
 
-    def study_started(self, study: StudyConfig, directory: Path, facts: dict[str, Any]) -> None:
-        """A study began in ``directory``; ``facts`` are its versions, environment and commit."""
+    The cursor is written after an event. The first event after a start, or after a failed attempt, may therefore have
+    arrived already (in part): what it would create is looked up before.
+    """
 
-    def trial_started(self, number: int, trial_key: str, values: dict[str, Any], config: dict[str, Any]) -> None:
-        """A trial was handed out with the searched ``values`` and its whole ``config``."""
-
-    def trial_points(self, number: int, points: list[dict[str, Any]]) -> None:
-        """A trial passed fidelity points; a point that was logged before is left out."""
-
-    def trial_finished(self, number: int, record: dict[str, Any], diagram: Path | None) -> None:
-        """A trial ended; ``diagram`` is its reliability diagram."""
-
-    def study_finished(self, results: StudyResults, status: str) -> None:
-        """The study ended; returns when everything is logged or a minute has passed."""
-
-
-class MLflowTracker(Tracker):
-    """Logs through ``MlflowClient`` from a thread of its own: a slow or absent server does not slow the study."""
-
-    def __init__(self, uri: str, experiment: str, artifacts: str | None = None) -> None:
-        """Begin to connect, in the background.
+    def __init__(self, directory: Path, uri: str, experiment: str, artifacts: str | None = None) -> None:
+        """Prepare; nothing is connected yet.
 
         Args:
+            directory: The study's folder.
             uri: Tracking URI, for example ``sqlite:////data/runs/mlflow.db`` or ``http://127.0.0.1:5000``.
             experiment: The experiment's name; created if missing.
             artifacts: Where a new experiment keeps its artifacts, for databases without a server.
         """
-        self.uri, self.experiment, self.artifacts = uri, experiment, artifacts
-        self.parent: str | None = None
-        self.failures = 0
-        self.lost = False
+        self.directory, self.uri, self.experiment, self.artifacts = directory, uri, experiment, artifacts
         self._client: Any = None
         self._experiment_id = ""
-        self._study = ""
+        self._doubtful = True
         self._facts: dict[str, Any] = {}
-        self._runs: dict[int, str] = {}
-        self._steps: dict[int, set[int]] = {}
-        self._configs: dict[int, dict[str, Any]] = {}
-        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._work, name="ddcal-mlflow", daemon=True)
-        self._thread.start()
-        self._queue.put(self._connect)
+        cursor = _read_cursor(directory)
+        self.offset: int = cursor["offset"]
+        self._parent: str | None = cursor["parent"]
+        self._runs: dict[str, dict[str, Any]] = cursor["runs"]  # open trials: number → run, data, trial key
 
-    def study_started(self, study: StudyConfig, directory: Path, facts: dict[str, Any]) -> None:
-        """Create the parent run."""
-        self._study, self._facts = study.name, facts
+    @property
+    def pending(self) -> int:
+        """How many bytes of the ledger MLflow does not have yet."""
+        try:
+            return (self.directory / LEDGER).stat().st_size - self.offset
+        except FileNotFoundError:
+            return 0
 
-        def log() -> None:
-            tags = self._tags() | {"mlflow.runName": study.name, "mlflow.note.content": study.description}
-            self.parent = self._client.create_run(self._experiment_id, tags=tags).info.run_id
-            settings = {f"search.{name}": value for name, value in study.search.model_dump(mode="json").items()}
-            settings |= {f"objective.{name}": way for name, way in study.objectives.items()}
-            self._params(self.parent, settings)
-            self._client.log_artifact(self.parent, str(directory / "study.yaml"))
+    def advance(self) -> bool:
+        """Apply the next event; False if the ledger has none.
 
-        self._put(log)
-
-    def trial_started(self, number: int, trial_key: str, values: dict[str, Any], config: dict[str, Any]) -> None:
-        """Create the child run, with the searched values as params and the whole config as an artifact."""
-        self._configs[number] = config
-        self._steps[number] = set()
-
-        def log() -> None:
-            tags = self._tags() | {
-                "mlflow.runName": trial_key,
-                "mlflow.parentRunId": self.parent or "",
-                "ddcal.trial_key": trial_key,
-                "ddcal.trial_number": str(number),
-            }
-            run_id = self._client.create_run(self._experiment_id, tags=tags).info.run_id
-            self._runs[number] = run_id
-            self._params(run_id, values)
-            self._client.log_text(run_id, yaml.safe_dump(config, sort_keys=False), "config.yaml")
-
-        self._put(log)
-
-    def trial_points(self, number: int, points: list[dict[str, Any]]) -> None:
-        """Log each point's metrics once; the step is ``progress`` in thousandths."""
-        stamp = int(time.time() * 1000)
-        fresh = []
-        for point in points:
-            step = round(point["progress"] * FIDELITY_STEPS)
-            if step not in self._steps[number]:
-                self._steps[number].add(step)
-                fresh.append((step, point))
-        if not fresh:
-            return
-
-        def log() -> None:
-            from mlflow.entities import Metric
-
-            metrics = [
-                Metric(name, float(value), stamp, step)
-                for step, point in fresh
-                for name, value in point.items()
-                if isinstance(value, float) and name != "progress"
-            ]
-            for start in range(0, len(metrics), 1000):
-                self._client.log_batch(self._runs[number], metrics=metrics[start : start + 1000])
-
-        self._put(log)
-
-    def trial_finished(self, number: int, record: dict[str, Any], diagram: Path | None) -> None:
-        """Log the outcome, stage keys, the dataset's digest and the diagram, and end the run."""
-
-        def log() -> None:
-            run_id = self._runs[number]
-            try:
-                describe(run_id)
-            finally:
-                self._client.set_terminated(run_id, STATUS.get(record["outcome"], "FAILED"))
-
-        def describe(run_id: str) -> None:
-            from mlflow.entities import Dataset, DatasetInput, InputTag, RunTag
-
-            tags = {"ddcal.outcome": record["outcome"], "ddcal.cache_hits": " ".join(record["cache_hits"])}
-            tags |= {f"ddcal.key.{stage}": key for stage, key in record["keys"].items()}
-            if record["error"]:
-                tags["ddcal.error"] = record["error"][:4000]
-            self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-            data = self._configs.pop(number)["data"]
-            if record["fingerprint"]:
-                dataset = Dataset(data["name"], record["fingerprint"][:36], "ddcal", data.get("root") or data["name"])
-                inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
-                self._client.log_inputs(run_id, inputs)
-            if diagram is not None and diagram.is_file():
-                self._client.log_artifact(run_id, str(diagram))
-
-        self._put(log)
-
-    def study_finished(self, results: StudyResults, status: str) -> None:
-        """Log the tables and the winner's metrics on the parent run, end it, and wait for the queue."""
-
-        def log() -> None:
-            try:
-                describe()
-            finally:
-                self._client.set_terminated(self.parent, status)
-
-        def describe() -> None:
-            from mlflow.entities import Metric
-
-            for name in ("trials.csv", "pareto.csv", "summary.json"):
-                self._client.log_artifact(self.parent, str(results.directory / name))
-            if results.best is not None:
-                stamp = int(time.time() * 1000)
-                best = results.best.metrics or {}
-                metrics = [Metric(f"best/{name}", v, stamp, 0) for name, v in best.items() if v is not None]
-                self._client.log_batch(self.parent, metrics=metrics)
-                self._client.set_tag(self.parent, "ddcal.winner", results.best.trial_key)
-
-        self._put(log)
-        self._queue.put(None)
-        self._thread.join(CLOSE_SECONDS)
-        if self._thread.is_alive():
-            logger.warning("MLflow at %s is too slow: some runs were not logged when the study ended", self.uri)
-        elif self.failures and not self.lost:
-            logger.warning("%d MLflow calls to %s failed; the ledger has everything", self.failures, self.uri)
-
-    def _put(self, log: Callable[[], None]) -> None:
-        self._queue.put(log)
-
-    def _work(self) -> None:
-        while (log := self._queue.get()) is not None:
-            if self.lost:
-                continue
-            try:
-                log()
-            except Exception as error:
-                self.failures += 1
-                gone = self.uri.startswith("http") and "API request to" in str(error)  # said after its retries
-                self.lost = gone or self.parent is None
-                end = "the study goes on without tracking" if self.lost else "the study goes on"
-                if self.lost or self.failures == 1:
-                    logger.warning("MLflow at %s: %s: %s; %s", self.uri, type(error).__name__, error, end)
+        Raises:
+            Exception: whatever MLflow raises; the event stays the next one.
+        """
+        if self.pending <= 0:
+            return False
+        with (self.directory / LEDGER).open("rb") as stream:
+            stream.seek(self.offset)
+            line = stream.readline()
+        if not line.endswith(b"\n"):
+            return False
+        event = json.loads(line)
+        try:
+            if self._client is None:
+                self._connect()
+            getattr(self, f"_{event.pop('event')}", _ignore)(event)
+        except Exception:
+            self._doubtful = True
+            raise
+        self._doubtful = False
+        self.offset += len(line)
+        _write_cursor(self.directory, {"offset": self.offset, "parent": self._parent, "runs": self._runs})
+        return True
 
     def _connect(self) -> None:
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the mirror retries by itself
         import mlflow
 
         for noisy in ("mlflow", "alembic"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
-        self._client = mlflow.MlflowClient(tracking_uri=self.uri)
-        found = self._client.get_experiment_by_name(self.experiment)
-        if found is not None:
-            self._experiment_id = found.experiment_id
+        if self.uri.startswith(SQLITE):
+            _create_database(Path(self.uri.removeprefix(SQLITE)))
+        client = mlflow.MlflowClient(tracking_uri=self.uri)
+        found = client.get_experiment_by_name(self.experiment)
+        if found is None:
+            tags = {"mlflow.experimentKind": EXPERIMENT_KIND}
+            identifier = client.create_experiment(self.experiment, artifact_location=self.artifacts, tags=tags)
         else:
-            self._experiment_id = self._client.create_experiment(
-                self.experiment, artifact_location=self.artifacts, tags={"mlflow.experimentKind": EXPERIMENT_KIND}
-            )
+            identifier = found.experiment_id
+        self._client, self._experiment_id = client, identifier
 
-    def _tags(self) -> dict[str, str]:
-        return {
-            "ddcal.study": self._study,
-            "ddcal.git_commit": self._facts.get("git_commit") or "",
+    # One method an event of the ledger
+
+    def _study_started(self, event: dict[str, Any]) -> None:
+        study = event["study"]
+        self._facts = {"study": study["name"], "study_id": event["study_id"], "git_commit": event["git_commit"] or ""}
+        tags = {"ddcal.role": "study", "mlflow.runName": study["name"], "mlflow.note.content": study["description"]}
+        self._parent = self._run(tags)
+        settings = {f"search.{name}": value for name, value in study["search"].items()}
+        settings |= {f"objective.{name}": way for name, way in study["objectives"].items()}
+        self._params(self._parent, settings)
+        self._artifact(self._parent, "study.yaml")
+
+    def _trial_started(self, event: dict[str, Any]) -> None:
+        number = str(event["number"])
+        if number in self._runs:  # handed out again after a crash: the same run goes on
+            self._client.update_run(self._runs[number]["run"], status="RUNNING")
+            return
+        tags = {
+            "ddcal.role": "trial",
+            "mlflow.runName": event["trial_key"],
+            "mlflow.parentRunId": self._parent or "",
+            "ddcal.trial_key": event["trial_key"],
+            "ddcal.trial_number": number,
+        }
+        run = self._run(tags)
+        self._params(run, event["values"])
+        self._client.log_text(run, yaml.safe_dump(event["config"], sort_keys=False), "config.yaml")
+        self._runs[number] = {"run": run, "data": event["config"]["data"]}
+
+    def _trial_points(self, event: dict[str, Any]) -> None:
+        from mlflow.entities import Metric
+
+        run = self._runs[str(event["number"])]["run"]
+        metrics = [
+            Metric(name, float(value), event["time"], round(point["progress"] * FIDELITY_STEPS))
+            for point in event["points"]
+            for name, value in point.items()
+            if isinstance(value, float) and name != "progress"
+        ]
+        if self._doubtful:
+            there = {
+                (name, item.step)
+                for name in {metric.key for metric in metrics}
+                for item in self._client.get_metric_history(run, name)
+            }
+            metrics = [metric for metric in metrics if (metric.key, metric.step) not in there]
+        for start in range(0, len(metrics), METRIC_BATCH):
+            self._client.log_batch(run, metrics=metrics[start : start + METRIC_BATCH])
+
+    def _trial_finished(self, event: dict[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag, RunTag
+
+        trial = self._runs[str(event["number"])]
+        tags = {"ddcal.outcome": event["outcome"], "ddcal.cache_hits": " ".join(event["cache_hits"])}
+        tags |= {f"ddcal.key.{stage}": key for stage, key in event["keys"].items()}
+        if event["error"]:
+            tags["ddcal.error"] = event["error"][:4000]
+        self._client.log_batch(trial["run"], tags=[RunTag(name, value) for name, value in tags.items()])
+        if event["fingerprint"]:
+            name, root = trial["data"]["name"], trial["data"].get("root")
+            dataset = Dataset(name, event["fingerprint"][:36], "ddcal", root or name)
+            inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
+            self._client.log_inputs(trial["run"], inputs)
+        diagram = event.get("diagram")
+        if diagram and Path(diagram).is_file():
+            self._client.log_artifact(trial["run"], diagram)
+        self._client.set_terminated(trial["run"], STATUS.get(event["outcome"], "FAILED"), end_time=event["time"])
+        del self._runs[str(event["number"])]
+
+    def _study_resumed(self, event: dict[str, Any]) -> None:
+        self._client.update_run(self._parent, status="RUNNING")
+
+    def _study_finished(self, event: dict[str, Any]) -> None:
+        from mlflow.entities import Metric
+
+        for name in ("trials.csv", "pareto.csv", "summary.json"):
+            self._artifact(self._parent, name)
+        best = event["best"]
+        if best is not None:
+            step = event["finished"]
+            there = (
+                {m.step for m in self._client.get_metric_history(self._parent, "best/val/nll")}
+                if self._doubtful
+                else ()
+            )
+            if step not in there:
+                metrics = [
+                    Metric(f"best/{n}", v, event["time"], step) for n, v in best["metrics"].items() if v is not None
+                ]
+                self._client.log_batch(self._parent, metrics=metrics)
+            self._client.set_tag(self._parent, "ddcal.winner", best["trial_key"])
+        self.close_runs("KILLED" if event["interrupted"] else "FINISHED", event["time"])
+
+    def close_runs(self, status: str, end_time: int | None = None) -> None:
+        """End the study's run with ``status``, and trials that are unfinished as KILLED; resuming opens them again."""
+        for trial in self._runs.values():
+            self._client.set_terminated(trial["run"], "KILLED", end_time=end_time)
+        self._client.set_terminated(self._parent, status, end_time=end_time)
+
+    def _run(self, tags: dict[str, str]) -> str:
+        """Return a new run with these tags, or the one that an earlier attempt has made."""
+        if not self._facts:
+            self._facts = _facts(self.directory)
+        tags = tags | {
+            "ddcal.study": self._facts["study"],
+            "ddcal.study_id": self._facts["study_id"],
+            "ddcal.git_commit": self._facts["git_commit"],
             "mlflow.source.name": "ddcal",
         }
+        if self._doubtful:
+            wanted = ["ddcal.study_id", "ddcal.role", *(["ddcal.trial_key"] if "ddcal.trial_key" in tags else [])]
+            condition = " and ".join(f"tags.`{name}` = '{tags[name]}'" for name in wanted)
+            found = self._client.search_runs([self._experiment_id], condition, max_results=1)
+            if found:
+                return str(found[0].info.run_id)
+        return str(self._client.create_run(self._experiment_id, tags=tags).info.run_id)
 
-    def _params(self, run_id: str, values: dict[str, Any]) -> None:
+    def _params(self, run: str | None, values: dict[str, Any]) -> None:
         from mlflow.entities import Param
 
         params = [Param(name, str(value)[:6000]) for name, value in values.items()]
         for start in range(0, len(params), BATCH):
-            self._client.log_batch(run_id, params=params[start : start + BATCH])
+            self._client.log_batch(run, params=params[start : start + BATCH])
+
+    def _artifact(self, run: str | None, name: str) -> None:
+        path = self.directory / name
+        if path.is_file():
+            self._client.log_artifact(run, str(path))
+
+
+class Tracking:
+    """The mirror in a thread of its own, for as long as a study runs."""
+
+    def __init__(self, mirror: Mirror | None) -> None:
+        """Start to mirror; None (``tracking.uri: none``) mirrors nothing."""
+        self.mirror = mirror
+        self._news = threading.Event()
+        self._closing = threading.Event()
+        self._moved = time.monotonic()
+        self._thread: threading.Thread | None = None
+        if mirror is not None:
+            self._thread = threading.Thread(target=self._follow, name="ddcal-mlflow", daemon=True)
+            self._thread.start()
+
+    def notify(self) -> None:
+        """Say that the ledger has grown."""
+        self._news.set()
+
+    def close(self, seconds: float | None = None) -> int:
+        """Wait until MLflow has everything, as long as it moves at least every ``seconds``.
+
+        Returns:
+            How many bytes of the ledger are not sent: 0 if all is there.
+        """
+        if self._thread is None or self.mirror is None:
+            return 0
+        patience = CLOSE_SECONDS if seconds is None else seconds
+        self._moved = max(self._moved, time.monotonic() - patience / 2) if self.mirror.pending else self._moved
+        self._closing.set()
+        self._news.set()
+        while self._thread.is_alive() and time.monotonic() - self._moved < patience:
+            self._thread.join(0.05)
+        return self.mirror.pending
+
+    def _follow(self) -> None:
+        assert self.mirror is not None
+        failures = 0
+        while True:
+            self._news.clear()
+            try:
+                moved = self.mirror.advance()
+            except Exception as error:
+                if failures == 0:
+                    logger.warning("MLflow at %s: %s; the study goes on", self.mirror.uri, _one_line(error))
+                wait = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
+                failures += 1
+                if self._closing.wait(wait) and time.monotonic() - self._moved > CLOSE_SECONDS:
+                    return
+                if self._closing.is_set():
+                    time.sleep(min(wait, 1.0))
+                continue
+            if failures:
+                logger.warning("MLflow at %s answers again", self.mirror.uri)
+                failures = 0
+            if moved:
+                self._moved = time.monotonic()
+            elif self._closing.is_set():
+                return
+            else:
+                self._news.wait(POLL_SECONDS)
+
+
+def sync_study(directory: Path | str) -> str:
+    """Send everything of a study's ledger that MLflow does not have, and return a sentence on it.
+
+    The runs of a study whose driver was killed are ended as KILLED; resuming opens them again.
+
+    Raises:
+        BadInput: if the folder is not a study's, or a driver works on it (and syncs by itself).
+        TrackingError: if MLflow does not take it; what was sent stays sent.
+    """
+    results = load_study(directory)
+    lock = DriverLock(results.directory)
+    try:
+        mirror = make_mirror(results.study, results.directory)
+        if mirror is None:
+            return "this study was run with tracking.uri: none: there is nothing to send"
+        events = 0
+        try:
+            while mirror.advance():
+                events += 1
+            if results.interrupted and events + mirror.offset:
+                mirror.close_runs("KILLED")
+        except Exception as error:
+            raise TrackingError(
+                f"tracking.uri: MLflow at {mirror.uri} does not take it: {_one_line(error)}; "
+                f"{events} events were sent, {mirror.pending} bytes of the ledger wait"
+            ) from error
+        return f"MLflow at {mirror.uri} has everything ({events} events were new)"
+    finally:
+        lock.release()
 
 
 def tracking_uri(study: StudyConfig, root: Path) -> str | None:
@@ -254,11 +353,56 @@ def tracking_uri(study: StudyConfig, root: Path) -> str | None:
     return study.tracking.uri or f"sqlite:///{root / 'mlflow.db'}"
 
 
-def make_tracker(study: StudyConfig, root: Path) -> Tracker:
-    """Return the tracker of `tracking_uri`, or one that logs nothing."""
+def make_mirror(study: StudyConfig, directory: Path) -> Mirror | None:
+    """Return the mirror of a study's ledger at `tracking_uri`, or None."""
+    root = directory.parent
     uri = tracking_uri(study, root)
     if uri is None:
-        return Tracker()
+        return None
     experiment = study.tracking.experiment or study.name
     artifacts = None if study.tracking.uri else (root / "mlartifacts" / experiment).as_uri()
-    return MLflowTracker(uri, experiment, artifacts)
+    return Mirror(directory, uri, experiment, artifacts)
+
+
+def _create_database(path: Path) -> None:
+    """Make an MLflow database that is there in full or not at all: killed half-way, MLflow would refuse it for ever."""
+    import mlflow
+
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        mlflow.MlflowClient(tracking_uri=f"{SQLITE}{temporary}").search_experiments(max_results=1)
+        with contextlib.suppress(FileExistsError):  # another study was faster
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _ignore(event: dict[str, Any]) -> None:
+    """An event that MLflow need not know."""
+
+
+def _facts(directory: Path) -> dict[str, Any]:
+    with (directory / LEDGER).open("rb") as stream:
+        first = json.loads(stream.readline())
+    return {"study": first["study"]["name"], "study_id": first["study_id"], "git_commit": first["git_commit"] or ""}
+
+
+def _read_cursor(directory: Path) -> dict[str, Any]:
+    try:
+        cursor: dict[str, Any] = json.loads((directory / CURSOR).read_text())
+        return cursor
+    except FileNotFoundError:
+        return {"offset": 0, "parent": None, "runs": {}}
+
+
+def _write_cursor(directory: Path, cursor: dict[str, Any]) -> None:
+    temporary = directory / f".{CURSOR}.tmp"
+    temporary.write_text(json.dumps(cursor))
+    os.replace(temporary, directory / CURSOR)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"

@@ -15,12 +15,9 @@ from ddcal.config import TrialConfig
 from ddcal.config.metrics import VAL_METRICS
 from ddcal.pipeline import Advance, DatasetCache, Environment, Store, TrialRunner
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
-from ddcal.study.ledger import Outcome
+from ddcal.study.ledger import FIDELITY_STEPS, Outcome
 
 logger = logging.getLogger("ddcal")
-
-FIDELITY_STEPS = 1000
-"""``fidelity`` is ``progress`` in thousandths: the time of schedulers and the step of MLflow's metrics."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +142,12 @@ class Worker:
             checkpoint_seconds=assignment.checkpoint_seconds,
         )
         if self._restored is not None:
-            self.runner.restore(self._restored)
+            try:
+                self.runner.restore(self._restored)
+            except ValueError as error:  # another GPU model, or a store that was pruned: begin again
+                logger.warning("the trial begins again: %s", error)
+                self._restored = None
+                return self._start()
         return self.runner
 
     def _report(self, points: list[dict[str, Any]]) -> dict[str, Any]:

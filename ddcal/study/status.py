@@ -1,0 +1,84 @@
+"""How far a study is, from its ledger alone: while it runs, and after a crash."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddcal.study.ledger import read_ledger
+from ddcal.study.lock import LOCK, Holder
+from ddcal.study.results import load_study
+
+
+@dataclass(frozen=True)
+class Status:
+    """A study's progress.
+
+    Attributes:
+        study: Its name.
+        state: ``running``, ``finished``, ``stopped`` (by its driver) or ``dead`` (its driver was killed).
+        trials: How many it is to have.
+        finished: How many have ended.
+        outcomes: Outcome → count; ``unfinished`` for those handed out.
+        best: The trial key of the present winner.
+        best_metrics: Its objectives.
+        trials_an_hour: Over the last session; None before the second trial has ended.
+        seconds_left: At that rate; None where nothing is left or nothing known.
+        next_command: What to do next, if the study does not run.
+    """
+
+    study: str
+    state: str
+    trials: int
+    finished: int
+    outcomes: dict[str, int]
+    best: str | None
+    best_metrics: dict[str, float]
+    trials_an_hour: float | None
+    seconds_left: float | None
+    next_command: str | None
+
+
+def study_status(directory: Path | str) -> Status:
+    """Read a study's ledger and its driver's lock.
+
+    Raises:
+        BadInput: if the folder is not a study's.
+    """
+    results = load_study(directory)
+    began = 0
+    ends: list[int] = []
+    for event in read_ledger(results.directory):
+        if event["event"] in ("study_started", "study_resumed"):
+            began, ends = event["time"], []
+        elif event["event"] == "trial_finished":
+            ends.append(event["time"])
+    finished = sum(trial.outcome is not None for trial in results.records)
+    rate = len(ends) / ((ends[-1] - began) / 3.6e6) if len(ends) > 1 and ends[-1] > began else None
+    left = results.study.search.trials - finished
+    state = _state(results.directory, results.interrupted)
+    best = results.best
+    return Status(
+        study=results.study.name,
+        state=state,
+        trials=results.study.search.trials,
+        finished=finished,
+        outcomes=dict(Counter(trial.outcome or "unfinished" for trial in results.records)),
+        best=None if best is None else best.trial_key,
+        best_metrics={} if best is None else {n: (best.metrics or {})[n] for n in results.study.objectives},
+        trials_an_hour=rate,
+        seconds_left=left / rate * 3600 if rate and left and state == "running" else None,
+        next_command=f"ddcal resume {directory}" if state in ("stopped", "dead") else None,
+    )
+
+
+def _state(directory: Path, interrupted: bool) -> str:
+    try:
+        holder = Holder(**json.loads((directory / LOCK).read_text()))
+    except FileNotFoundError:
+        return "stopped" if interrupted else "finished"
+    except (ValueError, TypeError):
+        return "dead"
+    return "dead" if holder.dead else "running"
