@@ -1,6 +1,9 @@
 """``ddcal run``: what it refuses before anything is written, and what it prints and leaves when it runs."""
 
 import os
+import socket
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -145,16 +148,41 @@ def test_a_file_of_the_study_s_name_is_refused(refused, tmp_path):
     refused(["--debug"], "{tmp}/runs/tiny exists")
 
 
-def test_a_cluster_that_is_not_there_is_refused(refused, monkeypatch, tmp_path):
-    """Ray's own error, without the seconds that Ray takes to raise it."""
+@pytest.fixture
+def without_ray(monkeypatch, tmp_path_factory):
+    """As in a process of its own that no Ray runs in, and with an empty HOME."""
     import ray
 
-    def connect(**options):
-        raise ConnectionError(f"no cluster at {options['address']}")
-
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", connect)
-    refused(["--address", "127.0.0.1:1"], "--address 127.0.0.1:1", "no Ray cluster")
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_a_cluster_that_is_not_there_is_refused(refused, without_ray, monkeypatch, address):
+    refused(["--address", address], f"--address {address}", "no Ray cluster")
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    refused([], f"--address {address}", "no Ray cluster")
+
+
+def test_a_cluster_whose_token_is_missing_is_refused(write_study, tmp_path):
+    """In a process of its own: Ray reads the token once."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        command = ["run", str(write_study()), "--output", str(tmp_path / "runs"), "--address", address]
+        result = subprocess.run(
+            [sys.executable, "-c", "from ddcal.cli import main; main()", *command],
+            env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+            | {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token"},
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert f"--address {address}" in result.stderr and "token" in result.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 # Runs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 import uuid
 from collections.abc import Iterator
@@ -55,12 +56,17 @@ def ray_runtime(address: str | None) -> Iterator[Any]:
     if started:
         local = address is None and "RAY_ADDRESS" not in os.environ
         options: dict[str, Any] = {"object_store_memory": 256 * 2**20, "include_dashboard": False} if local else {}
+        place = "no Ray on this machine" if local else f"--address {address or os.environ['RAY_ADDRESS']}"
         try:
+            if not local:
+                _knock(address or os.environ["RAY_ADDRESS"])
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="ddcal", **options)
-        except ConnectionError as error:
-            raise ResourceError(
-                f"--address {address or os.environ.get('RAY_ADDRESS')}: no Ray cluster there ({error})"
-            ) from error
+        except OSError as error:  # ConnectionError, which Ray raises too, is one
+            raise ResourceError(f"{place}{'' if local else ': no Ray cluster there'} ({error})") from error
+        except ray.exceptions.RayError as error:
+            if type(error).__name__ != "AuthenticationError":  # younger than the oldest Ray that ddcal takes
+                raise
+            raise ResourceError(f"{place}: {error}") from error
         if local and os.environ.get("RAY_AUTH_MODE") != "token":
             ray.shutdown()
             raise ResourceError("RAY_AUTH_MODE: token authentication is off; unset it: ddcal runs no open Ray")
@@ -69,6 +75,13 @@ def ray_runtime(address: str | None) -> Iterator[Any]:
     finally:
         if started:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError at once if nothing listens at ``host:port``, where Ray itself would try for minutes."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if separator and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def check_resources(study: StudyConfig, available: dict[str, float]) -> None:

@@ -19,8 +19,8 @@ class DriverSearcher(Searcher):
     into a snapshot and a snapshot is never restored.
 
     Attributes:
-        error: What the driver raised (a full disk, an interrupt). Raised inside Tune it would leave actors and placement
-            groups behind, so it is kept here, the study is stopped by `DriverStopper`, and whoever ran Tune raises it.
+        error: What the driver raised (a full disk, an interrupt). Raised inside Tune it would leave actors and
+            placement groups behind: it is kept here, `DriverStopper` ends the study, and whoever ran Tune raises it.
     """
 
     def __init__(self, driver: StudyDriver) -> None:

@@ -11,6 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from ddcal.config import StudyConfig
@@ -39,7 +40,7 @@ def measure(trials: int, root: Path) -> None:
     ends: list[float] = []
     results = run_study(study, output=root, on_finished=lambda trial: ends.append(time.monotonic()))
     assert all(trial.cache_hits == ("distill", "train") for trial in results.records[1:])
-    walls = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    walls = [after - before for before, after in pairwise(ends)]
     inside = [trial.seconds or 0.0 for trial in results.records[1:]]
     versions = package_versions()
     shown = ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "ray", "optuna", "mlflow"))
