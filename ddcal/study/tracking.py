@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import tempfile
 import threading
 import time
 import uuid
@@ -41,8 +42,11 @@ POLL_SECONDS = 0.2
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0)
 """Waits between attempts at an event; the last one repeats."""
 
-CLOSE_SECONDS = 30.0
-"""How long the end of a study waits for MLflow as long as nothing arrives there."""
+ATTEMPTS = 5
+"""How often an event is tried that MLflow refuses although it answers."""
+
+CLOSE_SECONDS, CLOSE_SECONDS_FAILING = 30.0, 5.0
+"""How long the end of a study waits for MLflow while nothing arrives there; less if the last attempt has failed."""
 
 
 class Mirror:
@@ -63,8 +67,9 @@ class Mirror:
         """
         self.directory, self.uri, self.experiment, self.artifacts = directory, uri, experiment, artifacts
         self._client: Any = None
+        self._files = True
         self._experiment_id = ""
-        self._doubtful = True
+        self._doubtful, self._attempts = True, 0
         self._facts: dict[str, Any] = {}
         cursor = _read_cursor(directory)
         self.offset: int = cursor["offset"]
@@ -97,10 +102,13 @@ class Mirror:
             if self._client is None:
                 self._connect()
             getattr(self, f"_{event.pop('event')}", _ignore)(event)
-        except Exception:
+        except Exception as error:
             self._doubtful = True
-            raise
-        self._doubtful = False
+            self._attempts += 1
+            if self._attempts < ATTEMPTS or not self._alive():
+                raise
+            logger.warning("MLflow at %s refuses an event, which is left out: %s", self.uri, _one_line(error))
+        self._doubtful, self._attempts = False, 0
         self.offset += len(line)
         _write_cursor(self.directory, {"offset": self.offset, "parent": self._parent, "runs": self._runs})
         return True
@@ -122,6 +130,14 @@ class Mirror:
         else:
             identifier = found.experiment_id
         self._client, self._experiment_id = client, identifier
+
+    def _alive(self) -> bool:
+        """Whether MLflow answers at all: what it refuses then, it will refuse for ever."""
+        try:
+            self._client.get_experiment(self._experiment_id)
+            return True
+        except Exception:
+            return False
 
     # One method an event of the ledger
 
@@ -149,7 +165,10 @@ class Mirror:
         }
         run = self._run(tags)
         self._params(run, event["values"])
-        self._client.log_text(run, yaml.safe_dump(event["config"], sort_keys=False), "config.yaml")
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "config.yaml"
+            path.write_text(yaml.safe_dump(event["config"], sort_keys=False))
+            self._log_file(run, path)
         self._runs[number] = {"run": run, "data": event["config"]["data"]}
 
     def _trial_points(self, event: dict[str, Any]) -> None:
@@ -186,9 +205,8 @@ class Mirror:
             dataset = Dataset(name, event["fingerprint"][:36], "ddcal", root or name)
             inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
             self._client.log_inputs(trial["run"], inputs)
-        diagram = event.get("diagram")
-        if diagram and Path(diagram).is_file():
-            self._client.log_artifact(trial["run"], diagram)
+        if event.get("diagram"):
+            self._log_file(trial["run"], Path(event["diagram"]))
         self._client.set_terminated(trial["run"], STATUS.get(event["outcome"], "FAILED"), end_time=event["time"])
         del self._runs[str(event["number"])]
 
@@ -248,9 +266,19 @@ class Mirror:
             self._client.log_batch(run, params=params[start : start + BATCH])
 
     def _artifact(self, run: str | None, name: str) -> None:
-        path = self.directory / name
-        if path.is_file():
+        self._log_file(run, self.directory / name)
+
+    def _log_file(self, run: str | None, path: Path) -> None:
+        """Log an artifact; a server that takes runs but no files is asked no further."""
+        if not path.is_file() or not self._files:
+            return
+        try:
             self._client.log_artifact(run, str(path))
+        except Exception as error:
+            if not self._alive():
+                raise
+            self._files = False
+            logger.warning("MLflow at %s takes no artifacts: %s", self.uri, _one_line(error))
 
 
 class Tracking:
@@ -261,6 +289,7 @@ class Tracking:
         self.mirror = mirror
         self._news = threading.Event()
         self._closing = threading.Event()
+        self._failures = 0
         self._moved = time.monotonic()
         self._thread: threading.Thread | None = None
         if mirror is not None:
@@ -271,42 +300,42 @@ class Tracking:
         """Say that the ledger has grown."""
         self._news.set()
 
-    def close(self, seconds: float | None = None) -> int:
-        """Wait until MLflow has everything, as long as it moves at least every ``seconds``.
+    def close(self) -> int:
+        """Wait until MLflow has everything, but not for one that does not move.
 
         Returns:
             How many bytes of the ledger are not sent: 0 if all is there.
         """
         if self._thread is None or self.mirror is None:
             return 0
-        patience = CLOSE_SECONDS if seconds is None else seconds
-        self._moved = max(self._moved, time.monotonic() - patience / 2) if self.mirror.pending else self._moved
+        self._moved = time.monotonic()
         self._closing.set()
         self._news.set()
-        while self._thread.is_alive() and time.monotonic() - self._moved < patience:
+        while self._thread.is_alive():
+            patience = CLOSE_SECONDS_FAILING if self._failures else CLOSE_SECONDS
+            if time.monotonic() - self._moved > patience:
+                break
             self._thread.join(0.05)
-        return self.mirror.pending
+        return max(0, self.mirror.pending)
 
     def _follow(self) -> None:
         assert self.mirror is not None
-        failures = 0
         while True:
             self._news.clear()
             try:
                 moved = self.mirror.advance()
             except Exception as error:
-                if failures == 0:
+                if not self._failures:
                     logger.warning("MLflow at %s: %s; the study goes on", self.mirror.uri, _one_line(error))
-                wait = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
-                failures += 1
-                if self._closing.wait(wait) and time.monotonic() - self._moved > CLOSE_SECONDS:
-                    return
+                wait = RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS) - 1)]
+                self._failures += 1
+                self._closing.wait(wait)
                 if self._closing.is_set():
                     time.sleep(min(wait, 1.0))
                 continue
-            if failures:
+            if self._failures:
                 logger.warning("MLflow at %s answers again", self.mirror.uri)
-                failures = 0
+                self._failures = 0
             if moved:
                 self._moved = time.monotonic()
             elif self._closing.is_set():
