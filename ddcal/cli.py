@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -13,6 +13,9 @@ from typer.core import TyperGroup
 from ddcal import __version__
 from ddcal.config.loading import read_study, study_problems
 from ddcal.errors import BadInput, DivergedError, StoreError, TrackingError
+
+if TYPE_CHECKING:
+    from ddcal.pipeline.store import Store
 
 
 class _Verbs(TyperGroup):
@@ -51,7 +54,14 @@ Debug = Annotated[bool, typer.Option("--debug", help="Run the trials one after a
 Address = Annotated[
     str | None, typer.Option(metavar="ADDR", help="A Ray cluster's address; default: Ray on this machine.")
 ]
+StoreFolder = Annotated[
+    Path, typer.Argument(metavar="STORE", help="An artefact store, or the output root that has it, for example runs.")
+]
 StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder, for example runs/quickstart.")]
+
+
+store_app = typer.Typer(cls=_Verbs, help="Look after the artefact store.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(store_app, name="store")
 
 
 def _print_version(wanted: bool) -> None:
@@ -158,6 +168,104 @@ def sync(directory: StudyFolder) -> None:
     from ddcal.study.tracking import sync_study
 
     typer.echo(sync_study(directory))
+
+
+@app.command()
+def pareto(
+    directory: StudyFolder,
+    to: Annotated[Path | None, typer.Option(metavar="PNG", help="The picture; default: DIR/pareto.png.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the Pareto front and draw it."""
+    from ddcal.analysis.study_figures import plot_pareto
+    from ddcal.study.console import make_console, pareto_table
+    from ddcal.study.results import load_study, trial_rows
+
+    results = load_study(directory)
+    results.write()
+    picture = plot_pareto(results, to or directory / "pareto.png")
+    if as_json:
+        typer.echo(json.dumps(trial_rows(results.study, results.pareto), indent=2))
+    else:
+        make_console().print(pareto_table(results))
+        typer.echo(f"{picture}  {directory / 'pareto.csv'}")
+
+
+@app.command()
+def importance(directory: StudyFolder, as_json: AsJson = False) -> None:
+    """Tell which searched names matter for which objective."""
+    from ddcal.study.console import importance_table, make_console
+    from ddcal.study.importance import importances
+    from ddcal.study.results import load_study
+
+    found = importances(load_study(directory))
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found], indent=2))
+    else:
+        make_console().print(importance_table(found))
+
+
+@store_app.command("ls")
+def store_ls(root: StoreFolder, as_json: AsJson = False) -> None:
+    """List the artefacts of a store, and who refers to them."""
+    from ddcal.pipeline.upkeep import list_entries
+    from ddcal.study.console import make_console, store_table
+    from ddcal.study.references import referred_keys
+
+    store = open_store(root)
+    entries, references = list(list_entries(store)), referred_keys(store.root)
+    if as_json:
+        rows = [asdict(entry) | {"references": sorted(references.get(entry.key, ()))} for entry in entries]
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        make_console().print(store_table(entries, references))
+
+
+@store_app.command("verify")
+def store_verify(root: StoreFolder) -> None:
+    """Read every artefact and compare it with its sha256."""
+    from ddcal.pipeline.upkeep import verify_store
+
+    checked = list(verify_store(open_store(root)))
+    faults = [(stage, key, fault) for stage, key, fault in checked if fault is not None]
+    for stage, key, fault in faults:
+        typer.echo(f"{stage}/{key}: {fault}", err=True)
+    typer.echo(f"{len(checked) - len(faults)} of {len(checked)} artefacts are whole")
+    if faults:
+        raise typer.Exit(1)
+
+
+@store_app.command("prune")
+def store_prune(
+    root: StoreFolder,
+    older_than: Annotated[
+        float, typer.Option("--older-than", metavar="DAYS", min=0.0, help="Only what is older than this.")
+    ] = 0.0,
+    max_size: Annotated[
+        float | None, typer.Option("--max-size", metavar="GB", min=0.0, help="Only until the store is below this.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
+) -> None:
+    """Remove artefacts that no study and no export refers to."""
+    from ddcal.pipeline.upkeep import prune_store
+    from ddcal.study.references import referred_keys
+
+    store = open_store(root)
+    most = None if max_size is None else int(max_size * 1e9)
+    kept = referred_keys(store.root)
+    removed = prune_store(store, kept, older_than=older_than, max_bytes=most, dry_run=dry_run)
+    size = sum(entry.bytes for entry in removed) / 1e6
+    typer.echo(f"{'would remove' if dry_run else 'removed'} {len(removed)} artefacts, {size:.1f} MB")
+
+
+def open_store(root: Path) -> Store:
+    """Return the artefact store at ``root``, or at ``root/store``; it must exist."""
+    from ddcal.pipeline.store import Store
+
+    for place in (root, root / "store"):
+        if any((place / stage).is_dir() for stage in ("distill", "train")):
+            return Store(place)
+    raise BadInput(f"{root} is not an artefact store, nor an output root that has one")
 
 
 @app.command()

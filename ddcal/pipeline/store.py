@@ -82,7 +82,7 @@ class Store:
         except (OSError, ValueError) as error:
             self._set_aside(stage, key, f"manifest.json is unreadable ({error})")
             return None
-        fault = _first_fault(folder, manifest)
+        fault = first_fault(folder, manifest)
         if fault:
             self._set_aside(stage, key, fault)
             return None
@@ -213,7 +213,8 @@ def _manifest_sha256(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _first_fault(folder: Path, manifest: dict[str, Any]) -> str | None:
+def first_fault(folder: Path, manifest: dict[str, Any]) -> str | None:
+    """Return the first thing that is wrong with an entry after reading all of its files, or None if it is whole."""
     try:
         if manifest["sha256"] != _manifest_sha256(manifest):
             return "manifest.json does not match its own sha256"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -16,6 +17,10 @@ from ddcal.study.results import StudyResults, Trial
 from ddcal.study.runner import Hooks, Start
 from ddcal.study.status import Status
 from ddcal.study.worker import Assignment
+
+if TYPE_CHECKING:
+    from ddcal.pipeline.upkeep import Listed
+    from ddcal.study.importance import Importance
 
 
 def make_console(stderr: bool = False) -> Console:
@@ -154,6 +159,47 @@ def calibration_table(trial: Trial) -> Table:
             note += " worse NLL than raw"
         cells = [f"{metrics[prefix + metric]:.4f}" for metric in ("ece", "nll", "accuracy")]
         table.add_row(name or method, *cells, note.strip())
+    return table
+
+
+def pareto_table(results: StudyResults) -> Table:
+    """Return the front, the winner marked: searched values and objectives."""
+    table = Table(title=f"{results.study.name}: Pareto front", title_justify="left")
+    table.add_column("trial")
+    for name in (*results.study.space, *results.study.objectives, "val/nll"):
+        table.add_column(name)
+    best = results.best
+    for trial in results.pareto:
+        mark = " (winner)" if best is not None and trial.number == best.number else ""
+        shown = [trial.values.get(name, "") for name in results.study.space]
+        shown += [(trial.metrics or {}).get(name, "") for name in (*results.study.objectives, "val/nll")]
+        cells = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in shown]
+        table.add_row(trial.trial_key + mark, *cells)
+    return table
+
+
+def importance_table(found: list[Importance]) -> Table:
+    """Return the importance of every name, objective by objective."""
+    table = Table(title="share of the variance explained (fANOVA)", title_justify="left")
+    for name in ("objective", "name", "share", "trials", "active where"):
+        table.add_column(name, justify="right" if name in ("share", "trials") else "left")
+    for one in found:
+        share = "too few" if one.share is None else f"{one.share:.3f}"
+        table.add_row(one.objective, one.name, share, str(one.trials), one.where)
+    return table
+
+
+def store_table(entries: list[Listed], references: dict[str, set[str]]) -> Table:
+    """Return what is in a store."""
+    total = sum(entry.bytes for entry in entries) / 1e6
+    table = Table(title=f"{len(entries)} artefacts, {total:.1f} MB", title_justify="left")
+    for name in ("stage", "key", "MB", "seconds", "published", "what", "referred to by"):
+        table.add_column(name, justify="right" if name in ("MB", "seconds") else "left")
+    for entry in entries:
+        published = datetime.fromtimestamp(entry.created).strftime("%Y-%m-%d %H:%M")
+        who = ", ".join(sorted(Path(folder).name for folder in references.get(entry.key, ())))
+        cells = (f"{entry.bytes / 1e6:.2f}", f"{entry.seconds:.1f}", published, entry.what, who)
+        table.add_row(entry.stage, entry.key[:12], *cells)
     return table
 
 

@@ -24,6 +24,7 @@ from ddcal.pipeline.trial import CHECKPOINT_SECONDS
 from ddcal.study.ledger import FIDELITY_STEPS, Ledger, Outcome
 from ddcal.study.lock import DriverLock
 from ddcal.study.provenance import git_commit, package_versions
+from ddcal.study.references import refer
 from ddcal.study.results import STUDY, StudyResults, Trial, load_study
 from ddcal.study.search import StudySearch
 from ddcal.study.tracking import Tracking
@@ -110,6 +111,7 @@ class StudyDriver:
             )
         else:
             self._take_over(earlier)
+        refer(self.store, "study", directory)
         tracking.notify()
 
     @property
@@ -237,6 +239,7 @@ class StudyDriver:
             trial_key=trial.trial_key,
             values=trial.values,
             config=trial.config,
+            keys=trial.keys,
             duplicate_of=trial.duplicate_of,
             attempt=trial.attempt,
             log=log,

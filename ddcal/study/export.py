@@ -13,6 +13,7 @@ from ddcal import __version__
 from ddcal.config import TrialConfig
 from ddcal.errors import BadInput, StoreError
 from ddcal.pipeline.store import Entry, Store, file_sha256
+from ddcal.study.references import refer
 from ddcal.study.results import StudyResults, Trial
 
 RUN, LOCK = "run.yaml", "run.lock.json"
@@ -75,6 +76,7 @@ def export_trial(results: StudyResults, trial: Trial, target: Path | str) -> Pat
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)
+        refer(store.root, "export", folder)
     except OSError as error:
         raise ExportError(f"--to {target}: cannot be written: {error.strerror or error}") from error
     finally:

@@ -1,0 +1,136 @@
+"""Looking after an artefact store: what is in it, whether it is whole, and making room."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from ddcal.errors import StoreError
+from ddcal.pipeline.keys import STAGES
+from ddcal.pipeline.store import MANIFEST, Store, first_fault
+
+DAY = 86400.0
+LEFTOVER_SECONDS = DAY
+"""Temporary folders and checkpoints older than this belong to nobody: a worker renews its own every 30 seconds."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An entry of a store.
+
+    Attributes:
+        stage: Its stage.
+        key: Its key.
+        bytes: Its size on disk.
+        created: When it was published, in seconds since 1970.
+        seconds: How long it took to compute.
+        what: A few words on what it is.
+    """
+
+    stage: str
+    key: str
+    bytes: int
+    created: float
+    seconds: float
+    what: str
+
+
+def list_entries(store: Store) -> Iterator[Listed]:
+    """Yield the entries by stage, oldest first; unreadable ones are left out (`verify_store` names them)."""
+    for stage in STAGES:
+        found = []
+        for folder in (store.root / stage).glob("*"):
+            try:
+                manifest = json.loads((folder / MANIFEST).read_text())
+                meta = manifest["meta"]
+                size = (
+                    sum(record["bytes"] for record in manifest["files"].values()) + (folder / MANIFEST).stat().st_size
+                )
+                entry = Listed(stage, folder.name, size, manifest["created"], meta["seconds"], _what(meta))
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+            found.append(entry)
+        yield from sorted(found, key=lambda entry: entry.created)
+
+
+def verify_store(store: Store) -> Iterator[tuple[str, str, str | None]]:
+    """Yield (stage, key, fault) for every entry after reading all of its files; fault is None where it is whole."""
+    for stage in STAGES:
+        for folder in sorted((store.root / stage).glob("*")):
+            try:
+                fault = first_fault(folder, json.loads((folder / MANIFEST).read_text()))
+            except FileNotFoundError:
+                fault = "manifest.json is missing"
+            except (OSError, ValueError) as error:
+                fault = f"manifest.json is unreadable ({error})"
+            yield stage, folder.name, fault
+
+
+def prune_store(
+    store: Store,
+    kept: Collection[str],
+    *,
+    older_than: float = 0.0,
+    max_bytes: int | None = None,
+    now: float | None = None,
+    dry_run: bool = False,
+) -> list[Listed]:
+    """Remove entries that nothing refers to, oldest first, and leftovers of killed workers.
+
+    Args:
+        store: The store.
+        kept: Keys that studies and exports refer to; these are never removed.
+        older_than: Remove only entries older than so many days.
+        max_bytes: Remove only as much as is needed to come below this size; None removes all that may go.
+        now: The present time in seconds since 1970; default: the clock.
+        dry_run: Remove nothing.
+
+    Returns:
+        What was removed, or would be.
+
+    Raises:
+        StoreError: if an entry cannot be removed.
+    """
+    now = time.time() if now is None else now
+    entries = list(list_entries(store))
+    size = sum(entry.bytes for entry in entries)
+    removed = []
+    for entry in sorted(entries, key=lambda entry: entry.created):
+        if max_bytes is not None and size <= max_bytes:
+            break
+        if entry.key in kept or now - entry.created < older_than * DAY:
+            continue
+        if not dry_run:
+            _remove(store, entry)
+        removed.append(entry)
+        size -= entry.bytes
+    if not dry_run:
+        for folder in ("tmp", "partial"):
+            for path in (store.root / folder).glob("*"):
+                if now - path.stat().st_mtime > LEFTOVER_SECONDS:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    return removed
+
+
+def _remove(store: Store, entry: Listed) -> None:
+    """Move an entry away in one step, then delete it: nobody sees half of it."""
+    grave = store.root / "tmp" / f"pruned-{uuid.uuid4().hex}"
+    try:
+        grave.parent.mkdir(parents=True, exist_ok=True)
+        (store.root / entry.stage / entry.key).rename(grave)
+        shutil.rmtree(grave)
+    except OSError as error:
+        raise StoreError(f"the artefact {entry.stage}/{entry.key} cannot be removed: {error}") from error
+
+
+def _what(meta: dict[str, object]) -> str:
+    config = meta.get("config")
+    if not isinstance(config, dict):
+        return ""
+    distill = config["distill"]
+    mask = f" mask {distill['mask']['ratio']:g}" if distill["mask"]["ratio"] else ""
+    return f"{config['data']['name']} {distill['backbone']} ipc {distill['ipc']}{mask} seed {config['seed']}"
