@@ -48,6 +48,7 @@ def plot_pareto(results: StudyResults, path: Path) -> Path:
     axes.set_xlabel("trial" if len(objectives) == 1 else _label(results, objectives[0]))
     axes.set_ylabel(_label(results, objectives[-1 if len(objectives) == 1 else 1]))
     axes.set_title(results.study.name)
+    axes.margins(0.12)
     axes.grid(alpha=0.3)
     if drawn:
         axes.legend(frameon=False)

@@ -1,0 +1,64 @@
+"""Pruning keeps what studies and exports refer to, for as long as they are there."""
+
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from ddcal.cli import app
+from ddcal.errors import BadInput
+from ddcal.study import load_study, run_study
+from ddcal.study.references import referred_keys
+
+
+@pytest.fixture
+def root(tiny_study, tmp_path):
+    run_study(tiny_study(search={"searcher": "random", "trials": 2}), output=tmp_path, debug=True)
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def keys_of(root):
+    return {key for trial in load_study(root / "tiny").records for key in trial.keys.values()}
+
+
+def test_a_study_refers_to_every_stage_of_its_trials(root):
+    assert set(referred_keys(root / "store")) == keys_of(root)
+
+
+def test_prune_spares_a_study_then_its_export_then_nothing(root):
+    assert "removed 0 artefacts" in run("store", "prune", root).output
+    assert run("export", root / "tiny", "--trial", "0", "--to", root / "kept").exit_code == 0
+    first = set(load_study(root / "tiny").records[0].keys.values())
+    others = keys_of(root) - first
+    shutil.rmtree(root / "tiny")
+    assert f"would remove {len(others)} artefacts" in run("store", "prune", root, "--dry-run").output
+    assert f"removed {len(others)} artefacts" in run("store", "prune", root).output
+    assert {path.name for stage in ("distill", "train") for path in (root / "store" / stage).iterdir()} <= first
+    shutil.rmtree(root / "kept")
+    assert f"removed {len(first)} artefacts" in run("store", "prune", root / "store").output
+
+
+def test_what_cannot_be_read_stops_the_pruning(root):
+    (root / "tiny" / "ledger.jsonl").write_text("garbage\n")
+    with pytest.raises(BadInput, match="nothing was removed"):
+        referred_keys(root / "store")
+    result = run("store", "prune", root)
+    assert result.exit_code == 2 and "nothing was removed" in result.output
+
+
+def test_store_verbs(root, tmp_path_factory):
+    listed = run("store", "ls", root)
+    assert listed.exit_code == 0 and "digits real ipc 2 seed 0" in listed.output and "tiny" in listed.output
+    assert run("store", "verify", root).exit_code == 0
+    victim = next((root / "store" / "train").glob("*/networks.safetensors"))
+    content = bytearray(victim.read_bytes())
+    content[-1] ^= 1
+    victim.write_bytes(content)
+    result = run("store", "verify", root)
+    assert result.exit_code == 1 and "networks.safetensors does not match its sha256" in result.output
+    empty = run("store", "ls", tmp_path_factory.mktemp("empty"))
+    assert empty.exit_code == 2 and "is not an artefact store" in empty.output
