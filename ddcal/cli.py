@@ -205,6 +205,31 @@ def importance(directory: StudyFolder, as_json: AsJson = False) -> None:
         make_console().print(importance_table(found))
 
 
+@app.command()
+def confirm(
+    directory: StudyFolder,
+    top: Annotated[int, typer.Option(metavar="K", min=1, help="How many leaders, by val/nll.")] = 3,
+    seeds: Annotated[int, typer.Option(metavar="N", help="How many fresh seeds each.")] = 5,
+    debug: Debug = False,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the leaders of a study on fresh seeds."""
+    from ddcal.study.confirm import confirm as confirm_leaders
+    from ddcal.study.console import StudyProgress, confirmation_table, make_console
+    from ddcal.study.results import load_study
+
+    console = make_console(stderr=as_json)
+    with StudyProgress(console) as progress:
+        found = confirm_leaders(
+            load_study(directory), top=top, seeds=seeds, debug=debug, address=address, hooks=progress.hooks
+        )
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found], indent=2))
+    else:
+        console.print(confirmation_table(found))
+
+
 @store_app.command("ls")
 def store_ls(root: StoreFolder, as_json: AsJson = False) -> None:
     """List the artefacts of a store, and who refers to them."""

@@ -20,6 +20,7 @@ from ddcal.study.worker import Assignment
 
 if TYPE_CHECKING:
     from ddcal.pipeline.upkeep import Listed
+    from ddcal.study.confirm import Confirmed
     from ddcal.study.importance import Importance
 
 
@@ -114,7 +115,8 @@ def print_summary(results: StudyResults, console: Console) -> None:
         return
     front = ", ".join(str(trial.number) for trial in results.pareto)
     console.print(
-        f"winner: {best.trial_key} (lowest val/nll of the Pareto front: trials {front}; not confirmed on fresh seeds)"
+        f"winner: {best.trial_key} (lowest val/nll of the Pareto front: trials {front}; "
+        f"{'' if results.confirmed(best) else 'not '}confirmed on fresh seeds)"
     )
     if results.unsent:
         console.print(f"MLflow does not have everything yet: ddcal sync {shlex.quote(_relative(results.directory))}")
@@ -175,6 +177,22 @@ def pareto_table(results: StudyResults) -> Table:
         shown += [(trial.metrics or {}).get(name, "") for name in (*results.study.objectives, "val/nll")]
         cells = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in shown]
         table.add_row(trial.trial_key + mark, *cells)
+    return table
+
+
+def confirmation_table(found: list[Confirmed]) -> Table:
+    """Return what the search reported beside the mean over fresh seeds."""
+    table = Table(title="on fresh seeds (95 % interval of the mean)", title_justify="left")
+    for name in ("trial", "metric", "search", "mean", "interval", "seeds", ""):
+        table.add_column(name, justify="left" if name in ("trial", "metric", "") else "right")
+    for one in found:
+        inside = one.low <= one.searched <= one.high
+        better = (one.searched > one.mean) == (one.metric.endswith("accuracy"))
+        note = "" if inside else ("the search was lucky" if better else "the search was unlucky")
+        interval = f"{one.low:.4f} to {one.high:.4f}"
+        table.add_row(
+            one.trial_key, one.metric, f"{one.searched:.4f}", f"{one.mean:.4f}", interval, str(one.seeds), note
+        )
     return table
 
 

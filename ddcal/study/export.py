@@ -93,7 +93,7 @@ def describe_run(results: StudyResults, trial: Trial, entries: dict[str, Entry])
         "study": results.study.name,
         "trial_key": trial.trial_key,
         "outcome": trial.outcome,
-        "confirmed": False,
+        "confirmed": results.confirmed(trial),
         "target": results.study.trial,
         "config": TrialConfig.model_validate(trial.config).model_dump(mode="json"),
         "environment": environment,
@@ -143,9 +143,10 @@ def _readme(results: StudyResults, trial: Trial, run: dict[str, Any]) -> str:
             cells = [f"{metrics[prefix + name]:.4f}" for name in ("ece", "nll", "accuracy")]
             rows.append(f"| {label} | {' | '.join(cells)} |")
     table = "\n".join(["| calibration | test ECE | test NLL | test accuracy |", "|-|-|-|-|", *rows]) if rows else ""
+    confirmed = "confirmed on fresh seeds, see run.yaml" if run["confirmed"] else "not confirmed on fresh seeds"
     return f"""# {trial.trial_key}
 
-One run of the study **{results.study.name}** ({trial.outcome}; not confirmed on fresh seeds). Run it again and compare:
+One run of the study **{results.study.name}** ({trial.outcome}; {confirmed}). Run it again and compare:
 
     ddcal replay .
 

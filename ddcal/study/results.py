@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 STAGES = ("distill", "train", "calibrate", "evaluate")
 TRIALS, PARETO, SUMMARY, STUDY = "trials.csv", "pareto.csv", "summary.json", "study.yaml"
+CONFIRMATION = "confirmation.json"
 WINNER_METRIC = "val/nll"
 
 
@@ -138,6 +139,14 @@ class StudyResults:
                 return trial
         raise BadInput(f"{self.directory.name} has no trial {identifier!r}; it has 0 to {len(self.records) - 1}")
 
+    def confirmed(self, trial: Trial) -> list[dict[str, Any]] | bool:
+        """Return what `ddcal confirm` measured for a trial on fresh seeds, a record a metric; False if it did not."""
+        try:
+            leaders = json.loads((self.directory / CONFIRMATION).read_text())["leaders"]
+        except (OSError, ValueError, KeyError):
+            return False
+        return [one for one in leaders if one["trial_key"] == trial.trial_key] or False
+
     def summary(self) -> dict[str, Any]:
         """Return what summary.json holds."""
         best = self.best
@@ -152,7 +161,7 @@ class StudyResults:
                 "trial_key": best.trial_key,
                 "values": best.values,
                 "metrics": best.metrics,
-                "confirmed": False,
+                "confirmed": self.confirmed(best),
             },
             "pareto": [trial.number for trial in self.pareto],
             "seconds": self.seconds,
