@@ -16,7 +16,7 @@ Backbone = Literal["real", "full", "dc", "dsa"]
 CalibrationMethod = Literal["none", "ts_train", "ts_holdout", "ts_val", "mts"]
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
-PositiveFloat = Annotated[float, Field(gt=0.0, lt=1e30, allow_inf_nan=False)]  # fits into float32
+PositiveFloat = Annotated[float, Field(gt=0.0, lt=3.4e38, allow_inf_nan=False)]  # fits into float32
 NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
 
