@@ -115,7 +115,7 @@ def run(
         int | None, typer.Option(metavar="N", help="The number of trials, as --set search.trials=N.")
     ] = None,
 ) -> None:
-    """Run a study: search, distill, train, calibrate, track, and name the winner."""
+    """Run a study and name its winner."""
     extra = [] if trials is None else [f"search.trials={trials}"]
     study = read_study(study_file, [*(overrides or ()), *extra])
 
@@ -137,7 +137,7 @@ def resume(
     debug: Debug = False,
     address: Address = None,
 ) -> None:
-    """Go on with a study that was stopped or killed, or extend a finished one."""
+    """Go on with a stopped or killed study."""
     from ddcal.study.console import StudyProgress, make_console, print_summary
     from ddcal.study.runner import resume_study
 
@@ -151,7 +151,7 @@ def resume(
 
 @app.command()
 def status(directory: StudyFolder, as_json: AsJson = False) -> None:
-    """Tell how far a study is, from its ledger alone, while it runs or after a crash."""
+    """Tell how far a study is."""
     from ddcal.study.console import make_console, print_status
     from ddcal.study.status import study_status
 
@@ -164,7 +164,7 @@ def status(directory: StudyFolder, as_json: AsJson = False) -> None:
 
 @app.command()
 def sync(directory: StudyFolder) -> None:
-    """Send to MLflow what could not be sent while the study ran; exactly once, in order."""
+    """Send to MLflow what it does not have yet."""
     from ddcal.study.tracking import sync_study
 
     typer.echo(sync_study(directory))
@@ -193,7 +193,7 @@ def pareto(
 
 @app.command()
 def importance(directory: StudyFolder, as_json: AsJson = False) -> None:
-    """Tell which searched names matter for which objective."""
+    """Tell which searched names matter."""
     from ddcal.study.console import importance_table, make_console
     from ddcal.study.importance import importances
     from ddcal.study.results import load_study
@@ -304,7 +304,7 @@ def export(
         bool, typer.Option("--pareto", help="Export the whole Pareto front, one folder a trial.")
     ] = False,
 ) -> None:
-    """Write the winner (or another trial) as a folder that replays."""
+    """Write the winner as a folder that replays."""
     from ddcal.study.export import export_trial
     from ddcal.study.results import load_study
 
@@ -335,7 +335,7 @@ def replay(
     everything: Annotated[bool, typer.Option("--all", help="List every metric, also those that are equal.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run an export again from scratch and compare every metric and artefact."""
+    """Run an export again and compare everything."""
     from ddcal.study.console import comparison_table, make_console
     from ddcal.study.replay import replay as replay_run
 
@@ -358,7 +358,7 @@ def ui(
     directory: StudyFolder,
     port: Annotated[int, typer.Option(metavar="PORT", help="The port on 127.0.0.1.")] = 5000,
 ) -> None:
-    """Open the study in MLflow's UI, on this machine alone; Ctrl-C ends it."""
+    """Show a study in MLflow's UI on this machine."""
     from ddcal.study.ui import serve
 
     serve(directory, port, typer.echo)
