@@ -139,7 +139,7 @@ def test_a_folder_without_permission_is_refused(refused, tmp_path, monkeypatch, 
 def test_a_study_that_is_there_already_is_refused(refused, tmp_path, mode):
     (tmp_path / "runs" / "tiny").mkdir(parents=True)
     (tmp_path / "runs" / "tiny" / "ledger.jsonl").write_text("")
-    refused(mode, "{tmp}/runs/tiny exists", "--output")
+    refused(mode, "{tmp}/runs/tiny exists and is not a study", "--output")
 
 
 def test_a_file_of_the_study_s_name_is_refused(refused, tmp_path):

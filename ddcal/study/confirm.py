@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ddcal.config import StudyConfig
 from ddcal.errors import BadInput
 from ddcal.seeding import derive_seed
-from ddcal.study.results import CONFIRMATION, WINNER_METRIC, StudyResults, Trial
+from ddcal.study.results import CONFIRMATION, WINNER_METRIC, StudyResults, Trial, replace_text
 from ddcal.study.runner import Hooks, run_study
 
 MIN_SEEDS = 2
@@ -95,10 +94,8 @@ def confirm(
     study = confirmation_study(results, leaders, seeds)
     again = run_study(study, output=results.directory.parent, debug=debug, address=address, hooks=hooks)
     found = compare(results, leaders, again)
-    text = json.dumps({"seeds": seeds, "study": study.name, "leaders": [asdict(one) for one in found]}, indent=2)
-    temporary = results.directory / f".{CONFIRMATION}.tmp"
-    temporary.write_text(text + "\n")
-    os.replace(temporary, results.directory / CONFIRMATION)
+    content = {"seeds": seeds, "study": study.name, "leaders": [asdict(one) for one in found]}
+    replace_text(results.directory / CONFIRMATION, json.dumps(content, indent=2) + "\n")
     results.write()
     return found
 

@@ -25,8 +25,8 @@ from ddcal.study.ledger import FIDELITY_STEPS, Ledger, Outcome
 from ddcal.study.lock import DriverLock
 from ddcal.study.provenance import git_commit, package_versions
 from ddcal.study.references import refer
-from ddcal.study.results import STUDY, StudyResults, Trial, load_study
-from ddcal.study.search import StudySearch
+from ddcal.study.results import STUDY, StudyResults, Trial, load_study, replace_text
+from ddcal.study.search import JOURNAL, StudySearch
 from ddcal.study.tracking import Tracking
 from ddcal.study.worker import Assignment
 
@@ -94,7 +94,10 @@ class StudyDriver:
         self._duplicates = 0
         store = Path(study.storage.store) if study.storage.store else directory.parent / "store"
         self.store = store.expanduser().absolute()
-        (directory / STUDY).write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
+        replace_text(directory / STUDY, yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
+        if earlier is None:
+            for leftover in directory.glob(f"{JOURNAL}*"):  # of a driver killed before the ledger's first line
+                leftover.unlink()
         self.ledger = Ledger(directory)
         self.search = StudySearch(study, directory, repair=earlier is not None)
         self.finished = 0
@@ -171,21 +174,23 @@ class StudyDriver:
 
         Trials that are running now stay unfinished in the ledger: resuming hands them out again.
         """
-        results = load_study(self.directory)
-        best = results.best
-        self.ledger.append(
-            "study_finished",
-            seconds=(results.seconds or 0.0) + time.monotonic() - self._began,
-            interrupted=interrupted,
-            finished=self.finished,
-            best=None if best is None else {"trial_key": best.trial_key, "metrics": best.metrics},
-        )
-        self.ledger.close()
-        results = load_study(self.directory)
-        results.write()
-        self.tracking.notify()
-        results.unsent = self.tracking.close()
-        self._lock.release()
+        try:
+            results = load_study(self.directory)
+            best = results.best
+            self.ledger.append(
+                "study_finished",
+                seconds=(results.seconds or 0.0) + time.monotonic() - self._began,
+                interrupted=interrupted,
+                finished=self.finished,
+                best=None if best is None else {"trial_key": best.trial_key, "metrics": best.metrics},
+            )
+            self.ledger.close()
+            results = load_study(self.directory)
+            results.write()
+        finally:  # also if the disk is full
+            unsent = self.tracking.close()
+            self._lock.release()
+        results.unsent = unsent
         return results
 
     # Asking and handing out
@@ -284,6 +289,9 @@ class StudyDriver:
             if record is not None:
                 waiting.steps, waiting.attempt = set(record.steps), record.attempt + 1
             self._waiting.append(waiting)
+        # Trials that were never handed out come last, and not at all if the study was shortened to less than them.
+        self._waiting.sort(key=lambda trial: trial.number not in in_ledger)
+        del self._waiting[max(0, self.study.search.trials - self.finished) :]
         self._duplicates = 0
 
     # The end of a trial

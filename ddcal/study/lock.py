@@ -96,7 +96,8 @@ def _boot_id() -> str:
 def _start_ticks(pid: int) -> int:
     """Return when a process started (field 22 of its stat), ``GONE`` if there is none, ``UNKNOWN`` without /proc."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return GONE if fields[0] in "ZX" else int(fields[19])  # a zombie has ended, though nobody has asked for it
     except (OSError, IndexError, ValueError):
         if Path("/proc/self/stat").exists():
             return GONE

@@ -178,7 +178,7 @@ class StudyResults:
         """Write trials.csv, pareto.csv and summary.json, each replaced in one step."""
         _write_csv(self.directory / TRIALS, trial_rows(self.study, self.records))
         _write_csv(self.directory / PARETO, trial_rows(self.study, self.pareto))
-        _replace(self.directory / SUMMARY, json.dumps(self.summary(), indent=2) + "\n")
+        replace_text(self.directory / SUMMARY, json.dumps(self.summary(), indent=2) + "\n")
 
 
 def load_study(directory: Path | str) -> StudyResults:
@@ -241,7 +241,8 @@ def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     os.replace(temporary, path)
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
+    """Write a file that is there in full or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text)
     os.replace(temporary, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from ddcal.errors import BadInput, ResourceError
 from ddcal.pipeline import Advance, Environment
 from ddcal.study.driver import StudyDriver
 from ddcal.study.ledger import begun
-from ddcal.study.lock import DriverLock
+from ddcal.study.lock import LOCK, DriverLock
 from ddcal.study.ray_executor import check_resources, check_shared, in_ray_job, ray_runtime, run_on_ray
 from ddcal.study.results import STUDY, StudyResults, Trial, load_study
 from ddcal.study.tracking import Tracking, make_mirror
@@ -75,11 +76,12 @@ def run_study(
     for key, place in places.items():
         _check_place(key, place)
     directory = root.absolute() / study.name
-    foreign = directory.is_dir() and any(directory.iterdir()) and not (directory / STUDY).is_file()
-    if directory.is_file() or foreign or begun(directory):
+    if directory.is_file() or _foreign(directory):
+        raise ResourceError(f"{directory} exists and is not a study's folder: take another name or --output")
+    if begun(directory):
         raise ResourceError(
-            f"{directory} exists: `ddcal resume {directory}` goes on with it; to begin anew take another name or "
-            "--output, or move that folder away (finished stages stay in the store either way)"
+            f"{directory} exists: `ddcal resume {shlex.quote(str(directory))}` goes on with it; to begin anew take "
+            "another name or --output, or move that folder away (finished stages stay in the store either way)"
         )
     return _run(study, directory, None, debug=debug, catch=catch, address=address, hooks=hooks or Hooks())
 
@@ -111,7 +113,7 @@ def resume_study(
     """
     hooks = hooks or Hooks()
     if not begun(directory) and (Path(directory) / STUDY).is_file():  # killed before the ledger's first line
-        study = read_study(Path(directory) / STUDY)
+        study = read_study(Path(directory) / STUDY, [] if trials is None else [f"search.trials={trials}"])
         folder = Path(directory).absolute()
         return _run(study, folder, None, debug=debug, catch=catch, address=address, hooks=hooks)
     earlier = load_study(directory)
@@ -175,14 +177,15 @@ def _driver(
 ) -> StudyDriver:
     directory.mkdir(parents=True, exist_ok=True)
     lock = DriverLock(directory)
+    tracking = Tracking(make_mirror(study, directory))
     try:
         if earlier is not None:
             earlier = load_study(directory)  # now that nobody else writes
-        tracking = Tracking(make_mirror(study, directory))
         return StudyDriver(
             study, directory, environment, tracking, lock, earlier=earlier, on_finished=hooks.on_finished
         )
     except BaseException:
+        tracking.close()
         lock.release()
         raise
 
@@ -195,6 +198,13 @@ def _guarded(driver: StudyDriver, run: Callable[[], None]) -> StudyResults:
         driver.close(interrupted=True)
         raise
     return driver.close()
+
+
+def _foreign(directory: Path) -> bool:
+    """Whether the folder holds anything but a study, or what a driver killed as it began leaves."""
+    if not directory.is_dir() or (directory / STUDY).is_file():
+        return False
+    return any(not path.name.startswith((LOCK, f".{LOCK}", f".{STUDY}")) for path in directory.iterdir())
 
 
 def _check_place(key: str, place: Path) -> None:

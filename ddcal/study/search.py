@@ -78,6 +78,8 @@ class StudySearch:
 
     def _suggest_all(self, trial: optuna.Trial) -> tuple[int, dict[str, Any]]:
         values: dict[str, Any] = {}
+        self.optuna.sampler = self._sampler(trial.number)
+        _ = trial.relative_params  # drawn now: Optuna would at the first name that is not in the journal yet
         for name in search_order(self.config.space):
             if self.config.active(values, name):
                 # A generator a name: it does not matter whether a driver before has drawn the names before.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def study_status(directory: Path | str) -> Status:
         best_metrics={} if best is None else {n: (best.metrics or {})[n] for n in results.study.objectives},
         trials_an_hour=rate,
         seconds_left=left / rate * 3600 if rate and left and state == "running" else None,
-        next_command=f"ddcal resume {directory}" if state in ("stopped", "dead") else None,
+        next_command=f"ddcal resume {shlex.quote(str(directory))}" if state in ("stopped", "dead") else None,
     )
 
 

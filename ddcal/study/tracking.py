@@ -220,13 +220,8 @@ class Mirror:
             self._artifact(self._parent, name)
         best = event["best"]
         if best is not None:
-            step = event["finished"]
-            there = (
-                {m.step for m in self._client.get_metric_history(self._parent, "best/val/nll")}
-                if self._doubtful
-                else ()
-            )
-            if step not in there:
+            step = event["finished"]  # a finished study that is resumed as it is ends at the same step again
+            if step not in {m.step for m in self._client.get_metric_history(self._parent, "best/val/nll")}:
                 metrics = [
                     Metric(f"best/{n}", v, event["time"], step) for n, v in best["metrics"].items() if v is not None
                 ]
@@ -236,6 +231,8 @@ class Mirror:
 
     def close_runs(self, status: str, end_time: int | None = None) -> None:
         """End the study's run with ``status``, and trials that are unfinished as KILLED; resuming opens them again."""
+        if self._client is None:
+            self._connect()
         for trial in self._runs.values():
             self._client.set_terminated(trial["run"], "KILLED", end_time=end_time)
         self._client.set_terminated(self._parent, status, end_time=end_time)
@@ -289,6 +286,7 @@ class Tracking:
         self.mirror = mirror
         self._news = threading.Event()
         self._closing = threading.Event()
+        self._given_up = False
         self._failures = 0
         self._moved = time.monotonic()
         self._thread: threading.Thread | None = None
@@ -314,13 +312,14 @@ class Tracking:
         while self._thread.is_alive():
             patience = CLOSE_SECONDS_FAILING if self._failures else CLOSE_SECONDS
             if time.monotonic() - self._moved > patience:
+                self._given_up = True  # `sync_study` may follow in this process: two mirrors would send twice
                 break
             self._thread.join(0.05)
         return max(0, self.mirror.pending)
 
     def _follow(self) -> None:
         assert self.mirror is not None
-        while True:
+        while not self._given_up:
             self._news.clear()
             try:
                 moved = self.mirror.advance()

@@ -18,6 +18,7 @@ from ddcal.config import StudyConfig
 from ddcal.study import run_study
 from ddcal.study.provenance import package_versions
 from ddcal.study.ray_executor import ray_runtime
+from ddcal.study.runner import Hooks
 
 BASE = {
     "network": {"width": 8},
@@ -38,7 +39,7 @@ def measure(trials: int, root: Path) -> None:
         }
     )
     ends: list[float] = []
-    results = run_study(study, output=root, on_finished=lambda trial: ends.append(time.monotonic()))
+    results = run_study(study, output=root, hooks=Hooks(on_finished=lambda trial: ends.append(time.monotonic())))
     assert all(trial.cache_hits == ("distill", "train") for trial in results.records[1:])
     walls = [after - before for before, after in pairwise(ends)]
     inside = [trial.seconds or 0.0 for trial in results.records[1:]]

@@ -11,6 +11,7 @@ from ddcal.config import TrialConfig
 from ddcal.config.metrics import VAL_METRICS
 from ddcal.study import load_study, run_study
 from ddcal.study.ledger import read_ledger
+from ddcal.study.runner import Hooks
 from ddcal.study.search import StudySearch
 
 ENQUEUED = [
@@ -31,7 +32,7 @@ def finished(tmp_path_factory, tiny_study):
     """A study of four enqueued trials, and the trials in the order in which `on_finished` saw them."""
     study = tiny_study(space=SPACE, search={"trials": 4, "enqueue": ENQUEUED}, constraints={"val/accuracy": ">= 0.1"})
     seen = []
-    results = run_study(study, output=tmp_path_factory.mktemp("runs"), debug=True, on_finished=seen.append)
+    results = run_study(study, output=tmp_path_factory.mktemp("runs"), debug=True, hooks=Hooks(on_finished=seen.append))
     return results, seen
 
 
@@ -78,7 +79,9 @@ def test_the_folder_holds_everything(finished):
         config = TrialConfig.model_validate(trial.config)
         assert config.distill.ipc == trial.values["distill.ipc"] and config.network.width == 8
     events = [event["event"] for event in read_ledger(results.directory)]
-    assert events == ["study_started", *["trial_started", "trial_finished"] * 4, "study_finished"]
+    trial = ["trial_started", "trial_points", "trial_finished"]
+    whole = [event for event, after in zip(events, [*events[1:], None], strict=True) if event != after]
+    assert whole == ["study_started", *trial * 2, *["trial_started", "trial_finished"], *trial, "study_finished"]
     assert json.loads((results.directory / "summary.json").read_text())["outcomes"] == {"complete": 3, "failed": 1}
 
 
@@ -88,7 +91,7 @@ def test_optuna_holds_the_same(finished):
     states = [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
     assert [trial.state for trial in trials] == states
     for trial, record in zip(trials, results.records, strict=True):
-        assert trial.user_attrs["trial_key"] == record.trial_key
+        assert trial.number == record.number and trial.params == record.values
         if trial.values:
             assert trial.values == [record.metrics["val/ece"], record.metrics["val/accuracy"]]
 
@@ -102,7 +105,7 @@ def test_results_are_the_same_when_loaded_again(finished):
 def test_the_study_of_a_taken_name_is_refused_and_nothing_changes(finished):
     results, _ = finished
     before = {path: path.stat().st_mtime_ns for path in results.directory.parent.rglob("*")}
-    with pytest.raises(ValueError, match=r"tiny exists"):
+    with pytest.raises(ValueError, match=r"tiny exists: `ddcal resume .*tiny`"):
         run_study(results.study, output=results.directory.parent, debug=True)
     assert {path: path.stat().st_mtime_ns for path in results.directory.parent.rglob("*")} == before
 
@@ -134,7 +137,7 @@ def test_a_debugger_sees_the_exception(tiny_study, tmp_path):
     study = tiny_study(base={"distill.ipc": 500}, space={"calibrate.mask.ratio": {"uniform": [0.0, 0.9]}})
     with pytest.raises(ValueError, match="500"):
         run_study(study, output=tmp_path, debug=True, catch=False)
-    assert [trial.outcome for trial in load_study(tmp_path / "tiny").records] == ["killed"]
+    assert [trial.outcome for trial in load_study(tmp_path / "tiny").records] == [None], "unfinished"
 
 
 def test_a_distill_study_stops_at_the_distilled_set(tiny_study, tmp_path):

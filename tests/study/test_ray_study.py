@@ -1,5 +1,6 @@
 """Studies on a real Ray runtime, with a real MLflow and real digits."""
 
+import functools
 import os
 import signal
 import threading
@@ -11,9 +12,10 @@ import pytest
 from optuna.trial import TrialState
 
 from ddcal.config.metrics import VAL_METRICS
-from ddcal.study import driver as driver_module
-from ddcal.study import load_study, run_study
+from ddcal.study import load_study, run_study, runner
+from ddcal.study.driver import StudyDriver
 from ddcal.study.ledger import read_ledger
+from ddcal.study.runner import Hooks, resume_study
 from ddcal.study.search import StudySearch
 
 UNEQUAL = ("seconds", "log", "saved_seconds")
@@ -25,6 +27,15 @@ def comparable(results):
     """The table of trials without the columns that differ from run to run."""
     table = results.trials
     return table.drop(columns=[name for name in table.columns if name.split("/")[0] in UNEQUAL]).to_dict("records")
+
+
+def logged(results):
+    """The ledger without its times: events, and points wherever they were reported together."""
+    events = [
+        (event["event"], event.get("number"), event.get("points", ())) for event in read_ledger(results.directory)
+    ]
+    points = [(number, point) for _, number, group in events for point in group]
+    return [event[:2] for event in events if event[0] != "trial_points"], points
 
 
 def search_space(**search):
@@ -55,7 +66,7 @@ def test_ray_and_debug_give_the_same_trials(tiny_study, tmp_path):
     first, second = comparable(debug), comparable(on_ray)
     assert repr(first) == repr(second)  # NaN is NaN here
     assert on_ray.best.number == debug.best.number
-    assert [e["event"] for e in read_ledger(on_ray.directory)] == [e["event"] for e in read_ledger(debug.directory)]
+    assert logged(on_ray) == logged(debug)
     failed = on_ray.records[0]
     assert "500" in failed.error and "Traceback" in Path(failed.log).read_text()
 
@@ -63,7 +74,7 @@ def test_ray_and_debug_give_the_same_trials(tiny_study, tmp_path):
 def test_two_trials_at_a_time_finish_all(tiny_study, tmp_path):
     study = tiny_study(**search_space(concurrency=2, trials=6), tracking={})
     seen = []
-    results = run_study(study, output=tmp_path, on_finished=seen.append)
+    results = run_study(study, output=tmp_path, hooks=Hooks(on_finished=seen.append))
     assert len(seen) == len(results.records) == 6
     for trial in results.records:
         assert trial.outcome == ("failed" if trial.values["distill.ipc"] == 500 else "complete")
@@ -115,9 +126,10 @@ def test_an_interrupted_study_is_closed(tiny_study, tmp_path):
 
     study = tiny_study(search={"trials": 6, "concurrency": 2}, tracking={})
     with pytest.raises(KeyboardInterrupt):
-        run_study(study, output=tmp_path, on_finished=interrupt)
+        run_study(study, output=tmp_path, hooks=Hooks(on_finished=interrupt))
     results = load_study(tmp_path / "tiny")
-    assert results.records[0].outcome and all(trial.outcome for trial in results.records)
+    assert sum(trial.outcome is not None for trial in results.records) == 1
+    assert {trial.outcome for trial in results.records} <= {"complete", None} and results.interrupted
     _, runs = runs_of(tmp_path)
     assert {run.info.status for run in runs.values()} <= {"FINISHED", "KILLED"} and runs[None].info.status == "KILLED"
 
@@ -130,14 +142,21 @@ def test_ctrl_c_ends_the_study_and_its_runs(tiny_study, tmp_path):
 
     study = tiny_study(search={"trials": 8}, tracking={})
     with pytest.raises(KeyboardInterrupt):
-        run_study(study, output=tmp_path, on_finished=press)
+        run_study(study, output=tmp_path, hooks=Hooks(on_finished=press))
     results = load_study(tmp_path / "tiny")
-    assert 1 <= len(results.records) < 8 and all(trial.outcome for trial in results.records)
-    assert runs_of(tmp_path)[1][None].info.status == "KILLED"
+    assert 1 <= len(results.records) < 8 and results.records[0].outcome == "complete"
+    statuses = {key: run.info.status for key, run in runs_of(tmp_path)[1].items()}
+    assert statuses == {None: "KILLED"} | {
+        trial.trial_key: "FINISHED" if trial.outcome else "KILLED" for trial in results.records
+    }
+    assert not (tmp_path / "tiny" / "driver.lock").exists()
+    resumed = resume_study(tmp_path / "tiny")
+    assert [trial.outcome for trial in resumed.records] == ["complete"] * 8
+    assert {run.info.status for run in runs_of(tmp_path)[1].values()} == {"FINISHED"}
 
 
 def test_a_killed_worker_goes_on_from_its_checkpoint(tiny_study, tmp_path, monkeypatch):
-    monkeypatch.setattr(driver_module, "CHECKPOINT_SECONDS", 0.1)
+    monkeypatch.setattr(runner, "StudyDriver", functools.partial(StudyDriver, checkpoint_seconds=0.1))
     study = tiny_study(
         base={"train.epochs": 600, "train.networks": 2},
         space={"calibrate.mask.ratio": {"choice": [0.5]}},

@@ -120,7 +120,7 @@ def test_the_table_has_one_row_a_trial_and_the_same_columns_in_each(study_folder
     ]  # fmt: skip
     stages = ("distill", "train", "calibrate", "evaluate")
     assert list(rows[0]) == [
-        "number", "trial_key", "outcome", "calibrate.mask.ratio", "val/accuracy", "val/ece", "val/nll",
+        "number", "trial_key", "outcome", "duplicate_of", "calibrate.mask.ratio", "val/accuracy", "val/ece", "val/nll",
         *(f"key/{stage}" for stage in stages), "cache_hits", "saved_seconds",
         *(f"seconds/{stage}" for stage in stages), "seconds", "error", "log",
     ]  # fmt: skip

@@ -6,7 +6,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from ddcal.study.search import STATES, StudySearch
+from ddcal.study.search import JOURNAL, STATES, StudySearch
 
 SPACE = {
     "distill.mask.ratio": {"uniform": [0.0, 0.5], "when": {"distill.backbone": ["dc"]}},
@@ -150,8 +150,41 @@ def test_studies_of_different_names_share_nothing(searching):
     assert {study.study_name for study in optuna.get_all_study_summaries(storage)} == {"one", "two"}
 
 
-def test_facts_are_kept_with_a_trial(searching):
-    search = searching()
-    number, _ = search.ask()
-    search.annotate(number, trial_key="tiny-0000")
-    assert frozen(search).user_attrs == {"trial_key": "tiny-0000"}
+@pytest.mark.parametrize("searcher", SEARCHERS)
+def test_trials_that_were_never_told_come_back_with_their_values(searching, searcher):
+    search = searching("a", searcher=searcher)
+    run(search, 6)
+    asked = [search.ask() for _ in range(3)]
+    again = searching("a", searcher=searcher)
+    assert again.unfinished() == asked
+    for number, values in asked:
+        again.tell(number, "complete", quality(values))
+    assert searching("a", searcher=searcher).unfinished() == []
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS)
+@pytest.mark.parametrize("told", [4, 6])
+@pytest.mark.parametrize("lines", range(1, 7))
+def test_a_journal_that_ends_anywhere_in_an_ask_goes_on_to_the_same_values(searching, tmp_path, searcher, told, lines):
+    search = searching("a", searcher=searcher)
+    run(search, told)
+    before = (tmp_path / "a" / JOURNAL).read_bytes()
+    asked = search.ask()
+    added = (tmp_path / "a" / JOURNAL).read_bytes().removeprefix(before).splitlines(keepends=True)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / JOURNAL).write_bytes(before + b"".join(added[:lines]))
+    again = searching("b", searcher=searcher)
+    assert again.unfinished() == [asked]
+
+
+def test_what_a_killed_driver_leaves_in_the_journal_is_repaired(searching, tmp_path):
+    search = searching("a")
+    run(search, 3)
+    asked = search.ask()
+    journal = tmp_path / "a" / JOURNAL
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code": 5, "wor')
+    (tmp_path / "a" / f"{JOURNAL}.lock").symlink_to(journal)
+    again = StudySearch(search.config, tmp_path / "a", repair=True)
+    assert journal.read_bytes().startswith(whole[:-1]) and not (tmp_path / "a" / f"{JOURNAL}.lock").is_symlink()
+    assert again.unfinished() == [asked]

@@ -1,10 +1,15 @@
-"""What a study leaves in a real MLflow: SQLite files, and one server on the loopback interface."""
+"""What a study leaves in a real MLflow: SQLite files, and servers on the loopback interface."""
 
+import contextlib
+import http.server
+import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -13,9 +18,12 @@ import mlflow
 import pytest
 import yaml
 
+from ddcal.errors import BadInput, TrackingError
 from ddcal.study import load_study, run_study
 from ddcal.study import tracking as tracking_module
-from ddcal.study.tracking import MLflowTracker, Tracker, make_tracker, tracking_uri
+from ddcal.study.ledger import LEDGER, Ledger, read_ledger
+from ddcal.study.runner import Hooks, resume_study
+from ddcal.study.tracking import CURSOR, Mirror, make_mirror, sync_study, tracking_uri
 
 
 def runs_of(uri, experiment="tiny"):
@@ -28,6 +36,47 @@ def runs_of(uri, experiment="tiny"):
     assert len(children) == len(runs) - 1
     assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} <= {parents[0].info.run_id}
     return client, parents[0], children
+
+
+def history(client, run):
+    """Every metric point of a run, sorted: one that was sent twice is here twice."""
+    return sorted(
+        (name, point.step, point.value, point.timestamp)
+        for name in run.data.metrics
+        for point in client.get_metric_history(run.info.run_id, name)
+    )
+
+
+def points_of(directory):
+    """The same from the ledger, by trial key."""
+    points, keys = {}, {}
+    for event in read_ledger(directory):
+        if event["event"] == "trial_started":
+            keys[event["number"]] = event["trial_key"]
+            points.setdefault(event["trial_key"], [])
+        elif event["event"] == "trial_points":
+            points[keys[event["number"]]] += [
+                (name, round(1000 * point["progress"]), value, event["time"])
+                for point in event["points"]
+                for name, value in point.items()
+                if isinstance(value, float) and name != "progress"
+            ]
+    return {key: sorted(values) for key, values in points.items()}
+
+
+def assert_exactly_once(uri, directory, parent_status="FINISHED"):
+    """MLflow holds what the ledger says: one run a trial, in their order, and every point once."""
+    client, parent, children = runs_of(uri)
+    assert {key: history(client, run) for key, run in children.items()} == points_of(directory)
+    by_start = sorted(children.values(), key=lambda run: run.info.start_time)
+    assert [run.data.tags["ddcal.trial_key"] for run in by_start] == sorted(children)
+    best = history(client, parent)
+    assert len({point[:2] for point in best}) == len(best)
+    assert parent.info.status == parent_status
+    outcomes = {trial.trial_key: trial.outcome for trial in load_study(directory).records}
+    assert {key: run.data.tags.get("ddcal.outcome") for key, run in children.items()} == outcomes
+    assert "RUNNING" not in {run.info.status for run in (parent, *children.values())}
+    return client, parent, children
 
 
 SPACE = {"distill.ipc": {"choice": [1, 500]}, "calibrate.mask.ratio": {"uniform": [0.0, 0.9]}}
@@ -68,7 +117,10 @@ def test_a_child_run_holds_its_trial(tracked):
     assert run.data.metrics == trial.metrics
     tags = {name: value for name, value in run.data.tags.items() if name.startswith("ddcal.")}
     del tags["ddcal.git_commit"]
+    (begun,) = [event for event in read_ledger(tracked[0].directory) if event["event"] == "study_started"]
     assert tags == {
+        "ddcal.role": "trial",
+        "ddcal.study_id": begun["study_id"],
         "ddcal.study": "tiny",
         "ddcal.trial_key": "tiny-0000",
         "ddcal.trial_number": "0",
@@ -116,7 +168,7 @@ def test_an_interrupted_study_leaves_no_run_running(tiny_study, tmp_path):
 
     study = tiny_study(search={"trials": 4}, tracking={})
     with pytest.raises(KeyboardInterrupt):
-        run_study(study, output=tmp_path, debug=True, on_finished=interrupt)
+        run_study(study, output=tmp_path, debug=True, hooks=Hooks(on_finished=interrupt))
     _, parent, children = runs_of(f"sqlite:///{tmp_path}/mlflow.db")
     assert parent.info.status == "KILLED"
     assert {key: run.info.status for key, run in children.items()} == {"tiny-0000": "FINISHED", "tiny-0001": "FINISHED"}
@@ -129,44 +181,69 @@ def test_an_interrupted_trial_is_a_killed_run(tiny_study, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_study(tiny_study(tracking={}), output=tmp_path, debug=True, on_advance=interrupt)
+        run_study(tiny_study(tracking={}), output=tmp_path, debug=True, hooks=Hooks(on_advance=interrupt))
     _, parent, children = runs_of(f"sqlite:///{tmp_path}/mlflow.db")
     assert parent.info.status == "KILLED"
     assert {key: run.info.status for key, run in children.items()} == {"tiny-0000": "KILLED"}
-    assert [trial.outcome for trial in load_study(tmp_path / "tiny").records] == ["killed"]
+    assert [trial.outcome for trial in load_study(tmp_path / "tiny").records] == [None]
+
+
+# The mirror, event by event
+
+
+class Study:
+    """A ledger written by hand in ``directory``, and its mirror to a database beside it."""
+
+    def __init__(self, directory, study):
+        self.directory, self.study = directory, study
+        (directory / "study.yaml").write_text("name: tiny\n")
+        self.ledger = Ledger(directory)
+        self.ledger.append("study_started", study=study.model_dump(mode="json"), study_id="i" * 32, git_commit=None)
+        self.mirror = self.new_mirror()
+
+    def new_mirror(self):
+        root = self.directory
+        return Mirror(root, f"sqlite:///{root}/mlflow.db", "tiny", (root / "artifacts").as_uri())
+
+    def started(self, number, values=None, key=None):
+        named = {"number": number, "trial_key": key or f"tiny-{number:04d}", "values": values or {}}
+        self.ledger.append("trial_started", **named, config={"data": {"name": "digits"}})
+
+    def points(self, number, *progress):
+        points = [
+            {"progress": p, "stage": "train", "complete": False, "val/ece": p, "val/nll": 2 * p} for p in progress
+        ]
+        self.ledger.append("trial_points", number=number, points=points)
+
+    def finished(self, number, outcome="complete", diagram=None):
+        record = {"outcome": outcome, "cache_hits": [], "keys": {}, "error": None, "fingerprint": "f" * 64}
+        self.ledger.append("trial_finished", number=number, diagram=diagram, **record)
+
+    def ended(self, interrupted=False, finished=1):
+        best = {"trial_key": "tiny-0000", "metrics": {"val/ece": 0.5, "val/nll": 0.25}}
+        self.ledger.append("study_finished", seconds=1.0, interrupted=interrupted, finished=finished, best=best)
+
+    def advance(self, mirror=None):
+        while (mirror or self.mirror).advance():
+            pass
+        return runs_of(self.mirror.uri)
 
 
 @pytest.fixture
-def tracker(tiny_study, tmp_path):
-    """A tracker of a study in ``tmp_path`` that has begun."""
-    (tmp_path / "study.yaml").write_text("name: tiny\n")
-    tracker = MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db", "tiny", (tmp_path / "artifacts").as_uri())
-    tracker.study_started(tiny_study(), tmp_path, {"git_commit": None})
-    yield tracker
-    settle(tracker)
+def by_hand(tiny_study, tmp_path):
+    study = Study(tmp_path, tiny_study())
+    yield study
+    study.ledger.close()
 
 
-def settle(tracker):
-    """Wait until everything that was put into the queue is logged."""
-    tracker._queue.put(None)
-    tracker._thread.join(30)
-
-
-RECORD = {"outcome": "complete", "cache_hits": (), "keys": {}, "error": None, "fingerprint": None}
-
-
-def test_more_params_than_a_batch_and_long_values_are_logged(tracker, tmp_path):
-    values = {f"train.setting_{i}": i for i in range(230)} | {"train.long": "x" * 9000}
-    tracker.trial_started(0, "tiny-0000", values, {"data": {"name": "digits"}})
-    tracker.trial_finished(0, RECORD, None)
-    settle(tracker)
-    _, _, children = runs_of(tracker.uri)
-    params = children["tiny-0000"].data.params
+def test_more_params_than_a_batch_and_long_values_are_logged(by_hand):
+    by_hand.started(0, {f"train.setting_{i}": i for i in range(230)} | {"train.long": "x" * 9000})
+    by_hand.finished(0)
+    params = by_hand.advance()[2]["tiny-0000"].data.params
     assert len(params) == 231 and params["train.setting_229"] == "229" and len(params["train.long"]) == 6000
-    assert tracker.failures == 0
 
 
-def test_every_outcome_has_its_run_status(tracker):
+def test_every_outcome_has_its_run_status(by_hand):
     expected = {
         "complete": "FINISHED",
         "infeasible": "FINISHED",
@@ -176,35 +253,147 @@ def test_every_outcome_has_its_run_status(tracker):
         "out_of_memory": "FAILED",
     }
     for number, outcome in enumerate(expected):
-        tracker.trial_started(number, outcome, {}, {"data": {"name": "digits"}})
-        tracker.trial_finished(number, {**RECORD, "outcome": outcome}, None)
-    settle(tracker)
-    children = runs_of(tracker.uri)[2]
+        by_hand.started(number, key=outcome)
+        by_hand.finished(number, outcome)
+    children = by_hand.advance()[2]
     assert {outcome: children[outcome].info.status for outcome in expected} == expected
 
 
-def test_a_point_that_comes_twice_is_logged_once(tracker):
-    points = [{"progress": p, "stage": "train", "complete": False, "val/ece": p} for p in (0.6, 0.7)]
-    tracker.trial_started(0, "tiny-0000", {}, {"data": {"name": "digits"}})
-    tracker.trial_points(0, points[:1])
-    tracker.trial_points(0, points)  # a worker that died reports its points again
-    tracker.trial_finished(0, RECORD, None)
-    settle(tracker)
-    client, _, children = runs_of(tracker.uri)
-    history = client.get_metric_history(children["tiny-0000"].info.run_id, "val/ece")
-    assert [(metric.step, metric.value) for metric in history] == [(600, 0.6), (700, 0.7)]
+def test_more_points_than_a_batch_are_logged_with_the_ledgers_time(by_hand):
+    by_hand.started(0)
+    by_hand.points(0, *(step / 1000 for step in range(1, 801)))
+    by_hand.finished(0)
+    client, _, children = by_hand.advance()
+    assert history(client, children["tiny-0000"]) == points_of(by_hand.directory)["tiny-0000"]
+    assert len(history(client, children["tiny-0000"])) == 1600
 
 
-def test_a_run_ends_although_its_artifacts_cannot_be_logged(tracker, tmp_path, caplog):
+def whole_study(study):
+    """A study of two trials, of which the second is interrupted and goes on."""
+    study.started(0, {"a": 1})
+    study.points(0, 0.5, 0.6)
+    study.started(1, {"a": 2})
+    study.points(1, 0.5)
+    study.points(0, 1.0)
+    study.finished(0)
+    study.ended(interrupted=True)
+    study.ledger.append("study_resumed", study=study.study.model_dump(mode="json"))
+    study.started(1, {"a": 2})
+    study.points(1, 1.0)
+    study.finished(1)
+    study.ended(finished=2)
+
+
+def test_a_cursor_that_is_one_event_behind_at_every_event_sends_nothing_twice(by_hand):
+    """Killed between the sending of an event and the writing of the cursor, every time."""
+    whole_study(by_hand)
+    by_hand.ledger.append("next")
+    cursor, behind = by_hand.directory / CURSOR, None
+    mirror = by_hand.new_mirror()
+    while mirror.advance():
+        ahead = cursor.read_text()
+        cursor.unlink() if behind is None else cursor.write_text(behind)
+        again = by_hand.new_mirror()
+        assert again.advance()
+        assert json.loads(cursor.read_text()) == json.loads(ahead), "the same runs"
+        behind, mirror = ahead, by_hand.new_mirror()
+    assert mirror.pending == 0
+    client, parent, children = runs_of(mirror.uri)
+    assert {key: history(client, run) for key, run in children.items()} == points_of(by_hand.directory)
+    assert [(step, value) for _, step, value, _ in history(client, parent)] == [
+        (1, 0.5),
+        (2, 0.5),
+        (1, 0.25),
+        (2, 0.25),
+    ]
+    assert parent.info.status == "FINISHED"
+    assert {key: run.info.status for key, run in children.items()} == {"tiny-0000": "FINISHED", "tiny-0001": "FINISHED"}
+
+
+def test_an_interrupted_trial_is_a_killed_run_until_it_goes_on(by_hand):
+    statuses = []
+    whole_study(by_hand)
+    while by_hand.mirror.advance():
+        _, parent, children = runs_of(by_hand.mirror.uri)
+        run = children.get("tiny-0001")
+        statuses.append((parent.info.status, run and run.info.status))
+    changes = [status for status, before in zip(statuses, [None, *statuses], strict=False) if status != before]
+    assert changes == [
+        ("RUNNING", None),
+        ("RUNNING", "RUNNING"),
+        ("KILLED", "KILLED"),
+        ("RUNNING", "KILLED"),
+        ("RUNNING", "RUNNING"),
+        ("RUNNING", "FINISHED"),
+        ("FINISHED", "FINISHED"),
+    ]
+
+
+def test_a_study_that_ends_twice_without_a_trial_between_says_its_best_once(by_hand):
+    by_hand.started(0)
+    by_hand.finished(0)
+    by_hand.ended()
+    by_hand.ledger.append("study_resumed", study=by_hand.study.model_dump(mode="json"))
+    by_hand.ended()
+    client, parent, _ = by_hand.advance()
+    assert [point[:2] for point in history(client, parent)] == [("best/val/ece", 1), ("best/val/nll", 1)]
+
+
+def test_half_a_line_is_waited_for(by_hand):
+    by_hand.advance()
+    with by_hand.ledger.path.open("ab") as stream:
+        stream.write(b'{"event": "tri')
+        stream.flush()
+        assert by_hand.mirror.pending > 0 and not by_hand.mirror.advance()
+
+
+def test_a_run_ends_although_its_artifacts_cannot_be_logged(by_hand, tmp_path, caplog):
     (tmp_path / "artifacts").write_text("a file where the folder should be")
-    tracker.trial_started(0, "tiny-0000", {}, {"data": {"name": "digits"}})
     picture = tmp_path / "reliability.png"
     picture.write_bytes(b"png")
-    with caplog.at_level(logging.WARNING):
-        tracker.trial_finished(0, RECORD, picture)
-        settle(tracker)
-    assert runs_of(tracker.uri)[2]["tiny-0000"].info.status == "FINISHED"
-    assert tracker.failures > 0 and len(caplog.records) == 1
+    by_hand.started(0)
+    by_hand.finished(0, diagram=str(picture))
+    with caplog.at_level(logging.WARNING, logger="ddcal"):
+        children = by_hand.advance()[2]
+    assert children["tiny-0000"].info.status == "FINISHED"
+    assert len(caplog.records) == 1 and "takes no artifacts" in caplog.text
+
+
+def test_a_database_is_there_in_full_or_not_at_all(by_hand, monkeypatch):
+    """Killed as MLflow makes its tables, which takes it a second."""
+
+    def killed(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    database = by_hand.directory / "mlflow.db"
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "search_experiments", killed)
+        with pytest.raises(KeyboardInterrupt):
+            by_hand.mirror.advance()
+    assert not database.exists() and not list(by_hand.directory.glob(".mlflow.db*"))
+    by_hand.advance(by_hand.new_mirror())
+    assert database.exists() and not list(by_hand.directory.glob(".mlflow.db*"))
+
+
+def test_two_studies_make_one_database(tiny_study, tmp_path):
+    studies = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        studies.append(Study(tmp_path / name, tiny_study(name=name)))
+    mirrors = [Mirror(s.directory, f"sqlite:///{tmp_path}/mlflow.db", s.study.name) for s in studies]
+    threads = [threading.Thread(target=mirror.advance) for mirror in mirrors]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for study, mirror in zip(studies, mirrors, strict=True):
+        while mirror.advance():
+            pass
+        assert runs_of(mirror.uri, study.study.name)[1].info.run_name == study.study.name
+        study.ledger.close()
+
+
+# Whole studies
 
 
 @pytest.mark.parametrize(
@@ -217,40 +406,55 @@ def test_the_default_database_lies_in_the_output_root(tiny_study, tmp_path, uri,
 
 
 def test_without_tracking_nothing_is_written(tiny_study, tmp_path):
-    assert type(make_tracker(tiny_study(), tmp_path)) is Tracker
+    assert make_mirror(tiny_study(), tmp_path / "tiny") is None
     run_study(tiny_study(search={"trials": 1}), output=tmp_path, debug=True)
     assert {path.name for path in tmp_path.iterdir()} == {"tiny", "store"}
+    assert "nothing to send" in sync_study(tmp_path / "tiny")
 
 
-def test_an_absent_server_costs_the_study_nothing_but_a_sentence(tiny_study, tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    monkeypatch.setattr(tracking_module, "CLOSE_SECONDS", 20.0)
-    study = tiny_study(tracking={"uri": "http://127.0.0.1:1"})
-    began = time.monotonic()
-    with caplog.at_level(logging.WARNING, logger="ddcal"):
-        results = run_study(study, output=tmp_path, debug=True)
-    assert time.monotonic() - began < 18, "gave up at the first failure, not at the closing time"
-    assert [trial.outcome for trial in results.records] == ["complete"] * 2
-    (record,) = [record for record in caplog.records if record.name == "ddcal.study.tracking"]
-    assert "http://127.0.0.1:1" in record.getMessage() and "without tracking" in record.getMessage()
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """Answers everything with the status ``code``."""
+
+    code = 500
+
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(self.code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_POST = do_PATCH = do_PUT = do_GET
+
+    def log_message(self, *arguments):
+        pass
+
+
+@contextlib.contextmanager
+def refusing(port, code):
+    handler = type("Handler", (Refusing,), {"code": code})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as refuser:
+        threading.Thread(target=refuser.serve_forever, daemon=True).start()
+        yield
+        refuser.shutdown()
 
 
 @pytest.fixture
-def server(tmp_path):
-    """A real tracking server on a free port."""
+def port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def mlflow_server(folder, port):
+    """A real tracking server that keeps everything in ``folder``; killed at the end."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{tmp_path}/server.db",
-        "--artifacts-destination",
-        str(tmp_path / "a"),
-    ]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "a")]
     settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(command, env=os.environ | settings, cwd=tmp_path, stdout=log, stderr=log)
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            command, env=os.environ | settings, cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
     uri = f"http://127.0.0.1:{port}"
     try:
         for _ in range(600):
@@ -258,21 +462,105 @@ def server(tmp_path):
                 urllib.request.urlopen(f"{uri}/health", timeout=5).close()
                 break
             except (urllib.error.URLError, OSError):
-                assert process.poll() is None, (tmp_path / "server.log").read_text()[-2000:]
+                assert process.poll() is None, (folder / "server.log").read_text()[-2000:]
                 time.sleep(0.1)
         yield uri
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
 
 
-def test_a_tracking_server_holds_the_same(tiny_study, tmp_path, server):
-    results = run_study(tiny_study(tracking={"uri": server}), output=tmp_path / "runs", debug=True)
-    client, parent, children = runs_of(server)
-    assert parent.info.status == "FINISHED" and {run.info.status for run in children.values()} == {"FINISHED"}
-    assert artifacts(client, parent) == {"study.yaml", "trials.csv", "pareto.csv", "summary.json"}
-    for trial in results.records:
-        run = children[trial.trial_key]
-        assert run.data.metrics == trial.metrics
-        assert artifacts(client, run) == {"config.yaml", "reliability.png"}
-    assert not (tmp_path / "runs" / "mlflow.db").exists()
+@pytest.fixture
+def impatient(monkeypatch):
+    """The mirror tries again soon, and the end of a study does not wait long."""
+    monkeypatch.setattr(tracking_module, "RETRY_SECONDS", (0.1,))
+    monkeypatch.setattr(tracking_module, "CLOSE_SECONDS_FAILING", 1.0)
+
+
+@pytest.mark.parametrize("code", [None, 401, 500], ids=["absent", "401", "500"])
+def test_a_server_that_refuses_costs_the_study_a_sentence_and_gets_everything_later(
+    tiny_study, tmp_path, port, impatient, caplog, code
+):
+    study = tiny_study(tracking={"uri": f"http://127.0.0.1:{port}"})
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING, logger="ddcal"), refusing(port, code) if code else contextlib.nullcontext():
+        results = run_study(study, output=tmp_path, debug=True)
+        assert time.monotonic() - began < 18, "the study does not wait for it"
+        assert [trial.outcome for trial in results.records] == ["complete"] * 2
+        (record,) = [record for record in caplog.records if record.name == "ddcal.study.tracking"]
+        assert f"http://127.0.0.1:{port}" in record.getMessage() and "the study goes on" in record.getMessage()
+        assert results.unsent == results.directory.joinpath(LEDGER).stat().st_size
+        with pytest.raises(TrackingError, match=rf"tracking\.uri: .*127\.0\.0\.1:{port}.*0 events were sent"):
+            sync_study(results.directory)
+    if code == 500:  # one real server is enough
+        with mlflow_server(tmp_path, port) as uri:
+            assert "has everything (" in sync_study(results.directory)
+            client, parent, children = assert_exactly_once(uri, results.directory)
+            assert artifacts(client, parent) == {"study.yaml", "trials.csv", "pareto.csv", "summary.json"}
+            for run in children.values():
+                assert artifacts(client, run) == {"config.yaml", "reliability.png"}
+            assert "(0 events were new)" in sync_study(results.directory)
+            assert_exactly_once(uri, results.directory)
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_server_that_is_killed_and_started_again_has_everything_once(tiny_study, tmp_path, port, impatient):
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(contextlib.ExitStack())
+        uri = first.enter_context(mlflow_server(tmp_path, port))
+
+        def outage(trial):
+            if trial.number == 1:  # wherever the mirror stands by now
+                first.close()
+            if trial.number == 4:
+                stack.enter_context(mlflow_server(tmp_path, port))
+
+        study = tiny_study(search={"trials": 6}, tracking={"uri": uri})
+        results = run_study(study, output=tmp_path / "runs", debug=True, hooks=Hooks(on_finished=outage))
+        assert results.unsent == 0
+        assert_exactly_once(uri, results.directory)
+
+
+def test_what_is_not_sent_is_sent_when_the_study_is_resumed(tiny_study, tmp_path, impatient):
+    """MLflow's database cannot be made until a folder takes a file's place."""
+    (tmp_path / "there").write_text("a file")
+    study = tiny_study(tracking={"uri": f"sqlite:///{tmp_path}/there/mlflow.db"})
+    results = run_study(study, output=tmp_path / "runs", debug=True)
+    assert results.unsent > 0 and len(results.records) == 2
+    (tmp_path / "there").unlink()
+    results = resume_study(results.directory, trials=3, debug=True)
+    assert results.unsent == 0
+    assert_exactly_once(study.tracking.uri, results.directory)
+
+
+def test_the_runs_of_a_killed_driver_are_ended_by_sync(tiny_study, tmp_path):
+    """The ledger of a driver that was killed in its second trial, mirrored up to somewhere."""
+    study = tiny_study(tracking={})
+    whole = run_study(study, output=tmp_path / "whole", debug=True)
+    directory = tmp_path / "killed" / "tiny"
+    directory.mkdir(parents=True)
+    lines = (whole.directory / LEDGER).read_bytes().splitlines(keepends=True)
+    second = next(i for i, line in enumerate(lines) if b'"trial_started"' in line and b'"number": 1' in line)
+    (directory / LEDGER).write_bytes(b"".join(lines[: second + 1]))
+    mirror = make_mirror(study, directory)
+    for _ in range(3):
+        mirror.advance()
+    for said in (f"({second - 2} events were new)", "(0 events were new)"):
+        assert said in sync_study(directory)
+        _, _, children = assert_exactly_once(f"sqlite:///{tmp_path}/killed/mlflow.db", directory, "KILLED")
+        assert {key: run.info.status for key, run in children.items()} == {
+            "tiny-0000": "FINISHED",
+            "tiny-0001": "KILLED",
+        }
+
+
+def test_a_study_that_runs_is_not_synced_by_another(tiny_study, tmp_path):
+    def sync(trial):
+        with pytest.raises(BadInput, match=f"in use by process {os.getpid()}"):
+            sync_study(tmp_path / "tiny")
+        refused.append(trial.number)
+
+    refused = []
+    run_study(tiny_study(tracking={}), output=tmp_path, debug=True, hooks=Hooks(on_finished=sync))
+    assert refused == [0, 1]
+    assert_exactly_once(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "tiny")

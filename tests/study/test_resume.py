@@ -1,0 +1,418 @@
+"""Studies that are interrupted or killed, and go on: in the end they are what they would have been undisturbed."""
+
+import functools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+
+import mlflow
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from ddcal.cli import app
+from ddcal.errors import BadInput
+from ddcal.study import load_study, run_study
+from ddcal.study.ledger import LEDGER, read_ledger
+from ddcal.study.lock import LOCK, Holder
+from ddcal.study.results import STUDY
+from ddcal.study.runner import Hooks, resume_study
+from ddcal.study.search import JOURNAL, StudySearch
+from ddcal.study.tracking import _create_database
+
+SPACE = {
+    "distill.ipc": {"choice": [1, 2]},
+    "calibrate.method": {"choice": ["none", "mts"]},
+    "calibrate.mask.ratio": {"uniform": [0.0, 0.9], "when": {"calibrate.method": ["mts"]}},
+}
+TRIALS = 4
+
+
+class Killed(BaseException):
+    """In the place of a SIGKILL."""
+
+
+def mirrored(root, name="tiny"):
+    """MLflow by trial key (None: the study): status, params and every metric point."""
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{root}/mlflow.db")
+    runs = {}
+    for run in client.search_runs([client.get_experiment_by_name(name).experiment_id]):
+        key = run.data.tags.get("ddcal.trial_key")
+        assert key not in runs and run.info.status != "RUNNING", "one run a trial"
+        points = sorted(
+            (metric, point.step, point.value)
+            for metric in run.data.metrics
+            for point in client.get_metric_history(run.info.run_id, metric)
+        )
+        runs[key] = (run.info.status, run.data.params, points)
+    return runs
+
+
+def trials_of(results):
+    """What must not depend on interruptions; cache hits may, as a killed trial's stages are in the store."""
+    free = {"cache_hits": (), "stage_seconds": None, "seconds": None, "log": None, "attempt": 1}
+    return [replace(trial, **free) for trial in results.records]
+
+
+@functools.cache
+def expected_runs(root, name):
+    runs = mirrored(root, name)
+    del runs[None]
+    return runs
+
+
+def assert_same(results, expected, name="tiny"):
+    assert trials_of(results) == trials_of(expected)
+    assert results.best.number == expected.best.number
+    there = mirrored(results.directory.parent, name)
+    assert there.pop(None)[0] == "FINISHED"
+    assert there == expected_runs(expected.directory.parent, name)
+    states = [trial.state for trial in StudySearch(results.study, results.directory).optuna.get_trials()]
+    assert states == [t.state for t in StudySearch(expected.study, expected.directory).optuna.get_trials()]
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory):
+    """MLflow takes a second to make one."""
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    _create_database(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def database(empty_database, tmp_path):
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+
+
+@pytest.fixture(scope="module")
+def study(tiny_study):
+    search = {"searcher": "tpe", "startup": 2, "trials": TRIALS, "enqueue": [{"calibrate.method": "mts"}]}
+    return tiny_study(space=SPACE, search=search, tracking={})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, study):
+    return run_study(study, output=tmp_path_factory.mktemp("undisturbed"), debug=True)
+
+
+def interrupt_at(count, error=KeyboardInterrupt):
+    """A hook that raises at its ``count``-th call, once."""
+    calls = iter(range(1, 1000))
+
+    def hook(_):
+        if next(calls) == count:
+            raise error
+
+    return hook
+
+
+@pytest.mark.parametrize(
+    "hooks",
+    [
+        lambda: Hooks(on_trial=interrupt_at(1)),
+        lambda: Hooks(on_trial=interrupt_at(3)),
+        lambda: Hooks(on_finished=interrupt_at(2)),
+        lambda: Hooks(on_advance=interrupt_at(2)),
+        lambda: Hooks(on_advance=interrupt_at(9)),
+    ],
+    ids=["before the first", "before the third", "after the second", "in the first", "in a later one"],
+)
+def test_an_interrupted_study_goes_on_to_the_same_end(study, undisturbed, tmp_path, hooks):
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, output=tmp_path, debug=True, hooks=hooks())
+    stopped = load_study(tmp_path / "tiny")
+    assert stopped.interrupted and mirrored(tmp_path)[None][0] == "KILLED"
+    assert sum(trial.outcome is None for trial in stopped.records) <= 1
+    begun, seen = [], []
+    results = resume_study(
+        tmp_path / "tiny", debug=True, hooks=Hooks(on_start=begun.append, on_finished=lambda t: seen.append(t.number))
+    )
+    finished = sum(trial.outcome is not None for trial in stopped.records)
+    assert [start.finished for start in begun] == [finished] and seen == list(range(finished, TRIALS))
+    assert not results.interrupted and results.sessions == 2
+    assert_same(results, undisturbed)
+
+
+def test_a_study_that_is_interrupted_in_every_trial_comes_to_the_same_end(study, undisturbed, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, output=tmp_path, debug=True, hooks=Hooks(on_advance=interrupt_at(3)))
+    for _ in range(TRIALS - 1):
+        with pytest.raises(KeyboardInterrupt):
+            resume_study(tmp_path / "tiny", debug=True, hooks=Hooks(on_trial=interrupt_at(2)))
+    results = resume_study(tmp_path / "tiny", debug=True)
+    assert results.sessions == TRIALS + 1 and [trial.attempt for trial in results.records] == [2] * TRIALS
+    assert_same(results, undisturbed)
+
+
+def test_a_finished_study_is_extended(study, undisturbed, tmp_path):
+    short = study.model_copy(update={"search": study.search.model_copy(update={"trials": 2})})
+    run_study(short, output=tmp_path, debug=True)
+    command = ["resume", str(tmp_path / "tiny"), "--debug", "--trials", str(TRIALS)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0 and f"{TRIALS} trials (2 finished)" in result.output
+    assert f"{TRIALS}/{TRIALS}  tiny-{TRIALS - 1:04d}" in result.output
+    assert_same(load_study(tmp_path / "tiny"), undisturbed)
+    assert yaml.safe_load((tmp_path / "tiny" / STUDY).read_text())["search"]["trials"] == TRIALS
+
+
+def test_a_finished_study_that_is_resumed_as_it_is_stays_as_it_is(study, undisturbed, tmp_path):
+    run_study(study, output=tmp_path, debug=True)
+    assert_same(resume_study(tmp_path / "tiny", debug=True), undisturbed)
+
+
+# Killed between two writes
+
+
+@pytest.mark.parametrize("method", ["tell", "ask"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_driver_killed_between_ledger_and_optuna(study, undisturbed, tmp_path, monkeypatch, method, moment, number):
+    """Between `trial_finished` and Optuna's tell, and between Optuna's ask and `trial_started`."""
+    original = getattr(StudySearch, method)
+    calls = iter(range(100))
+
+    def dies(self, *arguments):
+        here = next(calls) == number
+        if here and moment == "before":
+            raise Killed
+        answer = original(self, *arguments)
+        if here:
+            raise Killed
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StudySearch, method, dies)
+        with pytest.raises(Killed):
+            run_study(study, output=tmp_path, debug=True)
+    cut_off_the_end(tmp_path / "tiny")
+    assert_same(resume_study(tmp_path / "tiny", debug=True), undisturbed)
+
+
+def cut_off_the_end(directory):
+    """A killed driver has not written that the study ended, and its cursor does not know it."""
+    lines = (directory / LEDGER).read_bytes().splitlines(keepends=True)
+    assert b'"study_finished"' in lines[-1]
+    (directory / LEDGER).write_bytes(b"".join(lines[:-1]))
+    cursor = directory / "tracking.json"
+    cursor.write_text(
+        cursor.read_text().replace(f'"offset": {sum(map(len, lines))}', f'"offset": {sum(map(len, lines[:-1]))}')
+    )
+
+
+@pytest.fixture
+def halted(study, tmp_path):
+    """The folder of a study that was interrupted in its third trial."""
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, output=tmp_path, debug=True, hooks=Hooks(on_trial=interrupt_at(3)))
+    return tmp_path / "tiny"
+
+
+@pytest.mark.parametrize(
+    "torn", [b"{", b'{"event": "trial_finished", "time": 17', b'{"event": "trial_finished", "number": 2}']
+)
+def test_half_written_last_lines_and_a_left_over_lock_are_repaired(halted, undisturbed, torn):
+    with (halted / LEDGER).open("ab") as stream:
+        stream.write(torn)
+    with (halted / JOURNAL).open("ab") as stream:
+        stream.write(b'{"op_code": 4, "worker_id": "a", "stu')
+    (halted / f"{JOURNAL}.lock").symlink_to(halted / JOURNAL)
+    assert_same(resume_study(halted, debug=True), undisturbed)
+    assert not (halted / f"{JOURNAL}.lock").is_symlink()
+
+
+@pytest.mark.parametrize("again", ["resume", "run"])
+@pytest.mark.parametrize("left", [(), (LEDGER,), (LEDGER, JOURNAL), ("torn", JOURNAL, "lock")], ids=len)
+def test_a_study_killed_before_the_ledger_s_first_line_begins(study, undisturbed, tmp_path, left, again):
+    directory = tmp_path / "tiny"
+    directory.mkdir()
+    (directory / STUDY).write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
+    if LEDGER in left:
+        (directory / LEDGER).touch()
+    if "torn" in left:
+        (directory / LEDGER).write_bytes(b'{"event": "study_star')
+    if JOURNAL in left:
+        whole = (undisturbed.directory / JOURNAL).read_bytes()
+        (directory / JOURNAL).write_bytes(whole[:100])
+    if "lock" in left:
+        (directory / f"{JOURNAL}.lock").symlink_to(directory / JOURNAL)
+    if again == "resume":
+        results = resume_study(directory, debug=True)
+    else:
+        results = run_study(study, output=tmp_path, debug=True)
+    assert_same(results, undisturbed)
+
+
+def test_what_a_killed_driver_leaves_before_the_study_file_is_no_obstacle(study, tmp_path):
+    directory = tmp_path / "tiny"
+    directory.mkdir()
+    (directory / LOCK).write_text(json.dumps(asdict(replace(Holder.here(), boot="another"))))
+    for name in (f".{LOCK}.guard", f".{LOCK}.new", f".{STUDY}.tmp"):
+        (directory / name).touch()
+    short = study.model_copy(update={"search": study.search.model_copy(update={"trials": 1})})
+    assert len(run_study(short, output=tmp_path, debug=True).records) == 1
+
+
+def test_a_study_that_never_began_takes_its_new_number_of_trials(study, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / STUDY).write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
+    assert len(resume_study(tmp_path / "tiny", trials=1, debug=True).records) == 1
+
+
+# Refused
+
+
+def test_run_on_a_study_s_folder_names_the_command_to_go_on(study, undisturbed):
+    before = (undisturbed.directory / LEDGER).read_bytes()
+    with pytest.raises(BadInput, match=f"exists: `ddcal resume {undisturbed.directory}` goes on with it"):
+        run_study(study, output=undisturbed.directory.parent, debug=True)
+    assert (undisturbed.directory / LEDGER).read_bytes() == before
+
+
+@pytest.mark.parametrize("verb", ["resume", "status", "sync"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_folder_that_is_no_study_s_is_refused(tmp_path, verb, exists):
+    folder = tmp_path / "other"
+    if exists:
+        folder.mkdir()
+    result = CliRunner().invoke(app, [verb, str(folder)])
+    assert result.exit_code == 2 and f"{folder} is not a study's folder" in result.output
+    assert not exists or list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("trials", [0, 1, TRIALS - 1])
+def test_fewer_trials_than_there_are_are_refused(undisturbed, trials):
+    before = (undisturbed.directory / LEDGER).read_bytes()
+    result = CliRunner().invoke(app, ["resume", str(undisturbed.directory), "--debug", "--trials", str(trials)])
+    assert result.exit_code == 2 and "--trials" in result.output
+    assert trials == 0 or f"has {TRIALS} trials already" in result.output
+    assert (undisturbed.directory / LEDGER).read_bytes() == before
+
+
+def test_ctrl_c_says_how_to_go_on(write_study, tmp_path, monkeypatch):
+    from ddcal.study.console import StudyProgress
+
+    monkeypatch.setattr(StudyProgress, "on_trial", lambda self, assignment: interrupt_at(1)(assignment))
+    result = CliRunner().invoke(app, ["run", str(write_study()), "--output", str(tmp_path / "runs"), "--debug"])
+    assert result.exit_code == 130 and "0 of 2 trials are finished" in result.output
+    assert f"go on with  ddcal resume {tmp_path}/runs/tiny" in result.output
+
+
+def test_the_order_of_objectives_and_space_is_kept(tiny_study, tmp_path):
+    objectives = {"val/nll": "min", "val/accuracy": "max", "val/ece": "min"}
+    space = {"train.lr": {"loguniform": [0.01, 1.0]}, "calibrate.mask.ratio": {"uniform": [0.0, 0.9]}}
+    study = tiny_study(objectives=objectives, space=space)
+    run_study(study, output=tmp_path, debug=True)
+    for results in (load_study(tmp_path / "tiny"), resume_study(tmp_path / "tiny", trials=3, debug=True)):
+        assert list(results.study.objectives) == list(objectives) and list(results.study.space) == list(space)
+        assert [direction.name for direction in StudySearch(results.study, results.directory).optuna.directions] == [
+            "MINIMIZE",
+            "MAXIMIZE",
+            "MINIMIZE",
+        ]
+    assert list(yaml.safe_load((tmp_path / "tiny" / STUDY).read_text())["objectives"]) == list(objectives)
+    resumed = [event for event in read_ledger(tmp_path / "tiny") if event["event"] == "study_resumed"]
+    assert list(resumed[0]["study"]["space"]) == list(space)
+    trials = StudySearch(study, tmp_path / "tiny").optuna.get_trials()
+    for trial, record in zip(trials, results.records, strict=True):
+        assert trial.values == [record.metrics[name] for name in objectives]
+
+
+# SIGKILL
+
+MANY = {
+    "base": {
+        "network": {"width": 8},
+        "distill": {
+            "iterations": 6,
+            "matching": {"outer": 1, "inner": 1, "real_batch": 32},
+            "probe": {"points": 2, "epochs": 2},
+        },
+        "train": {"epochs": 40, "networks": 2, "augment": "none", "lr": 0.1},
+    },
+    "space": {
+        "distill.backbone": {"choice": ["real", "dc"]},
+        "distill.ipc": {"choice": [1, 2, 3]},
+        "distill.mask.ratio": {"uniform": [0.0, 0.5], "when": {"distill.backbone": ["dc"]}},
+        "calibrate.mask.ratio": {"uniform": [0.0, 0.9]},
+    },
+    "objectives": {"val/ece": "min", "val/accuracy": "max"},
+}
+
+
+def start(*arguments):
+    """`ddcal` in a process (and a session) of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from ddcal.cli import main; main()", *map(str, arguments)],
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(process):
+    _, error = process.communicate(timeout=500)
+    assert process.returncode == 0, error.decode()[-2000:]
+
+
+def test_a_driver_that_is_killed_twice_ends_like_an_undisturbed_one(study, undisturbed, tmp_path):
+    """SIGKILL as soon as a line is in the ledger: in the second trial, and in the third."""
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
+    command = ["run", file, "--output", tmp_path, "--debug"]
+    ledger = tmp_path / "tiny" / LEDGER
+    for number in (1, 2):
+        process = start(*command)
+        started = f'"number": {number}, "trial_key"'.encode()
+        while not ledger.is_file() or started not in ledger.read_bytes():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert load_study(ledger.parent).interrupted
+        command = ["resume", ledger.parent, "--debug"]
+    finish(start(*command))
+    results = load_study(ledger.parent)
+    assert results.sessions == 3
+    assert_same(results, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("searcher", "mode"), [("tpe", "debug"), ("random", "debug"), ("nsga2", "debug"), ("tpe", "ray")]
+)
+def test_ten_random_kills_change_nothing(tmp_path, searcher, mode):
+    flags, wait = (["--debug"], (1.0, 7.0)) if mode == "debug" else ([], (4.0, 16.0))
+    search = {"searcher": searcher, "trials": 24, "startup": 6}
+    file = tmp_path / "many.yaml"
+    file.write_text(yaml.safe_dump({"name": "many", **MANY, "search": search}, sort_keys=False))
+    finish(start("run", file, "--output", tmp_path / "whole", *flags))
+    draw = random.Random(f"{searcher} {mode}")
+    directory = tmp_path / "killed" / "many"
+    command = ["run", file, "--output", tmp_path / "killed", *flags]
+    kills = 0
+    while kills < 10:
+        process = start(*command)
+        try:
+            process.wait(draw.uniform(*wait))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+        else:
+            finish(process)  # a study that has ended is killed no more
+            break
+        if directory.exists():
+            command = ["resume", directory, *flags]
+    finish(start("resume", directory, *flags))
+    results, expected = load_study(directory), load_study(tmp_path / "whole" / "many")
+    assert [trial.outcome for trial in results.records] == ["complete"] * 24
+    runs = mirrored(tmp_path / "killed", "many")
+    assert len(runs) == 25 and {status for status, *_ in runs.values()} == {"FINISHED"}
+    assert kills >= 3, "the machine is so fast that the study was over"
+    assert_same(results, expected, "many")
