@@ -171,14 +171,13 @@ def test_a_finished_study_that_is_resumed_as_it_is_stays_as_it_is(study, undistu
 
 @pytest.mark.parametrize("method", ["tell", "ask"])
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("number", [0, 2])
-def test_a_driver_killed_between_ledger_and_optuna(study, undisturbed, tmp_path, monkeypatch, method, moment, number):
+def test_a_driver_killed_between_ledger_and_optuna(study, undisturbed, tmp_path, monkeypatch, method, moment):
     """Between `trial_finished` and Optuna's tell, and between Optuna's ask and `trial_started`."""
     original = getattr(StudySearch, method)
     calls = iter(range(100))
 
     def dies(self, *arguments):
-        here = next(calls) == number
+        here = next(calls) == 2
         if here and moment == "before":
             raise Killed
         answer = original(self, *arguments)
@@ -226,8 +225,11 @@ def test_half_written_last_lines_and_a_left_over_lock_are_repaired(halted, undis
     assert not (halted / f"{JOURNAL}.lock").is_symlink()
 
 
-@pytest.mark.parametrize("again", ["resume", "run"])
-@pytest.mark.parametrize("left", [(), (LEDGER,), (LEDGER, JOURNAL), ("torn", JOURNAL, "lock")], ids=len)
+@pytest.mark.parametrize(
+    ("left", "again"),
+    [((), "resume"), ((LEDGER, JOURNAL), "resume"), (("torn", JOURNAL, "lock"), "resume"), ((LEDGER, JOURNAL), "run")],
+    ids=["study.yaml alone", "half a journal", "half a line", "run"],
+)
 def test_a_study_killed_before_the_ledger_s_first_line_begins(study, undisturbed, tmp_path, left, again):
     directory = tmp_path / "tiny"
     directory.mkdir()
