@@ -21,13 +21,13 @@ from ddcal.config import DataConfig, StudyConfig, resolve, trial_from
 from ddcal.data import dataset_fingerprint
 from ddcal.pipeline import Environment, stage_keys
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
+from ddcal.study.following import Tracking
 from ddcal.study.ledger import FIDELITY_STEPS, Ledger, Outcome
 from ddcal.study.lock import DriverLock
 from ddcal.study.provenance import git_commit, package_versions
 from ddcal.study.references import refer
 from ddcal.study.results import STUDY, StudyResults, Trial, load_study, replace_text
 from ddcal.study.search import JOURNAL, StudySearch
-from ddcal.study.tracking import Tracking
 from ddcal.study.worker import Assignment
 
 WRITE_SECONDS = 5.0

@@ -13,11 +13,12 @@ from ddcal.config import StudyConfig, read_study, trial_from
 from ddcal.errors import BadInput, ResourceError
 from ddcal.pipeline import Advance, Environment
 from ddcal.study.driver import StudyDriver
+from ddcal.study.following import Tracking
 from ddcal.study.ledger import begun
 from ddcal.study.lock import LOCK, DriverLock
 from ddcal.study.ray_executor import check_resources, check_shared, in_ray_job, ray_runtime, run_on_ray
 from ddcal.study.results import STUDY, StudyResults, Trial, load_study
-from ddcal.study.tracking import Tracking, make_mirror
+from ddcal.study.tracking import make_mirror
 from ddcal.study.worker import Assignment
 
 

@@ -7,13 +7,10 @@ and without sending anything twice.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import tempfile
-import threading
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -38,15 +35,8 @@ SQLITE = "sqlite:///"
 CURSOR = "tracking.json"
 BATCH = 100
 METRIC_BATCH = 1000
-POLL_SECONDS = 0.2
-RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0)
-"""Waits between attempts at an event; the last one repeats."""
-
 ATTEMPTS = 5
 """How often an event is tried that MLflow refuses although it answers."""
-
-CLOSE_SECONDS, CLOSE_SECONDS_FAILING = 30.0, 5.0
-"""How long the end of a study waits for MLflow while nothing arrives there; less if the last attempt has failed."""
 
 
 class Mirror:
@@ -107,7 +97,7 @@ class Mirror:
             self._attempts += 1
             if self._attempts < ATTEMPTS or not self._alive():
                 raise
-            logger.warning("MLflow at %s refuses an event, which is left out: %s", self.uri, _one_line(error))
+            logger.warning("MLflow at %s refuses an event, which is left out: %s", self.uri, one_line(error))
         self._doubtful, self._attempts = False, 0
         self.offset += len(line)
         _write_cursor(self.directory, {"offset": self.offset, "parent": self._parent, "runs": self._runs})
@@ -275,72 +265,7 @@ class Mirror:
             if not self._alive():
                 raise
             self._files = False
-            logger.warning("MLflow at %s takes no artifacts: %s", self.uri, _one_line(error))
-
-
-class Tracking:
-    """The mirror in a thread of its own, for as long as a study runs."""
-
-    def __init__(self, mirror: Mirror | None) -> None:
-        """Start to mirror; None (``tracking.uri: none``) mirrors nothing."""
-        self.mirror = mirror
-        self._news = threading.Event()
-        self._closing = threading.Event()
-        self._given_up = False
-        self._failures = 0
-        self._moved = time.monotonic()
-        self._thread: threading.Thread | None = None
-        if mirror is not None:
-            self._thread = threading.Thread(target=self._follow, name="ddcal-mlflow", daemon=True)
-            self._thread.start()
-
-    def notify(self) -> None:
-        """Say that the ledger has grown."""
-        self._news.set()
-
-    def close(self) -> int:
-        """Wait until MLflow has everything, but not for one that does not move.
-
-        Returns:
-            How many bytes of the ledger are not sent: 0 if all is there.
-        """
-        if self._thread is None or self.mirror is None:
-            return 0
-        self._moved = time.monotonic()
-        self._closing.set()
-        self._news.set()
-        while self._thread.is_alive():
-            patience = CLOSE_SECONDS_FAILING if self._failures else CLOSE_SECONDS
-            if time.monotonic() - self._moved > patience:
-                self._given_up = True  # `sync_study` may follow in this process: two mirrors would send twice
-                break
-            self._thread.join(0.05)
-        return max(0, self.mirror.pending)
-
-    def _follow(self) -> None:
-        assert self.mirror is not None
-        while not self._given_up:
-            self._news.clear()
-            try:
-                moved = self.mirror.advance()
-            except Exception as error:
-                if not self._failures:
-                    logger.warning("MLflow at %s: %s; the study goes on", self.mirror.uri, _one_line(error))
-                wait = RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS) - 1)]
-                self._failures += 1
-                self._closing.wait(wait)
-                if self._closing.is_set():
-                    time.sleep(min(wait, 1.0))
-                continue
-            if self._failures:
-                logger.warning("MLflow at %s answers again", self.mirror.uri)
-                self._failures = 0
-            if moved:
-                self._moved = time.monotonic()
-            elif self._closing.is_set():
-                return
-            else:
-                self._news.wait(POLL_SECONDS)
+            logger.warning("MLflow at %s takes no artifacts: %s", self.uri, one_line(error))
 
 
 def sync_study(directory: Path | str) -> str:
@@ -366,7 +291,7 @@ def sync_study(directory: Path | str) -> str:
                 mirror.close_runs("KILLED")
         except Exception as error:
             raise TrackingError(
-                f"tracking.uri: MLflow at {mirror.uri} does not take it: {_one_line(error)}; "
+                f"tracking.uri: MLflow at {mirror.uri} does not take it: {one_line(error)}; "
                 f"{events} events were sent, {mirror.pending} bytes of the ledger wait"
             ) from error
         return f"MLflow at {mirror.uri} has everything ({events} events were new)"
@@ -402,8 +327,12 @@ def _create_database(path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         mlflow.MlflowClient(tracking_uri=f"{SQLITE}{temporary}").search_experiments(max_results=1)
-        with contextlib.suppress(FileExistsError):  # another study was faster
+        try:
             os.link(temporary, path)
+        except FileExistsError:  # another study was faster
+            pass
+        except OSError:  # a file system without hard links
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -432,5 +361,6 @@ def _write_cursor(directory: Path, cursor: dict[str, Any]) -> None:
     os.replace(temporary, directory / CURSOR)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Return an error's kind and first line."""
     return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"

@@ -5,8 +5,8 @@ import pytest
 from ddcal.pipeline import Environment
 from ddcal.study import load_study
 from ddcal.study.driver import DUPLICATES_IN_A_ROW, StudyDriver
+from ddcal.study.following import Tracking
 from ddcal.study.lock import DriverLock
-from ddcal.study.tracking import Tracking
 
 SPACE = {"distill.ipc": {"choice": [1, 2, 3]}, "calibrate.mask.ratio": {"choice": [0.0, 0.25, 0.5]}}
 

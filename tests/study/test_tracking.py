@@ -19,8 +19,7 @@ import pytest
 import yaml
 
 from ddcal.errors import BadInput, TrackingError
-from ddcal.study import load_study, run_study
-from ddcal.study import tracking as tracking_module
+from ddcal.study import following, load_study, run_study
 from ddcal.study.ledger import LEDGER, Ledger, read_ledger
 from ddcal.study.runner import Hooks, resume_study
 from ddcal.study.tracking import CURSOR, Mirror, make_mirror, sync_study, tracking_uri
@@ -473,8 +472,8 @@ def mlflow_server(folder, port):
 @pytest.fixture
 def impatient(monkeypatch):
     """The mirror tries again soon, and the end of a study does not wait long."""
-    monkeypatch.setattr(tracking_module, "RETRY_SECONDS", (0.1,))
-    monkeypatch.setattr(tracking_module, "CLOSE_SECONDS_FAILING", 1.0)
+    monkeypatch.setattr(following, "RETRY_SECONDS", (0.1,))
+    monkeypatch.setattr(following, "CLOSE_SECONDS_FAILING", 1.0)
 
 
 @pytest.mark.parametrize("code", [None, 401, 500], ids=["absent", "401", "500"])
@@ -487,7 +486,7 @@ def test_a_server_that_refuses_costs_the_study_a_sentence_and_gets_everything_la
         results = run_study(study, output=tmp_path, debug=True)
         assert time.monotonic() - began < 18, "the study does not wait for it"
         assert [trial.outcome for trial in results.records] == ["complete"] * 2
-        (record,) = [record for record in caplog.records if record.name == "ddcal.study.tracking"]
+        (record,) = [record for record in caplog.records if record.name == "ddcal.study.following"]
         assert f"http://127.0.0.1:{port}" in record.getMessage() and "the study goes on" in record.getMessage()
         assert results.unsent == results.directory.joinpath(LEDGER).stat().st_size
         with pytest.raises(TrackingError, match=rf"tracking\.uri: .*127\.0\.0\.1:{port}.*0 events were sent"):
