@@ -102,17 +102,28 @@ def check_resources(study: StudyConfig, available: dict[str, float]) -> None:
         raise ResourceError("\n".join(problems))
 
 
-def check_shared(root: Path, ray: Any) -> None:
+def check_shared(root: Path, ray: Any, *, relative: bool = False) -> None:
     """Refuse an output root that not every node of the cluster sees.
 
+    Args:
+        root: The output root, absolute.
+        ray: Connected.
+        relative: Whether it was given relative to the driver's working folder, which means nothing on other nodes.
+
     Raises:
-        ResourceError: naming the nodes that do not see it.
+        ResourceError: on more than one node, if it was relative, or naming the nodes that do not see it.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return
+    if relative:
+        raise ResourceError(
+            f"storage.output: relative, and this cluster has {len(nodes)} nodes: give the absolute path of a folder "
+            f"that all of them see, with --output (here it would be {root})"
+        )
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    root.mkdir(parents=True, exist_ok=True)
     marker = root / f".ddcal-{uuid.uuid4().hex}"
     marker.touch()
     try:

@@ -84,7 +84,10 @@ def run_study(
             f"{directory} exists: `ddcal resume {shlex.quote(str(directory))}` goes on with it; to begin anew take "
             "another name or --output, or move that folder away (finished stages stay in the store either way)"
         )
-    return _run(study, directory, None, debug=debug, catch=catch, address=address, hooks=hooks or Hooks())
+    relative = not root.is_absolute()
+    return _run(
+        study, directory, None, debug=debug, catch=catch, address=address, hooks=hooks or Hooks(), relative=relative
+    )
 
 
 def resume_study(
@@ -135,6 +138,7 @@ def _run(
     catch: bool,
     address: str | None,
     hooks: Hooks,
+    relative: bool = False,
 ) -> StudyResults:
     _check_data(study)
     finished = 0 if earlier is None else sum(trial.outcome is not None for trial in earlier.records)
@@ -159,8 +163,7 @@ def _run(
     with ray_runtime(address) as ray:
         resources = ray.cluster_resources()
         check_resources(study, resources)
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        check_shared(directory.parent, ray)
+        check_shared(directory.parent, ray, relative=relative)
         environment = Environment("cuda" if study.resources.gpu else "cpu", study.resources.threads)
         driver = _driver(study, directory, environment, earlier, hooks)
         nodes = len([node for node in ray.nodes() if node["Alive"]])
