@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -18,6 +18,9 @@ from ddcal.data import Dataset, dataset_fingerprint, load_dataset
 from ddcal.pipeline.environment import Environment, default_device
 from ddcal.pipeline.keys import stage_keys
 from ddcal.pipeline.store import Entry, Store
+
+if TYPE_CHECKING:
+    from ddcal.pipeline.work import StageWork
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +120,7 @@ class TrialRunner:
         self._checkpoint_seconds = checkpoint_seconds
         self._plan = list(self.keys)
         self._emitted = 0  # points of the present stage that were reported
-        self._work: Any = None
+        self._work: StageWork | None = None
         self._spent = 0.0
         self._saved_at = time.monotonic()
 
@@ -217,7 +220,7 @@ class TrialRunner:
         self.entries[stage] = entry
         self.seconds[stage] = entry.meta["seconds"]
 
-    def _begin(self, stage: str) -> Any:
+    def _begin(self, stage: str) -> StageWork:
         work = self._make_work(stage)
         state = self.store.load_partial(self.keys[stage])
         if state is not None:
@@ -229,14 +232,14 @@ class TrialRunner:
         self._work, self._saved_at = work, time.monotonic()
         return work
 
-    def _make_work(self, stage: str) -> Any:
+    def _make_work(self, stage: str) -> StageWork:
         from ddcal.pipeline.work import DistillWork, TrainWork
 
         if stage == "distill":
             return DistillWork(self.config, self.dataset, self.environment.device)
         return TrainWork(self.config, self.dataset, self._synthetic(), self.environment.device)
 
-    def _finish(self, stage: str, work: Any) -> None:
+    def _finish(self, stage: str, work: StageWork) -> None:
         def write(folder: Path) -> dict[str, Any]:
             work.write(folder)
             return {"curve": work.curve, "seconds": self._spent, "config": self.config.model_dump(mode="json")}
