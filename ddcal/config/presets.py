@@ -1,57 +1,140 @@
-"""Settings that a config leaves out, filled in from the published recipes (PAPER.md, Reference hyper-parameters)."""
+"""Settings that a config leaves out, filled in from the published recipes in ``presets.yaml`` beside this module."""
 
 from __future__ import annotations
 
-from ddcal.config.trial import TrialConfig
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-MATCHING_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
-"""DC and DSA: ipc → (outer, inner); other ipc interpolate linearly, and hold the last row above 50."""
+import yaml
 
-MATCHING_ITERATIONS = 1000
-FULL_DATA_EPOCHS = 50
-EVALUATION_EPOCHS = {"real": 300, "dc": 300, "dsa": 1000, "full": FULL_DATA_EPOCHS}
-EVALUATION_AUGMENT = {"real": "none", "dc": "none", "dsa": "dsa", "full": "dsa"}
+from ddcal.config.trial import DistillConfig, TrialConfig
+
+TRAIN_DEFAULTS = {"schedule": "step", "weight_decay": 5e-4, "batch_size": 256}
+"""PAPER.md, Evaluation training; a row of the table wins over them."""
+
+DEFAULT_RATE = 0.01
+"""``train.lr`` where the distilled set has not learned one."""
 
 
-def matching_loops(ipc: int) -> tuple[int, int]:
-    """Return (outer, inner) loop counts for DC and DSA at ``ipc`` images per class.
+@dataclass(frozen=True)
+class Preset:
+    """What the table says for one (family, backbone, dataset, ipc).
 
-    ``outer`` is image updates an iteration, ``inner`` epochs over the synthetic set between two of them.
+    Attributes:
+        values: Dotted name → value.
+        notes: Sentences on what is not a published row as it stands: interpolated, held, or another dataset's.
+        source: Where the numbers are from.
     """
-    rows = sorted(MATCHING_LOOPS)
-    if ipc >= rows[-1]:
-        return MATCHING_LOOPS[rows[-1]]
-    above = next(row for row in rows if row >= ipc)
-    below = max(row for row in rows if row <= ipc)
-    if above == below:
-        return MATCHING_LOOPS[ipc]
-    share = (ipc - below) / (above - below)
-    low, high = MATCHING_LOOPS[below], MATCHING_LOOPS[above]
-    return (round(low[0] + share * (high[0] - low[0])), round(low[1] + share * (high[1] - low[1])))
+
+    values: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    source: str = ""
+
+
+@functools.cache
+def _table() -> dict[str, Any]:
+    table: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "presets.yaml").read_text())
+    return table
+
+
+@functools.cache
+def preset(family: str, backbone: str, dataset: str, ipc: int) -> Preset:
+    """Return the published settings of a backbone.
+
+    Args:
+        family: ``published`` or ``rethinking``, which has rows where it differs.
+        backbone: As ``distill.backbone``.
+        dataset: As ``data.name``.
+        ipc: Images per class. Between two rows counts interpolate linearly and rates geometrically; settings that are
+            not numbers are those of the row below; beyond the last row its values hold.
+    """
+    published = _table()["published"][backbone]
+    own = _table().get(family, {}).get(backbone, {}) if family != "published" else {}
+    notes: list[str] = []
+    names = [dataset] if dataset in published else []
+    if not names and "like" in published:
+        names = [published["like"]]
+        notes.append(f"{backbone} has no published row for {dataset}: the numbers are those of {published['like']}")
+    values: dict[str, Any] = {}
+    for name in ("any", *names):
+        rows = dict(published.get(name, {}))
+        for row, settings in own.get(name, {}).items():
+            rows[row] = {**rows.get(row, {}), **settings}
+        values |= rows.pop("all", {})
+        numbered = {name for row in rows.values() for name in row}
+        for setting in sorted(numbered):
+            points = {row: row_values[setting] for row, row_values in rows.items() if setting in row_values}
+            if setting in published.get("exact", ()) and ipc not in points:
+                continue
+            found, note = _at(points, ipc)
+            if found is not None:
+                values[setting] = found
+            if note:
+                notes.append(f"{setting} {found:g} {note}" if isinstance(found, int | float) else f"{setting} {note}")
+    return Preset(values, tuple(notes), own.get("source", published["source"]))
+
+
+def _at(points: dict[int, Any], ipc: int) -> tuple[Any, str]:
+    """Return a setting's value at ``ipc`` from its rows, and what was done for it ("" for a row as it stands)."""
+    rows = sorted(points)
+    if ipc in points:
+        return points[ipc], ""
+    below, above = [row for row in rows if row < ipc], [row for row in rows if row > ipc]
+    if not below:
+        return points[rows[0]], f"is that of ipc {rows[0]}, the lowest published"
+    if not above:
+        return points[rows[-1]], f"is that of ipc {rows[-1]}, the highest published"
+    low, high = points[below[-1]], points[above[0]]
+    if low == high:
+        return low, ""
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in (low, high)):
+        return low, f"is that of ipc {below[-1]}"
+    share = (ipc - below[-1]) / (above[0] - below[-1])
+    if isinstance(low, int) and isinstance(high, int):
+        value: float = round(low + share * (high - low))
+    else:
+        value = float(f"{low * (high / low) ** share:.3g}")
+    return value, f"is interpolated between ipc {below[-1]} and {above[0]}"
+
+
+def preset_of(trial: TrialConfig) -> Preset:
+    """Return the preset that `resolve` takes for a trial."""
+    return preset(trial.distill.family, trial.distill.backbone, trial.data.name, trial.distill.ipc)
+
+
+def resolve_distill(config: DistillConfig, dataset: str) -> DistillConfig:
+    """Return the distill section with what it left out filled in for a dataset's name; its network stays partial."""
+    found = preset(config.family, config.backbone, dataset, config.ipc)
+    values = config.model_dump()
+    _fill(values, {n.removeprefix("distill."): v for n, v in found.values.items() if n.startswith("distill.")})
+    return DistillConfig.model_validate(values)
 
 
 def resolve(trial: TrialConfig) -> TrialConfig:
     """Return the trial with every setting that was left to a preset or a default made explicit.
 
-    Resolving twice changes nothing. ``network.depth`` and ``data.resolution`` stay None where they follow the data.
+    Resolving twice changes nothing. ``network.depth`` and ``data.resolution`` stay None where they follow the data, and
+    ``train.lr`` of a set whose rate is learned.
     """
     values = trial.model_dump()
-    backbone, ipc = trial.distill.backbone, trial.distill.ipc
     values["data"]["validation_fraction"] = trial.data.resolved_validation_fraction
-
-    distill = values["distill"]
-    outer, inner = matching_loops(ipc)
-    matching = distill["matching"]
-    matching["outer"] = trial.distill.matching.outer or outer
-    matching["inner"] = trial.distill.matching.inner or inner
-    matching["init"] = trial.distill.matching.init or ("real" if backbone == "dsa" else "noise")
-    distill["iterations"] = trial.distill.iterations or MATCHING_ITERATIONS
-    distill["network"] = trial.distill.network.over(trial.network).model_dump()
-
-    train = values["train"]
-    train["epochs"] = trial.train.epochs or EVALUATION_EPOCHS[backbone]
-    train["augment"] = trial.train.augment or EVALUATION_AUGMENT[backbone]
-    train["network"] = trial.train.network.over(trial.network).model_dump()
-
+    _fill(values, preset_of(trial).values)
+    _fill(values["train"], TRAIN_DEFAULTS)
+    if values["train"]["lr"] is None and trial.distill.backbone != "mtt":
+        values["train"]["lr"] = DEFAULT_RATE
+    values["distill"]["network"] = trial.distill.network.over(trial.network).model_dump()
+    values["train"]["network"] = trial.train.network.over(trial.network).model_dump()
     values["calibrate"]["t_min"], values["calibrate"]["t_max"] = trial.calibrate.bounds
     return TrialConfig.model_validate(values)
+
+
+def _fill(values: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Put defaults under their dotted names where ``values`` hold None."""
+    for name, value in defaults.items():
+        *sections, last = name.split(".")
+        place = functools.reduce(lambda found, section: found[section], sections, values)
+        if place[last] is None:
+            place[last] = value

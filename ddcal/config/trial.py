@@ -5,26 +5,19 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from ddcal.config.backbones import DMConfig, MatchingConfig, MTTConfig, RTPConfig
+from ddcal.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveInt, Ratio
 
 DATASETS = ("digits", "cifar10", "cifar100", "fashion-mnist", "npz")
 DATASETS_WITHOUT_FLIP = ("digits",)
 """Mirrored digits are other digits: DSA draws no flip for these (PAPER.md, DSA operations)."""
 
 DatasetName = Literal["digits", "cifar10", "cifar100", "fashion-mnist", "npz"]
-Backbone = Literal["real", "full", "dc", "dsa"]
+Backbone = Literal["real", "full", "dc", "dsa", "dm", "mtt", "rtp"]
+Family = Literal["published", "rethinking"]
 CalibrationMethod = Literal["none", "ts_train", "ts_holdout", "ts_val", "mts"]
-
-Ratio = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
-PositiveFloat = Annotated[float, Field(gt=0.0, lt=3.4e38, allow_inf_nan=False)]  # fits into float32
-NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-PositiveInt = Annotated[int, Field(ge=1)]
-
-
-class Config(BaseModel):
-    """Base of every config model: immutable, strict about unknown keys and about types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
 
 class DataConfig(Config):
@@ -105,19 +98,6 @@ class MTSMaskConfig(MaskConfig):
     ratio: Ratio = 0.9
 
 
-class MatchingConfig(Config):
-    """Gradient matching (DC, DSA); None takes the published value of the backbone and ipc (PAPER.md, DC / DSA)."""
-
-    outer: PositiveInt | None = None
-    inner: PositiveInt | None = None
-    real_batch: PositiveInt = 256
-    image_lr: PositiveFloat = 0.1
-    image_momentum: Ratio = 0.5
-    network_lr: PositiveFloat = 0.01
-    inner_batch: PositiveInt = 256
-    init: Literal["noise", "real"] | None = None
-
-
 class ProbeConfig(Config):
     """The short networks whose ``val`` score is the metric during distillation, at ``points`` equal steps."""
 
@@ -126,36 +106,56 @@ class ProbeConfig(Config):
     images: PositiveInt = 1000
 
 
+_ONE_CLASS = "one class at a time is compared, where batch statistics mean nothing"
+_NO_STATISTICS = "its weights move through an unrolled loop, which has no place for running statistics"
+NO_BATCH_NORM = {"dc": _ONE_CLASS, "dsa": _ONE_CLASS, "dm": _ONE_CLASS, "mtt": _NO_STATISTICS, "rtp": _NO_STATISTICS}
+"""Backbone → why its distilling network cannot have batch norm."""
+
+
 class DistillConfig(Config):
-    """The distilled set: which backbone makes it, how many images per class, with which mask (MDT)."""
+    """The distilled set: which backbone makes it, how many images per class, with which mask (MDT).
+
+    ``family`` says whose recipe fills in what is left out: that of the backbone's authors (``published``), or that of
+    the paper on calibration (``rethinking``), which differs for MTT.
+    """
 
     backbone: Backbone = "dsa"
+    family: Family = "published"
     ipc: PositiveInt = 10
     mask: MDTMaskConfig = MDTMaskConfig()
     iterations: PositiveInt | None = None
     matching: MatchingConfig = MatchingConfig()
+    dm: DMConfig = DMConfig()
+    mtt: MTTConfig = MTTConfig()
+    rtp: RTPConfig = RTPConfig()
     probe: ProbeConfig = ProbeConfig()
     network: NetworkOverride = NetworkOverride()
 
     @model_validator(mode="after")
     def _check(self) -> DistillConfig:
-        if self.network.norm == "batch" and self.backbone in ("dc", "dsa"):
+        if self.network.norm == "batch" and self.backbone in NO_BATCH_NORM:
+            raise ValueError(f"network.norm is 'batch'; {NO_BATCH_NORM[self.backbone]}: use 'instance' or 'none'")
+        if self.mask.where != "both" and self.backbone in ("dm", "mtt", "rtp"):
             raise ValueError(
-                "network.norm is 'batch'; gradient matching compares one class at a time, where batch statistics "
-                "mean nothing: use 'instance' or 'none' in the distilling network"
+                f"mask.where is {self.mask.where!r}; {self.backbone} has one kind of pass over synthetic images alone: "
+                "leave it out"
             )
         return self
 
 
 class TrainConfig(Config):
-    """Training of the DDNNs; None takes the backbone's own evaluation recipe (PAPER.md, Evaluation training)."""
+    """Training of the DDNNs; None takes the backbone's own evaluation recipe (PAPER.md, Evaluation training).
+
+    ``lr`` left out is the learned rate of a set that has one (MTT), and 0.01 elsewhere.
+    """
 
     loss: Literal["cross_entropy"] = "cross_entropy"
     epochs: PositiveInt | None = None
-    lr: PositiveFloat = 0.01
+    lr: PositiveFloat | None = None
+    schedule: Literal["step", "constant"] | None = None
     momentum: Ratio = 0.9
-    weight_decay: NonNegativeFloat = 5e-4
-    batch_size: PositiveInt = 256
+    weight_decay: NonNegativeFloat | None = None
+    batch_size: PositiveInt | None = None
     augment: Literal["none", "dsa"] | None = None
     holdout: Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)] = 0.0
     networks: Annotated[int, Field(ge=1, le=100)] = 5
@@ -246,9 +246,18 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
     fits_on_val = method == "ts_val" or (method == "mts" and backbone == "full")
     if fits_on_val and trial.data.resolved_validation_fraction == 0.0:
         problems.append(f"calibrate.method is {method!r} but data.validation_fraction is 0: there is no val to fit on")
-    if backbone in ("dc", "dsa") and trial.network.norm == "batch" and trial.distill.network.norm is None:
+    if backbone == "rtp" and trial.distill.rtp.bases is None:
+        from ddcal.config.presets import preset_of  # imports this module
+
+        if "distill.rtp.bases" not in preset_of(trial).values:
+            problems.append(
+                f"distill.rtp.bases is missing: none is published for data.name {trial.data.name!r} at distill.ipc "
+                f"{trial.distill.ipc}; give a number (0 learns the images themselves)"
+            )
+    if backbone in NO_BATCH_NORM and trial.network.norm == "batch" and trial.distill.network.norm is None:
         problems.append(
-            "network.norm is 'batch', which gradient matching cannot use: set distill.network.norm to 'instance'"
+            f"network.norm is 'batch', which {backbone} cannot use in the distilling network "
+            f"({NO_BATCH_NORM[backbone]}): set distill.network.norm to 'instance'"
         )
     return problems
 

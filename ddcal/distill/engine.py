@@ -10,20 +10,32 @@ import torch
 from torch import Tensor
 
 from ddcal import __version__
-from ddcal.config import DistillConfig, TrialConfig, resolve
+from ddcal.config import DistillConfig
+from ddcal.config.presets import resolve_distill
 from ddcal.data import Dataset
+from ddcal.distill.dm import DistributionMatching
+from ddcal.distill.experts import Experts, train_experts
 from ddcal.distill.matching import GradientMatching
+from ddcal.distill.mtt import TrajectoryMatching
 from ddcal.distill.real import RandomRealSubset
+from ddcal.distill.rtp import AddressableMemories
 from ddcal.distill.synthetic import SyntheticSet
 
 
 class Distiller(Protocol):
     """What every backbone is: ``iterations`` calls of `step`, with a state between any two of them."""
 
-    images: Tensor
     labels: Tensor
     iterations: int
     iteration: int
+
+    @property
+    def images(self) -> Tensor:
+        """The synthetic images, (M, C, H, W), ordered by class."""
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The rate that was learned for training on the set, None where none is."""
 
     def step(self) -> float:
         """Run one iteration and return its loss."""
@@ -39,18 +51,39 @@ BACKBONES: dict[str, Callable[[Dataset, DistillConfig, int, torch.device], Disti
     "real": RandomRealSubset,
     "dc": GradientMatching,
     "dsa": GradientMatching,
+    "dm": DistributionMatching,
+    "rtp": AddressableMemories,
 }
 
 
-def make_distiller(dataset: Dataset, config: DistillConfig, seed: int, device: torch.device | str = "cpu") -> Distiller:
+def make_distiller(
+    dataset: Dataset,
+    config: DistillConfig,
+    seed: int,
+    device: torch.device | str = "cpu",
+    experts: Experts | None = None,
+) -> Distiller:
     """Return the distiller of ``config.backbone`` at iteration 0; settings left out take the published values.
 
+    Args:
+        dataset: From `ddcal.data.load_dataset`; only ``train`` is read.
+        config: Which backbone, and its settings.
+        seed: The trial's seed.
+        device: Where to compute.
+        experts: The trajectories that ``mtt`` matches; trained here and now if there are none. Others ignore them.
+
     Raises:
-        ValueError: for ``backbone: full``, which distills nothing, or an ``ipc`` that the dataset cannot give.
+        ValueError: for ``backbone: full``, which distills nothing, an ``ipc`` that the dataset cannot give, or bases
+            (RTP) that leave no room for coefficients.
     """
+    resolved = resolve_distill(config, dataset.name)
+    if config.backbone == "mtt":
+        experts = experts or train_experts(dataset, resolved, seed, torch.device(device))
+        return TrajectoryMatching(dataset, resolved, seed, torch.device(device), experts)
     if config.backbone not in BACKBONES:
-        raise ValueError(f"distill.backbone is {config.backbone!r}, which distills nothing: use {', '.join(BACKBONES)}")
-    resolved = resolve(TrialConfig(distill=config)).distill
+        raise ValueError(
+            f"distill.backbone is {config.backbone!r}, which distills nothing: use {', '.join((*BACKBONES, 'mtt'))}"
+        )
     return BACKBONES[config.backbone](dataset, resolved, seed, torch.device(device))
 
 
@@ -73,6 +106,7 @@ def synthetic_set(distiller: Distiller, dataset: Dataset, config: DistillConfig,
         images=distiller.images.detach().cpu().clone(),
         labels=distiller.labels.cpu().clone(),
         ipc=config.ipc,
+        learning_rate=distiller.learning_rate,
         provenance=provenance,
         preprocessing=small,
     )

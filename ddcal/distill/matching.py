@@ -6,21 +6,16 @@ Differentiable Siamese Augmentation" (ICML 2021). MDT masks the synthetic images
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ddcal.config import DistillConfig, NetworkConfig
-from ddcal.config.trial import DATASETS_WITHOUT_FLIP
+from ddcal.config import DistillConfig
 from ddcal.data import Dataset
-from ddcal.data.augment import augment, draw_augmentation
-from ddcal.distill.mdt import SyntheticMask
-from ddcal.distill.real import random_subset
-from ddcal.errors import DivergedError
-from ddcal.networks import build_network
+from ddcal.data.augment import augment
+from ddcal.distill.learned import LearnedImages, RealBatches
 from ddcal.seeding import generator
 
 EPSILON = 1e-6
@@ -45,32 +40,16 @@ def matching_distance(synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> Te
     return total
 
 
-class GradientMatching:
-    """DC (``backbone: dc``) and DSA (``backbone: dsa``), one `step` an iteration, resumable between iterations.
-
-    Every random number of an iteration derives from (seed, stream, iteration), so `state` holds the images, their
-    momentum and the iteration alone, and an interrupted run goes on bit-exactly.
-    """
+class GradientMatching(LearnedImages):
+    """DC (``backbone: dc``) and DSA (``backbone: dsa``), one `step` an iteration, resumable between iterations."""
 
     def __init__(self, dataset: Dataset, config: DistillConfig, seed: int, device: torch.device) -> None:
         matching = config.matching
-        assert matching.outer and matching.inner and config.iterations, "the config must be resolved"
-        self.dataset, self.config, self.seed, self.device = dataset, config, seed, device
-        self.network_config = config.network.over(NetworkConfig())
+        assert matching.outer and matching.inner and matching.init, "the config must be resolved"
+        super().__init__(dataset, config, seed, device, matching.init)
         self.siamese = config.backbone == "dsa"
-        self.flip = dataset.name not in DATASETS_WITHOUT_FLIP
-        self.iterations, self.iteration = config.iterations, 0
         self.outer, self.inner = matching.outer, matching.inner
-        self.mask = SyntheticMask(config.mask, seed, device)
-
-        images, self.labels = random_subset(dataset, config.ipc, seed)
-        if matching.init == "noise":
-            images = torch.randn(images.shape, generator=generator(seed, "distill", "init"))
-        self.images = images.to(device)
-        self.velocity = torch.zeros_like(self.images)
-        self.device_labels = self.labels.to(device)
-        self.train_images = dataset.train.images.to(device)
-        self.class_indices = [dataset.train.indices_of(label) for label in range(dataset.num_classes)]
+        self.real = RealBatches(dataset, matching.real_batch, device)
 
     def step(self) -> float:
         """Run one iteration on a fresh network and return the mean matching loss a class and image update.
@@ -84,13 +63,7 @@ class GradientMatching:
             for name in ("real", "augment", "inner-augment", "order")
         }
         self.mask.begin(iteration, tuple(self.images.shape))
-        network = build_network(
-            self.network_config,
-            self.dataset.channels,
-            self.dataset.image_size,
-            self.dataset.num_classes,
-            generator(self.seed, "distill", "network", iteration),
-        ).to(self.device)
+        network = self.fresh_network()
         network.train()
         loss = 0.0
         for update in range(self.outer):
@@ -100,39 +73,18 @@ class GradientMatching:
         self.iteration += 1
         return loss / (self.outer * self.dataset.num_classes)
 
-    def state(self) -> dict[str, Tensor]:
-        """Return copies of what the next iteration starts from."""
-        return {
-            "images": self.images.detach().cpu().clone(),
-            "velocity": self.velocity.cpu().clone(),
-            "iteration": torch.tensor(self.iteration),
-        }
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state` returned."""
-        self.images = state["images"].to(self.device).clone()
-        self.velocity = state["velocity"].to(self.device).clone()
-        self.iteration = int(state["iteration"])
-
     def _update_images(self, network: nn.Module, streams: dict[str, torch.Generator]) -> float:
         """One SGD step on the images; the losses of all classes are summed."""
         weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
         gradient = torch.empty_like(self.images)
         losses = []
         for label in range(self.dataset.num_classes):
-            part = slice(label * self.config.ipc, (label + 1) * self.config.ipc)
-            real = self._real_batch(label, streams["real"])
+            part = self.class_part(label)
+            real = self.real.draw(label, streams["real"])
             leaf = self.images[part].detach().requires_grad_()
             synthetic = self.mask.apply(leaf, part, "matching")
             if self.siamese:
-                same = draw_augmentation(
-                    1,
-                    self.dataset.image_size,
-                    streams["augment"],
-                    siamese=True,
-                    flip=self.flip,
-                    device=str(self.device),
-                )
+                same = self.drawn(1, streams["augment"], siamese=True)
                 real, synthetic = augment(real, same), augment(synthetic, same)
             real_loss = cross_entropy(network(real), self.device_labels.new_full((len(real),), label))
             target = torch.autograd.grad(real_loss, weights)
@@ -142,20 +94,9 @@ class GradientMatching:
             (gradient[part],) = torch.autograd.grad(distance, leaf)
             losses.append(distance.detach())
         loss = float(torch.stack(losses).sum())
-        self.velocity.mul_(self.config.matching.image_momentum).add_(gradient)
-        self.images.sub_(self.velocity, alpha=self.config.matching.image_lr)
-        if not math.isfinite(loss) or not bool(torch.isfinite(self.images).all()):
-            raise DivergedError(
-                f"distill: {self.config.backbone} diverged in iteration {self.iteration + 1} of {self.iterations} "
-                f"(matching loss {loss:g}): lower distill.matching.image_lr ({self.config.matching.image_lr:g})"
-            )
+        settings = self.config.matching
+        self.descend(gradient, settings.image_lr, settings.image_momentum, loss, "distill.matching.image_lr")
         return loss
-
-    def _real_batch(self, label: int, stream: torch.Generator) -> Tensor:
-        indices = self.class_indices[label]
-        count = min(self.config.matching.real_batch, len(indices))
-        chosen = indices[torch.randperm(len(indices), generator=stream)[:count]]
-        return self.train_images[chosen.to(self.device)]
 
     def _train_network(self, network: nn.Module, streams: dict[str, torch.Generator]) -> None:
         """``inner`` epochs of plain SGD over the whole synthetic set."""
@@ -166,15 +107,7 @@ class GradientMatching:
             for chosen in order.split(batch):
                 images = self.mask.apply(self.images[chosen], chosen, "inner")
                 if self.siamese:
-                    drawn = draw_augmentation(
-                        len(images),
-                        self.dataset.image_size,
-                        streams["inner-augment"],
-                        siamese=False,
-                        flip=self.flip,
-                        device=str(self.device),
-                    )
-                    images = augment(images, drawn)
+                    images = augment(images, self.drawn(len(images), streams["inner-augment"], siamese=False))
                 loss = cross_entropy(network(images), self.device_labels[chosen])
                 gradients = torch.autograd.grad(loss, parameters)
                 with torch.no_grad():

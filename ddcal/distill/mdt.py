@@ -19,11 +19,13 @@ class SyntheticMask:
         self.config, self.seed, self.device = config, seed, device
         self._stream: torch.Generator | None = None
         self._kept: Tensor | None = None
+        self._iteration = 0
 
     def begin(self, iteration: int, shape: tuple[int, ...]) -> None:
         """Start an iteration over a synthetic set of ``shape`` (M, C, H, W)."""
         if self.config.ratio == 0.0:
             return
+        self._iteration = iteration
         index = 0 if self.config.resample == "fixed" else iteration
         self._stream = generator(self.seed, "distill", "mask", index, device=self.device.type)
         if self.config.resample != "step":
@@ -37,3 +39,15 @@ class SyntheticMask:
         if self._kept is None:
             return mask_images(images, self.config.ratio, self._stream, self.config.unit)
         return images.masked_fill(~self._kept[index], 0.0)
+
+    def apply_at(self, step: int, images: Tensor, index: slice | Tensor) -> Tensor:
+        """Return ``images`` (the members ``index``) masked for step ``step`` of an unrolled loop.
+
+        The same step of an iteration gets the same mask every time: the loop is run again for its gradient.
+        """
+        if self.config.ratio == 0.0:
+            return images
+        if self._kept is not None:
+            return images.masked_fill(~self._kept[index], 0.0)
+        stream = generator(self.seed, "distill", f"mask-{step}", self._iteration, device=self.device.type)
+        return mask_images(images, self.config.ratio, stream, self.config.unit)

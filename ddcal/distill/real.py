@@ -35,6 +35,8 @@ def random_subset(dataset: Dataset, ipc: int, seed: int) -> tuple[Tensor, Tensor
 class RandomRealSubset:
     """The ``real`` backbone as a distiller: one iteration that does nothing but keep the drawn images."""
 
+    learning_rate: float | None = None
+
     def __init__(self, dataset: Dataset, config: DistillConfig, seed: int, device: torch.device) -> None:
         self.images, self.labels = random_subset(dataset, config.ipc, seed)
         self.iterations = 1

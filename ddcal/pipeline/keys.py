@@ -15,11 +15,19 @@ ALGORITHM_VERSIONS = {
     "distill/real": 1,
     "distill/dc": 1,
     "distill/dsa": 1,
+    "distill/dm": 1,
+    "distill/mtt": 1,
+    "distill/rtp": 1,
     "train": 1,
     "calibrate": 1,
     "evaluate": 1,
 }
 """Raised whenever a stage's numbers change, so that old artefacts are not taken for new ones."""
+
+
+SECTIONS = ("matching", "dm", "mtt", "rtp")
+OWN_SECTION = {"dc": "matching", "dsa": "matching", "dm": "dm", "mtt": "mtt", "rtp": "rtp"}
+"""Backbone → the section of ``distill`` that is its own; the others have no effect on it."""
 
 
 def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:
@@ -28,10 +36,13 @@ def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:
     Settings without effect are left out: the masks of a calibration that masks nothing, the loops of ``real``.
     """
     if stage == "distill":
-        values = config.distill.model_dump(mode="json")
-        if config.distill.backbone == "real":
-            for name in ("mask", "matching", "iterations"):
-                del values[name]
+        values = config.distill.model_dump(mode="json", exclude={"family"})  # the resolved values say it all
+        backbone = config.distill.backbone
+        for section in SECTIONS:
+            if section != OWN_SECTION.get(backbone):
+                del values[section]
+        if backbone == "real":
+            del values["mask"], values["iterations"]
         elif config.distill.mask.ratio == 0.0:
             values["mask"] = {"ratio": 0.0}
         return values

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddcal.calibration import score
 from ddcal.config import TrainConfig, TrialConfig
+from ddcal.config.presets import DEFAULT_RATE, TRAIN_DEFAULTS, preset_of
 from ddcal.config.trial import DATASETS_WITHOUT_FLIP, held_out_per_class
 from ddcal.data import Dataset
 from ddcal.distill import SyntheticSet, make_distiller, synthetic_set
@@ -89,11 +90,12 @@ class DistillWork:
         probe, val = self.config.distill.probe, self.dataset.val
         if len(val) == 0:
             return {}
-        recipe = TrainConfig(
-            epochs=probe.epochs,
-            networks=1,
-            augment="dsa" if self.config.distill.backbone == "dsa" else "none",
-            network=self.config.distill.network,
+        published = preset_of(self.config).values  # not config.train, which is no part of this stage
+        recipe = TrainConfig.model_validate(
+            TRAIN_DEFAULTS
+            | {name.removeprefix("train."): value for name, value in published.items() if name.startswith("train.")}
+            | {"epochs": probe.epochs, "lr": self.distiller.learning_rate or DEFAULT_RATE, "networks": 1}
+            | {"network": self.config.distill.network}
         )
         training = DDNNTraining(
             self.distiller.images.detach(),
@@ -118,10 +120,11 @@ class TrainWork:
         self.config, self.dataset, self.device = config, dataset, device
         images, labels, held_images, held_labels = training_images(config, dataset, synthetic)
         self.images, self.labels, self.held_images, self.held_labels = images, labels, held_images, held_labels
+        rate = config.train.lr or (synthetic.learning_rate if synthetic is not None else None) or DEFAULT_RATE
         self.training = DDNNTraining(
             images,
             labels,
-            config.train,
+            config.train.model_copy(update={"lr": rate}),
             num_classes=dataset.num_classes,
             flip=dataset.name not in DATASETS_WITHOUT_FLIP,
             seed=config.seed,

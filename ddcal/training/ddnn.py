@@ -21,9 +21,9 @@ from ddcal.training.losses import LOSSES
 class DDNNTraining:
     """``config.networks`` networks trained by SGD on the same images (PAPER.md, Evaluation training).
 
-    SGD with momentum and weight decay; the rate is multiplied by 0.1 at half of the epochs. With ``augment: dsa`` one
-    DSA operation is drawn a batch, with parameters of its own for every image. Initialisation, order and augmentation
-    of network i derive from (seed, i), so adding networks does not change the first ones.
+    SGD with momentum and weight decay; ``schedule: step`` multiplies the rate by 0.1 at half of the epochs. With
+    ``augment: dsa`` one DSA operation is drawn a batch, with parameters of its own for every image. Initialisation,
+    order and augmentation of network i derive from (seed, i), so adding networks does not change the first ones.
     """
 
     def __init__(
@@ -43,14 +43,16 @@ class DDNNTraining:
         Args:
             images: float32 (M, C, S, S) in network-input space.
             labels: int64 (M,).
-            config: A resolved config: ``epochs``, ``augment`` and ``network`` are set.
+            config: A resolved config: nothing but ``network`` is left out; ``lr`` too must be a number.
             num_classes: Outputs of the networks.
             flip: Whether augmentation may mirror images (not for digits).
             seed: The trial's seed.
             device: Where to train.
             stage: The stage that random streams belong to: ``train`` or ``probe``.
         """
-        assert config.epochs and config.augment, "the config must be resolved"
+        assert config.epochs and config.augment and config.lr and config.batch_size, "the config must be resolved"
+        assert config.weight_decay is not None
+        self.rate = config.lr
         self.config, self.seed, self.stage, self.flip = config, seed, stage, flip
         self.device = torch.device(device)
         self.images, self.labels = images.to(self.device), labels.to(self.device)
@@ -77,7 +79,7 @@ class DDNNTraining:
             DivergedError: if the loss of a network is not finite.
         """
         past_half = self.epoch > 0 and 2 * self.epoch >= self.epochs
-        rate = self.config.lr * (0.1 if past_half else 1.0)
+        rate = self.rate * (0.1 if past_half and self.config.schedule != "constant" else 1.0)
         total = 0.0
         for index, (network, optimizer) in enumerate(zip(self.networks, self.optimizers, strict=True)):
             for group in optimizer.param_groups:
@@ -125,7 +127,7 @@ class DDNNTraining:
                 optimizer.state[parameter]["momentum_buffer"] = buffer.to(self.device).clone()
 
     def _diverged(self, index: int, where: str) -> DivergedError:
-        hint = f": lower train.lr ({self.config.lr:g})" if self.stage == "train" else ""  # a probe's rate is fixed
+        hint = f": lower train.lr ({self.rate:g})" if self.stage == "train" else ""  # a probe's rate is fixed
         return DivergedError(f"{self.stage}: network {index + 1} diverged {where}{hint}")
 
     def _epoch(self, index: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:

@@ -53,7 +53,7 @@ def dataset():
 
 @pytest.fixture
 def make_config():
-    """A DistillConfig from dotted names over a tiny gradient matching."""
+    """A DistillConfig with tiny settings for every backbone."""
 
     def make(backbone="dc", **settings):
         values = {
@@ -61,9 +61,19 @@ def make_config():
             "ipc": 2,
             "iterations": 3,
             "matching": {"outer": 2, "inner": 2, "real_batch": 5, "inner_batch": 4},
+            "mtt": {
+                "student_steps": 4,
+                "expert_epochs": 1,
+                "max_start": 2,
+                "image_lr": 3.0,
+                "rate_lr": 1e-4,
+                "rate": 0.05,
+                "experts": {"count": 2, "batch_size": 8},
+            },
+            "rtp": {"bases": 3, "steps": 4, "batch_per_class": 4, "real_batch": 5, "inner_lr": 0.05},
             "network": {"width": 5, "depth": 2},
         }
-        for name in ("matching", "network", "mask"):
+        for name in ("matching", "dm", "mtt", "rtp", "network", "mask"):
             values[name] = {**values.get(name, {}), **settings.pop(name, {})}
         return DistillConfig.model_validate(values | settings)
 

@@ -8,7 +8,9 @@ from ddcal.distill import distill, make_distiller
 from ddcal.errors import DivergedError
 
 
-@pytest.mark.parametrize(("backbone", "iterations"), [("real", 1), ("dc", 3), ("dsa", 3)])
+@pytest.mark.parametrize(
+    ("backbone", "iterations"), [("real", 1), ("dc", 3), ("dsa", 3), ("dm", 3), ("mtt", 3), ("rtp", 3)]
+)
 def test_progress_is_told_after_every_iteration(backbone, iterations, dataset, make_config):
     told = []
     distill(dataset, make_config(backbone), 0, on_progress=lambda *values: told.append(values))
@@ -17,7 +19,7 @@ def test_progress_is_told_after_every_iteration(backbone, iterations, dataset, m
 
 
 def test_backbone_full_distills_nothing(dataset):
-    with pytest.raises(ValueError, match=r"distill\.backbone is 'full'.*real, dc, dsa"):
+    with pytest.raises(ValueError, match=r"distill\.backbone is 'full'.*real, dc, dsa, dm, rtp, mtt"):
         distill(dataset, DistillConfig(backbone="full"), 0)
 
 
@@ -36,6 +38,20 @@ def test_a_huge_image_rate_is_named(backbone, norm, rate, dataset, make_config):
     config = make_config(backbone, matching={"image_lr": rate}, network={"norm": norm})
     with pytest.raises(DivergedError, match=r"iteration \d of 3 .*lower distill\.matching\.image_lr"):
         distill(dataset, config, 0)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "settings", "words"),
+    [
+        ("dm", {"dm": {"image_lr": 3e38}}, r"lower distill\.dm\.image_lr"),
+        ("mtt", {"mtt": {"image_lr": 3e38}}, r"lower distill\.mtt\.image_lr"),
+        ("mtt", {"mtt": {"experts": {"count": 1, "lr": 1e30}}}, r"lower distill\.mtt\.experts\.lr"),
+        ("rtp", {"rtp": {"lr": 3e38}}, r"lower distill\.rtp\.inner_lr .* or distill\.rtp\.lr"),
+    ],
+)
+def test_a_rate_that_diverges_is_named(backbone, settings, words, dataset, make_config):
+    with pytest.raises(DivergedError, match=words):
+        distill(dataset, make_config(backbone, network={"norm": "none"}, **settings), 0)
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])

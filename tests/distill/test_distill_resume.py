@@ -13,6 +13,9 @@ CASES = [
     ("dsa", {"ratio": 0.3, "resample": "step"}),
     ("dsa", {"ratio": 0.3, "resample": "iteration"}),
     ("dsa", {"ratio": 0.3, "resample": "fixed"}),
+    ("dm", {"ratio": 0.3}),
+    ("mtt", {"ratio": 0.3}),
+    ("rtp", {"ratio": 0.3}),
 ]
 
 
@@ -51,7 +54,7 @@ def test_a_state_is_a_copy(dataset, make_config):
     assert all(torch.equal(state[name], before[name]) for name in before)
 
 
-@pytest.mark.parametrize("backbone", ["real", "dc", "dsa"])
+@pytest.mark.parametrize("backbone", ["real", "dc", "dsa", "dm", "mtt", "rtp"])
 def test_config_and_seed_alone_decide_the_bits(backbone, dataset, make_config):
     config = make_config(backbone, mask={"ratio": 0.2})
     first = distill(dataset, config, 1).images

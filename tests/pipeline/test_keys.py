@@ -54,6 +54,10 @@ def keys_of(config, fingerprint=PRINT, environment=HERE):
         ({"distill__backbone": "real"}, {"distill__iterations": 99}, []),
         ({"distill__backbone": "real"}, {"distill__matching__image_lr": 9.0}, []),
         ({"distill__backbone": "full"}, {"distill__ipc": 5}, []),
+        ({}, {"distill__mtt__student_steps": 9}, []),  # another backbone's section
+        ({"distill__backbone": "dm"}, {"distill__matching__image_lr": 9.0}, []),
+        ({"distill__backbone": "dm"}, {"distill__dm__image_lr": 9.0}, ALL),
+        ({"distill__backbone": "dsa"}, {"distill__family": "rethinking"}, []),  # one recipe in both
         ({"calibrate__method": "ts_train"}, {"calibrate__mask__ratio": 0.5}, []),
         ({"calibrate__method": "ts_val"}, {"calibrate__mask__unit": "patch"}, []),
         ({"calibrate__method": "ts_val"}, {"calibrate__draws": 7}, []),

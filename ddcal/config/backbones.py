@@ -1,0 +1,91 @@
+"""The settings of each distillation backbone; None takes the published value (`ddcal.config.presets`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ddcal.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveInt, Ratio
+
+Momentum = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
+
+
+class MatchingConfig(Config):
+    """Gradient matching (DC, DSA); PAPER.md, DC / DSA."""
+
+    outer: PositiveInt | None = None
+    inner: PositiveInt | None = None
+    real_batch: PositiveInt = 256
+    image_lr: PositiveFloat = 0.1
+    image_momentum: Ratio = 0.5
+    network_lr: PositiveFloat = 0.01
+    inner_batch: PositiveInt = 256
+    init: Literal["noise", "real"] | None = None
+
+
+class DMConfig(Config):
+    """Distribution matching; PAPER.md, DM."""
+
+    real_batch: PositiveInt = 256
+    image_lr: PositiveFloat = 1.0
+    image_momentum: Momentum = 0.5
+    init: Literal["noise", "real"] = "real"
+
+
+class ExpertsConfig(Config):
+    """The trajectories that MTT matches: networks trained on the real data, kept epoch by epoch; PAPER.md, MTT.
+
+    Only the epochs that can be read are trained and kept: ``max_start`` + ``expert_epochs`` − 1 of them.
+    ``precision`` is that of the file: half of it halves the disk and moves the weights by up to 0.05 % (float16).
+    """
+
+    count: PositiveInt = 100
+    lr: PositiveFloat = 0.01
+    momentum: Momentum = 0.0
+    weight_decay: NonNegativeFloat = 0.0
+    batch_size: PositiveInt = 256
+    augment: Literal["none", "dsa"] = "dsa"
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+
+
+class MTTConfig(Config):
+    """Matching training trajectories; PAPER.md, MTT.
+
+    ``rate`` is where the student's learned rate starts and ``rate_lr`` the rate of learning it. ``batch`` is images a
+    student step; a set with no more images is taken whole. ``gradient``: see `ddcal.distill.unroll.unroll_gradient`;
+    ``tesla`` is an approximation.
+    """
+
+    student_steps: PositiveInt | None = None
+    expert_epochs: PositiveInt | None = None
+    max_start: PositiveInt | None = None
+    batch: PositiveInt | None = None
+    image_lr: PositiveFloat | None = None
+    rate: PositiveFloat | None = None
+    rate_lr: PositiveFloat | None = None
+    momentum: Momentum = 0.5
+    gradient: Literal["exact", "segments", "full", "tesla"] = "exact"
+    init: Literal["noise", "real"] = "real"
+    experts: ExpertsConfig = ExpertsConfig()
+
+
+class RTPConfig(Config):
+    """Addressable memories ("remember the past"); PAPER.md, RTP.
+
+    ``bases`` None is the published 16 where ipc and dataset are the published ones, and must be given elsewhere; 0 is
+    the variant without bases: the images themselves are learned. ``downsample`` divides the bases' side.
+    """
+
+    bases: Annotated[int, Field(ge=0)] | None = None
+    downsample: PositiveInt = 2
+    steps: PositiveInt = 150
+    batch_per_class: PositiveInt = 32
+    real_batch: PositiveInt = 64
+    inner_lr: PositiveFloat = 0.01
+    inner_momentum: Momentum = 0.9
+    lr: PositiveFloat = 0.1
+    momentum: Momentum = 0.5
+    clip: PositiveFloat = 2.0
+    regularisation: NonNegativeFloat = 0.0
+    gradient: Literal["exact", "segments", "full"] = "exact"

@@ -1,0 +1,64 @@
+"""Distribution matching (DM): the synthetic images of a class are to have the mean embedding of its real ones.
+
+Zhao, Bilen, "Dataset Condensation with Distribution Matching" (WACV 2023). MDT masks the synthetic images before
+augmentation (PAPER.md, MDT).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ddcal.config import DistillConfig
+from ddcal.data import Dataset
+from ddcal.data.augment import augment
+from ddcal.distill.learned import LearnedImages, RealBatches
+from ddcal.seeding import generator
+
+
+def mean_difference(synthetic: Tensor, real: Tensor) -> Tensor:
+    """Return the squared difference of two mean embeddings, summed over features (PAPER.md, DM).
+
+    Args:
+        synthetic: Embeddings (n, F).
+        real: Embeddings (m, F).
+
+    Returns:
+        A scalar; differentiable in both.
+    """
+    return (synthetic.mean(0) - real.mean(0)).square().sum()
+
+
+class DistributionMatching(LearnedImages):
+    """DM (``backbone: dm``): one image update an iteration, on a fresh network that is never trained."""
+
+    def __init__(self, dataset: Dataset, config: DistillConfig, seed: int, device: torch.device) -> None:
+        super().__init__(dataset, config, seed, device, config.dm.init)
+        self.real = RealBatches(dataset, config.dm.real_batch, device)
+
+    def step(self) -> float:
+        """Run one iteration and return the mean loss a class.
+
+        Raises:
+            DivergedError: if the loss or an updated image is not finite.
+        """
+        streams = {name: generator(self.seed, "distill", name, self.iteration) for name in ("real", "augment")}
+        self.mask.begin(self.iteration, tuple(self.images.shape))
+        network = self.fresh_network().requires_grad_(False)
+        gradient = torch.empty_like(self.images)
+        losses = []
+        for label in range(self.dataset.num_classes):
+            part = self.class_part(label)
+            leaf = self.images[part].detach().requires_grad_()
+            same = self.drawn(1, streams["augment"], siamese=True)
+            with torch.no_grad():
+                real = network.features(augment(self.real.draw(label, streams["real"]), same))
+            synthetic = network.features(augment(self.mask.apply(leaf, part, "matching"), same))
+            difference = mean_difference(synthetic, real)
+            (gradient[part],) = torch.autograd.grad(difference, leaf)
+            losses.append(difference.detach())
+        loss = float(torch.stack(losses).sum())
+        settings = self.config.dm
+        self.descend(gradient, settings.image_lr, settings.image_momentum, loss, "distill.dm.image_lr")
+        self.iteration += 1
+        return loss / self.dataset.num_classes

@@ -1,0 +1,168 @@
+"""Expert trajectories: networks trained on the real data, kept epoch by epoch, for MTT to match.
+
+Cazenavette et al., "Dataset Distillation by Matching Training Trajectories" (CVPR 2022); PAPER.md, MTT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import parameters_to_vector
+
+from ddcal.config import DistillConfig, NetworkConfig
+from ddcal.config.trial import DATASETS_WITHOUT_FLIP
+from ddcal.data import Dataset
+from ddcal.data.augment import augment, draw_augmentation
+from ddcal.errors import DivergedError
+from ddcal.networks import ConvNet, build_network
+from ddcal.seeding import generator
+
+TRAJECTORY = "trajectory.safetensors"
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def kept_epochs(config: DistillConfig) -> int:
+    """Return the last epoch that trajectory matching can read: the highest start plus the expert epochs."""
+    mtt = config.mtt
+    assert mtt.max_start and mtt.expert_epochs, "the config must be resolved"
+    return mtt.max_start - 1 + mtt.expert_epochs
+
+
+class ExpertTraining:
+    """One expert, one epoch a `step`; its trajectory is the weights before the first epoch and after each.
+
+    Attributes:
+        index: Which expert; its initialisation, order and augmentation derive from (seed, index).
+        epoch: Epochs done.
+        epochs: Epochs to do, `kept_epochs`.
+        snapshots: Copies of the weights as vectors (P,), on the CPU, in the precision of the config.
+    """
+
+    def __init__(self, dataset: Dataset, config: DistillConfig, seed: int, index: int, device: torch.device) -> None:
+        self.dataset, self.settings, self.seed, self.index, self.device = (
+            dataset,
+            config.mtt.experts,
+            seed,
+            index,
+            device,
+        )
+        self.epochs, self.epoch = kept_epochs(config), 0
+        self.network = skeleton(dataset, config, generator(seed, "experts", "network", index)).to(device)
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            lr=self.settings.lr,
+            momentum=self.settings.momentum,
+            weight_decay=self.settings.weight_decay,
+        )
+        self.flip = dataset.name not in DATASETS_WITHOUT_FLIP
+        self.snapshots = [self._snapshot()]
+
+    def step(self) -> float:
+        """Train one epoch and return its mean loss.
+
+        Raises:
+            DivergedError: if the loss or a weight is not finite.
+        """
+        split = self.dataset.train
+        order_stream = generator(self.seed, "experts", f"order-{self.index}", self.epoch)
+        augment_stream = generator(self.seed, "experts", f"augment-{self.index}", self.epoch)
+        total = torch.zeros((), device=self.device)
+        for chosen in torch.randperm(len(split), generator=order_stream).split(self.settings.batch_size):
+            images, labels = split.images[chosen].to(self.device), split.labels[chosen].to(self.device)
+            if self.settings.augment == "dsa":
+                size, place = images.shape[2], str(self.device)
+                drawn = draw_augmentation(
+                    len(images), size, augment_stream, siamese=False, flip=self.flip, device=place
+                )
+                images = augment(images, drawn)
+            loss = cross_entropy(self.network(images), labels)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            total += loss.detach() * len(chosen)
+        self.epoch += 1
+        self.snapshots.append(self._snapshot())
+        if not bool(torch.isfinite(self.snapshots[-1]).all()) or not bool(torch.isfinite(total)):
+            raise DivergedError(
+                f"experts: expert {self.index + 1} diverged in epoch {self.epoch} of {self.epochs}: lower "
+                f"distill.mtt.experts.lr ({self.settings.lr:g})"
+            )
+        return float(total) / len(split)
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs to go on bit-exactly."""
+        buffers = [self.optimizer.state[p].get("momentum_buffer") for p in self.network.parameters()]
+        return {
+            "epoch": self.epoch,
+            "network": {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()},
+            "momentum": [buffer.cpu().clone() for buffer in buffers if buffer is not None],
+            "snapshots": torch.stack(self.snapshots),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.epoch = state["epoch"]
+        self.network.load_state_dict(state["network"])
+        self.optimizer.state.clear()
+        for parameter, buffer in zip(self.network.parameters(), state["momentum"], strict=False):
+            self.optimizer.state[parameter]["momentum_buffer"] = buffer.to(self.device).clone()
+        self.snapshots = list(state["snapshots"].clone())
+
+    def save(self, folder: Path) -> None:
+        """Write the trajectory, (epochs + 1, P), into the folder."""
+        save_file({"trajectory": torch.stack(self.snapshots)}, folder / TRAJECTORY)
+
+    def _snapshot(self) -> Tensor:
+        """Copy the weights: `parameters_to_vector` concatenates, so nothing is a view of live parameters."""
+        vector = parameters_to_vector(self.network.parameters()).detach().cpu()
+        return vector.to(PRECISIONS[self.settings.precision])
+
+
+class Experts:
+    """The trajectories of several experts, read epoch by epoch from files or from memory."""
+
+    def __init__(self, trajectories: Sequence[Path | Tensor]) -> None:
+        """Take folders that `ExpertTraining.save` wrote, or tensors (epochs + 1, P)."""
+        self._trajectories = list(trajectories)
+
+    def __len__(self) -> int:
+        return len(self._trajectories)
+
+    def weights(self, expert: int, epoch: int) -> Tensor:
+        """Return an expert's weights after ``epoch`` epochs, float32 (P,); other epochs are not read."""
+        trajectory = self._trajectories[expert]
+        if isinstance(trajectory, Tensor):
+            return trajectory[epoch].float()
+        with safe_open(str(trajectory / TRAJECTORY), framework="pt") as file:
+            return file.get_slice("trajectory")[epoch].float()
+
+
+def train_experts(dataset: Dataset, config: DistillConfig, seed: int, device: torch.device) -> Experts:
+    """Train every expert of a resolved config here and now, and keep them in memory."""
+    trajectories = []
+    for index in range(config.mtt.experts.count):
+        training = ExpertTraining(dataset, config, seed, index, device)
+        while training.epoch < training.epochs:
+            training.step()
+        trajectories.append(torch.stack(training.snapshots))
+    return Experts(trajectories)
+
+
+def skeleton(dataset: Dataset, config: DistillConfig, draws: torch.Generator) -> ConvNet:
+    """Return the distilling network of a config, newly initialised."""
+    network = config.network.over(NetworkConfig())
+    return build_network(network, dataset.channels, dataset.image_size, dataset.num_classes, draws)
+
+
+def unflatten(vector: Tensor, network: nn.Module) -> list[Tensor]:
+    """Return a weight vector (P,) as the network's parameters, in order, as views of it."""
+    shapes = [parameter.shape for parameter in network.parameters()]
+    parts = vector.split([shape.numel() for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]

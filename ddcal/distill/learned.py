@@ -1,0 +1,118 @@
+"""What backbones that learn the images themselves share: the images, their momentum, and batches of real images."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ddcal.config import DistillConfig, NetworkConfig
+from ddcal.config.trial import DATASETS_WITHOUT_FLIP
+from ddcal.data import Dataset
+from ddcal.data.augment import Augmentation, draw_augmentation
+from ddcal.distill.mdt import SyntheticMask
+from ddcal.distill.real import random_subset
+from ddcal.errors import DivergedError
+from ddcal.networks import ConvNet, build_network
+from ddcal.seeding import generator
+
+
+class LearnedImages:
+    """A synthetic set that is updated by SGD, ordered by class; the base of DC, DSA, DM and MTT.
+
+    Every random number of an iteration derives from (seed, stream, iteration), so `state` holds the images, their
+    momentum and the iteration alone, and an interrupted run goes on bit-exactly.
+    """
+
+    learning_rate: float | None = None
+
+    def __init__(self, dataset: Dataset, config: DistillConfig, seed: int, device: torch.device, init: str) -> None:
+        """Draw the first images.
+
+        Args:
+            dataset: Only ``train`` is read.
+            config: Resolved.
+            seed: The trial's seed.
+            device: Where to compute.
+            init: ``real`` (a random real subset) or ``noise`` (standard normal).
+        """
+        assert config.iterations, "the config must be resolved"
+        self.dataset, self.config, self.seed, self.device = dataset, config, seed, device
+        self.network_config = config.network.over(NetworkConfig())
+        self.flip = dataset.name not in DATASETS_WITHOUT_FLIP
+        self.iterations, self.iteration = config.iterations, 0
+        self.mask = SyntheticMask(config.mask, seed, device)
+
+        images, self.labels = random_subset(dataset, config.ipc, seed)
+        if init == "noise":
+            images = torch.randn(images.shape, generator=generator(seed, "distill", "init"))
+        self.images = images.to(device)
+        self.velocity = torch.zeros_like(self.images)
+        self.device_labels = self.labels.to(device)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return copies of what the next iteration starts from."""
+        return {
+            "images": self.images.detach().cpu().clone(),
+            "velocity": self.velocity.cpu().clone(),
+            "iteration": torch.tensor(self.iteration),
+        }
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` returned."""
+        self.images = state["images"].to(self.device).clone()
+        self.velocity = state["velocity"].to(self.device).clone()
+        self.iteration = int(state["iteration"])
+
+    def class_part(self, label: int) -> slice:
+        """Return where a class lies in the set."""
+        return slice(label * self.config.ipc, (label + 1) * self.config.ipc)
+
+    def fresh_network(self) -> ConvNet:
+        """Return the iteration's own network, newly initialised."""
+        draws = generator(self.seed, "distill", "network", self.iteration)
+        shape = (self.dataset.channels, self.dataset.image_size, self.dataset.num_classes)
+        return build_network(self.network_config, *shape, draws).to(self.device)
+
+    def drawn(self, count: int, stream: torch.Generator, *, siamese: bool) -> Augmentation:
+        """Return a DSA augmentation for the set's images."""
+        size = self.dataset.image_size
+        return draw_augmentation(count, size, stream, siamese=siamese, flip=self.flip, device=str(self.device))
+
+    def descend(self, gradient: Tensor, rate: float, momentum: float, loss: float, key: str) -> None:
+        """Take one SGD step on the images.
+
+        Args:
+            gradient: Of the loss, of the images' shape.
+            rate: The learning rate.
+            momentum: In [0, 1).
+            loss: The iteration's loss, for the check.
+            key: The setting that is the rate, for the error.
+
+        Raises:
+            DivergedError: if the loss or an updated image is not finite.
+        """
+        self.velocity.mul_(momentum).add_(gradient)
+        self.images.sub_(self.velocity, alpha=rate)
+        if not math.isfinite(loss) or not bool(torch.isfinite(self.images).all()):
+            raise DivergedError(
+                f"distill: {self.config.backbone} diverged in iteration {self.iteration + 1} of {self.iterations} "
+                f"(matching loss {loss:g}): lower {key} ({rate:g})"
+            )
+
+
+class RealBatches:
+    """Random training images of one class at a time, from where distillation computes."""
+
+    def __init__(self, dataset: Dataset, size: int, device: torch.device) -> None:
+        self.images = dataset.train.images.to(device)
+        self.indices = [dataset.train.indices_of(label) for label in range(dataset.num_classes)]
+        self.size, self.device = size, device
+
+    def draw(self, label: int, stream: torch.Generator) -> Tensor:
+        """Return ``size`` images of the class without replacement, or all if it has fewer; (n, C, H, W)."""
+        indices = self.indices[label]
+        count = min(self.size, len(indices))
+        chosen = indices[torch.randperm(len(indices), generator=stream)[:count]]
+        return self.images[chosen.to(self.device)]

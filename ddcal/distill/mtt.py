@@ -1,0 +1,134 @@
+"""Matching training trajectories (MTT): a student trained on the synthetic images is to end where an expert did.
+
+Cazenavette et al., "Dataset Distillation by Matching Training Trajectories" (CVPR 2022); PAPER.md, MTT. MDT masks the
+synthetic images of every student step before augmentation.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from ddcal.config import DistillConfig
+from ddcal.data import Dataset
+from ddcal.data.augment import augment
+from ddcal.distill.experts import Experts, skeleton, unflatten
+from ddcal.distill.learned import LearnedImages
+from ddcal.distill.unroll import Tensors, unroll_gradient
+from ddcal.errors import DivergedError
+from ddcal.seeding import generator
+
+LOWEST_RATE = 1e-6
+"""The learned rate is clamped to this; a logarithmic parametrisation would freeze it (PAPER.md, MTT)."""
+
+
+def trajectory_distance(parameters: Tensors, target: Tensors, start: Tensors) -> Tensor:
+    """Return ‖θ_N − θ*‖² / ‖θ_0 − θ*‖² over all parameters, a scalar (PAPER.md, MTT).
+
+    Args:
+        parameters: The student's weights after its last step; differentiable.
+        target: The expert's weights some epochs later.
+        start: Where both began.
+    """
+    moved = torch.stack([(p - t).square().sum() for p, t in zip(parameters, target, strict=True)]).sum()
+    length = torch.stack([(s - t).square().sum() for s, t in zip(start, target, strict=True)]).sum()
+    return moved / length
+
+
+class TrajectoryMatching(LearnedImages):
+    """MTT (``backbone: mtt``): images and the student's learning rate, one update of both an iteration.
+
+    Attributes:
+        learning_rate: The learned rate.
+        clamps: How often the rate had to be held at `LOWEST_RATE`.
+    """
+
+    learning_rate: float
+
+    def __init__(
+        self, dataset: Dataset, config: DistillConfig, seed: int, device: torch.device, experts: Experts
+    ) -> None:
+        mtt = config.mtt
+        assert mtt.student_steps and mtt.expert_epochs and mtt.max_start, "the config must be resolved"
+        assert mtt.image_lr and mtt.rate and mtt.rate_lr, "the config must be resolved"
+        super().__init__(dataset, config, seed, device, mtt.init)
+        self.experts, self.settings = experts, mtt
+        self.steps, self.expert_epochs, self.max_start = mtt.student_steps, mtt.expert_epochs, mtt.max_start
+        self.image_lr, self.rate_lr = mtt.image_lr, mtt.rate_lr
+        self.learning_rate, self.rate_velocity, self.clamps = mtt.rate, 0.0, 0
+        self.network = skeleton(dataset, config, generator(seed, "distill", "skeleton")).to(device)
+        self.names = [name for name, _ in self.network.named_parameters()]
+
+    def step(self) -> float:
+        """Run one iteration and return its loss, the normalised squared distance.
+
+        Raises:
+            DivergedError: if the loss, an updated image or the rate is not finite.
+        """
+        self.mask.begin(self.iteration, tuple(self.images.shape))
+        draws = generator(self.seed, "distill", "trajectory", self.iteration)
+        expert = int(torch.randint(len(self.experts), (1,), generator=draws))
+        begin = int(torch.randint(self.max_start, (1,), generator=draws))
+        start = unflatten(self.experts.weights(expert, begin).to(self.device), self.network)
+        target = unflatten(self.experts.weights(expert, begin + self.expert_epochs).to(self.device), self.network)
+        batches = self._batches()
+
+        def step_loss(step: int, parameters: Tensors, inputs: Tensors) -> Tensor:
+            chosen = batches[step]
+            images = self.mask.apply_at(step, inputs[0][chosen], chosen)
+            stream = generator(self.seed, "distill", f"augment-{step}", self.iteration)
+            images = augment(images, self.drawn(len(chosen), stream, siamese=False))
+            weights = dict(zip(self.names, parameters, strict=True))
+            return cross_entropy(functional_call(self.network, weights, (images,)), self.device_labels[chosen])
+
+        found = unroll_gradient(
+            step_loss,
+            lambda parameters, inputs: trajectory_distance(parameters, target, start),
+            start,
+            [self.images],
+            torch.tensor(self.learning_rate, device=self.device),
+            self.steps,
+            method=self.settings.gradient,
+            segment=max(1, round(math.sqrt(self.steps))),
+        )
+        loss = float(found.loss)
+        self.descend(found.inputs[0], self.image_lr, self.settings.momentum, loss, "distill.mtt.image_lr")
+        self._learn_rate(float(found.learning_rate))
+        self.iteration += 1
+        return loss
+
+    def state(self) -> dict[str, Tensor]:
+        """Return copies of what the next iteration starts from."""
+        learned = torch.tensor([self.learning_rate, self.rate_velocity, float(self.clamps)], dtype=torch.float64)
+        return super().state() | {"rate": learned}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` returned."""
+        super().restore(state)
+        self.learning_rate, self.rate_velocity, clamps = state["rate"].tolist()
+        self.clamps = int(clamps)
+
+    def _batches(self) -> list[Tensor]:
+        """Return the images of every student step: without replacement, reshuffled when used up."""
+        count = len(self.images)
+        size = min(self.settings.batch or count, count)
+        stream = generator(self.seed, "distill", "order", self.iteration)
+        batches: list[Tensor] = []
+        while len(batches) < self.steps:
+            batches += torch.randperm(count, generator=stream).to(self.device).split(size)
+        return batches[: self.steps]
+
+    def _learn_rate(self, gradient: float) -> None:
+        self.rate_velocity = self.settings.momentum * self.rate_velocity + gradient
+        self.learning_rate -= self.rate_lr * self.rate_velocity
+        if not math.isfinite(self.learning_rate):
+            raise DivergedError(
+                f"distill: mtt diverged in iteration {self.iteration + 1} of {self.iterations} (learned rate "
+                f"{self.learning_rate:g}): lower distill.mtt.rate_lr ({self.rate_lr:g})"
+            )
+        if self.learning_rate < LOWEST_RATE:
+            self.learning_rate, self.clamps = LOWEST_RATE, self.clamps + 1

@@ -1,0 +1,208 @@
+"""Addressable memories (RTP): images as combinations of a few shared bases, learned through the whole training.
+
+Deng, Russakovsky, "Remember the Past: Distilling Datasets into Addressable Memories for Neural Networks" (NeurIPS
+2022); PAPER.md, RTP. MDT masks the decoded images of every unrolled step before augmentation.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy, interpolate
+from torch.nn.init import xavier_uniform_
+
+from ddcal.config import DistillConfig, NetworkConfig
+from ddcal.config.trial import DATASETS_WITHOUT_FLIP
+from ddcal.data import Dataset
+from ddcal.data.augment import augment, draw_augmentation
+from ddcal.distill.experts import skeleton
+from ddcal.distill.learned import RealBatches
+from ddcal.distill.mdt import SyntheticMask
+from ddcal.distill.real import random_subset
+from ddcal.distill.unroll import Tensors, unroll_gradient
+from ddcal.errors import DivergedError
+from ddcal.networks import build_network
+from ddcal.seeding import generator
+
+
+def decoded_per_class(ipc: int, classes: int, channels: int, size: int, bases: int, downsample: int) -> int:
+    """Return how many images a class the storage of ``ipc`` images a class holds, as bases and coefficients.
+
+    The bases take bases·C·(S/d)² numbers, what is left is coefficient vectors of one number a base.
+
+    Args:
+        ipc: The budget: ipc·K·C·S² numbers.
+        classes: K.
+        channels: C.
+        size: S, in pixels.
+        bases: Shared by all classes.
+        downsample: d, by which the bases' side is divided.
+
+    Raises:
+        ValueError: if the bases leave no room for one coefficient vector a class.
+    """
+    left = ipc * classes * channels * size * size - bases * channels * (size // downsample) ** 2
+    count = left // (classes * bases)
+    if count < 1:
+        raise ValueError(
+            f"distill.rtp.bases is {bases}: they take all of the storage of {ipc} images a class, and leave no "
+            "coefficients: take fewer, or a larger distill.rtp.downsample"
+        )
+    return count
+
+
+def decode(bases: Tensor, coefficients: Tensor, size: int) -> Tensor:
+    """Return images (n, C, S, S) = Σ coefficient · base, the bases enlarged bilinearly (PAPER.md, RTP).
+
+    Args:
+        bases: (R, C, s, s).
+        coefficients: (n, R).
+        size: S, in pixels.
+    """
+    enlarged = interpolate(bases, size=(size, size), mode="bilinear", align_corners=False)
+    return torch.einsum("nr,rchw->nchw", coefficients, enlarged)
+
+
+class AddressableMemories:
+    """RTP (``backbone: rtp``): one update of bases and coefficients an iteration, through an unrolled training.
+
+    Without bases (``bases: 0``) the images themselves are learned, ipc a class, from a random real subset.
+
+    Attributes:
+        memories: What is learned: [bases (R, C, s, s), coefficients (K·n, R)], or [images (K·ipc, C, S, S)].
+        images: The decoded images, (K·n, C, S, S), ordered by class.
+    """
+
+    learning_rate: float | None = None
+
+    def __init__(self, dataset: Dataset, config: DistillConfig, seed: int, device: torch.device) -> None:
+        settings = config.rtp
+        assert settings.bases is not None and config.iterations, "the config must be resolved"
+        self.dataset, self.config, self.settings, self.seed, self.device = dataset, config, settings, seed, device
+        self.iterations, self.iteration = config.iterations, 0
+        self.size = dataset.image_size
+        self.flip = dataset.name not in DATASETS_WITHOUT_FLIP
+        self.real = RealBatches(dataset, settings.real_batch, device)
+        self.mask = SyntheticMask(config.mask, seed, device)
+        if settings.bases:
+            shape = (dataset.channels, self.size, settings.bases, settings.downsample)
+            self.per_class = decoded_per_class(config.ipc, dataset.num_classes, *shape)
+            side = self.size // settings.downsample
+            bases = torch.empty(settings.bases, dataset.channels, side, side)
+            coefficients = torch.empty(dataset.num_classes * self.per_class, settings.bases)
+            draws = generator(seed, "distill", "init")
+            self.memories = [xavier_uniform_(m, generator=draws).to(device) for m in (bases, coefficients)]
+        else:
+            self.per_class = config.ipc
+            self.memories = [random_subset(dataset, config.ipc, seed)[0].to(device)]
+        self.velocity = [torch.zeros_like(memory) for memory in self.memories]
+        self.labels = torch.arange(dataset.num_classes).repeat_interleave(self.per_class)
+        self.network = skeleton(dataset, config, generator(seed, "distill", "skeleton")).to(device)
+        self.names = [name for name, _ in self.network.named_parameters()]
+
+    @property
+    def images(self) -> Tensor:
+        """The decoded images."""
+        return self._decoded(self.memories, None)
+
+    def step(self) -> float:
+        """Run one iteration and return its loss: the cross-entropy on real images after the unrolled training.
+
+        Raises:
+            DivergedError: if the loss or a memory is not finite.
+        """
+        settings, iteration = self.settings, self.iteration
+        self.mask.begin(iteration, (len(self.labels), self.dataset.channels, self.size, self.size))
+        stream = generator(self.seed, "distill", "augment", iteration)
+        same = draw_augmentation(1, self.size, stream, siamese=True, flip=self.flip, device=str(self.device))
+        chosen = self._chosen()
+        labels = self.labels.to(self.device)
+        draws = generator(self.seed, "distill", "real", iteration)
+        real = [self.real.draw(label, draws) for label in range(self.dataset.num_classes)]
+        real_labels = torch.repeat_interleave(
+            torch.arange(len(real)), torch.tensor([len(images) for images in real])
+        ).to(self.device)
+        real_images = augment(torch.cat(real), same)
+
+        def loss_of(parameters: Tensors, images: Tensor, targets: Tensor) -> Tensor:
+            weights = dict(zip(self.names, parameters, strict=True))
+            return cross_entropy(functional_call(self.network, weights, (images,)), targets)
+
+        def step_loss(step: int, parameters: Tensors, inputs: Tensors) -> Tensor:
+            images = self.mask.apply_at(step, self._decoded(inputs, chosen[step]), chosen[step])
+            return loss_of(parameters, augment(images, same), labels[chosen[step]])
+
+        def outer_loss(parameters: Tensors, inputs: Tensors) -> Tensor:
+            loss = loss_of(parameters, real_images, real_labels)
+            if settings.regularisation and settings.bases:
+                loss = loss + settings.regularisation * inputs[1].norm()
+            return loss
+
+        found = unroll_gradient(
+            step_loss,
+            outer_loss,
+            self._fresh_weights(),
+            self.memories,
+            torch.tensor(settings.inner_lr, device=self.device),
+            settings.steps,
+            momentum=settings.inner_momentum,
+            method=settings.gradient,
+            segment=max(1, round(math.sqrt(settings.steps))),
+        )
+        self._descend(list(found.inputs), float(found.loss))
+        self.iteration += 1
+        return float(found.loss)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return copies of what the next iteration starts from."""
+        tensors = {f"memory-{i}": memory.cpu().clone() for i, memory in enumerate(self.memories)}
+        tensors |= {f"velocity-{i}": velocity.cpu().clone() for i, velocity in enumerate(self.velocity)}
+        return tensors | {"iteration": torch.tensor(self.iteration)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` returned."""
+        self.memories = [state[f"memory-{i}"].to(self.device).clone() for i in range(len(self.memories))]
+        self.velocity = [state[f"velocity-{i}"].to(self.device).clone() for i in range(len(self.memories))]
+        self.iteration = int(state["iteration"])
+
+    def _decoded(self, memories: Tensors, index: Tensor | None) -> Tensor:
+        """Return the decoded images ``index``, or all."""
+        if not self.settings.bases:
+            return memories[0] if index is None else memories[0][index]
+        bases, coefficients = memories
+        return decode(bases, coefficients if index is None else coefficients[index], self.size)
+
+    def _chosen(self) -> list[Tensor]:
+        """Return which decoded images every inner step trains on: ``batch_per_class`` of each class."""
+        size = min(self.settings.batch_per_class, self.per_class)
+        stream = generator(self.seed, "distill", "order", self.iteration)
+        first = torch.arange(self.dataset.num_classes)[:, None] * self.per_class
+        return [
+            (torch.rand(self.dataset.num_classes, self.per_class, generator=stream).argsort(1)[:, :size] + first)
+            .flatten()
+            .to(self.device)
+            for _ in range(self.settings.steps)
+        ]
+
+    def _fresh_weights(self) -> list[Tensor]:
+        draws = generator(self.seed, "distill", "network", self.iteration)
+        config = self.config.network.over(NetworkConfig())
+        shape = (self.dataset.channels, self.size, self.dataset.num_classes)
+        return [p.detach().to(self.device) for p in build_network(config, *shape, draws).parameters()]
+
+    def _descend(self, gradients: list[Tensor], loss: float) -> None:
+        """Take one SGD step on the memories, the gradient's norm over all of them clipped."""
+        norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+        scale = torch.clamp(self.settings.clip / (norm + 1e-6), max=1.0)
+        for memory, velocity, gradient in zip(self.memories, self.velocity, gradients, strict=True):
+            velocity.mul_(self.settings.momentum).add_(scale * gradient)
+            memory.sub_(velocity, alpha=self.settings.lr)
+        finite = all(bool(torch.isfinite(memory).all()) for memory in self.memories)
+        if not math.isfinite(loss) or not finite:
+            raise DivergedError(
+                f"distill: rtp diverged in iteration {self.iteration + 1} of {self.iterations} (loss {loss:g}): lower "
+                f"distill.rtp.inner_lr ({self.settings.inner_lr:g}) or distill.rtp.lr ({self.settings.lr:g})"
+            )

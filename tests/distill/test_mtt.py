@@ -1,0 +1,195 @@
+"""MTT with and without MDT against plain autograd through the whole student training, and its experts."""
+
+import pytest
+import torch
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from ddcal.config import NetworkConfig
+from ddcal.config.presets import resolve_distill
+from ddcal.data import augment, draw_augmentation
+from ddcal.distill import make_distiller
+from ddcal.distill.experts import Experts, ExpertTraining, kept_epochs, train_experts, unflatten
+from ddcal.distill.mtt import LOWEST_RATE, trajectory_distance
+from ddcal.networks import build_network
+from ddcal.seeding import generator
+
+SEED = 5
+CPU = torch.device("cpu")
+
+
+def test_the_distance_by_hand():
+    """Start 0, target (3, 4), end (3, 0) → 16 / 25, over all parameters together."""
+    start, target, end = ([torch.tensor([a]), torch.tensor([b])] for a, b in ((0.0, 0.0), (3.0, 4.0), (3.0, 0.0)))
+    assert float(trajectory_distance(end, target, start)) == pytest.approx(16 / 25)
+    assert float(trajectory_distance(start, target, start)) == 1.0
+    assert float(trajectory_distance(target, target, start)) == 0.0
+
+
+class Definition:
+    """MTT as PAPER.md says, with plain autograd, in float64, from the same random numbers."""
+
+    def __init__(self, dataset, config, experts, images):
+        self.dataset, self.config, self.mtt, self.experts = dataset, config, config.mtt, experts
+        self.images, self.velocity = images.double(), torch.zeros_like(images).double()
+        self.rate, self.rate_velocity = config.mtt.rate, 0.0
+        shape = (dataset.channels, dataset.image_size, dataset.num_classes)
+        self.network = build_network(config.network.over(NetworkConfig()), *shape, generator(0, "t", "n")).double()
+        self.names = [name for name, _ in self.network.named_parameters()]
+        self.labels = torch.arange(dataset.num_classes).repeat_interleave(config.ipc)
+
+    def run(self, iteration):
+        draws = generator(SEED, "distill", "trajectory", iteration)
+        expert, begin = (int(torch.randint(n, (1,), generator=draws)) for n in (len(self.experts), self.mtt.max_start))
+        start = self.experts.weights(expert, begin).double()
+        target = self.experts.weights(expert, begin + self.mtt.expert_epochs).double()
+        order = generator(SEED, "distill", "order", iteration)
+        size, batches = min(self.mtt.batch or 10**9, len(self.images)), []
+        while len(batches) < self.mtt.student_steps:
+            batches += torch.randperm(len(self.images), generator=order).split(size)
+        leaf = self.images.clone().requires_grad_()
+        rate = torch.tensor(self.rate, dtype=torch.float64, requires_grad=True)
+        theta = start.clone().requires_grad_()
+        for step, chosen in enumerate(batches[: self.mtt.student_steps]):
+            images = leaf[chosen]
+            if self.config.mask.ratio:
+                stream = generator(SEED, "distill", f"mask-{step}", iteration)
+                images = images * (torch.rand(images.shape, generator=stream) >= self.config.mask.ratio)
+            stream = generator(SEED, "distill", f"augment-{step}", iteration)
+            drawn = draw_augmentation(len(chosen), self.dataset.image_size, stream, siamese=False, flip=False)
+            weights = dict(zip(self.names, unflatten(theta, self.network), strict=True))
+            logits = functional_call(self.network, weights, (augment(images, drawn),))
+            (gradient,) = torch.autograd.grad(cross_entropy(logits, self.labels[chosen]), theta, create_graph=True)
+            theta = theta - rate * gradient
+        loss = (theta - target).square().sum() / (start - target).square().sum()
+        image_gradient, rate_gradient = torch.autograd.grad(loss, [leaf, rate])
+        self.velocity = self.mtt.momentum * self.velocity + image_gradient
+        self.images = self.images - self.mtt.image_lr * self.velocity
+        self.rate_velocity = self.mtt.momentum * self.rate_velocity + float(rate_gradient)
+        self.rate = max(self.rate - self.mtt.rate_lr * self.rate_velocity, LOWEST_RATE)
+        return float(loss.detach())
+
+
+@pytest.mark.parametrize("batch", [None, 4])
+@pytest.mark.parametrize("ratio", [0.0, 0.4])
+@pytest.mark.parametrize("gradient", ["exact", "segments", "full"])
+def test_iterations_are_those_of_the_definition(gradient, ratio, batch, dataset, make_config):
+    config = make_config("mtt", mask={"ratio": ratio}, mtt={"gradient": gradient, "batch": batch})
+    experts = train_experts(dataset, config, SEED, CPU)
+    distiller = make_distiller(dataset, config, SEED, experts=experts)
+    defined = Definition(dataset, config, experts, distiller.images)
+    for iteration in range(3):
+        assert distiller.step() == pytest.approx(defined.run(iteration), rel=1e-3)
+    torch.testing.assert_close(distiller.images.double(), defined.images, rtol=1e-3, atol=1e-4)
+    assert distiller.learning_rate == pytest.approx(defined.rate, rel=1e-4)
+    assert distiller.learning_rate != config.mtt.rate
+
+
+def test_a_rate_that_would_go_below_zero_is_held_and_counted(dataset, make_config):
+    config = make_config("mtt", iterations=4, mtt={"rate_lr": 1.0, "rate": 2.0, "image_lr": 1e-6})
+    distiller = make_distiller(dataset, config, SEED)
+    for _ in range(4):
+        distiller.step()
+    assert distiller.learning_rate >= LOWEST_RATE
+    assert distiller.clamps > 0
+
+
+@pytest.mark.parametrize("resample", ["step", "iteration", "fixed"])
+def test_elements_masked_in_every_step_get_exactly_no_gradient(resample, dataset, make_config):
+    config = make_config("mtt", mask={"ratio": 0.6, "resample": resample})
+    distiller = make_distiller(dataset, config, SEED)
+    distiller.step()
+    if resample == "step":  # all images every step, in an order of its own
+        order, kept = generator(SEED, "distill", "order", 0), torch.zeros_like(distiller.images, dtype=torch.bool)
+        for step in range(4):
+            chosen = torch.randperm(6, generator=order)
+            stream = generator(SEED, "distill", f"mask-{step}", 0)
+            kept[chosen] |= torch.rand(6, 1, 8, 8, generator=stream) >= 0.6
+    else:
+        kept = torch.rand(6, 1, 8, 8, generator=generator(SEED, "distill", "mask", 0)) >= 0.6
+    assert int((~kept).sum()) > 0
+    assert bool((distiller.velocity[~kept] == 0).all())
+    assert (distiller.velocity[kept] != 0).float().mean() > 0.4
+
+
+# Experts
+
+
+def test_snapshots_are_copies_of_every_epoch_and_the_first_is_the_start(dataset, make_config):
+    config = make_config("mtt")
+    training = ExpertTraining(dataset, config, SEED, 0, CPU)
+    before = training.snapshots[0].clone()
+    training.step()
+    training.step()
+    assert torch.equal(training.snapshots[0], before)
+    assert len({tuple(s[:5].tolist()) for s in training.snapshots}) == 3
+    shape = (dataset.channels, dataset.image_size, dataset.num_classes)
+    start = build_network(config.network.over(NetworkConfig()), *shape, generator(SEED, "experts", "network", 0))
+    assert torch.equal(before, torch.cat([p.detach().flatten() for p in start.parameters()]))
+
+
+def test_an_epoch_is_plain_sgd_over_all_training_images(dataset, make_config):
+    config = make_config("mtt", mtt={"experts": {"count": 1, "batch_size": 8, "augment": "none", "lr": 0.1}})
+    training = ExpertTraining(dataset, config, SEED, 0, CPU)
+    network = training.network
+    theta = training.snapshots[0].double()
+    names = [name for name, _ in network.named_parameters()]
+    order = torch.randperm(len(dataset.train), generator=generator(SEED, "experts", "order-0", 0))
+    for chosen in order.split(8):
+        leaf = theta.clone().requires_grad_()
+        weights = dict(zip(names, unflatten(leaf, network), strict=True))
+        images = dataset.train.images[chosen].double()
+        loss = cross_entropy(functional_call(network, weights, (images,)), dataset.train.labels[chosen])
+        theta = theta - 0.1 * torch.autograd.grad(loss, leaf)[0]
+    training.step()
+    torch.testing.assert_close(training.snapshots[1].double(), theta, rtol=1e-4, atol=1e-5)
+
+
+def test_only_epochs_that_can_be_read_are_trained(dataset, make_config):
+    config = make_config("mtt", mtt={"max_start": 3, "expert_epochs": 2})
+    assert kept_epochs(config) == 4
+    read = set()
+
+    class Watched(Experts):
+        def weights(self, expert, epoch):
+            read.add(epoch)
+            return super().weights(expert, epoch)
+
+    trained = train_experts(dataset, config, SEED, CPU)
+    distiller = make_distiller(dataset, config, SEED, experts=Watched(trained._trajectories))
+    for _ in range(25):
+        distiller.step()
+    assert read == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(("precision", "most"), [("float32", 0.0), ("float16", 2**-11), ("bfloat16", 2**-8)])
+def test_a_file_gives_the_weights_back_to_its_precision(precision, most, dataset, make_config, tmp_path):
+    config = make_config("mtt", mtt={"experts": {"count": 1, "precision": precision}})
+    training = ExpertTraining(dataset, config, SEED, 0, CPU)
+    training.step()
+    exact = torch.cat([p.detach().flatten() for p in training.network.parameters()])
+    training.save(tmp_path)
+    found = Experts([tmp_path]).weights(0, 1)
+    assert found.dtype == torch.float32
+    normal = exact.abs() > 1e-4  # below, float16 has fewer digits
+    assert float(((found - exact).abs() / exact.abs())[normal].max()) <= most
+
+
+def test_an_expert_goes_on_from_its_state(dataset, make_config):
+    config = make_config("mtt", mtt={"experts": {"momentum": 0.9}})
+    whole, first, second = (ExpertTraining(dataset, config, SEED, 1, CPU) for _ in range(3))
+    first.step()
+    second.restore(first.state())
+    for training in (whole, second):
+        while training.epoch < training.epochs:
+            training.step()
+    assert torch.equal(torch.stack(whole.snapshots), torch.stack(second.snapshots))
+
+
+def test_more_experts_do_not_change_the_first(dataset, make_config):
+    one, two = (
+        train_experts(dataset, resolve_distill(make_config("mtt", mtt={"experts": {"count": n}}), "digits"), SEED, CPU)
+        for n in (1, 2)
+    )
+    assert torch.equal(one.weights(0, 1), two.weights(0, 1))
+    assert not torch.equal(two.weights(0, 1), two.weights(1, 1))
