@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from ddcal.config import NetworkConfig, TrainConfig
+from ddcal.config.presets import DEFAULT_RATE, TRAIN_DEFAULTS
 from ddcal.errors import DivergedError
 from ddcal.networks import build_network
 from ddcal.seeding import generator
@@ -29,7 +30,7 @@ def make_training(images=10, seed=0, flip=False, stage="train", **settings):
     return DDNNTraining(
         torch.randn(images, 1, 8, 8, generator=draws),
         torch.arange(images) % 3,
-        TrainConfig.model_validate(settings),
+        TrainConfig.model_validate(TRAIN_DEFAULTS | {"lr": DEFAULT_RATE} | settings),
         num_classes=3,
         flip=flip,
         seed=seed,
