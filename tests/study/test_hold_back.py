@@ -151,6 +151,7 @@ def test_a_finite_space_ends(drive, space, trials, ends):
     while not driver.exhausted:
         finish(driver, driver.next_assignment())
     records = load_study(driver.directory).records
+    assert driver.ending.startswith("the space is searched through" if ends else f"search.trials: all {trials}")
     if ends:
         assert len({repr(trial.values) for trial in records}) == 2, "both were there"
         assert DUPLICATES_IN_A_ROW + 2 <= len(records) < trials
