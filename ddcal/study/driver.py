@@ -140,7 +140,7 @@ class StudyDriver:
         if any(trial.attempt > 1 for trial in self._waiting):  # begun by a driver before: they are finished
             return None
         if self._plateau.reached:
-            return f"stop.plateau: nothing improved over the last {self._plateau.since} finished trials"
+            return f"stop.plateau: nothing improved over {stop.plateau} finished trials in a row"
         if self._waiting:
             return None
         if self.search.through:

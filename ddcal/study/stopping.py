@@ -1,4 +1,4 @@
-"""When a study ends before its last trial: the plateau, and the sentences that say why a study ended."""
+"""When a study ends before its last trial because nothing improves any more."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ class Plateau:
 
     Attributes:
         since: How many trials have ended since then; 0 before the first feasible trial.
+        reached: Whether ``stop.plateau`` trials in a row have improved nothing; for good, whatever the trials that run
+            by then still find.
     """
 
     def __init__(self, study: StudyConfig, directory: Path | None = None) -> None:
@@ -23,15 +25,11 @@ class Plateau:
         self._limit = study.stop.plateau
         self._front: list[tuple[float, ...]] = []
         self.since = 0
+        self.reached = False
         if directory is not None and (directory / LEDGER).is_file():
             for event in read_ledger(directory):
                 if event["event"] == "trial_finished":
                     self.add(event["outcome"], event["metrics"])
-
-    @property
-    def reached(self) -> bool:
-        """Whether ``stop.plateau`` trials in a row have improved nothing."""
-        return self._limit is not None and self.since >= self._limit
 
     def add(self, outcome: str, metrics: dict[str, Any]) -> None:
         """Count a finished trial."""
@@ -43,6 +41,7 @@ class Plateau:
             self.since = 0
         elif self._front:
             self.since += 1
+        self.reached = self.reached or (self._limit is not None and self.since >= self._limit)
 
 
 def _at_least_as_good(first: tuple[float, ...], second: tuple[float, ...]) -> bool:

@@ -33,7 +33,17 @@ def test_trials_since_the_last_improvement(tiny_study, objectives, trials, since
     plateau = Plateau(tiny_study(objectives=objectives, stop={"plateau": 1}))
     for outcome, *values in trials:
         plateau.add(outcome, dict(zip(objectives, values, strict=False)))
-    assert plateau.since == since and plateau.reached is (since >= 1)
+    assert plateau.since == since
+
+
+def test_a_plateau_is_reached_for_good(tiny_study):
+    """Trials that run by then may improve something: the executors have been told that no more will come."""
+    plateau = Plateau(tiny_study(objectives=ECE, stop={"plateau": 2}))
+    reached = []
+    for value in (0.5, 0.4, 0.4, 0.3, 0.3, 0.3, 0.1):
+        plateau.add("complete", {"val/ece": value})
+        reached.append(plateau.reached)
+    assert reached == [False] * 5 + [True] * 2
 
 
 def test_without_a_plateau_nothing_is_reached(tiny_study):
@@ -55,7 +65,7 @@ def study_of(tiny_study, **sections):
     ("sections", "trials", "ending"),
     [
         ({"search": {"trials": 3}}, 3, "search.trials: all 3 were tried"),
-        ({"search": {"trials": 9}, "stop": {"plateau": 2}}, 3, "stop.plateau: nothing improved over the last 2"),
+        ({"search": {"trials": 9}, "stop": {"plateau": 2}}, 3, "stop.plateau: nothing improved over 2 "),
         ({"search": {"trials": 9, "searcher": "grid"}}, 4, "every point of the grid was tried"),
         ({"search": {"trials": 9}, "stop": {"hours": 1e-9}}, 0, "stop.hours: 1e-09 hours are over"),
     ],
