@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from ddcal import __version__
 from ddcal.config.loading import read_study, study_problems
+from ddcal.config.searchers import trials_sentence
 from ddcal.errors import BadInput, DivergedError, StoreError, TrackingError
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def validate(
     reports = [(file, *study_problems(file, overrides or ())) for file in studies]
     for file, study, problems in [] if as_json else reports:
         if study is not None:
-            typer.echo(f"{file}: ok ({study.search.trials} trials over {len(study.space)} names)")
+            typer.echo(f"{file}: ok ({trials_sentence(study)})")
         for problem in problems:
             typer.echo(str(problem), err=True)
     if as_json:

@@ -72,14 +72,17 @@ class SearchConfig(Config):
     """The searcher: how many trials, how many at once, and from which seed it draws.
 
     Suggestions repeat exactly for one seed at concurrency 1 only; every trial replays whatever the concurrency.
+    ``startup`` is how many trials are random before ``tpe``, ``gp`` and ``cma-es`` have something to learn from, and
+    the population of ``nsga2``. ``enqueue`` lists points to try first; the entry ``paper`` stands for the published
+    values.
     """
 
-    searcher: Literal["tpe", "random", "nsga2"] = "tpe"
+    searcher: Literal["tpe", "random", "nsga2", "gp", "cma-es", "grid"] = "tpe"
     trials: PositiveInt = 16
     concurrency: PositiveInt = 1
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     startup: PositiveInt = 8
-    enqueue: tuple[dict[str, Any], ...] = ()
+    enqueue: tuple[dict[str, Any] | Literal["paper"], ...] = ()
 
     @field_validator("enqueue", mode="before")
     @classmethod
@@ -88,9 +91,14 @@ class SearchConfig(Config):
 
 
 class SchedulerConfig(Config):
-    """The scheduler that stops poor trials early: ``asha`` halves on one metric at fixed points of ``progress``."""
+    """The scheduler that stops poor trials early, at points of a stage (distill, train) and within that stage alone.
 
-    name: Literal["none", "asha"] = "none"
+    ``asha`` halves on one metric and ``moasha`` on all objectives, first at ``grace`` and then at ``reduction`` times
+    the point before; ``median`` compares with the median of the others from ``grace`` on. ``grace`` is a fraction of a
+    stage.
+    """
+
+    name: Literal["none", "asha", "median", "moasha", "hyperband"] = "none"
     metric: str | None = None
     grace: Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False)] = 0.25
     reduction: Annotated[float, Field(gt=1.0, allow_inf_nan=False)] = 2.0
@@ -106,9 +114,14 @@ class ResourcesConfig(Config):
 
 
 class StopConfig(Config):
-    """When a study ends early: no new trial begins after ``hours``."""
+    """When a study ends early: no new trial begins after ``hours``, or once ``plateau`` trials in a row bring nothing.
+
+    A trial improves a study of one objective if it is feasible and better than all before, and one of several if it
+    joins the Pareto front. Nothing counts before the first feasible trial.
+    """
 
     hours: PositiveFloat | None = None
+    plateau: PositiveInt | None = None
 
 
 class StorageConfig(Config):

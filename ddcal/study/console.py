@@ -108,6 +108,8 @@ def print_summary(results: StudyResults, console: Console) -> None:
     console.print(
         f"\n{counts} in {summary['seconds']:.0f} s; the store saved {cache['saved_seconds']:.0f} s of computing"
     )
+    if results.ending and not results.ending.startswith("search.trials"):
+        console.print(f"ended early: {results.ending}", markup=False)
     best = results.best
     if best is None:
         console.print("no trial is feasible: there is no winner", markup=False)

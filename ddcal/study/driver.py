@@ -28,6 +28,7 @@ from ddcal.study.provenance import git_commit, package_versions
 from ddcal.study.references import refer
 from ddcal.study.results import STUDY, StudyResults, Trial, load_study, replace_text
 from ddcal.study.search import JOURNAL, StudySearch
+from ddcal.study.stopping import Plateau
 from ddcal.study.worker import Assignment
 
 WRITE_SECONDS = 5.0
@@ -100,6 +101,7 @@ class StudyDriver:
                 leftover.unlink()
         self.ledger = Ledger(directory)
         self.search = StudySearch(study, directory, repair=earlier is not None)
+        self._plateau = Plateau(study, directory)
         self.finished = 0
         self.session = 1 if earlier is None else earlier.sessions + 1
         if earlier is None:
@@ -125,10 +127,27 @@ class StudyDriver:
     @property
     def exhausted(self) -> bool:
         """Whether no further trial will be handed out."""
+        return self.ending is not None
+
+    @property
+    def ending(self) -> str | None:
+        """Why no further trial will be handed out; None while there are more to come."""
+        stop, search = self.study.stop, self.study.search
+        if not self._waiting and self.finished + len(self._running) >= search.trials:
+            return f"search.trials: all {search.trials} were tried"
+        if self._out_of_time:
+            return f"stop.hours: {stop.hours:g} hours are over"
+        if any(trial.attempt > 1 for trial in self._waiting):  # begun by a driver before: they are finished
+            return None
+        if self._plateau.reached:
+            return f"stop.plateau: nothing improved over {stop.plateau} finished trials in a row"
         if self._waiting:
-            return self._out_of_time
-        asked = self.finished + len(self._running)
-        return asked >= self.study.search.trials or self._out_of_time or self._searched_through
+            return None
+        if self.search.through:
+            return "every point of the grid was tried"
+        if self._searched_through:
+            return f"the space is searched through: {DUPLICATES_IN_A_ROW} suggestions in a row were there before"
+        return None
 
     def next_assignment(self) -> Assignment | None:
         """Return the next trial to run, which is in the ledger by then; None if it is better to wait.
@@ -181,6 +200,7 @@ class StudyDriver:
                 "study_finished",
                 seconds=(results.seconds or 0.0) + time.monotonic() - self._began,
                 interrupted=interrupted,
+                ending=None if interrupted else self.ending,
                 finished=self.finished,
                 best=None if best is None else {"trial_key": best.trial_key, "metrics": best.metrics},
             )
@@ -199,7 +219,8 @@ class StudyDriver:
     def _may_ask(self) -> bool:
         asked = self.finished + len(self._running) + len(self._waiting)
         held_back = len(self._waiting) >= self.study.search.concurrency
-        return asked < self.study.search.trials and not held_back and not self._searched_through
+        through = self._searched_through or self.search.through
+        return asked < self.study.search.trials and not held_back and not through
 
     @property
     def _out_of_time(self) -> bool:
@@ -311,6 +332,7 @@ class StudyDriver:
             record |= {"outcome": "infeasible", "error": f"violates {', '.join(bounds)}"}
         self.ledger.append("trial_finished", number=trial.number, diagram=self._diagram(record), **record)
         self.search.tell(trial.number, record["outcome"], metrics)
+        self._plateau.add(record["outcome"], metrics)
         self.tracking.notify()
         if time.monotonic() - self._written > self._write_every:
             began = time.monotonic()

@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ddcal.config import StudyConfig
-from ddcal.config.metrics import METRICS
 from ddcal.errors import ResourceError
 from ddcal.study.driver import StudyDriver
-from ddcal.study.ledger import FIDELITY_STEPS
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -147,6 +145,7 @@ def run_on_ray(driver: StudyDriver, ray: Any) -> None:
     from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 
     from ddcal.study.ray_search import DriverSearcher, DriverStopper
+    from ddcal.study.schedulers import make_scheduler
     from ddcal.study.trainable import DDNNTrainable, DistillTrainable
 
     for noisy in ("ray.tune", "ray.train", "ray.air"):
@@ -158,7 +157,7 @@ def run_on_ray(driver: StudyDriver, ray: Any) -> None:
         trainable,
         tune_config=TuneConfig(
             search_alg=searcher,
-            scheduler=_scheduler(study),
+            scheduler=make_scheduler(study, driver.directory),
             num_samples=study.search.trials,
             reuse_actors=True,
             trial_dirname_creator=_folder_name,
@@ -187,19 +186,3 @@ def run_on_ray(driver: StudyDriver, ray: Any) -> None:
 
 def _folder_name(trial: Any) -> str:
     return str(trial.config["trial_key"])
-
-
-def _scheduler(study: StudyConfig) -> Any:
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
-
-    if study.scheduler.name == "none":
-        return FIFOScheduler()
-    metric = study.scheduler.metric or next(iter(study.objectives))
-    return ASHAScheduler(
-        time_attr="fidelity",
-        metric=metric,
-        mode=METRICS[metric.removeprefix("val/")],
-        max_t=FIDELITY_STEPS,
-        grace_period=round(study.scheduler.grace * FIDELITY_STEPS),
-        reduction_factor=study.scheduler.reduction,
-    )

@@ -61,6 +61,7 @@ class StudyResults:
         seconds: How long drivers have worked on it, None before the first has ended.
         interrupted: Whether it was left unfinished by the last driver, or is being worked on.
         sessions: How many drivers have worked on it: one, and one for every time it was resumed.
+        ending: Why it ended, in words; None if it was interrupted or is being worked on.
         unsent: Bytes of the ledger that MLflow did not have when the study ended; `ddcal sync` sends them.
     """
 
@@ -77,6 +78,7 @@ class StudyResults:
         self.started: dict[str, Any] = {}
         self.seconds: float | None = None
         self.interrupted = True
+        self.ending: str | None = None
         self.sessions = 1
         self.unsent = 0
         trials: dict[int, dict[str, Any]] = {}
@@ -87,7 +89,7 @@ class StudyResults:
                 self.started = event
             elif kind == "study_resumed":
                 self.started |= event
-                self.interrupted = True
+                self.interrupted, self.ending = True, None
                 self.sessions += 1
             elif kind == "trial_started":
                 steps = trials.get(event["number"], {}).get("steps", [])
@@ -100,6 +102,7 @@ class StudyResults:
                 trials[event["number"]] |= event | {"cache_hits": tuple(event["cache_hits"]), "steps": ()}
             elif kind == "study_finished":
                 self.seconds, self.interrupted = event["seconds"], event["interrupted"]
+                self.ending = event.get("ending")
         if not self.started:
             raise BadInput(f"{directory}: {LEDGER} does not begin with the study; it cannot be read")
         self.study = StudyConfig.model_validate(self.started["study"])
@@ -165,6 +168,7 @@ class StudyResults:
             },
             "pareto": [trial.number for trial in self.pareto],
             "seconds": self.seconds,
+            "ending": self.ending,
             "cache": {
                 "hits": sum(len(trial.cache_hits) for trial in finished),
                 "saved_seconds": sum(trial.saved_seconds for trial in finished),

@@ -18,6 +18,7 @@ from ddcal.study.ledger import begun
 from ddcal.study.lock import LOCK, DriverLock
 from ddcal.study.ray_executor import check_resources, check_shared, in_ray_job, ray_runtime, run_on_ray
 from ddcal.study.results import STUDY, StudyResults, Trial, load_study
+from ddcal.study.samplers import check_installed
 from ddcal.study.tracking import make_mirror
 from ddcal.study.worker import Assignment
 
@@ -140,6 +141,7 @@ def _run(
     hooks: Hooks,
     relative: bool = False,
 ) -> StudyResults:
+    check_installed(study.search.searcher)
     _check_data(study)
     finished = 0 if earlier is None else sum(trial.outcome is not None for trial in earlier.records)
 

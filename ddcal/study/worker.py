@@ -88,9 +88,9 @@ class Worker:
         """Run to the next report and return it.
 
         Returns:
-            ``progress`` and ``fidelity``, every search metric (NaN where there is none), ``complete``, ``points`` (all
-            points since the last report) and, if the trial is over, ``done`` and ``records``: one record of outcome,
-            metrics, keys, seconds and error (in a list, because Tune flattens dictionaries).
+            ``progress``, ``fidelity`` and ``stage``, every search metric (NaN where there is none), ``complete``,
+            ``points`` (all points since the last report) and, if the trial is over, ``done`` and ``records``: one
+            record of outcome, metrics, keys, seconds and error (in a list, because Tune flattens dictionaries).
         """
         points: list[dict[str, Any]] = []
         try:
@@ -151,12 +151,13 @@ class Worker:
         return self.runner
 
     def _report(self, points: list[dict[str, Any]]) -> dict[str, Any]:
-        last = points[-1] if points else {"progress": 0.0, "complete": False}
+        last: dict[str, Any] = points[-1] if points else {"progress": 0.0, "stage": "", "complete": False}
         searched = {name: last.get(name, math.nan) for name in VAL_METRICS}
         fidelity = round(last["progress"] * FIDELITY_STEPS)
         return {
             "progress": last["progress"],
             "fidelity": fidelity,
+            "stage": last["stage"],
             "complete": last["complete"],
             "points": points,
             **searched,

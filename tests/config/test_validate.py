@@ -210,6 +210,69 @@ BROKEN = [
         GOOD + "search: {enqueue: [{}, {distill.ipc: 5}]}\n",
         ["search.enqueue.1.distill.ipc: 5", "1, 10"],
     ),
+    (
+        "scheduler-unknown",
+        GOOD + "scheduler: {name: ahsa}\n",
+        ["scheduler.name: 'ahsa'", "did you mean 'asha'?"],
+    ),
+    ("hyperband", GOOD + "scheduler: {name: hyperband}\n", ["scheduler.name: 'hyperband'", "pauses", "use asha"]),
+    (
+        "moasha-one-objective",
+        GOOD + "scheduler: {name: moasha}\n",
+        ["scheduler.name: 'moasha'", "there is one, val/nll", "use asha"],
+    ),
+    (
+        "moasha-metric",
+        "name: x\nobjectives: {val/nll: min, val/ece: min}\nscheduler: {name: moasha, metric: val/nll}\n",
+        ["scheduler.metric: 'val/nll'", "moasha does not use it: it reads grace, reduction"],
+    ),
+    (
+        "median-no-metric",
+        "name: x\nobjectives: {val/nll: min, val/ece: min}\nscheduler: {name: median}\n",
+        ["scheduler.metric: missing", "one of val/nll, val/ece, or use moasha"],
+    ),
+    (
+        "median-reduction",
+        GOOD + "scheduler: {name: median, reduction: 3}\n",
+        ["scheduler.reduction: 3.0", "it reads metric, grace"],
+    ),
+    ("no-scheduler-grace", GOOD + "scheduler: {grace: 0.5}\n", ["scheduler.grace: 0.5", "it stops no trial"]),
+    (
+        "grid-continuous",
+        HEAD + "search: {searcher: grid}\nspace: {train.lr: {loguniform: [0.1, 1]}}\n",
+        [
+            ":4: space.train.lr.loguniform: [0.1, 1.0]",
+            "grid takes choice, int only: list the values",
+            "use tpe, random",
+        ],
+    ),
+    (
+        "cma-es-choice",
+        HEAD + "search: {searcher: cma-es}\nspace: {distill.ipc: {choice: [1, 10]}}\n",
+        [":4: space.distill.ipc.choice: [1, 10]", "cma-es takes int, loguniform, uniform only", "use tpe,", "gp, grid"],
+    ),
+    (
+        "cma-es-two-objectives",
+        "name: x\nobjectives: {val/nll: min, val/ece: min}\nsearch: {searcher: cma-es}\n",
+        [":3: search.searcher: 'cma-es'", "one objective and there are val/nll, val/ece; use tpe, random, nsga2, gp"],
+    ),
+    (
+        "cma-es-constraint",
+        HEAD + "constraints: {val/accuracy: '>= 0.3'}\nsearch: {searcher: cma-es}\n",
+        ["search.searcher: 'cma-es'", "knows no constraints and there is one on val/accuracy; use tpe"],
+    ),
+    (
+        "gp-conditions",
+        GOOD + "  train.lr: {uniform: [0.1, 1], when: {distill.ipc: [1]}}\nsearch: {searcher: gp}\n",
+        [":5: space.train.lr.when", "gp cannot search under conditions; use tpe, random, nsga2\n"],
+    ),
+    (
+        "paper-outside",
+        GOOD + "  distill.iterations: {int: [10, 100]}\nsearch: {enqueue: [{}, paper]}\n",
+        [":6: search.enqueue.1: 'paper'", "published distill.iterations of dsa is 1000", "from 10 to 100"],
+    ),
+    ("enqueue-word", GOOD + "search: {enqueue: [papr]}\n", ["search.enqueue.0: 'papr'", "the word paper"]),
+    ("plateau-zero", GOOD + "stop: {plateau: 0}\n", ["stop.plateau: 0", "at least 1"]),
     ("enqueue-scalar", GOOD + "search: {enqueue: [3]}\n", ["search.enqueue.0: 3", "mapping"]),
     (
         "distill-late-name",
@@ -264,6 +327,42 @@ def test_good_file_gets_one_line(tmp_path):
     file.write_text(GOOD)
     result = CliRunner().invoke(app, ["validate", str(file), "--set", "search.trials=4"])
     assert (result.exit_code, result.output) == (0, f"{file}: ok (4 trials over 1 names)\n")
+
+
+@pytest.mark.parametrize(
+    ("trials", "line"),
+    [
+        (3, "the first 3 of 6 grid points over 2 names: search.trials 3 ends it there"),
+        (6, "6 grid points over 2 names; search.trials 6 is enough for all"),
+        (99, "6 grid points over 2 names; search.trials 99 is enough for all"),
+    ],
+)
+def test_a_grid_is_counted(tmp_path, trials, line):
+    file = tmp_path / "good.yaml"
+    file.write_text(GOOD + f"  seed: {{choice: [0, 1, 2]}}\nsearch: {{searcher: grid, trials: {trials}}}\n")
+    result = CliRunner().invoke(app, ["validate", str(file)])
+    assert (result.exit_code, result.output) == (0, f"{file}: ok ({line})\n")
+
+
+def test_all_that_a_searcher_and_a_scheduler_cannot_is_listed_with_the_rest(tmp_path):
+    file = tmp_path / "one.yaml"
+    file.write_text(
+        "name: x\nobjectives: {val/nll: min, val/ece: min}\nconstraints: {val/accuracy: '>= 0.3'}\n"
+        "space:\n  distill.backbone: {choice: [dc, real]}\n"
+        "  distill.mask.ratio: {uniform: [0, 0.5], when: {distill.backbone: [dc]}}\n  distil.ipc: {choice: [1]}\n"
+        "search: {searcher: cma-es}\nscheduler: {name: asha}\nstop: {plateau: -1}\n"
+    )
+    result = CliRunner().invoke(app, ["validate", str(file), "--json"])
+    problems = json.loads(result.output)[0]["problems"]
+    assert [problem["path"] for problem in problems] == [
+        "space.distill.backbone.choice",
+        "space.distill.mask.ratio.when",
+        "space.distil.ipc",
+        "search.searcher",
+        "search.searcher",
+        "scheduler.metric",
+        "stop.plateau",
+    ]
 
 
 def test_missing_file_and_directory(tmp_path):

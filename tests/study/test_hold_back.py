@@ -116,12 +116,25 @@ def test_a_study_is_not_made_longer_by_what_was_held_back(drive):
 
 
 def test_the_same_values_are_marked_as_such_and_run_all_the_same(drive):
-    driver = drive([(1, 0.0), (2, 0.0), (1, 0.0), (1, 0.25), (1, 0.0)])
+    driver = drive(space={"distill.ipc": {"choice": [1, 2]}}, trials=5)
     while not driver.exhausted:
         finish(driver, driver.next_assignment())
     records = load_study(driver.directory).records
-    assert [trial.duplicate_of for trial in records] == [None, None, 0, None, 0]
-    assert load_study(driver.directory).trials["duplicate_of"].tolist()[2] == 0
+    first = [next(other.number for other in records if other.values == trial.values) for trial in records]
+    expected = [None if index == number else index for number, index in enumerate(first)]
+    assert [trial.duplicate_of for trial in records] == expected and expected.count(None) == 2
+    assert all(trial.outcome == "complete" for trial in records)
+
+
+def test_a_point_that_is_enqueued_twice_is_tried_once(drive):
+    driver = drive([(1, 0.0), (2, 0.0), (1, 0.0), (1, 0.25), (1, 0.0)], trials=3)
+    while not driver.exhausted:
+        finish(driver, driver.next_assignment())
+    assert [tuple(trial.values.values()) for trial in load_study(driver.directory).records] == [
+        (1, 0.0),
+        (2, 0.0),
+        (1, 0.25),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -138,6 +151,7 @@ def test_a_finite_space_ends(drive, space, trials, ends):
     while not driver.exhausted:
         finish(driver, driver.next_assignment())
     records = load_study(driver.directory).records
+    assert driver.ending.startswith("the space is searched through" if ends else f"search.trials: all {trials}")
     if ends:
         assert len({repr(trial.values) for trial in records}) == 2, "both were there"
         assert DUPLICATES_IN_A_ROW + 2 <= len(records) < trials
