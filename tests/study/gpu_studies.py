@@ -34,7 +34,7 @@ def make_hook(needs):
         class Memory(GpuMemory):
             def __init__(self, device, fraction, context):
                 super().__init__("cpu", fraction, context)
-                assert fraction == ray.get_runtime_context().get_assigned_resources()["GPU"]
+                assert not fraction or fraction == ray.get_runtime_context().get_assigned_resources()["GPU"]
 
             def note(self, advance, ended):
                 if ended and not advance.cached:

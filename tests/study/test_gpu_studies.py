@@ -32,7 +32,7 @@ def runs_of(root, name):
 
 
 def test_a_trial_gets_one_more_attempt_with_more_memory(found, root):
-    grown, too_large, small = found["grown" if "grown" in found else "grow"]["trials"]
+    grown, too_large, small = found["grow"]["trials"]
     assert grown[:3] == ["complete", 2, 0.3333] and grown[4] == 1.0
     assert too_large[:3] == ["out_of_memory", 2, 0.3333] and "at 0.3333 (the trial had 1/3 of a GPU" in too_large[3]
     assert small[:3] == ["complete", 1, 0.25]
