@@ -105,12 +105,27 @@ class SchedulerConfig(Config):
 
 
 class ResourcesConfig(Config):
-    """What one trial asks Ray for. ``threads`` is torch's thread count and part of every result's identity."""
+    """What one trial asks Ray for. ``threads`` is torch's thread count and part of every result's identity.
+
+    ``gpu`` is a share of a GPU, or ``auto``: measured by the first trial of each kind. ``on_oom: grow`` tries a trial
+    that ran out of GPU memory once more with the next larger share.
+    """
 
     cpu: NonNegativeFloat = 1.0
     threads: PositiveInt = 1
-    gpu: NonNegativeFloat = 0.0
+    gpu: NonNegativeFloat | Literal["auto"] = 0.0
+    on_oom: Literal["record", "grow"] = "record"
     retries: Annotated[int, Field(ge=0)] = 3
+
+    @field_validator("gpu", mode="before")
+    @classmethod
+    def _gpu(cls, value: Any) -> Any:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value != "auto" and not (number and 0.0 <= value < math.inf):
+            raise ValueError(
+                f"{value!r} is not allowed: must be a number of at least 0 (0.25 puts four trials on a GPU), or auto"
+            )
+        return value
 
 
 class StopConfig(Config):

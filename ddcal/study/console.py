@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from datetime import datetime
 from pathlib import Path
@@ -44,7 +45,7 @@ class StudyProgress:
     @property
     def hooks(self) -> Hooks:
         """The callbacks for `run_study`."""
-        return Hooks(self.on_start, self.on_finished, self.on_trial, self.on_advance)
+        return Hooks(self.on_start, self.on_finished, self.on_trial, self.on_advance, self.on_interrupt)
 
     def __enter__(self) -> StudyProgress:
         return self
@@ -98,6 +99,19 @@ class StudyProgress:
         """Move the progress bar."""
         if self._bar is not None:
             self._bar.update(self._task, completed=advance.progress, description=f"{advance.stage:<9}")
+
+    def on_interrupt(self, count: int) -> None:
+        """Say what Ctrl-C does; the second one ends this process, and with it the Ray that it has started."""
+        if count == 1:
+            os.write(2, b"\nstopping: trials save their state; Ctrl-C again stops at once\n")
+            return
+        if self._bar is not None:
+            os.write(1, b"\x1b[?25h")  # the bar has hidden the cursor
+        go_on = ""
+        if self.started is not None:
+            go_on = f"; go on with  ddcal resume {shlex.quote(_relative(self.started.directory))}"
+        os.write(2, f"stopped at once{go_on}\n".encode())
+        os._exit(130)
 
 
 def print_summary(results: StudyResults, console: Console) -> None:

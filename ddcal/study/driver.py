@@ -17,13 +17,14 @@ from typing import Any
 
 import yaml
 
-from ddcal.config import DataConfig, StudyConfig, resolve, trial_from
+from ddcal.config import DataConfig, StudyConfig, TrialConfig, resolve, trial_from
 from ddcal.data import dataset_fingerprint
 from ddcal.pipeline import Environment, stage_keys
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
 from ddcal.study.following import Tracking
 from ddcal.study.ledger import FIDELITY_STEPS, Ledger, Outcome
 from ddcal.study.lock import DriverLock
+from ddcal.study.packing import Packing, larger_fraction, memory_groups
 from ddcal.study.provenance import git_commit, package_versions
 from ddcal.study.references import refer
 from ddcal.study.results import STUDY, StudyResults, Trial, load_study, replace_text
@@ -37,13 +38,20 @@ WRITE_SECONDS = 5.0
 WRITE_SHARE = 0.02
 """The share of the driver's time that rewriting the tables may take, however many trials there are."""
 
+STOP = "stop"
+"""The file in the study's folder that tells workers to save their state and stop."""
+
 DUPLICATES_IN_A_ROW = 20
 """A finite space is searched through when so many suggestions in a row have been there before."""
 
 
 @dataclass
 class Running:
-    """A trial that the search has asked for and that has not ended."""
+    """A trial that the search has asked for and that has not ended.
+
+    ``gpu`` is its share of a GPU; ``grown`` says that it ran out of memory at a smaller one; ``missing`` are the stages
+    that the store did not have when it was handed out.
+    """
 
     number: int
     values: dict[str, Any]
@@ -54,6 +62,9 @@ class Running:
     steps: set[int]
     handed_out: float = 0.0
     attempt: int = 1
+    gpu: float = 0.0
+    grown: bool = False
+    missing: tuple[str, ...] = ()
 
 
 class StudyDriver:
@@ -70,6 +81,7 @@ class StudyDriver:
         earlier: StudyResults | None = None,
         on_finished: Callable[[Trial], None] | None = None,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        gpus: float | None = None,
     ) -> None:
         """Begin or resume the study in ``directory``.
 
@@ -82,10 +94,11 @@ class StudyDriver:
             earlier: What the ledger of a study to resume says; None begins a new one.
             on_finished: Called after each trial, for progress.
             checkpoint_seconds: How often workers save the state of an unfinished stage, in seconds.
+            gpus: How many GPUs the cluster has; None if trials run in this process, one at a time.
         """
         self.study, self.directory, self.environment, self.tracking = study, directory, environment, tracking
         self._on_finished, self._checkpoint_seconds = on_finished, checkpoint_seconds
-        self._lock = lock
+        self._lock, self._gpus, self._packing, self._last_gpu = lock, gpus, Packing(), 1.0
         self._began = self._written = time.monotonic()
         self._write_every = WRITE_SECONDS
         self._fingerprints: dict[str, str] = {}
@@ -133,11 +146,12 @@ class StudyDriver:
     def ending(self) -> str | None:
         """Why no further trial will be handed out; None while there are more to come."""
         stop, search = self.study.stop, self.study.search
-        if not self._waiting and self.finished + len(self._running) >= search.trials:
+        may_return = any(self._larger(trial) for trial in self._running.values())  # with a larger share of a GPU
+        if not self._waiting and not may_return and self.finished + len(self._running) >= search.trials:
             return f"search.trials: all {search.trials} were tried"
         if self._out_of_time:
             return f"stop.hours: {stop.hours:g} hours are over"
-        if any(trial.attempt > 1 for trial in self._waiting):  # begun by a driver before: they are finished
+        if may_return or any(trial.attempt > 1 for trial in self._waiting):  # begun before: they are finished
             return None
         if self._plateau.reached:
             return f"stop.plateau: nothing improved over {stop.plateau} finished trials in a row"
@@ -154,10 +168,10 @@ class StudyDriver:
 
         A trial that needs a stage which a running trial is computing waits for it, while others go first.
         """
-        chosen = next((trial for trial in self._waiting if not self._blocked(trial)), None)
+        chosen = next((trial for trial in self._waiting if not self._held_back(trial)), None)
         while chosen is None and self._may_ask:
             trial = self._ask()
-            if self._blocked(trial):
+            if self._held_back(trial):
                 self._waiting.append(trial)
             else:
                 chosen = trial
@@ -177,6 +191,8 @@ class StudyDriver:
             trial.steps.update(map(_step, fresh))
             self.ledger.append("trial_points", sync=False, number=number, points=fresh)
             self.tracking.notify()
+        for measured in result.get("gpu", ()):
+            self._learn(trial, measured)
         for record in result.get("records", ()):
             self._finish(trial, record)
 
@@ -255,8 +271,75 @@ class StudyDriver:
             other.keys.get(missing) == trial.keys[missing] for other in self._running.values()
         )
 
+    # Shares of a GPU
+
+    def _held_back(self, trial: Running) -> bool:
+        return self._blocked(trial) or self._measured_now(trial)
+
+    def _missing(self, trial: Running) -> tuple[str, ...]:
+        return tuple(s for s in trial.keys if not (self.store / s / trial.keys[s]).exists())
+
+    def _groups(self, trial: Running) -> dict[str, str]:
+        return memory_groups(TrialConfig.model_validate(trial.config), trial.missing)
+
+    def _measured_now(self, trial: Running) -> bool:
+        """Whether a running trial measures what this one waits to know, and no GPU is free to run it beside."""
+        if self.study.resources.gpu != "auto" or self._gpus is None or trial.grown:
+            return False
+        trial.missing = self._missing(trial)
+        groups = self._groups(trial)
+        if self._packing.fraction(groups) is not None:
+            return False
+        measuring = any(
+            other.gpu >= 1.0 and set(self._groups(other).values()) & set(groups.values())
+            for other in self._running.values()
+        )
+        return measuring and sum(other.gpu for other in self._running.values()) + 1.0 > self._gpus
+
+    def _fraction(self, trial: Running) -> float:
+        asked = self.study.resources.gpu
+        if self._gpus is None:
+            return 1.0 if asked else 0.0
+        if trial.grown:
+            return trial.gpu
+        if asked != "auto":
+            return asked
+        trial.missing = self._missing(trial)
+        if not trial.missing:
+            return self._last_gpu  # it needs nothing: a process that is there already will do
+        return self._packing.fraction(self._groups(trial)) or 1.0
+
+    def _learn(self, trial: Running, measured: dict[str, Any]) -> None:
+        """Keep a measurement in the ledger if there is news in it."""
+        groups = memory_groups(TrialConfig.model_validate(trial.config), measured["peaks"])
+        if self._packing.learn(groups, measured):
+            self.ledger.append("gpu_measured", number=trial.number, **measured)
+
+    def _larger(self, trial: Running) -> float | None:
+        """Return the fraction at which the trial would be tried again if it ran out of memory, or None."""
+        if self.study.resources.on_oom != "grow" or self._gpus is None or trial.grown or not trial.gpu:
+            return None
+        return larger_fraction(trial.gpu)
+
+    def _grow(self, trial: Running, record: dict[str, Any], larger: float) -> None:
+        """Let the trial wait for another attempt with more memory; it keeps its number, its key and its points."""
+        del self._running[trial.number]
+        self.ledger.append(
+            "trial_attempt_failed",
+            number=trial.number,
+            attempt=trial.attempt,
+            outcome=record["outcome"],
+            error=record["error"],
+            seconds=record["seconds"],
+            gpu=trial.gpu,
+            next_gpu=larger,
+        )
+        trial.attempt, trial.gpu, trial.grown = trial.attempt + 1, larger, True
+        self._waiting.insert(0, trial)
+
     def _hand_out(self, trial: Running) -> Assignment:
         trial.handed_out = time.monotonic()
+        trial.gpu = self._last_gpu = self._fraction(trial)
         self._running[trial.number] = trial
         log = str(self.directory / "logs" / f"{trial.trial_key}.log")
         self.ledger.append(
@@ -268,6 +351,7 @@ class StudyDriver:
             keys=trial.keys,
             duplicate_of=trial.duplicate_of,
             attempt=trial.attempt,
+            gpu=trial.gpu,
             log=log,
         )
         self.tracking.notify()
@@ -282,6 +366,10 @@ class StudyDriver:
             target=self.study.trial,
             bundle_cached=self.study.scheduler.name == "none",
             checkpoint_seconds=self._checkpoint_seconds,
+            attempt=trial.attempt,
+            gpu=trial.gpu,
+            context=self._packing.context,
+            stop=None if self._gpus is None else str(self.directory / STOP),
         )
 
     def _fingerprint(self, data: DataConfig) -> str:
@@ -295,6 +383,7 @@ class StudyDriver:
         self.ledger.append(
             "study_resumed", study=self.study.model_dump(mode="json"), environment=self.environment.identity()
         )
+        self._packing = earlier.packing
         in_ledger = {trial.number: trial for trial in earlier.records}
         for trial in earlier.records:
             self._known.setdefault(json.dumps(trial.values, sort_keys=True), trial.number)
@@ -309,6 +398,7 @@ class StudyDriver:
             waiting = self._asked(number, record.values if record is not None else values)
             if record is not None:
                 waiting.steps, waiting.attempt = set(record.steps), record.attempt + 1
+                waiting.gpu, waiting.grown = record.gpu, record.grown
             self._waiting.append(waiting)
         # Trials that were never handed out come last, and not at all if the study was shortened to less than them.
         self._waiting.sort(key=lambda trial: trial.number not in in_ledger)
@@ -318,6 +408,10 @@ class StudyDriver:
     # The end of a trial
 
     def _finish(self, trial: Running, record: dict[str, Any]) -> None:
+        larger = self._larger(trial)
+        if record["outcome"] == "out_of_memory" and larger is not None:
+            self._grow(trial, record, larger)
+            return
         del self._running[trial.number]
         self.finished += 1
         record = {name: value for name, value in record.items() if name != "log"}

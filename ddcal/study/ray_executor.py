@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,16 +13,19 @@ from typing import Any
 
 from ddcal.config import StudyConfig
 from ddcal.errors import ResourceError
-from ddcal.study.driver import StudyDriver
+from ddcal.study.driver import STOP, StudyDriver
+from ddcal.study.interrupt import CtrlC
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 
@@ -89,7 +90,10 @@ def check_resources(study: StudyConfig, available: dict[str, float]) -> None:
         ResourceError: naming the key, what is asked and what the cluster has.
     """
     problems = []
-    for key, name, asked in (("cpu", "CPU", study.resources.cpu), ("gpu", "GPU", study.resources.gpu)):
+    gpu = study.resources.gpu
+    if gpu == "auto" and available.get("GPU", 0.0) < 1.0:
+        problems.append("resources.gpu: auto needs a GPU but Ray has none: set it to 0 to run on the CPU")
+    for key, name, asked in (("cpu", "CPU", study.resources.cpu), ("gpu", "GPU", 0.0 if gpu == "auto" else gpu)):
         there = available.get(name, 0.0)
         if asked > there:
             problems.append(
@@ -139,8 +143,12 @@ def check_shared(root: Path, ray: Any, *, relative: bool = False) -> None:
         raise ResourceError(f"storage.output: {root} is not a shared folder: not seen from {', '.join(blind)}")
 
 
-def run_on_ray(driver: StudyDriver, ray: Any) -> None:
-    """Run every trial of the study with Tune; returns when all are finished."""
+def run_on_ray(driver: StudyDriver, ray: Any, interrupts: CtrlC | None = None) -> None:
+    """Run every trial of the study with Tune; returns when all are finished.
+
+    Raises:
+        KeyboardInterrupt: after a Ctrl-C, when the running trials have saved their state.
+    """
     from ray import tune
     from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 
@@ -152,13 +160,15 @@ def run_on_ray(driver: StudyDriver, ray: Any) -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     study = driver.study
     trainable = DDNNTrainable if study.trial == "ddnn" else DistillTrainable
-    searcher = DriverSearcher(driver)
+    stop = driver.directory / STOP
+    stop.unlink(missing_ok=True)
+    searcher = DriverSearcher(driver, stop)
     tuner = tune.Tuner(
         trainable,
         tune_config=TuneConfig(
             search_alg=searcher,
             scheduler=make_scheduler(study, driver.directory),
-            num_samples=study.search.trials,
+            num_samples=-1,  # the driver says when it is over: a trial may need another attempt
             reuse_actors=True,
             trial_dirname_creator=_folder_name,
             trial_name_creator=_folder_name,
@@ -172,15 +182,14 @@ def run_on_ray(driver: StudyDriver, ray: Any) -> None:
             verbose=0,
         ),
     )
-    ctrl_c = signal.getsignal(signal.SIGINT)
     try:
-        tuner.fit()
+        with (interrupts or CtrlC()).deferred(lambda: searcher.fail(KeyboardInterrupt())):
+            tuner.fit()
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, ctrl_c)  # Tune leaves its own there, which does nothing any more
+        stop.unlink(missing_ok=True)
     if searcher.error is not None:
         raise searcher.error
-    if driver.running or not driver.exhausted:  # Tune answers Ctrl-C by itself, and returns
+    if driver.running or not driver.exhausted:  # Tune answers SIGUSR1 by itself, and returns
         raise KeyboardInterrupt
 
 

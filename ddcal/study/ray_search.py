@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Stopper
@@ -23,10 +24,10 @@ class DriverSearcher(Searcher):
             placement groups behind: it is kept here, `DriverStopper` ends the study, and whoever ran Tune raises it.
     """
 
-    def __init__(self, driver: StudyDriver) -> None:
-        """Search for ``driver``."""
+    def __init__(self, driver: StudyDriver, stop: Path) -> None:
+        """Search for ``driver``; ``stop`` is the file that tells workers to save their state and stop."""
         super().__init__()
-        self._driver = driver
+        self._driver, self._stop = driver, stop
         self._numbers: dict[str, int] = {}
         self.error: BaseException | None = None
 
@@ -41,8 +42,8 @@ class DriverSearcher(Searcher):
             if assignment is None:
                 return None
             self._numbers[trial_id] = assignment.number
-            resources = self._driver.study.resources
-            return assignment.to_config() | {"resources": {"cpu": resources.cpu, "gpu": resources.gpu}}
+            cpu = self._driver.study.resources.cpu
+            return assignment.to_config() | {"resources": {"cpu": cpu, "gpu": assignment.gpu}}
         return Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -74,10 +75,17 @@ class DriverSearcher(Searcher):
         try:
             yield
         except BaseException as error:
-            self.error = error
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """End the study with ``error`` as soon as the workers have saved their state."""
+        self.error = self.error or error
+        with suppress(OSError):  # a full disk: then Tune ends them, some seconds later
+            self._stop.touch()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_metric": self._metric, "_mode": self._mode, "_numbers": {}, "_driver": None, "error": None}
+        nothing: dict[str, Any] = {"_numbers": {}, "_driver": None, "_stop": None, "error": None}
+        return {"_metric": self._metric, "_mode": self._mode, **nothing}
 
 
 class DriverStopper(Stopper):

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddcal.config import StudyConfig
+from ddcal.config import StudyConfig, TrialConfig
 from ddcal.errors import BadInput
 from ddcal.study.ledger import FIDELITY_STEPS, LEDGER, read_ledger
+from ddcal.study.packing import Packing, memory_groups
 
 if TYPE_CHECKING:
     import pandas
@@ -26,7 +27,11 @@ WINNER_METRIC = "val/nll"
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial as the ledger tells it; ``outcome`` is None while it is unfinished."""
+    """One trial as the ledger tells it; ``outcome`` is None while it is unfinished.
+
+    ``metrics`` of a trial that did not come to its end are those of its last point, at ``progress``. ``gpu`` is its
+    share of a GPU, ``grown`` after it had run out of memory at a smaller one.
+    """
 
     number: int
     trial_key: str
@@ -43,6 +48,9 @@ class Trial:
     fingerprint: str | None = None
     duplicate_of: int | None = None
     attempt: int = 1
+    gpu: float = 0.0
+    grown: bool = False
+    progress: float = 0.0
     steps: tuple[int, ...] = ()
 
     @property
@@ -81,7 +89,9 @@ class StudyResults:
         self.ending: str | None = None
         self.sessions = 1
         self.unsent = 0
+        self.gpu_measured: list[tuple[dict[str, Any], dict[str, Any]]] = []  # the trial's config, what was measured
         trials: dict[int, dict[str, Any]] = {}
+        last: dict[int, dict[str, Any]] = {}
         for event in read_ledger(self.directory):
             kind = event.pop("event")
             event.pop("time", None)
@@ -92,13 +102,22 @@ class StudyResults:
                 self.interrupted, self.ending = True, None
                 self.sessions += 1
             elif kind == "trial_started":
-                steps = trials.get(event["number"], {}).get("steps", [])
-                trials[event["number"]] = event | {"steps": steps}
+                before = trials.get(event["number"], {})
+                kept = {name: before[name] for name in ("grown", "progress") if name in before}
+                trials[event["number"]] = event | kept | {"steps": before.get("steps", [])}
             elif kind == "trial_points":
                 steps = trials[event["number"]]["steps"]
                 steps += [round(point["progress"] * FIDELITY_STEPS) for point in event["points"]]
+                last[event["number"]] = event["points"][-1]
+                trials[event["number"]]["progress"] = event["points"][-1]["progress"]
+            elif kind == "gpu_measured":
+                self.gpu_measured.append((trials[event.pop("number")]["config"], event))
+            elif kind == "trial_attempt_failed":
+                trials[event["number"]] |= {"gpu": event["next_gpu"], "grown": True}
             elif kind == "trial_finished":
                 event.pop("diagram", None)
+                if not event["metrics"] and event["outcome"] != "complete":
+                    event["metrics"] = _val_metrics(last.get(event["number"], {}))
                 trials[event["number"]] |= event | {"cache_hits": tuple(event["cache_hits"]), "steps": ()}
             elif kind == "study_finished":
                 self.seconds, self.interrupted = event["seconds"], event["interrupted"]
@@ -150,6 +169,14 @@ class StudyResults:
             return False
         return [one for one in leaders if one["trial_key"] == trial.trial_key] or False
 
+    @property
+    def packing(self) -> Packing:
+        """What the study's trials have measured of their GPUs' memory."""
+        packing = Packing()
+        for config, measured in self.gpu_measured:
+            packing.learn(memory_groups(TrialConfig.model_validate(config), measured["peaks"]), measured)
+        return packing
+
     def summary(self) -> dict[str, Any]:
         """Return what summary.json holds."""
         best = self.best
@@ -169,6 +196,7 @@ class StudyResults:
             "pareto": [trial.number for trial in self.pareto],
             "seconds": self.seconds,
             "ending": self.ending,
+            "packing": self.packing.table(),
             "cache": {
                 "hits": sum(len(trial.cache_hits) for trial in finished),
                 "saved_seconds": sum(trial.saved_seconds for trial in finished),
@@ -225,9 +253,14 @@ def trial_rows(study: StudyConfig, trials: list[Trial]) -> list[dict[str, Any]]:
         row |= {f"key/{stage}": (trial.keys or {}).get(stage) for stage in STAGES}
         row |= {"cache_hits": " ".join(trial.cache_hits), "saved_seconds": round(trial.saved_seconds, 3)}
         row |= {f"seconds/{stage}": (trial.stage_seconds or {}).get(stage) for stage in STAGES}
+        row |= {"attempt": trial.attempt, "progress": trial.progress, "gpu": trial.gpu}
         row |= {"seconds": trial.seconds, "error": trial.error, "log": trial.log}
         rows.append(row)
     return rows
+
+
+def _val_metrics(point: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in point.items() if name.startswith("val/")}
 
 
 def _metric(trial: Trial, name: str, sign: float = 1.0) -> float:

@@ -14,6 +14,7 @@ from ddcal.errors import BadInput, ResourceError
 from ddcal.pipeline import Advance, Environment
 from ddcal.study.driver import StudyDriver
 from ddcal.study.following import Tracking
+from ddcal.study.interrupt import CtrlC, ctrl_c
 from ddcal.study.ledger import begun
 from ddcal.study.lock import LOCK, DriverLock
 from ddcal.study.ray_executor import check_resources, check_shared, in_ray_job, ray_runtime, run_on_ray
@@ -42,12 +43,14 @@ class Hooks:
         on_finished: After each trial.
         on_trial: In debug mode, before each trial.
         on_advance: In debug mode, after every chunk of a trial's work.
+        on_interrupt: At each Ctrl-C, with its count; the second raises KeyboardInterrupt if this returns.
     """
 
     on_start: Callable[[Start], None] | None = None
     on_finished: Callable[[Trial], None] | None = None
     on_trial: Callable[[Assignment], None] | None = None
     on_advance: Callable[[Advance], None] | None = None
+    on_interrupt: Callable[[int], None] | None = None
 
 
 def run_study(
@@ -141,6 +144,32 @@ def _run(
     hooks: Hooks,
     relative: bool = False,
 ) -> StudyResults:
+    with ctrl_c(hooks.on_interrupt) as interrupts:
+        return _run_guarded(
+            study,
+            directory,
+            earlier,
+            debug=debug,
+            catch=catch,
+            address=address,
+            hooks=hooks,
+            relative=relative,
+            interrupts=interrupts,
+        )
+
+
+def _run_guarded(
+    study: StudyConfig,
+    directory: Path,
+    earlier: StudyResults | None,
+    *,
+    debug: bool,
+    catch: bool,
+    address: str | None,
+    hooks: Hooks,
+    relative: bool,
+    interrupts: CtrlC,
+) -> StudyResults:
     check_installed(study.search.searcher)
     _check_data(study)
     finished = 0 if earlier is None else sum(trial.outcome is not None for trial in earlier.records)
@@ -156,18 +185,25 @@ def _run(
         driver = _driver(study, directory, environment, earlier, hooks)
         note = f"; scheduler {study.scheduler.name} is off" if study.scheduler.name != "none" else ""
         say(f"debug mode: one trial at a time in this process on {environment.device_kind}{note}")
-        return _guarded(
-            driver,
-            lambda: run_in_process(driver, catch=catch, on_trial=hooks.on_trial, on_advance=hooks.on_advance),
-        )
+
+        def on_advance(advance: Advance) -> None:  # between two pieces of work, where a trial's state can be saved
+            if hooks.on_advance is not None:
+                hooks.on_advance(advance)
+            interrupts.check()
+
+        def run() -> None:
+            with interrupts.deferred():
+                run_in_process(driver, catch=catch, on_trial=hooks.on_trial, on_advance=on_advance)
+
+        return _guarded(driver, run, interrupts)
 
     say("starting" if address is None else f"connecting to Ray at {address}")
     with ray_runtime(address) as ray:
         resources = ray.cluster_resources()
         check_resources(study, resources)
         check_shared(directory.parent, ray, relative=relative)
-        environment = Environment("cuda" if study.resources.gpu else "cpu", study.resources.threads)
-        driver = _driver(study, directory, environment, earlier, hooks)
+        environment = Environment(ray_device(study), study.resources.threads)
+        driver = _driver(study, directory, environment, earlier, hooks, gpus=resources.get("GPU", 0.0))
         nodes = len([node for node in ray.nodes() if node["Alive"]])
         at_a_time = study.search.concurrency
         say(
@@ -175,11 +211,21 @@ def _run(
             f"{resources.get('GPU', 0):g} GPUs; "
             f"{at_a_time} trial{'s' * (at_a_time != 1)} at a time"
         )
-        return _guarded(driver, lambda: run_on_ray(driver, ray))
+        return _guarded(driver, lambda: run_on_ray(driver, ray, interrupts), interrupts)
+
+
+def ray_device(study: StudyConfig) -> str:
+    """Return the device of a study's trials on Ray."""
+    return "cuda" if study.resources.gpu else "cpu"
 
 
 def _driver(
-    study: StudyConfig, directory: Path, environment: Environment, earlier: StudyResults | None, hooks: Hooks
+    study: StudyConfig,
+    directory: Path,
+    environment: Environment,
+    earlier: StudyResults | None,
+    hooks: Hooks,
+    gpus: float | None = None,
 ) -> StudyDriver:
     directory.mkdir(parents=True, exist_ok=True)
     lock = DriverLock(directory)
@@ -188,7 +234,7 @@ def _driver(
         if earlier is not None:
             earlier = load_study(directory)  # now that nobody else writes
         return StudyDriver(
-            study, directory, environment, tracking, lock, earlier=earlier, on_finished=hooks.on_finished
+            study, directory, environment, tracking, lock, earlier=earlier, on_finished=hooks.on_finished, gpus=gpus
         )
     except BaseException:
         tracking.close()
@@ -196,14 +242,16 @@ def _driver(
         raise
 
 
-def _guarded(driver: StudyDriver, run: Callable[[], None]) -> StudyResults:
+def _guarded(driver: StudyDriver, run: Callable[[], None], interrupts: CtrlC) -> StudyResults:
     """Close the driver whatever happens, so that no MLflow run stays open and the folder is free."""
     try:
         run()
     except BaseException:
-        driver.close(interrupted=True)
+        with interrupts.deferred():
+            driver.close(interrupted=True)
         raise
-    return driver.close()
+    with interrupts.deferred():
+        return driver.close()
 
 
 def _foreign(directory: Path) -> bool:
@@ -246,7 +294,7 @@ def _debug_device(study: StudyConfig) -> str:
 
     if default_device() == "cpu":
         raise ResourceError(
-            f"resources.gpu: a trial asks for {study.resources.gpu:g} but this machine has no GPU that torch sees: "
+            f"resources.gpu: a trial asks for {study.resources.gpu} but this machine has no GPU that torch sees: "
             "set it to 0 to run on the CPU"
         )
     return "cuda"

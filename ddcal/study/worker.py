@@ -15,9 +15,14 @@ from ddcal.config import TrialConfig
 from ddcal.config.metrics import VAL_METRICS
 from ddcal.pipeline import Advance, DatasetCache, Environment, Store, TrialRunner
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
+from ddcal.study.gpu_memory import GpuMemory, free_memory, ran_out_of_memory
 from ddcal.study.ledger import FIDELITY_STEPS, Outcome
+from ddcal.study.packing import FRACTIONS
 
 logger = logging.getLogger("ddcal")
+
+STOP_SECONDS = 0.5
+"""How often, at most, a worker looks whether it is to stop."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,10 @@ class Assignment:
         target: ``ddnn`` or ``distill``.
         bundle_cached: Report cached points together with the next computed one (no scheduler needs them one by one).
         checkpoint_seconds: How often an unfinished stage is saved in the store.
+        attempt: Which attempt at the trial this is.
+        gpu: The share of a GPU that the trial has; 0 on the CPU.
+        context: Bytes of a CUDA context as measured, or None.
+        stop: A file that tells the worker to save its state and stop, or None.
     """
 
     trial: dict[str, Any]
@@ -47,6 +56,10 @@ class Assignment:
     target: Literal["ddnn", "distill"] = "ddnn"
     bundle_cached: bool = False
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    attempt: int = 1
+    gpu: float = 0.0
+    context: int | None = None
+    stop: str | None = None
 
     def to_config(self) -> dict[str, Any]:
         """Return the assignment as a Tune config."""
@@ -80,7 +93,9 @@ class Worker:
         """
         self.assignment, self.datasets, self.catch, self.on_advance = assignment, datasets, catch, on_advance
         self.runner: TrialRunner | None = None
-        self.began = time.monotonic()
+        self.memory = GpuMemory("cpu", 0.0, None)
+        self.began = self._asked = time.monotonic()
+        self._stopping = False
         self._handler = _open_log(assignment.log)
         self._restored: dict[str, Any] | None = None
 
@@ -89,29 +104,46 @@ class Worker:
 
         Returns:
             ``progress``, ``fidelity`` and ``stage``, every search metric (NaN where there is none), ``complete``,
-            ``points`` (all points since the last report) and, if the trial is over, ``done`` and ``records``: one
-            record of outcome, metrics, keys, seconds and error (in a list, because Tune flattens dictionaries).
+            ``points`` (all points since the last report), ``gpu`` (what was measured, if anything) and, if the trial is
+            over, ``done`` and ``records``: one record of outcome, metrics, keys, seconds and error. Both are lists,
+            because Tune flattens dictionaries. A worker that is told to stop saves its state and returns without a new
+            point.
         """
         points: list[dict[str, Any]] = []
         try:
-            runner = self.runner or self._start()
-            while True:
-                advance = runner.advance()
-                if self.on_advance is not None:
-                    self.on_advance(advance)
-                if advance.point is not None:
-                    points.append(advance.point)
-                    if runner.done or not (self.assignment.bundle_cached and advance.cached):
-                        break
+            done = self._run(points)
         except Exception as error:
             if not self.catch:
                 raise
             return self._failed(error, points)
         report = self._report(points)
-        if runner.done:
-            report |= {"done": True, "records": [self._record("complete", runner.metrics)]}
+        if done:
+            assert self.runner is not None
+            report |= {"done": True, "records": [self._record("complete", self.runner.metrics)]}
             self.close()
         return report
+
+    def _run(self, points: list[dict[str, Any]]) -> bool:
+        """Go on to the next report, append its points, and return whether the trial is done."""
+        runner = self.runner or self._start()
+        while True:
+            if self._told_to_stop():
+                runner.checkpoint()
+                return False
+            advance = runner.advance()
+            self.memory.note(advance, ended=advance.stage in runner.entries)
+            if self.on_advance is not None:
+                self.on_advance(advance)
+            if advance.point is not None:
+                points.append(advance.point)
+                if runner.done or not (self.assignment.bundle_cached and advance.cached):
+                    return runner.done
+
+    def _told_to_stop(self) -> bool:
+        if self.assignment.stop is not None and time.monotonic() - self._asked > STOP_SECONDS:
+            self._asked = time.monotonic()
+            self._stopping = self._stopping or Path(self.assignment.stop).exists()
+        return self._stopping
 
     def state(self) -> dict[str, Any]:
         """Return the trial's state for a Tune checkpoint."""
@@ -133,6 +165,7 @@ class Worker:
     def _start(self) -> TrialRunner:
         assignment = self.assignment
         logger.info("trial %s begins", assignment.trial_key)
+        self.memory = GpuMemory(assignment.device, assignment.gpu, assignment.context)
         self.runner = TrialRunner(
             TrialConfig.model_validate(assignment.trial),
             Store(assignment.store),
@@ -160,6 +193,7 @@ class Worker:
             "stage": last["stage"],
             "complete": last["complete"],
             "points": points,
+            "gpu": self.memory.measured(),
             **searched,
         }
 
@@ -179,13 +213,26 @@ class Worker:
         }
 
     def _failed(self, error: Exception, points: list[dict[str, Any]]) -> dict[str, Any]:
-        outcome: Outcome = "out_of_memory" if type(error).__name__ == "OutOfMemoryError" else "failed"
+        outcome: Outcome = "failed"
+        said = f"{type(error).__name__}: {error}"
+        if ran_out_of_memory(error):
+            outcome, said = "out_of_memory", f"{said.splitlines()[0]} {self._what_helps()}"
+            if self.runner is not None:
+                self.memory.ran_out(next(stage for stage in self.runner.keys if stage not in self.runner.entries))
         logger.error("%s", "".join(traceback.format_exception(error)))
-        record = self._record(outcome, {}, f"{type(error).__name__}: {error}")
+        record = self._record(outcome, {}, said)
         self.runner = None
         report = self._report(points) | {name: math.nan for name in VAL_METRICS} | {"complete": False}
         self.close()
+        if outcome == "out_of_memory":
+            free_memory(error)
         return report | {"done": True, "records": [record]}
+
+    def _what_helps(self) -> str:
+        gpu = self.assignment.gpu
+        share = f"{FRACTIONS.get(gpu, f'{gpu:g}')} of a GPU" if 0.0 < gpu < 1.0 else "a whole GPU"
+        more = "raise resources.gpu (or set resources.on_oom: grow), or " if 0.0 < gpu < 1.0 else ""
+        return f"(the trial had {share}; {more}lower distill.ipc, network.width or the batch sizes)"
 
 
 def _open_log(path: str | None) -> logging.Handler | None:

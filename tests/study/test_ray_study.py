@@ -132,6 +132,21 @@ def test_a_scheduler_prunes_in_each_stage_and_everybody_is_told(tiny_study, tmp_
             assert run.info.status == "FINISHED" and max(steps) == 1000
 
 
+def test_a_loss_that_is_not_finite_stops_the_trial_with_its_cause(tiny_study, tmp_path):
+    study = tiny_study(
+        space={"train.lr": {"choice": [0.1, 1e30]}},
+        objectives={"val/nll": "min"},
+        search={"trials": 2, "enqueue": [{"train.lr": 1e30}, {"train.lr": 0.1}]},
+        scheduler={"name": "asha", "grace": 0.5},
+    )
+    results = run_study(study, output=tmp_path)
+    failed, complete = results.records
+    assert failed.outcome == "failed" and "diverged" in failed.error and "lower train.lr (1e+30)" in failed.error
+    assert failed.progress == 0.5, "that of the distilled set's last point"
+    assert failed.metrics.keys() == set(VAL_METRICS) and "Traceback" in Path(failed.log).read_text()
+    assert complete.outcome == "complete" and [trial.number for trial in results.pareto] == [1]
+
+
 def test_a_distill_study(tiny_study, tmp_path):
     study = tiny_study(trial="distill", space={"distill.ipc": {"choice": [1, 2]}}, search={"trials": 2})
     results = run_study(study, output=tmp_path)

@@ -122,7 +122,7 @@ def test_the_table_has_one_row_a_trial_and_the_same_columns_in_each(study_folder
     assert list(rows[0]) == [
         "number", "trial_key", "outcome", "duplicate_of", "calibrate.mask.ratio", "val/accuracy", "val/ece", "val/nll",
         *(f"key/{stage}" for stage in stages), "cache_hits", "saved_seconds",
-        *(f"seconds/{stage}" for stage in stages), "seconds", "error", "log",
+        *(f"seconds/{stage}" for stage in stages), "attempt", "progress", "gpu", "seconds", "error", "log",
     ]  # fmt: skip
     assert rows[1]["key/train"] == KEYS["train"] and rows[1]["cache_hits"] == "distill train"
     assert float(rows[1]["saved_seconds"]) == 3.0 and rows[6]["seconds"] == ""
