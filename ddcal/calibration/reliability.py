@@ -143,7 +143,7 @@ def _accuracy(marks: _Marks, box: _Box, bins: ReliabilityBins) -> None:
             marks.bar(box.bar(low, high, sure, right), UNDER_COLOUR)
     marks.grid += [[box.at(0, y), box.at(1, y)] for y in (0.25, 0.5, 0.75)]
     marks.diagonals.append([box.at(0, 0), box.at(1, 1)])
-    marks.frames.append(box.bar(0, 1, 0, 1) + [box.at(0, 0)])
+    marks.frames.append([*box.bar(0, 1, 0, 1), box.at(0, 0)])
     marks.ticks_below(box, {0: "", 0.5: "", 1: ""})
 
 
@@ -151,7 +151,7 @@ def _shares(marks: _Marks, box: _Box, bins: ReliabilityBins, most: float) -> Non
     count, shares = len(bins.counts), bins.counts / bins.counts.sum() / most
     for index in np.flatnonzero(bins.counts):
         marks.bar(box.bar(index / count, (index + 1) / count, 0, float(shares[index])), SHARE_COLOUR)
-    marks.frames.append(box.bar(0, 1, 0, 1) + [box.at(0, 0)])
+    marks.frames.append([*box.bar(0, 1, 0, 1), box.at(0, 0)])
     marks.ticks_below(box, {0: "0", 0.5: "0.5", 1: "1"})
     x, y = box.at(0.5, 0)
     marks.word((x, y - 0.27), "confidence", "center", "top")
@@ -164,21 +164,21 @@ def _draw(marks: _Marks, width: float, legend: _Box) -> Figure:
 
     figure = Figure(figsize=(width, HEIGHT), dpi=DOTS_PER_INCH)
     FigureCanvasAgg(figure)  # the object API: no pyplot, no global state
-    inches = {"transform": figure.dpi_scale_trans}
     swatches = [_Box(legend.left + 0.06, legend.at(0, 0.8 - 0.3 * k)[1] - 0.04, 0.15, 0.08) for k in range(len(LEGEND))]
     collections: tuple[Collection, ...] = (
-        LineCollection(marks.grid, colors=GRID_COLOUR, linewidths=0.4, **inches),
-        PolyCollection(marks.bars, facecolors=marks.colours, edgecolors="white", linewidths=0.5, **inches),
-        LineCollection(marks.diagonals, colors=LINE_COLOUR, linewidths=1, linestyles="--", **inches),
-        PolyCollection([legend.bar(0, 1, 0, 1)], facecolors=[(1, 1, 1, 0.8)], **inches),
-        PolyCollection([box.bar(0, 1, 0, 1) for box in swatches], facecolors=[c for _, c in LEGEND], **inches),
-        LineCollection(marks.frames, colors="black", linewidths=0.8, **inches),
+        LineCollection(marks.grid, colors=GRID_COLOUR, linewidths=0.4),
+        PolyCollection(marks.bars, facecolors=marks.colours, edgecolors="white", linewidths=0.5),
+        LineCollection(marks.diagonals, colors=LINE_COLOUR, linewidths=1, linestyles="--"),
+        PolyCollection([legend.bar(0, 1, 0, 1)], facecolors=[(1, 1, 1, 0.8)]),
+        PolyCollection([box.bar(0, 1, 0, 1) for box in swatches], facecolors=[c for _, c in LEGEND]),
+        LineCollection(marks.frames, colors="black", linewidths=0.8),
     )
     for order, collection in enumerate(collections):
         collection.set_zorder(order)
+        collection.set_transform(figure.dpi_scale_trans)
         figure.add_artist(collection)
     for box, (label, _) in zip(swatches, LEGEND, strict=True):
         marks.word((box.left + 0.24, box.bottom + 0.04), label, "left", "center_baseline", 8)
     for (x, y), text, settings in marks.words:
-        figure.text(x, y, text, zorder=len(collections), **settings, **inches)
+        figure.text(x, y, text, transform=figure.dpi_scale_trans, zorder=len(collections), **settings)
     return figure

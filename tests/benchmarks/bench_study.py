@@ -32,7 +32,7 @@ from ddcal.study.ledger import LEDGER, read_ledger
 from ddcal.study.provenance import package_versions
 from ddcal.study.ray_executor import ray_runtime
 from ddcal.study.runner import Hooks
-from ddcal.study.search import StudySearch
+from ddcal.study.search import JOURNAL, StudySearch
 from ddcal.study.tracking import CURSOR
 
 SLOTS = 2
@@ -59,14 +59,14 @@ class Measured:
         cpu: Whose processes → CPU seconds while it ran; ``mirror`` is a part of ``driver``.
         memory: The driver's resident memory in MB after each trial.
         unsent: How many trials MLflow did not have yet when the last one ended.
-        sampler: Seconds in Optuna's ``ask`` and ``tell``.
+        sampler: Seconds of each ``ask`` and each ``tell`` of Optuna.
     """
 
     def __init__(self, settings: dict[str, Any], root: Path) -> None:
         """Run the study of ``settings`` under ``root``."""
         study = StudyConfig.model_validate(settings)
         self.memory: list[float] = []
-        self.sampler: dict[str, float] = defaultdict(float)
+        self.sampler: dict[str, list[float]] = defaultdict(list)
         self.unsent, mirror, last = 0, 0.0, 0.0
 
         def on_finished(_: Any) -> None:
@@ -216,20 +216,18 @@ def long_lines(searcher: str, one: Measured) -> None:
     quarters = [ends[(k + 1) * (count - 1) // 8] - ends[k * (count - 1) // 8] for k in range(8)]
     print(f"   by eighths of the study: {'  '.join(f'{8 * seconds / count:.4f}' for seconds in quarters)}")
     print(f"   wall of a trial  {spread(one.walls[skip:])}")
-    ask, tell = one.sampler["ask"] / count, one.sampler["tell"] / count
-    print(f"   sampler a trial  ask {ask:.4f} s   tell {tell:.4f} s; without it last / first = ", end="")
-    print(
-        f"{one.sampler['last'] and (last - one.sampler['last'] / window) / (first - one.sampler['first'] / window):.2f}"
-    )
+    asks, tells = one.sampler["ask"], one.sampler["tell"]
+    early = sum(asks[skip : skip + window] + tells[skip : skip + window]) / window
+    late = sum(asks[-window:] + tells[-window:]) / window
+    print(f"   sampler a trial  ask {statistics.mean(asks):.4f} s   tell {statistics.mean(tells):.4f} s; ", end="")
+    print(f"first {window} {early:.4f}, last {window} {late:.4f}; ", end="")
+    print(f"without it last / first = {(last - late) / (first - early):.2f}")
     growth = (rest[-1] - rest[0]) / max(1, len(rest) - 1)
     print(f"   driver's memory  {rest[0]:.0f} MB after {window} trials, {rest[-1]:.0f} MB at the end: ", end="")
     print(f"{growth:.3f} MB a trial (target: at most 0.1)")
-    sizes = [
-        f"{name} {(one.results.directory / name).stat().st_size / 1e6:.1f} MB" for name in (LEDGER, "optuna.journal")
-    ]
-    print(
-        f"   MLflow           {one.unsent} trials behind at the end; closing took {one.closing:.1f} s; {', '.join(sizes)}"
-    )
+    print(f"   MLflow           {one.unsent} trials behind at the end; closing took {one.closing:.1f} s")
+    files = [f"{name} {(one.results.directory / name).stat().st_size / 1e6:.1f} MB" for name in (LEDGER, JOURNAL)]
+    print(f"   files            {', '.join(files)}")
     cpu_line(one)
 
 
@@ -246,31 +244,27 @@ def spread(values: Sequence[float]) -> str:
 
 
 @contextmanager
-def timed_sampler(seconds: dict[str, float]) -> Iterator[None]:
-    """Add up the seconds of `StudySearch.ask` and `tell`; ``first`` and ``last`` hold those of 100 trials each."""
-    each: list[float] = []
+def timed_sampler(seconds: dict[str, list[float]]) -> Iterator[None]:
+    """Note the seconds of every `StudySearch.ask` and `tell`."""
 
-    def timed(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(method: Callable[..., Any], noted: list[float]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
             began = time.perf_counter()
             try:
                 return method(*arguments, **named)
             finally:
-                each.append(time.perf_counter() - began)
-                seconds[name] += each[-1]
+                noted.append(time.perf_counter() - began)
 
         return call
 
-    names = ("ask", "tell")
-    methods = {name: getattr(StudySearch, name) for name in names}
-    for name in names:
-        setattr(StudySearch, name, timed(name, methods[name]))
+    methods = {name: getattr(StudySearch, name) for name in ("ask", "tell")}
+    for name, method in methods.items():
+        setattr(StudySearch, name, timed(method, seconds[name]))
     try:
         yield
     finally:
-        for name in names:
-            setattr(StudySearch, name, methods[name])
-        seconds["first"], seconds["last"] = sum(each[:200]), sum(each[-200:])
+        for name, method in methods.items():
+            setattr(StudySearch, name, method)
 
 
 def unsent_trials(directory: Path) -> int:

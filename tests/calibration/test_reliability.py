@@ -53,20 +53,17 @@ def test_bars_are_the_bins_to_scale() -> None:
         {ACCURACY_COLOUR: 3, OVER_COLOUR: 2, UNDER_COLOUR: 2, SHARE_COLOUR: 2, "#ffffff": 1}  # the legend has one each
     )
     marks = figure.findobj(PolyCollection)[0]
-    spans = [
-        (to_hex(face), *(round(float(value), 6) for value in (*np.ptp(path.vertices, 0), *path.vertices.min(0))))
-        for face, path in zip(marks.get_facecolor(), marks.get_paths(), strict=True)
-    ]
-    (_, width, low_accuracy, left, floor), (_, _, low_over, _, low_top), first_share, *_ = (
-        [span for span in spans if span[0] == colour][0] for colour in (ACCURACY_COLOUR, OVER_COLOUR, SHARE_COLOUR)
-    )
-    unit = low_accuracy / 0.2
-    assert low_over == pytest.approx(0.1 * unit, abs=1e-5) and low_top == pytest.approx(floor + 0.2 * unit, abs=1e-5)
-    (under,) = [span for span in spans if span[0] == UNDER_COLOUR]
-    assert under[2] == pytest.approx(0.2 * unit, abs=1e-5) and under[4] == pytest.approx(floor + 0.8 * unit, abs=1e-5)
-    assert under[3] == pytest.approx(left + 2 * width, abs=1e-5)
-    shares = [span[2] for span in spans if span[0] == SHARE_COLOUR]
-    assert shares[1] == pytest.approx(3 * shares[0], abs=1e-5) and first_share[1] == pytest.approx(width, abs=1e-5)
+    spans: dict[str, list] = {}  # colour → (left, bottom, width, height) in inches
+    for face, path in zip(marks.get_facecolor(), marks.get_paths(), strict=True):
+        corner = path.vertices.min(0)
+        spans.setdefault(to_hex(face), []).append((*corner, *(path.vertices.max(0) - corner)))
+    (left, floor, width, low), (_, _, _, high) = spans[ACCURACY_COLOUR]
+    unit = low / 0.2
+    assert high == pytest.approx(unit)
+    assert spans[OVER_COLOUR] == [pytest.approx((left, floor + 0.2 * unit, width, 0.1 * unit))]
+    assert spans[UNDER_COLOUR] == [pytest.approx((left + 2 * width, floor + 0.8 * unit, width, 0.2 * unit))]
+    (few, many) = spans[SHARE_COLOUR]
+    assert many[3] == pytest.approx(3 * few[3]) and many[0] == pytest.approx(left + 2 * width)
     assert "80 %" in words(figure)  # the scale of the shares: 6 of 8, rounded up
 
 
