@@ -381,4 +381,8 @@ def _draw_diagram(values: dict[str, Any], config: TrialConfig, path: Path) -> No
         f"{config.data.name}, {config.distill.backbone}, {config.distill.ipc} images per class; "
         f"test images, network 1 of {config.train.networks}"
     )
-    save_figure(plot_reliability({name: rows[name] for name in order}, title), path)
+    try:
+        save_figure(plot_reliability({name: rows[name] for name in order}, title), path)
+    except Exception as error:  # a picture: what it shows is in the evaluation's values
+        logger.warning("evaluate: the reliability diagram is not drawn: %s: %s", type(error).__name__, error)
+        path.unlink(missing_ok=True)

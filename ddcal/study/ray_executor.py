@@ -152,7 +152,7 @@ def run_on_ray(driver: StudyDriver, ray: Any, interrupts: CtrlC | None = None) -
     from ray import tune
     from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 
-    from ddcal.study.ray_search import DriverSearcher, DriverStopper
+    from ddcal.study.ray_search import DriverSearcher, DriverStopper, EndedTrialsForgotten
     from ddcal.study.schedulers import make_scheduler
     from ddcal.study.trainable import DDNNTrainable, DistillTrainable
 
@@ -177,6 +177,7 @@ def run_on_ray(driver: StudyDriver, ray: Any, interrupts: CtrlC | None = None) -
             name=f"ray-{driver.session}",  # Tune's own folder; nothing is read back from it
             storage_path=str(driver.directory),
             stop=DriverStopper(searcher),
+            callbacks=[EndedTrialsForgotten()],
             failure_config=FailureConfig(max_failures=study.resources.retries),
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),  # stages keep their own, in the store
             verbose=0,

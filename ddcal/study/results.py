@@ -234,7 +234,11 @@ def pareto_front(study: StudyConfig, trials: list[Trial]) -> list[Trial]:
     def dominates(a: list[float], b: list[float]) -> bool:
         return a != b and all(x <= y for x, y in zip(a, b, strict=True))
 
-    return [trial for trial, values in points if not any(dominates(other, values) for _, other in points)]
+    front: list[tuple[Trial, list[float]]] = []
+    for trial, values in sorted(points, key=lambda point: point[1]):  # whoever dominates a point comes before it
+        if not any(dominates(other, values) for _, other in front):
+            front.append((trial, values))
+    return sorted((trial for trial, _ in front), key=lambda trial: trial.number)
 
 
 def trial_rows(study: StudyConfig, trials: list[Trial]) -> list[dict[str, Any]]:

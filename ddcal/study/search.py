@@ -10,7 +10,6 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from ddcal.config import StudyConfig
@@ -18,6 +17,7 @@ from ddcal.config.baselines import enqueued_points
 from ddcal.config.checks import search_order
 from ddcal.config.study import Domain
 from ddcal.seeding import derive_seed
+from ddcal.study.journal import DriverJournal
 from ddcal.study.ledger import Outcome
 from ddcal.study.samplers import Grid, PointSampler, make_sampler
 
@@ -57,9 +57,10 @@ class StudySearch:
             _repair(directory / JOURNAL)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.config = study
+        self._journal = DriverJournal(directory / JOURNAL)
         self.optuna = optuna.create_study(
             study_name=study.name,
-            storage=JournalStorage(JournalFileBackend(str(directory / JOURNAL))),
+            storage=JournalStorage(self._journal),
             directions=["minimize" if way == "min" else "maximize" for way in study.objectives.values()],
             load_if_exists=True,
         )
@@ -83,9 +84,10 @@ class StudySearch:
         waiting = TrialState.WAITING  # enqueued and not asked yet: they have no number of their own turn
         number = sum(trial.state is not waiting for trial in self.optuna.get_trials(deepcopy=False))
         self.optuna.sampler = self._sampler(number)
-        trial = self.optuna.ask()
+        asked = self._suggest_all(self.optuna.ask())
         self._to_come = max(0, self._to_come - 1)
-        return self._suggest_all(trial)
+        self._journal.sync()  # before the ledger says that the trial began
+        return asked
 
     def unfinished(self) -> list[tuple[int, dict[str, Any]]]:
         """Return the trials that were asked for and never told, by number, with their values as `ask` gave them."""
