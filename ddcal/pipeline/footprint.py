@@ -70,9 +70,10 @@ def stage_bytes(config: TrialConfig, stage: str, shape: DatasetShape) -> int:
     if stage == "distill":
         count = config.distill.ipc * shape.classes
         tensors = 4 * count * features + 8 * count + 3 * TENSOR_HEADER_BYTES
-        kept = 4 * features if config.data.zca and features <= SMALL_PREPROCESSING else 8 * shape.channels
+        fitted = (features, features**2, features**2) if config.data.zca else (shape.channels, shape.channels)
+        kept = sum(4 * numbers + TENSOR_HEADER_BYTES for numbers in fitted if numbers <= SMALL_PREPROCESSING)
         text = MANIFEST_BYTES + POINT_BYTES * config.distill.probe.points + DESCRIPTION_BYTES + 32 * shape.classes
-        return tensors + kept + TENSOR_HEADER_BYTES + text
+        return tensors + kept + text
     if stage == "train":
         weights, parts = parameter_bytes(config.train.network.over(NetworkConfig()), shape)
         images = sum(train_images(config, shape)) + shape.val + shape.test

@@ -65,9 +65,7 @@ def measure(config: TrialConfig, stage: str, dataset: Dataset, environment: Envi
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     try:
-        cost = {"distill": _distill, "train": _train, "calibrate": _calibrate, "evaluate": _evaluate}[stage](
-            config, dataset, environment.device
-        )
+        cost = MEASURES[stage](config, dataset, environment.device)
     except ValueError as error:
         raise BadInput(str(error)) from error
     return replace(cost, gpu_bytes=torch.cuda.max_memory_allocated() if cuda else None)
@@ -235,3 +233,11 @@ def _random_logits(config: TrialConfig, dataset: Dataset) -> dict[str, Tensor]:
         tensors[f"{name}_logits"] = 3.0 * torch.randn(shape, generator=stream)
         tensors[f"{name}_labels"] = torch.arange(count) % dataset.num_classes
     return tensors
+
+
+MEASURES: dict[str, Callable[[TrialConfig, Dataset, str], Cost]] = {
+    "distill": _distill,
+    "train": _train,
+    "calibrate": _calibrate,
+    "evaluate": _evaluate,
+}

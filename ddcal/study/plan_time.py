@@ -217,7 +217,8 @@ def makespan(trials: Sequence[Sequence[tuple[str, float]]], workers: int, publis
                     clock += seconds
                     ready[key] = min(clock, ready.get(key, clock))
             running.append((clock, {key for key, _ in chosen}))
-        now = min((end for end, _ in running), default=now)
+        soon = [*(end for end, _ in running), *(at for at in ready.values() if at > now)]
+        now = min(soon, default=now)
     return now
 
 
