@@ -105,7 +105,10 @@ class Planner:
             memory = optuna.create_study(directions=search.optuna.directions)  # the journal fsyncs every line
             memory.add_trials(search.optuna.get_trials())
         search.optuna = memory
-        return [self.trial(search.ask()[1]) for _ in range(self.study.search.trials)]
+        trials: list[PlannedTrial] = []
+        while len(trials) < self.study.search.trials and not getattr(search, "through", False):  # a grid may be smaller
+            trials.append(self.trial(search.ask()[1]))
+        return trials
 
     def candidates(self, stage: str) -> Candidates:
         """Return the different stages of this kind that the space has."""
