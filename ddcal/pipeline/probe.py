@@ -71,10 +71,10 @@ def measure(config: TrialConfig, stage: str, dataset: Dataset, environment: Envi
     return replace(cost, gpu_bytes=torch.cuda.max_memory_allocated() if cuda else None)
 
 
-def seconds_of(call: Callable[[], object], device: str) -> float:
-    """Return the mean seconds of a call after a warm-up, or of its first one if that is long."""
+def seconds_of(call: Callable[[], object], device: str, long: float = LONG_SECONDS) -> float:
+    """Return the mean seconds of a call after a warm-up, or of its first one if that is longer than ``long``."""
     first = _timed(call, device)
-    if first > LONG_SECONDS:
+    if first > long:
         return first
     total, calls = 0.0, 0
     while total < ENOUGH_SECONDS:
@@ -162,7 +162,9 @@ def _calibrate(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
     if settings.method != "mts":
         logits = _random_logits(config, dataset)
         return Cost(
-            seconds_of(lambda: fit_on_logits(settings.method, logits, 0, settings.bounds, settings.solver), device)
+            seconds_of(
+                lambda: fit_on_logits(settings.method, logits, 0, settings.bounds, settings.solver), device, math.inf
+            )
         )
     if config.distill.backbone == "full":
         images, labels = dataset.val.images, dataset.val.labels
@@ -184,7 +186,7 @@ def _calibrate(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
             network, images, labels, ratio, bounds, draws, config.seed, solver, settings.mask.unit
         )
 
-    return Cost(seconds_of(fit, device) * settings.draws / draws)
+    return Cost(seconds_of(fit, device, math.inf) * settings.draws / draws)  # the first call imports scipy
 
 
 def _evaluate(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
@@ -192,7 +194,11 @@ def _evaluate(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
     fits = [{"temperature": 1.0, "at_bound": False}] * config.train.networks
     with tempfile.TemporaryDirectory(prefix="ddcal-") as folder:
         return Cost(
-            seconds_of(lambda: draw_diagram(evaluate(config, logits, fits), config, Path(folder) / DIAGRAM), device)
+            seconds_of(
+                lambda: draw_diagram(evaluate(config, logits, fits), config, Path(folder) / DIAGRAM),
+                device,
+                math.inf,  # the first call imports matplotlib
+            )
         )
 
 

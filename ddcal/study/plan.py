@@ -15,7 +15,7 @@ from ddcal.pipeline.costs import Cost, Kind, stage_kind
 from ddcal.pipeline.keys import STAGES
 from ddcal.pipeline.upkeep import list_entries
 from ddcal.study.plan_disk import DiskUse, disk_uses, disk_warnings
-from ddcal.study.plan_packing import Machine, Packing, on_cuda, pack, this_machine
+from ddcal.study.plan_packing import Machine, Packing, on_cuda, pack, refuse_without_gpu, this_machine
 from ddcal.study.plan_settings import Setting, settings_of
 from ddcal.study.plan_stages import UNAFFECTED_BY_RESULTS, Candidates, PlannedTrial, Planner
 from ddcal.study.plan_time import (
@@ -24,8 +24,10 @@ from ddcal.study.plan_time import (
     estimate,
     measure_kinds,
     recorded_kinds,
-    refuse_without_gpu,
 )
+
+BUSY = 0.8
+"""A probe that has a CPU for less of its time than this says so."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,13 @@ def make_plan(
     costs: dict[Kind, Cost] | None = None
     load_seconds = 0.0
     if probe:
-        costs, load_seconds = measure_kinds(wanted, environment, on_probe)
+        measured = measure_kinds(wanted, environment, on_probe)
+        costs, load_seconds = measured.costs, measured.load_seconds
+        if not on_cuda(study) and measured.cpu_share < BUSY:
+            warnings.append(
+                f"other programs keep this machine busy: the probe had a CPU for {measured.cpu_share:.0%} of its time. "
+                "The time is for a machine as busy as that"
+            )
     elif store is not None:
         costs = recorded_kinds(store, entries, wanted, planner)
     time = None

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ddcal.config import NetworkConfig, StudyConfig, TrialConfig
+from ddcal.errors import BadInput
+from ddcal.pipeline import Environment
 
 
 @dataclass(frozen=True)
@@ -112,3 +114,14 @@ def _network(config: TrialConfig) -> str:
     depth = f" depth {network.depth}" if network.depth else ""
     norm = f" {network.norm}" if network.norm != "instance" else ""
     return f"{network.name} width {network.width}{depth}{norm}"
+
+
+def refuse_without_gpu(environment: Environment) -> None:
+    """Raise BadInput if the study's trials need a GPU that this machine does not have."""
+    from ddcal.pipeline.environment import default_device
+
+    if environment.device != "cpu" and default_device() == "cpu":
+        raise BadInput(
+            "--probe: the study's trials run on a GPU and this machine has none that torch sees: "
+            "plan on a machine with one, or leave --probe out"
+        )

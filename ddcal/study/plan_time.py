@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ddcal.config import TrialConfig
-from ddcal.errors import BadInput
 from ddcal.pipeline import DatasetCache, Environment, Store
 from ddcal.pipeline.costs import Cost, Kind, stage_amount, stage_kind
 from ddcal.pipeline.store import MANIFEST
@@ -52,6 +51,21 @@ class KindTime:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What `measure_kinds` found.
+
+    Attributes:
+        costs: Of every kind.
+        load_seconds: Loading the datasets.
+        cpu_share: The share of the time in which this process had a CPU: well below 1 where others keep it busy.
+    """
+
+    costs: dict[Kind, Cost]
+    load_seconds: float
+    cpu_share: float
+
+
+@dataclass(frozen=True)
 class TimeEstimate:
     """The time of a study.
 
@@ -76,7 +90,7 @@ class TimeEstimate:
 
 def measure_kinds(
     wanted: Mapping[Kind, TrialConfig], environment: Environment, on_probe: OnProbe | None = None
-) -> tuple[dict[Kind, Cost], float]:
+) -> Measured:
     """Measure every kind on this machine, and how long the datasets take to load.
 
     Args:
@@ -88,6 +102,7 @@ def measure_kinds(
 
     datasets, costs = DatasetCache(), {}
     loaded: dict[str, float] = {}
+    wall = busy = 0.0
     ordered = sorted(wanted.items(), key=lambda item: item[1].data.model_dump_json())  # one dataset after the other
     for index, (kind, config) in enumerate(ordered):
         if on_probe is not None:
@@ -95,8 +110,10 @@ def measure_kinds(
         began = time.perf_counter()
         dataset = datasets.get(config.data)
         loaded.setdefault(config.data.model_dump_json(), time.perf_counter() - began)
+        began, used = time.perf_counter(), time.process_time()
         costs[kind] = measure(config, kind.stage, dataset, environment)
-    return costs, sum(loaded.values())
+        wall, busy = wall + time.perf_counter() - began, busy + time.process_time() - used
+    return Measured(costs, sum(loaded.values()), busy / wall if wall else 1.0)
 
 
 def recorded_kinds(
@@ -227,14 +244,3 @@ def _blocked(
 ) -> bool:
     missing = next((key for key, _ in trial if key not in ready or ready[key] > now), None)
     return missing is not None and any(missing in keys for _, keys in running)
-
-
-def refuse_without_gpu(environment: Environment) -> None:
-    """Raise BadInput if the study's trials need a GPU that this machine does not have."""
-    from ddcal.pipeline.environment import default_device
-
-    if environment.device != "cpu" and default_device() == "cpu":
-        raise BadInput(
-            "--probe: the study's trials run on a GPU and this machine has none that torch sees: "
-            "plan on a machine with one, or leave --probe out"
-        )

@@ -78,7 +78,7 @@ def test_the_seconds_of_a_stage():
 @pytest.mark.parametrize("backbone", ["real", "dc", "dsa", "full"])
 def test_every_stage_is_measured(backbone, make_trial, datasets, environment, monkeypatch):
     monkeypatch.setattr(probing, "ENOUGH_SECONDS", 0.0)
-    monkeypatch.setattr(probing, "seconds_of", lambda call, device: [call(), 0.5][1])
+    monkeypatch.setattr(probing, "seconds_of", lambda call, *_: [call(), 0.5][1])
     trial = resolve(make_trial(distill__backbone=backbone, train__lr=1e30))  # would diverge at once
     for stage in ("distill", "train", "calibrate", "evaluate"):
         if (backbone, stage) != ("full", "distill"):

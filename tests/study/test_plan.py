@@ -1,6 +1,7 @@
 """``ddcal plan``: stages, disk, packing and time, before anything is run."""
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -226,6 +227,22 @@ def test_the_probe_measures_each_kind_once(tiny_study, tmp_path, cheap_probe):
     assert plan.time.work_seconds == pytest.approx(sum(row.seconds for row in plan.time.kinds))
     assert plan.time.work_seconds / 2 < plan.time.expected_seconds <= plan.time.worst_seconds
     assert plan.time.source == "probe" and plan.time.at_a_time == 2
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_busy_machine_is_warned_of(busy, tiny_study, tmp_path, monkeypatch):
+    def measure(*_):
+        until = time.perf_counter() + 0.03
+        while time.perf_counter() < until:
+            if busy:
+                time.sleep(0.03)
+        return Cost(1.0)
+
+    monkeypatch.setattr(probing, "measure", measure)
+    if not busy:  # the machine of the tests may be busy itself
+        monkeypatch.setattr(time, "process_time", time.perf_counter)
+    plan = make_plan(tiny_study(), output=tmp_path, probe=True)
+    assert [warning.startswith("other programs") for warning in plan.warnings] == [True] * busy
 
 
 def test_the_stores_seconds_serve_where_nothing_is_measured(tiny_study, tmp_path):
