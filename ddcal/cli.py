@@ -132,6 +132,33 @@ def run(
 
 
 @app.command()
+def plan(
+    study_file: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file.")],
+    overrides: Overrides = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Measure a few steps of each kind of stage, to estimate the time.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="ROOT", help="The output root, whose store and disk count.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a study would cost; nothing of it is run."""
+    study = read_study(study_file, overrides or ())
+
+    from ddcal.study.console import make_console
+    from ddcal.study.plan import make_plan
+    from ddcal.study.plan_tables import print_plan, probe_progress
+
+    with probe_progress(make_console(stderr=True)) as on_probe:
+        planned = make_plan(study, output=output, probe=probe, on_probe=on_probe)
+    if as_json:
+        typer.echo(json.dumps(asdict(planned), indent=2))
+    else:
+        print_plan(planned, make_console(), str(study_file))
+
+
+@app.command()
 def resume(
     directory: StudyFolder,
     trials: Annotated[int | None, typer.Option(metavar="N", help="Extend the study to N trials in all.", min=1)] = None,

@@ -257,7 +257,7 @@ class TrialRunner:
         def write(folder: Path) -> dict[str, Any]:
             (folder / name).write_text(json.dumps(values, indent=1, sort_keys=True))
             if stage == "evaluate":
-                _draw_diagram(values, self.config, folder / DIAGRAM)
+                draw_diagram(values, self.config, folder / DIAGRAM)
             return {"curve": [], "seconds": time.perf_counter() - began, "values": values}
 
         self._take(stage, self.store.publish(stage, self.keys[stage], write))
@@ -363,7 +363,8 @@ def run_trial(
     return runner.metrics
 
 
-def _draw_diagram(values: dict[str, Any], config: TrialConfig, path: Path) -> None:
+def draw_diagram(values: dict[str, Any], config: TrialConfig, path: Path) -> None:
+    """Write the reliability diagrams of an evaluation as a PNG."""
     import numpy
 
     from ddcal.calibration import ReliabilityBins, plot_reliability, save_figure

@@ -89,26 +89,41 @@ class DistillWork:
         probe, val = self.config.distill.probe, self.dataset.val
         if len(val) == 0:
             return {}
-        recipe = TrainConfig(
-            epochs=probe.epochs,
-            networks=1,
-            augment="dsa" if self.config.distill.backbone == "dsa" else "none",
-            network=self.config.distill.network,
-        )
-        training = DDNNTraining(
-            self.distiller.images.detach(),
-            self.distiller.labels,
-            recipe,
-            num_classes=self.dataset.num_classes,
-            flip=self.dataset.name not in DATASETS_WITHOUT_FLIP,
-            seed=self.config.seed,
-            device=self.device,
-            stage="probe",
+        training = probe_training(
+            self.config, self.dataset, self.distiller.images.detach(), self.distiller.labels, self.device
         )
         while training.epoch < training.epochs:
             training.step()
         images = val.images[: probe.images].to(self.device)
         return score(training.predict(0, images).cpu(), val.labels[: probe.images])
+
+
+def probe_training(config: TrialConfig, dataset: Dataset, images: Tensor, labels: Tensor, device: str) -> DDNNTraining:
+    """Return the training of the short network that scores a distilled set while it is made.
+
+    Args:
+        config: Resolved.
+        dataset: The real data.
+        images: The distilled images as they are now, float32 (M, C, S, S).
+        labels: Their labels, int64 (M,).
+        device: Where to train.
+    """
+    recipe = TrainConfig(
+        epochs=config.distill.probe.epochs,
+        networks=1,
+        augment="dsa" if config.distill.backbone == "dsa" else "none",
+        network=config.distill.network,
+    )
+    return DDNNTraining(
+        images,
+        labels,
+        recipe,
+        num_classes=dataset.num_classes,
+        flip=dataset.name not in DATASETS_WITHOUT_FLIP,
+        seed=config.seed,
+        device=device,
+        stage="probe",
+    )
 
 
 class TrainWork:
