@@ -41,12 +41,14 @@ class Hooks:
         on_finished: After each trial.
         on_trial: In debug mode, before each trial.
         on_advance: In debug mode, after every chunk of a trial's work.
+        on_end: When all trials have ended, before MLflow is told; whatever it raises is logged alone.
     """
 
     on_start: Callable[[Start], None] | None = None
     on_finished: Callable[[Trial], None] | None = None
     on_trial: Callable[[Assignment], None] | None = None
     on_advance: Callable[[Advance], None] | None = None
+    on_end: Callable[[StudyResults], None] | None = None
 
 
 def run_study(
@@ -157,6 +159,7 @@ def _run(
         return _guarded(
             driver,
             lambda: run_in_process(driver, catch=catch, on_trial=hooks.on_trial, on_advance=hooks.on_advance),
+            hooks.on_end,
         )
 
     say("starting" if address is None else f"connecting to Ray at {address}")
@@ -173,7 +176,7 @@ def _run(
             f"{resources.get('GPU', 0):g} GPUs; "
             f"{at_a_time} trial{'s' * (at_a_time != 1)} at a time"
         )
-        return _guarded(driver, lambda: run_on_ray(driver, ray))
+        return _guarded(driver, lambda: run_on_ray(driver, ray), hooks.on_end)
 
 
 def _driver(
@@ -194,14 +197,16 @@ def _driver(
         raise
 
 
-def _guarded(driver: StudyDriver, run: Callable[[], None]) -> StudyResults:
+def _guarded(
+    driver: StudyDriver, run: Callable[[], None], on_end: Callable[[StudyResults], None] | None = None
+) -> StudyResults:
     """Close the driver whatever happens, so that no MLflow run stays open and the folder is free."""
     try:
         run()
     except BaseException:
         driver.close(interrupted=True)
         raise
-    return driver.close()
+    return driver.close(on_end=on_end)
 
 
 def _foreign(directory: Path) -> bool:
