@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,8 @@ from ddcal.errors import BadInput, DivergedError, StoreError, TrackingError
 
 if TYPE_CHECKING:
     from ddcal.pipeline.store import Store
+    from ddcal.study.results import StudyResults
+    from ddcal.study.runner import Hooks
 
 
 class _Verbs(TyperGroup):
@@ -125,10 +127,21 @@ def run(
 
     console = make_console()
     with StudyProgress(console) as progress:
-        results = run_study(study, output=output, address=address, debug=debug, hooks=progress.hooks)
+        results = run_study(study, output=output, address=address, debug=debug, hooks=with_pictures(progress.hooks))
     print_summary(results, console)
     if not results.completed:
         raise typer.Exit(1)
+
+
+def with_pictures(hooks: Hooks) -> Hooks:
+    """Return the hooks with the drawing of the study's pictures at its end."""
+
+    def draw(results: StudyResults) -> None:
+        from ddcal.analysis.study_figures import draw_at_end
+
+        draw_at_end(results)
+
+    return replace(hooks, on_end=draw)
 
 
 @app.command()
@@ -171,7 +184,9 @@ def resume(
 
     console = make_console()
     with StudyProgress(console) as progress:
-        results = resume_study(directory, trials=trials, address=address, debug=debug, hooks=progress.hooks)
+        results = resume_study(
+            directory, trials=trials, address=address, debug=debug, hooks=with_pictures(progress.hooks)
+        )
     print_summary(results, console)
     if not results.completed:
         raise typer.Exit(1)
@@ -201,17 +216,19 @@ def sync(directory: StudyFolder) -> None:
 @app.command()
 def pareto(
     directory: StudyFolder,
-    to: Annotated[Path | None, typer.Option(metavar="PNG", help="The picture; default: DIR/pareto.png.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="The picture; default: DIR/figures/pareto.png.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the Pareto front and draw it."""
-    from ddcal.analysis.study_figures import plot_pareto
+    from ddcal.analysis.study_figures import FIGURES, plot_pareto
     from ddcal.study.console import make_console, pareto_table
     from ddcal.study.results import load_study, trial_rows
 
     results = load_study(directory)
     results.write()
-    picture = plot_pareto(results, to or directory / "pareto.png")
+    picture = plot_pareto(results, to or directory / FIGURES / "pareto.png")
     if as_json:
         typer.echo(json.dumps(trial_rows(results.study, results.pareto), indent=2))
     else:
@@ -220,10 +237,56 @@ def pareto(
 
 
 @app.command()
+def plots(
+    directory: StudyFolder,
+    to: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the pictures go; default: DIR/figures.")
+    ] = None,
+) -> None:
+    """Draw a study: front, history, parallel coordinates, importances."""
+    from ddcal.analysis.study_figures import draw_study
+    from ddcal.study.results import load_study
+
+    for picture in draw_study(load_study(directory), to):
+        typer.echo(picture)
+
+
+@app.command()
+def compare(
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders of studies, or output roots with all their studies.")
+    ],
+    to: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the Pareto fronts into one picture.")] = None,
+    as_csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write the table, one row a study.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put studies beside each other."""
+    from ddcal.analysis.comparison import compare_studies, comparison_table, find_studies, write_comparison
+    from ddcal.analysis.comparison_figure import plot_fronts
+    from ddcal.study.console import make_console
+
+    studies = find_studies(directories)
+    found = compare_studies(studies)
+    picture = None if to is None else plot_fronts(studies, list(found.facts), to)
+    if as_csv is not None:
+        write_comparison(found, as_csv)
+    if as_json:
+        typer.echo(json.dumps({"studies": found.facts, "warnings": found.warnings}, indent=2))
+    else:
+        make_console().print(comparison_table(found))
+    for warning in found.warnings:
+        typer.echo(f"not comparable: {warning}", err=True)
+    for written in filter(None, (picture, as_csv)):
+        typer.echo(str(written), err=as_json)
+
+
+@app.command()
 def importance(directory: StudyFolder, as_json: AsJson = False) -> None:
     """Tell which searched names matter."""
     from ddcal.study.console import importance_table, make_console
-    from ddcal.study.importance import importances
+    from ddcal.study.importance import caution, importances
     from ddcal.study.results import load_study
 
     found = importances(load_study(directory))
@@ -231,6 +294,9 @@ def importance(directory: StudyFolder, as_json: AsJson = False) -> None:
         typer.echo(json.dumps([asdict(one) for one in found], indent=2))
     else:
         make_console().print(importance_table(found))
+        note = caution(found)
+        if note is not None:
+            typer.echo(note, err=True)
 
 
 @app.command()
@@ -250,7 +316,12 @@ def confirm(
     console = make_console(stderr=as_json)
     with StudyProgress(console) as progress:
         found = confirm_leaders(
-            load_study(directory), top=top, seeds=seeds, debug=debug, address=address, hooks=progress.hooks
+            load_study(directory),
+            top=top,
+            seeds=seeds,
+            debug=debug,
+            address=address,
+            hooks=with_pictures(progress.hooks),
         )
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], indent=2))

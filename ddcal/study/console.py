@@ -215,11 +215,12 @@ def confirmation_table(found: list[Confirmed]) -> Table:
 def importance_table(found: list[Importance]) -> Table:
     """Return the importance of every name, objective by objective."""
     table = Table(title="share of the variance explained (fANOVA)", title_justify="left")
-    for name in ("objective", "name", "share", "trials", "active where"):
-        table.add_column(name, justify="right" if name in ("share", "trials") else "left")
+    for name in ("objective", "name", "share", "80 % interval", "better", "trials", "active where"):
+        table.add_column(name, justify="right" if name in ("share", "80 % interval", "trials") else "left")
     for one in found:
         share = "too few" if one.share is None else f"{one.share:.3f}"
-        table.add_row(one.objective, one.name, share, str(one.trials), one.where)
+        interval = "" if one.low is None else f"{one.low:.2f} to {one.high:.2f}"
+        table.add_row(one.objective, one.name, share, interval, one.better or "", str(one.trials), one.where)
     return table
 
 

@@ -7,6 +7,7 @@ driver that is killed at any moment leaves a folder from which the next one goes
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 import uuid
@@ -31,6 +32,8 @@ from ddcal.study.results import STUDY, StudyResults, Trial, load_study, replace_
 from ddcal.study.search import JOURNAL, StudySearch
 from ddcal.study.stopping import Plateau
 from ddcal.study.worker import Assignment
+
+logger = logging.getLogger(__name__)
 
 WRITE_SECONDS = 5.0
 """How often, at most, the tables of results are rewritten while a study runs; they are always complete at its end."""
@@ -204,25 +207,35 @@ class StudyDriver:
             seconds = time.monotonic() - trial.handed_out
             self._finish(trial, {**empty, "keys": trial.keys, "seconds": seconds, "outcome": outcome, "error": error})
 
-    def close(self, interrupted: bool = False) -> StudyResults:
+    def close(self, interrupted: bool = False, on_end: Callable[[StudyResults], None] | None = None) -> StudyResults:
         """End the driver's work: write the tables, let MLflow catch up, give the lock back.
 
         Trials that are running now stay unfinished in the ledger: resuming hands them out again.
+
+        Args:
+            interrupted: Whether the study stops before its end.
+            on_end: Called before MLflow takes the study's files; whatever it raises is logged alone.
         """
         try:
             results = load_study(self.directory)
             best = results.best
+            results.seconds = (results.seconds or 0.0) + time.monotonic() - self._began
+            results.interrupted, results.ending = interrupted, None if interrupted else self.ending
+            results.write()  # before the ledger's last line, as MLflow takes the files when it reads that
+            if on_end is not None:
+                try:
+                    on_end(results)
+                except Exception as error:
+                    logger.warning("at the end of the study: %s: %s", type(error).__name__, error)
             self.ledger.append(
                 "study_finished",
-                seconds=(results.seconds or 0.0) + time.monotonic() - self._began,
+                seconds=results.seconds,
                 interrupted=interrupted,
-                ending=None if interrupted else self.ending,
+                ending=results.ending,
                 finished=self.finished,
                 best=None if best is None else {"trial_key": best.trial_key, "metrics": best.metrics},
             )
             self.ledger.close()
-            results = load_study(self.directory)
-            results.write()
         finally:  # also if the disk is full
             unsent = self.tracking.close()
             self._lock.release()
@@ -393,7 +406,8 @@ class StudyDriver:
             record = in_ledger.get(number)
             if record is not None and record.outcome is not None:
                 metrics = {name: value for name, value in (record.metrics or {}).items() if value is not None}
-                self.search.tell(number, record.outcome, metrics)  # type: ignore[arg-type]
+                attributes = _attributes(record, record.outcome, record.keys or {})
+                self.search.tell(number, record.outcome, metrics, attributes)  # type: ignore[arg-type]
                 continue
             waiting = self._asked(number, record.values if record is not None else values)
             if record is not None:
@@ -425,7 +439,8 @@ class StudyDriver:
             bounds = (f"{c.metric} {self.study.constraints[c.metric]} (is {metrics[c.metric]:.4f})" for c in violated)
             record |= {"outcome": "infeasible", "error": f"violates {', '.join(bounds)}"}
         self.ledger.append("trial_finished", number=trial.number, diagram=self._diagram(record), **record)
-        self.search.tell(trial.number, record["outcome"], metrics)
+        attributes = _attributes(trial, record["outcome"], record["keys"])
+        self.search.tell(trial.number, record["outcome"], metrics, attributes)
         self._plateau.add(record["outcome"], metrics)
         self.tracking.notify()
         if time.monotonic() - self._written > self._write_every:
@@ -441,6 +456,12 @@ class StudyDriver:
     def _diagram(self, record: dict[str, Any]) -> str | None:
         key = record["keys"].get("evaluate")
         return str(self.store / "evaluate" / key / "reliability.png") if key and record["metrics"] else None
+
+
+def _attributes(trial: Running | Trial, outcome: str, keys: dict[str, str]) -> dict[str, Any]:
+    """Return what the Optuna journal says of a trial beside its values: in two writes, as each is fsynced."""
+    stages = {stage: key[:12] for stage, key in keys.items()}
+    return {"trial_key": trial.trial_key, "ddcal": {"outcome": outcome, **stages}}
 
 
 def _step(point: dict[str, Any]) -> int:

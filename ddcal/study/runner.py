@@ -44,6 +44,7 @@ class Hooks:
         on_trial: In debug mode, before each trial.
         on_advance: In debug mode, after every chunk of a trial's work.
         on_interrupt: At each Ctrl-C, with its count; the second raises KeyboardInterrupt if this returns.
+        on_end: When all trials have ended, before MLflow is told; whatever it raises is logged alone.
     """
 
     on_start: Callable[[Start], None] | None = None
@@ -51,6 +52,7 @@ class Hooks:
     on_trial: Callable[[Assignment], None] | None = None
     on_advance: Callable[[Advance], None] | None = None
     on_interrupt: Callable[[int], None] | None = None
+    on_end: Callable[[StudyResults], None] | None = None
 
 
 def run_study(
@@ -195,7 +197,7 @@ def _run_guarded(
             with interrupts.deferred():
                 run_in_process(driver, catch=catch, on_trial=hooks.on_trial, on_advance=on_advance)
 
-        return _guarded(driver, run, interrupts)
+        return _guarded(driver, run, interrupts, hooks.on_end)
 
     say("starting" if address is None else f"connecting to Ray at {address}")
     with ray_runtime(address) as ray:
@@ -211,7 +213,7 @@ def _run_guarded(
             f"{resources.get('GPU', 0):g} GPUs; "
             f"{at_a_time} trial{'s' * (at_a_time != 1)} at a time"
         )
-        return _guarded(driver, lambda: run_on_ray(driver, ray, interrupts), interrupts)
+        return _guarded(driver, lambda: run_on_ray(driver, ray, interrupts), interrupts, hooks.on_end)
 
 
 def ray_device(study: StudyConfig) -> str:
@@ -242,7 +244,12 @@ def _driver(
         raise
 
 
-def _guarded(driver: StudyDriver, run: Callable[[], None], interrupts: CtrlC) -> StudyResults:
+def _guarded(
+    driver: StudyDriver,
+    run: Callable[[], None],
+    interrupts: CtrlC,
+    on_end: Callable[[StudyResults], None] | None = None,
+) -> StudyResults:
     """Close the driver whatever happens, so that no MLflow run stays open and the folder is free."""
     try:
         run()
@@ -251,7 +258,7 @@ def _guarded(driver: StudyDriver, run: Callable[[], None], interrupts: CtrlC) ->
             driver.close(interrupted=True)
         raise
     with interrupts.deferred():
-        return driver.close()
+        return driver.close(on_end=on_end)
 
 
 def _foreign(directory: Path) -> bool:

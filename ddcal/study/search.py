@@ -64,6 +64,8 @@ class StudySearch:
             directions=["minimize" if way == "min" else "maximize" for way in study.objectives.values()],
             load_if_exists=True,
         )
+        if self.optuna.metric_names is None:  # for optuna-dashboard; numbers otherwise
+            self.optuna.set_metric_names(list(study.objectives))
         for values in enqueued_points(study)[len(self._enqueued()) :]:
             self.optuna.enqueue_trial(values, user_attrs={ENQUEUED: True})
         enqueued = self._enqueued()
@@ -115,9 +117,20 @@ class StudySearch:
     def _enqueued(self) -> list[optuna.trial.FrozenTrial]:
         return [trial for trial in self.optuna.get_trials(deepcopy=False) if ENQUEUED in trial.user_attrs]
 
-    def tell(self, number: int, outcome: Outcome, metrics: dict[str, float]) -> None:
-        """Report how a trial ended; only complete and infeasible ones carry values, and only if all are finite."""
+    def tell(
+        self, number: int, outcome: Outcome, metrics: dict[str, float], attributes: dict[str, Any] | None = None
+    ) -> None:
+        """Report how a trial ended; only complete and infeasible ones carry values, and only if all are finite.
+
+        Args:
+            number: The trial's.
+            outcome: How it ended.
+            metrics: What it measured.
+            attributes: Kept as the trial's user attributes, for people who look into the journal; no sampler does.
+        """
         trial = self._asked.pop(number)
+        for name, value in (attributes or {}).items():
+            trial.set_user_attr(name, value)
         values = [metrics.get(name, math.nan) for name in self.config.objectives]
         state = STATES[outcome]
         if state is TrialState.COMPLETE and all(map(math.isfinite, values)):

@@ -61,6 +61,7 @@ class Mirror:
         self._experiment_id = ""
         self._doubtful, self._attempts = True, 0
         self._facts: dict[str, Any] = {}
+        self._pictures: Any = None
         cursor = _read_cursor(directory)
         self.offset: int = cursor["offset"]
         self._parent: str | None = cursor["parent"]
@@ -133,7 +134,7 @@ class Mirror:
 
     def _study_started(self, event: dict[str, Any]) -> None:
         study = event["study"]
-        self._facts = {"study": study["name"], "study_id": event["study_id"], "git_commit": event["git_commit"] or ""}
+        self._facts = _facts(self.directory)
         tags = {"ddcal.role": "study", "mlflow.runName": study["name"], "mlflow.note.content": study["description"]}
         self._parent = self._run(tags)
         settings = {f"search.{name}": value for name, value in study["search"].items()}
@@ -197,8 +198,23 @@ class Mirror:
             self._client.log_inputs(trial["run"], inputs)
         if event.get("diagram"):
             self._log_file(trial["run"], Path(event["diagram"]))
+        picture = self._distilled(trial["data"], event["keys"].get("distill"))
+        if picture is not None:
+            self._log_file(trial["run"], picture)
         self._client.set_terminated(trial["run"], STATUS.get(event["outcome"], "FAILED"), end_time=event["time"])
         del self._runs[str(event["number"])]
+
+    def _distilled(self, data: dict[str, Any], key: str | None) -> Path | None:
+        """Return the picture of a trial's distilled images, drawn once a distilled set; None if there is none."""
+        self._facts = self._facts or _facts(self.directory)
+        if key is None or not self._facts["store"] or not self._files:
+            return None
+        if self._pictures is None:
+            from ddcal.study.distilled_picture import DistilledPictures  # torch and matplotlib
+
+            self._pictures = DistilledPictures(self.directory / "figures" / "distilled")
+        picture: Path | None = self._pictures.picture(Path(self._facts["store"]) / "distill" / key, key, data)
+        return picture
 
     def _study_resumed(self, event: dict[str, Any]) -> None:
         self._client.update_run(self._parent, status="RUNNING")
@@ -208,6 +224,8 @@ class Mirror:
 
         for name in ("trials.csv", "pareto.csv", "summary.json"):
             self._artifact(self._parent, name)
+        for picture in sorted((self.directory / "figures").glob("*.png")):
+            self._log_file(self._parent, picture, "figures")
         best = event["best"]
         if best is not None:
             step = event["finished"]  # a finished study that is resumed as it is ends at the same step again
@@ -255,12 +273,12 @@ class Mirror:
     def _artifact(self, run: str | None, name: str) -> None:
         self._log_file(run, self.directory / name)
 
-    def _log_file(self, run: str | None, path: Path) -> None:
+    def _log_file(self, run: str | None, path: Path, folder: str | None = None) -> None:
         """Log an artifact; a server that takes runs but no files is asked no further."""
         if not path.is_file() or not self._files:
             return
         try:
-            self._client.log_artifact(run, str(path))
+            self._client.log_artifact(run, str(path), folder)
         except Exception as error:
             if not self._alive():
                 raise
@@ -344,7 +362,12 @@ def _ignore(event: dict[str, Any]) -> None:
 def _facts(directory: Path) -> dict[str, Any]:
     with (directory / LEDGER).open("rb") as stream:
         first = json.loads(stream.readline())
-    return {"study": first["study"]["name"], "study_id": first["study_id"], "git_commit": first["git_commit"] or ""}
+    return {
+        "study": first["study"]["name"],
+        "study_id": first["study_id"],
+        "git_commit": first["git_commit"] or "",
+        "store": first.get("store"),
+    }
 
 
 def _read_cursor(directory: Path) -> dict[str, Any]:
