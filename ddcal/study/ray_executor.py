@@ -22,6 +22,7 @@ from ddcal.study.ledger import FIDELITY_STEPS
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # the driver hands out no more than it wants; Tune starts one at a time
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -147,6 +148,7 @@ def run_on_ray(driver: StudyDriver, ray: Any) -> None:
     from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 
     from ddcal.study.ray_search import DriverSearcher, DriverStopper
+    from ddcal.study.starting import let_workers_start
     from ddcal.study.trainable import DDNNTrainable, DistillTrainable
 
     for noisy in ("ray.tune", "ray.train", "ray.air"):
@@ -158,7 +160,7 @@ def run_on_ray(driver: StudyDriver, ray: Any) -> None:
         trainable,
         tune_config=TuneConfig(
             search_alg=searcher,
-            scheduler=_scheduler(study),
+            scheduler=let_workers_start(_scheduler(study)),
             num_samples=study.search.trials,
             reuse_actors=True,
             trial_dirname_creator=_folder_name,

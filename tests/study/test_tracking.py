@@ -15,9 +15,10 @@ from servers import mlflow_server, refusing
 
 from ddcal.errors import BadInput, TrackingError
 from ddcal.study import following, load_study, run_study
+from ddcal.study.cursor import CURSOR
 from ddcal.study.ledger import LEDGER, Ledger, read_ledger
 from ddcal.study.runner import Hooks, resume_study
-from ddcal.study.tracking import CURSOR, Mirror, make_mirror, sync_study, tracking_uri
+from ddcal.study.tracking import Mirror, make_mirror, sync_study, tracking_uri
 
 
 def runs_of(uri, experiment="tiny"):
