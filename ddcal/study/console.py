@@ -124,6 +124,11 @@ def print_summary(results: StudyResults, console: Console) -> None:
     )
     if results.ending and not results.ending.startswith("search.trials"):
         console.print(f"ended early: {results.ending}", markup=False)
+    if results.unsent:
+        console.print(
+            f"MLflow does not have everything yet ({results.unsent} bytes of the ledger wait): "
+            f"ddcal sync {shlex.quote(_relative(results.directory))}"
+        )
     best = results.best
     if best is None:
         console.print("no trial is feasible: there is no winner", markup=False)
@@ -134,8 +139,6 @@ def print_summary(results: StudyResults, console: Console) -> None:
         f"winner: {best.trial_key} (lowest val/nll of the Pareto front: trials {front}; "
         f"{'' if results.confirmed(best) else 'not '}confirmed on fresh seeds)"
     )
-    if results.unsent:
-        console.print(f"MLflow does not have everything yet: ddcal sync {shlex.quote(_relative(results.directory))}")
     for name, value in best.values.items():
         console.print(f"  {name:<24} {value:.4g}" if isinstance(value, float) else f"  {name:<24} {value}")
     console.print(calibration_table(best))

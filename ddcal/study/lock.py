@@ -8,6 +8,7 @@ import os
 import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
 from ddcal.errors import BadInput
 
@@ -47,6 +48,10 @@ class Holder:
 class DriverLock:
     """Held by the driver for as long as it works on a folder.
 
+    The file names the holder; beside it, the holder keeps a lock of the kernel's, which ends with the process. A
+    holder that seems dead but still has that one lives elsewhere: in another container of this machine, or on another
+    machine of the same name.
+
     Attributes:
         taken_over: Whether a dead driver's lock was there.
     """
@@ -60,7 +65,12 @@ class DriverLock:
         self.path = directory / LOCK
         with (directory / f".{LOCK}.guard").open("w") as guard:  # of several drivers, one looks at a time
             fcntl.flock(guard, fcntl.LOCK_EX)
-            self.taken_over = self._check(directory)
+            self._living = (directory / f".{LOCK}.living").open("w")
+            try:
+                self.taken_over = self._check(directory)
+            except BaseException:
+                self._living.close()
+                raise
             temporary = self.path.with_name(f".{LOCK}.new")
             temporary.write_text(json.dumps(asdict(Holder.here())))
             os.replace(temporary, self.path)
@@ -68,8 +78,10 @@ class DriverLock:
     def release(self) -> None:
         """Give the lock back."""
         self.path.unlink(missing_ok=True)
+        self._living.close()
 
     def _check(self, directory: Path) -> bool:
+        alone = _flock(self._living)
         try:
             holder = Holder(**json.loads(self.path.read_text()))
         except FileNotFoundError:
@@ -78,12 +90,23 @@ class DriverLock:
             raise BadInput(
                 f"{self.path} is not a lock of ddcal ({error}): remove it if no driver is running"
             ) from error
-        if not holder.dead:
+        if not holder.dead or not alone:
             raise BadInput(
                 f"{directory} is in use by process {holder.pid} on {holder.host}: wait for it or end it; "
                 f"if that machine is gone for good, remove {self.path}"
             )
         return True
+
+
+def _flock(stream: TextIO) -> bool:
+    """Take the kernel's lock; False if another process has it. True where the file system knows none."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _boot_id() -> str:

@@ -20,6 +20,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # the driver hands out no more than it wants; Tune starts one at a time
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -154,6 +155,7 @@ def run_on_ray(driver: StudyDriver, ray: Any, interrupts: CtrlC | None = None) -
 
     from ddcal.study.ray_search import DriverSearcher, DriverStopper, EndedTrialsForgotten
     from ddcal.study.schedulers import make_scheduler
+    from ddcal.study.starting import let_workers_start
     from ddcal.study.trainable import DDNNTrainable, DistillTrainable
 
     for noisy in ("ray.tune", "ray.train", "ray.air"):
@@ -167,7 +169,7 @@ def run_on_ray(driver: StudyDriver, ray: Any, interrupts: CtrlC | None = None) -
         trainable,
         tune_config=TuneConfig(
             search_alg=searcher,
-            scheduler=make_scheduler(study, driver.directory),
+            scheduler=let_workers_start(make_scheduler(study, driver.directory)),
             num_samples=-1,  # the driver says when it is over: a trial may need another attempt
             reuse_actors=True,
             trial_dirname_creator=_folder_name,

@@ -43,6 +43,7 @@ class Trial:
     cache_hits: tuple[str, ...] = ()
     stage_seconds: dict[str, float] | None = None
     seconds: float | None = None
+    node: str | None = None
     error: str | None = None
     log: str | None = None
     fingerprint: str | None = None
@@ -258,7 +259,7 @@ def trial_rows(study: StudyConfig, trials: list[Trial]) -> list[dict[str, Any]]:
         row |= {"cache_hits": " ".join(trial.cache_hits), "saved_seconds": round(trial.saved_seconds, 3)}
         row |= {f"seconds/{stage}": (trial.stage_seconds or {}).get(stage) for stage in STAGES}
         row |= {"attempt": trial.attempt, "progress": trial.progress, "gpu": trial.gpu}
-        row |= {"seconds": trial.seconds, "error": trial.error, "log": trial.log}
+        row |= {"seconds": trial.seconds, "node": trial.node, "error": trial.error, "log": trial.log}
         rows.append(row)
     return rows
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import ray
 from ray.tune import PlacementGroupFactory, Trainable
 
 from ddcal.pipeline import DatasetCache
@@ -65,10 +67,18 @@ class DDNNTrainable(Trainable):
         return PlacementGroupFactory([bundle])
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self.worker = Worker(Assignment.from_config({**config, "target": self.target}), self._datasets)
+        assignment = Assignment.from_config({**config, "target": self.target})
+        self.worker = Worker(assignment, self._datasets, node=_node())
 
 
 class DistillTrainable(DDNNTrainable):
     """Stops at the distilled set; its metrics are those of a short probe network on ``val``."""
 
     target: ClassVar[Literal["ddnn", "distill"]] = "distill"
+
+
+def _node() -> str | None:
+    """Return this node's name in the cluster, ``host/first letters of Ray's node id``; None without Ray."""
+    if not ray.is_initialized():
+        return None
+    return f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:8]}"

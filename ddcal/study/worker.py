@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -82,6 +83,7 @@ class Worker:
         *,
         catch: bool = True,
         on_advance: Callable[[Advance], None] | None = None,
+        node: str | None = None,
     ) -> None:
         """Prepare the trial.
 
@@ -90,7 +92,9 @@ class Worker:
             datasets: Kept by the process between its trials.
             catch: Whether the trial's own exceptions become outcomes; off under a debugger.
             on_advance: Called after every chunk of work.
+            node: The node of the cluster that this is; default: the machine's name.
         """
+        self.node = node or socket.gethostname()
         self.assignment, self.datasets, self.catch, self.on_advance = assignment, datasets, catch, on_advance
         self.runner: TrialRunner | None = None
         self.memory = GpuMemory("cpu", 0.0, None)
@@ -164,7 +168,7 @@ class Worker:
 
     def _start(self) -> TrialRunner:
         assignment = self.assignment
-        logger.info("trial %s begins", assignment.trial_key)
+        logger.info("trial %s begins on %s", assignment.trial_key, self.node)
         self.memory = GpuMemory(assignment.device, assignment.gpu, assignment.context)
         self.runner = TrialRunner(
             TrialConfig.model_validate(assignment.trial),
@@ -207,6 +211,7 @@ class Worker:
             "cache_hits": runner.cache_hits if runner else [],
             "stage_seconds": runner.seconds if runner else {},
             "seconds": time.monotonic() - self.began,
+            "node": self.node,
             "error": error,
             "log": self.assignment.log,
             "fingerprint": runner.fingerprint if runner else None,

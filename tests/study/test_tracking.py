@@ -1,28 +1,24 @@
 """What a study leaves in a real MLflow: SQLite files, and servers on the loopback interface."""
 
 import contextlib
-import http.server
 import json
 import logging
 import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 
 import mlflow
 import pytest
 import yaml
+from nodes import free_port
+from servers import mlflow_server, refusing
 
 from ddcal.errors import BadInput, TrackingError
 from ddcal.study import following, load_study, run_study
+from ddcal.study.cursor import CURSOR
 from ddcal.study.ledger import LEDGER, Ledger, read_ledger
 from ddcal.study.runner import Hooks, resume_study
-from ddcal.study.tracking import CURSOR, Mirror, make_mirror, sync_study, tracking_uri
+from ddcal.study.tracking import Mirror, make_mirror, sync_study, tracking_uri
 
 
 def runs_of(uri, experiment="tiny"):
@@ -411,62 +407,9 @@ def test_without_tracking_nothing_is_written(tiny_study, tmp_path):
     assert "nothing to send" in sync_study(tmp_path / "tiny")
 
 
-class Refusing(http.server.BaseHTTPRequestHandler):
-    """Answers everything with the status ``code``."""
-
-    code = 500
-
-    def do_GET(self):
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.send_response(self.code)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_POST = do_PATCH = do_PUT = do_GET
-
-    def log_message(self, *arguments):
-        pass
-
-
-@contextlib.contextmanager
-def refusing(port, code):
-    handler = type("Handler", (Refusing,), {"code": code})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as refuser:
-        threading.Thread(target=refuser.serve_forever, daemon=True).start()
-        yield
-        refuser.shutdown()
-
-
 @pytest.fixture
 def port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-@contextlib.contextmanager
-def mlflow_server(folder, port):
-    """A real tracking server that keeps everything in ``folder``; killed at the end."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "a")]
-    settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            command, env=os.environ | settings, cwd=folder, stdout=log, stderr=log, start_new_session=True
-        )
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{uri}/health", timeout=5).close()
-                break
-            except (urllib.error.URLError, OSError):
-                assert process.poll() is None, (folder / "server.log").read_text()[-2000:]
-                time.sleep(0.1)
-        yield uri
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
+    return free_port()
 
 
 @pytest.fixture
