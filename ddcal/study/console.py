@@ -109,7 +109,7 @@ def print_summary(results: StudyResults, console: Console) -> None:
         f"\n{counts} in {summary['seconds']:.0f} s; the store saved {cache['saved_seconds']:.0f} s of computing"
     )
     if results.ending and not results.ending.startswith("search.trials"):
-        console.print(f"ended early: {results.ending}", markup=False)
+        console.print(f"ended: {results.ending}", markup=False)
     best = results.best
     if best is None:
         console.print("no trial is feasible: there is no winner", markup=False)
