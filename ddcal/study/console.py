@@ -123,7 +123,7 @@ def print_summary(results: StudyResults, console: Console) -> None:
         f"\n{counts} in {summary['seconds']:.0f} s; the store saved {cache['saved_seconds']:.0f} s of computing"
     )
     if results.ending and not results.ending.startswith("search.trials"):
-        console.print(f"ended early: {results.ending}", markup=False)
+        console.print(f"ended: {results.ending}", markup=False)
     if results.unsent:
         console.print(
             f"MLflow does not have everything yet ({results.unsent} bytes of the ledger wait): "

@@ -140,9 +140,10 @@ def test_enqueued_configs_come_first(searching):
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
 def test_a_seed_gives_the_same_suggestions_and_another_seed_others(searching, searcher):
-    suggested = run(searching("a", searcher=searcher, seed=1), 9)
-    assert run(searching("b", searcher=searcher, seed=1), 9) == suggested
-    assert (run(searching("c", searcher=searcher, seed=2), 9) != suggested) is (searcher != "grid")
+    trials = 6 if searcher == "gp" else 9
+    suggested = run(searching("a", searcher=searcher, seed=1), trials)
+    assert run(searching("b", searcher=searcher, seed=1), trials) == suggested
+    assert (run(searching("c", searcher=searcher, seed=2), trials) != suggested) is (searcher != "grid")
 
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
