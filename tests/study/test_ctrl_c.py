@@ -79,6 +79,7 @@ def statuses(root):
     return {run.data.tags.get("ddcal.trial_key"): run.info.status for run in runs}
 
 
+@pytest.mark.slow
 @MODES
 def test_the_first_saves_everything_and_says_how_to_go_on(start, tmp_path, mode):
     process = start(mode)
