@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from ddcal.pipeline import Advance
+from ddcal.study.interrupt import end_now
 from ddcal.study.replay import Comparison
 from ddcal.study.results import StudyResults, Trial
 from ddcal.study.runner import Hooks, Start
@@ -111,7 +112,7 @@ class StudyProgress:
         if self.started is not None:
             go_on = f"; go on with  ddcal resume {shlex.quote(_relative(self.started.directory))}"
         os.write(2, f"stopped at once{go_on}\n".encode())
-        os._exit(130)
+        end_now()
 
 
 def print_summary(results: StudyResults, console: Console) -> None:

@@ -18,18 +18,18 @@ from typing import Any
 
 import yaml
 
-from ddcal.config import DataConfig, StudyConfig, TrialConfig, resolve, trial_from
+from ddcal.config import DataConfig, StudyConfig, resolve, trial_from
 from ddcal.data import dataset_fingerprint
 from ddcal.pipeline import Environment, stage_keys
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
 from ddcal.study.following import Tracking
 from ddcal.study.ledger import FIDELITY_STEPS, Ledger, Outcome
 from ddcal.study.lock import DriverLock
-from ddcal.study.packing import Packing, larger_fraction, memory_groups
 from ddcal.study.provenance import git_commit, package_versions
 from ddcal.study.references import refer
 from ddcal.study.results import STUDY, StudyResults, Trial, load_study, replace_text
 from ddcal.study.search import JOURNAL, StudySearch
+from ddcal.study.shares import Shares
 from ddcal.study.stopping import Plateau
 from ddcal.study.worker import Assignment
 
@@ -101,7 +101,8 @@ class StudyDriver:
         """
         self.study, self.directory, self.environment, self.tracking = study, directory, environment, tracking
         self._on_finished, self._checkpoint_seconds = on_finished, checkpoint_seconds
-        self._lock, self._gpus, self._packing, self._last_gpu = lock, gpus, Packing(), 1.0
+        self._lock = lock
+        self._shares = Shares(study.resources, gpus, earlier.packing if earlier is not None else None)
         self._began = self._written = time.monotonic()
         self._write_every = WRITE_SECONDS
         self._fingerprints: dict[str, str] = {}
@@ -149,7 +150,7 @@ class StudyDriver:
     def ending(self) -> str | None:
         """Why no further trial will be handed out; None while there are more to come."""
         stop, search = self.study.stop, self.study.search
-        may_return = any(self._larger(trial) for trial in self._running.values())  # with a larger share of a GPU
+        may_return = any(self._shares.larger(trial) for trial in self._running.values())  # with a larger share of a GPU
         if not self._waiting and not may_return and self.finished + len(self._running) >= search.trials:
             return f"search.trials: all {search.trials} were tried"
         if self._out_of_time:
@@ -195,7 +196,8 @@ class StudyDriver:
             self.ledger.append("trial_points", sync=False, number=number, points=fresh)
             self.tracking.notify()
         for measured in result.get("gpu", ()):
-            self._learn(trial, measured)
+            if self._shares.learn(trial, measured):
+                self.ledger.append("gpu_measured", number=trial.number, **measured)
         for record in result.get("records", ()):
             self._finish(trial, record)
 
@@ -287,52 +289,9 @@ class StudyDriver:
     # Shares of a GPU
 
     def _held_back(self, trial: Running) -> bool:
-        return self._blocked(trial) or self._measured_now(trial)
-
-    def _missing(self, trial: Running) -> tuple[str, ...]:
-        return tuple(s for s in trial.keys if not (self.store / s / trial.keys[s]).exists())
-
-    def _groups(self, trial: Running) -> dict[str, str]:
-        return memory_groups(TrialConfig.model_validate(trial.config), trial.missing)
-
-    def _measured_now(self, trial: Running) -> bool:
-        """Whether a running trial measures what this one waits to know, and no GPU is free to run it beside."""
-        if self.study.resources.gpu != "auto" or self._gpus is None or trial.grown:
-            return False
-        trial.missing = self._missing(trial)
-        groups = self._groups(trial)
-        if self._packing.fraction(groups) is not None:
-            return False
-        measuring = any(
-            other.gpu >= 1.0 and set(self._groups(other).values()) & set(groups.values())
-            for other in self._running.values()
-        )
-        return measuring and sum(other.gpu for other in self._running.values()) + 1.0 > self._gpus
-
-    def _fraction(self, trial: Running) -> float:
-        asked = self.study.resources.gpu
-        if self._gpus is None:
-            return 1.0 if asked else 0.0
-        if trial.grown:
-            return trial.gpu
-        if asked != "auto":
-            return asked
-        trial.missing = self._missing(trial)
-        if not trial.missing:
-            return self._last_gpu  # it needs nothing: a process that is there already will do
-        return self._packing.fraction(self._groups(trial)) or 1.0
-
-    def _learn(self, trial: Running, measured: dict[str, Any]) -> None:
-        """Keep a measurement in the ledger if there is news in it."""
-        groups = memory_groups(TrialConfig.model_validate(trial.config), measured["peaks"])
-        if self._packing.learn(groups, measured):
-            self.ledger.append("gpu_measured", number=trial.number, **measured)
-
-    def _larger(self, trial: Running) -> float | None:
-        """Return the fraction at which the trial would be tried again if it ran out of memory, or None."""
-        if self.study.resources.on_oom != "grow" or self._gpus is None or trial.grown or not trial.gpu:
-            return None
-        return larger_fraction(trial.gpu)
+        if self._shares.automatic:
+            trial.missing = tuple(s for s in trial.keys if not (self.store / s / trial.keys[s]).exists())
+        return self._blocked(trial) or self._shares.must_wait(trial, self._running.values())
 
     def _grow(self, trial: Running, record: dict[str, Any], larger: float) -> None:
         """Let the trial wait for another attempt with more memory; it keeps its number, its key and its points."""
@@ -352,7 +311,7 @@ class StudyDriver:
 
     def _hand_out(self, trial: Running) -> Assignment:
         trial.handed_out = time.monotonic()
-        trial.gpu = self._last_gpu = self._fraction(trial)
+        trial.gpu = self._shares.give(trial)
         self._running[trial.number] = trial
         log = str(self.directory / "logs" / f"{trial.trial_key}.log")
         self.ledger.append(
@@ -381,8 +340,8 @@ class StudyDriver:
             checkpoint_seconds=self._checkpoint_seconds,
             attempt=trial.attempt,
             gpu=trial.gpu,
-            context=self._packing.context,
-            stop=None if self._gpus is None else str(self.directory / STOP),
+            context=self._shares.packing.context,
+            stop=None if self._shares.gpus is None else str(self.directory / STOP),
         )
 
     def _fingerprint(self, data: DataConfig) -> str:
@@ -396,7 +355,6 @@ class StudyDriver:
         self.ledger.append(
             "study_resumed", study=self.study.model_dump(mode="json"), environment=self.environment.identity()
         )
-        self._packing = earlier.packing
         in_ledger = {trial.number: trial for trial in earlier.records}
         for trial in earlier.records:
             self._known.setdefault(json.dumps(trial.values, sort_keys=True), trial.number)
@@ -422,7 +380,7 @@ class StudyDriver:
     # The end of a trial
 
     def _finish(self, trial: Running, record: dict[str, Any]) -> None:
-        larger = self._larger(trial)
+        larger = self._shares.larger(trial)
         if record["outcome"] == "out_of_memory" and larger is not None:
             self._grow(trial, record, larger)
             return

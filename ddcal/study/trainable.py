@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -27,7 +28,11 @@ class DDNNTrainable(Trainable):
     target: ClassVar[Literal["ddnn", "distill"]] = "ddnn"
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Begin the trial of ``config``."""
+        """Begin the trial of ``config``, in a process that keeps to one thread between torch's operations."""
+        import torch
+
+        with suppress(RuntimeError):  # set already: it can be set once
+            torch.set_num_interop_threads(1)
         self._datasets = DatasetCache()
         self._begin(config)
 

@@ -79,6 +79,7 @@ def statuses(root):
     return {run.data.tags.get("ddcal.trial_key"): run.info.status for run in runs}
 
 
+@pytest.mark.slow
 @MODES
 def test_the_first_saves_everything_and_says_how_to_go_on(start, tmp_path, mode):
     process = start(mode)
@@ -121,7 +122,7 @@ def test_the_second_stops_at_once(start, tmp_path, mode):
 
 def test_a_trial_that_was_stopped_in_the_middle_goes_on_to_the_same_bits(start, tmp_path, tiny_study):
     """Wherever Ctrl-C hits, what is saved is a state between two steps."""
-    base = {"train.epochs": 1500, "train.networks": 2}
+    base = {"train.epochs": 800, "train.networks": 2}
     search = {"trials": 1, "enqueue": [{"distill.ipc": 1}]}
     process = start(["--debug"], base, search=search)
     time.sleep(0.3)
