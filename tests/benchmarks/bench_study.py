@@ -98,7 +98,6 @@ class Measured:
                 self.ends.append(event["time"] / 1000)
                 self.walls.append(self.ends[-1] - handed_out[trial.number])
                 self.computed.append(sum((trial.stage_seconds or {}).values()) - trial.saved_seconds)
-        self.began = min(handed_out.values())
 
     def hits(self, stages: int) -> None:
         """Check that every trial found at least so many of its stages in the store."""
@@ -346,7 +345,7 @@ def main() -> None:
     """Run the parts that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--iterations", type=int, default=300, help="of a distillation (store)")
+    parser.add_argument("--iterations", type=int, default=150, help="of a distillation (store)")
     parser.add_argument("--epochs", type=int, default=100, help="of a training (store)")
     parser.add_argument("--store-trials", type=int, default=32)
     parser.add_argument("--overhead-trials", type=int, default=60)
