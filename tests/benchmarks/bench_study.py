@@ -57,6 +57,7 @@ class Measured:
         ends: When each trial was recorded, in seconds.
         computed: Seconds of the stages that a trial computed itself, in the same order.
         cpu: Whose processes → CPU seconds while it ran; ``mirror`` is a part of ``driver``.
+        driver: The driver's CPU seconds after each trial, without MLflow's thread.
         memory: The driver's resident memory in MB after each trial.
         unsent: How many trials MLflow did not have yet when the last one ended.
         sampler: Seconds of each ``ask`` and each ``tell`` of Optuna.
@@ -66,6 +67,7 @@ class Measured:
         """Run the study of ``settings`` under ``root``."""
         study = StudyConfig.model_validate(settings)
         self.memory: list[float] = []
+        self.driver: list[float] = []
         self.sampler: dict[str, list[float]] = defaultdict(list)
         self.unsent, mirror, last = 0, 0.0, 0.0
 
@@ -73,6 +75,7 @@ class Measured:
             nonlocal mirror, last
             self.memory.append(resident_megabytes())
             mirror = max([mirror, *map(thread_seconds, (t for t in threading.enumerate() if t.name == "ddcal-mlflow"))])
+            self.driver.append(time.process_time() - mirror)
             if len(self.memory) % 10 == 0:
                 processes.sample()
             if len(self.memory) == study.search.trials:
@@ -95,7 +98,6 @@ class Measured:
                 self.ends.append(event["time"] / 1000)
                 self.walls.append(self.ends[-1] - handed_out[trial.number])
                 self.computed.append(sum((trial.stage_seconds or {}).values()) - trial.saved_seconds)
-        self.began = min(handed_out.values())
 
     def hits(self, stages: int) -> None:
         """Check that every trial found at least so many of its stages in the store."""
@@ -213,8 +215,12 @@ def long_lines(searcher: str, one: Measured) -> None:
     print(f"\n== long: {count} fully cached trials, searcher {searcher}, {one.seconds:.0f} s")
     print(f"   seconds of the study a trial: first {window} {first:.4f}, last {window} {last:.4f}", end="")
     print(f" (the first {skip} left out); last / first = {last / first:.2f} (target: at most 1.5)")
-    quarters = [ends[(k + 1) * (count - 1) // 8] - ends[k * (count - 1) // 8] for k in range(8)]
-    print(f"   by eighths of the study: {'  '.join(f'{8 * seconds / count:.4f}' for seconds in quarters)}")
+    busy = one.driver
+    early, late = (busy[skip + window - 1] - busy[skip - 1]) / window, (busy[-1] - busy[-1 - window]) / window
+    print(f"   CPU seconds of the driver a trial, without MLflow's thread: first {window} {early:.4f}, ", end="")
+    print(f"last {window} {late:.4f}; last / first = {late / early:.2f}")
+    eighths = [ends[(k + 1) * (count - 1) // 8] - ends[k * (count - 1) // 8] for k in range(8)]
+    print(f"   by eighths of the study: {'  '.join(f'{8 * seconds / count:.4f}' for seconds in eighths)}")
     print(f"   wall of a trial  {spread(one.walls[skip:])}")
     asks, tells = one.sampler["ask"], one.sampler["tell"]
     early = sum(asks[skip : skip + window] + tells[skip : skip + window]) / window
@@ -339,7 +345,7 @@ def main() -> None:
     """Run the parts that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--iterations", type=int, default=300, help="of a distillation (store)")
+    parser.add_argument("--iterations", type=int, default=150, help="of a distillation (store)")
     parser.add_argument("--epochs", type=int, default=100, help="of a training (store)")
     parser.add_argument("--store-trials", type=int, default=32)
     parser.add_argument("--overhead-trials", type=int, default=60)

@@ -258,6 +258,24 @@ def test_a_flipped_bit_is_noticed_and_computed_again_right(stage, name, undistur
     assert len(list((tmp_path / "store" / "damaged").iterdir())) == 1
 
 
+def test_a_diagram_that_cannot_be_drawn_does_not_fail_the_trial(undisturbed, tmp_path, start, caplog, monkeypatch):
+    root, computed, _ = undisturbed
+    shutil.copytree(root, tmp_path / "store")
+    shutil.rmtree(tmp_path / "store" / "evaluate")
+
+    def half_a_picture(figure, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("ddcal.calibration.save_figure", half_a_picture)
+    runner = start(tmp_path / "store")
+    with caplog.at_level(logging.WARNING):
+        run(runner)
+    assert runner.metrics == computed.metrics
+    assert "the reliability diagram is not drawn: RuntimeError: no font" in caplog.text
+    assert set(runner.entries["evaluate"].files) == {"evaluation.json"}
+
+
 def test_target_distill_stops_at_the_set_and_its_probes_score(undisturbed, tmp_path, start):
     runner = start(tmp_path, target="distill")
     advances = run(runner)
