@@ -402,14 +402,22 @@ def export(
     pareto: Annotated[
         bool, typer.Option("--pareto", help="Export the whole Pareto front, one folder a trial.")
     ] = False,
+    register: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Register it as a version of this model in the study's MLflow, too."),
+    ] = None,
 ) -> None:
     """Write the winner as a folder that replays."""
-    from ddcal.study.export import export_trial
+    from ddcal.study.export import export_trial, exported_already
     from ddcal.study.results import load_study
 
     if trial is not None and pareto:
         raise BadInput("--trial and --pareto exclude each other: give one of them")
     results = load_study(directory)
+    if register is not None:
+        from ddcal.study.registry import check_registry
+
+        check_registry(results, register)
     chosen = results.pareto if pareto else [results.trial(trial) if trial is not None else results.best]
     if not chosen or chosen[0] is None:
         typer.echo(
@@ -418,8 +426,15 @@ def export(
         raise typer.Exit(1)
     for one in chosen:
         assert one is not None
-        folder = export_trial(results, one, to / one.trial_key if pareto else to)
-        typer.echo(f"{one.trial_key} -> {folder}    next: ddcal replay {to / one.trial_key if pareto else to}")
+        target = to / one.trial_key if pareto else to
+        if register is None or not exported_already(results, one, target):
+            target = export_trial(results, one, target)
+            typer.echo(f"{one.trial_key} -> {target}    next: ddcal replay {to / one.trial_key if pareto else to}")
+        if register is not None:
+            from ddcal.study.registry import register_export
+
+            version, new = register_export(results, one, target, register)
+            typer.echo(f"{one.trial_key} is version {version} of {register}{'' if new else ', as before'}")
 
 
 @app.command()

@@ -84,6 +84,20 @@ def export_trial(results: StudyResults, trial: Trial, target: Path | str) -> Pat
     return folder
 
 
+def exported_already(results: StudyResults, trial: Trial, target: Path | str) -> bool:
+    """Return whether ``target`` is this very trial's export, whole and unedited."""
+    from ddcal.study.replay import read_run
+
+    try:
+        run = read_run(target)
+    except ExportError:
+        return False
+    same = ("study", "trial_key", "config", "metrics", "data_fingerprint", "git_commit", "versions")
+    now = describe_run(results, trial, {})
+    keys = {stage: record["key"] for stage, record in run["stages"].items()}
+    return all(run.get(name) == now[name] for name in same) and keys == trial.keys
+
+
 def describe_run(results: StudyResults, trial: Trial, entries: dict[str, Entry]) -> dict[str, Any]:
     """Return what run.yaml holds: all that is needed to run the trial again and to compare the outcome."""
     environment = results.started["environment"]

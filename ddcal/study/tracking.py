@@ -22,6 +22,7 @@ from ddcal.errors import TrackingError
 from ddcal.study.cursor import Cursor, one_mirror
 from ddcal.study.ledger import FIDELITY_STEPS, LEDGER
 from ddcal.study.lock import DriverLock
+from ddcal.study.mlflow_view import TAG, study_view
 from ddcal.study.results import load_study
 
 logger = logging.getLogger(__name__)
@@ -114,15 +115,7 @@ class Mirror:
         return True
 
     def _connect(self) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the mirror retries by itself
-        import mlflow
-
-        for noisy in ("mlflow", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-        if self.uri.startswith(SQLITE):
-            _create_database(Path(self.uri.removeprefix(SQLITE)))
-        client = mlflow.MlflowClient(tracking_uri=self.uri)
+        client = connect(self.uri)
         found = client.get_experiment_by_name(self.experiment)
         if found is None:
             tags = {"mlflow.experimentKind": EXPERIMENT_KIND}
@@ -150,6 +143,7 @@ class Mirror:
         settings |= {f"objective.{name}": way for name, way in study["objectives"].items()}
         self._params(self.cursor.parent, settings)
         self._artifact(self.cursor.parent, "study.yaml")
+        self._client.set_experiment_tag(self._experiment_id, TAG, study_view(study, self.cursor.parent))
 
     def _trial_started(self, event: dict[str, Any]) -> None:
         number = str(event["number"])
@@ -293,6 +287,19 @@ class Mirror:
                 raise
             self._files = False
             logger.warning("MLflow at %s takes no artifacts: %s", self.uri, one_line(error))
+
+
+def connect(uri: str) -> Any:
+    """Return an MLflow client of ``uri`` that sends no telemetry and does not retry by itself."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the mirror retries by itself
+    import mlflow
+
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    if uri.startswith(SQLITE):
+        _create_database(Path(uri.removeprefix(SQLITE)))
+    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def sync_study(directory: Path | str) -> str:

@@ -276,3 +276,13 @@ def test_what_a_killed_driver_leaves_in_the_journal_is_repaired(searching, tmp_p
     again = StudySearch(search.config, tmp_path / "a", repair=True)
     assert journal.read_bytes().startswith(whole[:-1]) and not (tmp_path / "a" / f"{JOURNAL}.lock").is_symlink()
     assert again.unfinished() == [asked]
+
+
+def test_the_journal_says_what_a_person_looks_for(searching):
+    """For optuna-dashboard: names of the objectives, and a trial's key and stages."""
+    search = searching()
+    number, values = search.ask()
+    search.tell(number, "complete", quality(values), {"trial_key": "tiny-0000", "ddcal": {"outcome": "complete"}})
+    again = searching()
+    assert again.optuna.metric_names == ["val/ece", "val/accuracy"]
+    assert frozen(again).user_attrs == {"trial_key": "tiny-0000", "ddcal": {"outcome": "complete"}}

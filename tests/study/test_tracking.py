@@ -123,7 +123,7 @@ def test_a_child_run_holds_its_trial(tracked):
         "ddcal.cache_hits": "",
         **{f"ddcal.key.{stage}": key for stage, key in trial.keys.items()},
     }
-    assert artifacts(client, run) == {"config.yaml", "reliability.png"}
+    assert artifacts(client, run) == {"config.yaml", "reliability.png", "distilled.png"}
     config = yaml.safe_load(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/config.yaml"))
     assert config == trial.config
 
@@ -440,7 +440,7 @@ def test_a_server_that_refuses_costs_the_study_a_sentence_and_gets_everything_la
             client, parent, children = assert_exactly_once(uri, results.directory)
             assert artifacts(client, parent) == {"study.yaml", "trials.csv", "pareto.csv", "summary.json"}
             for run in children.values():
-                assert artifacts(client, run) == {"config.yaml", "reliability.png"}
+                assert artifacts(client, run) == {"config.yaml", "reliability.png", "distilled.png"}
             assert "(0 events were new)" in sync_study(results.directory)
             assert_exactly_once(uri, results.directory)
     assert not (tmp_path / "mlflow.db").exists()
