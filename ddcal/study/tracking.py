@@ -90,9 +90,9 @@ class Mirror:
             there = Cursor.read(self.directory)
             if there != self.cursor:  # another mirror was here
                 self.cursor, self._doubtful = there, True
-            return self._next()
+            return self._send_line()
 
-    def _next(self) -> bool:
+    def _send_line(self) -> bool:
         with (self.directory / LEDGER).open("rb") as stream:
             stream.seek(self.cursor.offset)
             line = stream.readline()

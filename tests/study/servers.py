@@ -39,6 +39,59 @@ def refusing(port, code):
         refuser.shutdown()
 
 
+HOP = ("host", "connection")
+
+
+class Passing(http.server.BaseHTTPRequestHandler):
+    """Passes everything on to the server at ``target`` after ``delay`` seconds; ``broken(path)`` ones are a 500."""
+
+    target, delay = "", 0.0
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        time.sleep(self.delay)
+        if self.broken(self.path):
+            status, content, kind = 500, b"", "text/plain"
+        else:
+            headers = {
+                name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection")
+            }
+            request = urllib.request.Request(self.target + self.path, body or None, headers, method=self.command)
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    status, content, kind = answer.status, answer.read(), answer.headers["Content-Type"]
+            except urllib.error.HTTPError as error:
+                status, content, kind = error.code, error.read(), error.headers["Content-Type"]
+        self.send_response(status)
+        self.send_header("Content-Type", kind or "text/plain")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        with contextlib.suppress(OSError):  # the client has given up
+            self.wfile.write(content)
+
+    do_POST = do_PATCH = do_PUT = do_GET
+
+    @staticmethod
+    def broken(path):
+        return False
+
+    def log_message(self, *arguments):
+        pass
+
+
+@contextlib.contextmanager
+def proxy(target, delay=0.0, broken=None):
+    """What stands before the server at ``target``; its own address."""
+    answers = {"target": target, "delay": delay} | ({"broken": staticmethod(broken)} if broken else {})
+    handler = type("Handler", (Passing,), answers)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 @contextlib.contextmanager
 def mlflow_server(folder, port):
     """A real tracking server that keeps everything in ``folder``; killed at the end."""

@@ -19,7 +19,7 @@ TRIALS, NODES = 10, 3
 def study(tiny_study):
     """Trials of some seconds, so that every node gets some; what ``random`` suggests depends on the number alone."""
     return tiny_study(
-        base={"train.epochs": 1500, "train.networks": 2},
+        base={"train.epochs": 600, "train.networks": 2},
         space={"train.lr": {"loguniform": [0.01, 0.3]}, "calibrate.mask.ratio": {"uniform": [0.0, 0.9]}},
         search={"searcher": "random", "trials": TRIALS, "concurrency": NODES},
         tracking={},
