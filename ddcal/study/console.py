@@ -107,6 +107,12 @@ def print_summary(results: StudyResults, console: Console) -> None:
     cache = summary["cache"]
     console.print(
         f"\n{counts} in {summary['seconds']:.0f} s; the store saved {cache['saved_seconds']:.0f} s of computing"
+        + (f" ({cache['saved_gpu_seconds']:.0f} GPU-seconds)" if cache["saved_gpu_seconds"] >= 0.5 else "")
+        + (
+            f"; waited {cache['waited_seconds']:.1f} s for stages that others computed"
+            if cache["waited_seconds"] >= 0.05
+            else ""
+        )
     )
     best = results.best
     if best is None:

@@ -18,7 +18,9 @@ from typing import Any
 import yaml
 
 from ddcal.config import StudyConfig
-from ddcal.errors import TrackingError
+from ddcal.errors import StoreError, TrackingError
+from ddcal.pipeline.store import open_store
+from ddcal.study.accounting import accounting_tags
 from ddcal.study.ledger import FIDELITY_STEPS, LEDGER
 from ddcal.study.lock import DriverLock
 from ddcal.study.results import load_study
@@ -31,6 +33,7 @@ STATUS = {"complete": "FINISHED", "infeasible": "FINISHED", "pruned": "KILLED", 
 EXPERIMENT_KIND = "custom_model_development"
 """Makes MLflow's UI open the experiment as training runs."""
 
+DIAGRAM = "reliability.png"
 SQLITE = "sqlite:///"
 CURSOR = "tracking.json"
 BATCH = 100
@@ -133,7 +136,7 @@ class Mirror:
 
     def _study_started(self, event: dict[str, Any]) -> None:
         study = event["study"]
-        self._facts = {"study": study["name"], "study_id": event["study_id"], "git_commit": event["git_commit"] or ""}
+        self._facts = _facts(self.directory)
         tags = {"ddcal.role": "study", "mlflow.runName": study["name"], "mlflow.note.content": study["description"]}
         self._parent = self._run(tags)
         settings = {f"search.{name}": value for name, value in study["search"].items()}
@@ -185,7 +188,7 @@ class Mirror:
         from mlflow.entities import Dataset, DatasetInput, InputTag, RunTag
 
         trial = self._runs[str(event["number"])]
-        tags = {"ddcal.outcome": event["outcome"], "ddcal.cache_hits": " ".join(event["cache_hits"])}
+        tags = {"ddcal.outcome": event["outcome"], **accounting_tags(event)}
         tags |= {f"ddcal.key.{stage}": key for stage, key in event["keys"].items()}
         if event["error"]:
             tags["ddcal.error"] = event["error"][:4000]
@@ -195,10 +198,25 @@ class Mirror:
             dataset = Dataset(name, event["fingerprint"][:36], "ddcal", root or name)
             inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
             self._client.log_inputs(trial["run"], inputs)
-        if event.get("diagram"):
-            self._log_file(trial["run"], Path(event["diagram"]))
+        diagram = self._diagram(event)
+        if diagram is not None:
+            self._log_file(trial["run"], diagram)
         self._client.set_terminated(trial["run"], STATUS.get(event["outcome"], "FAILED"), end_time=event["time"])
         del self._runs[str(event["number"])]
+
+    def _diagram(self, event: dict[str, Any]) -> Path | None:
+        """Return the trial's reliability diagram, fetched from the store if that is elsewhere."""
+        if event.get("diagram"):  # in a ledger of an earlier version
+            return Path(event["diagram"])
+        key = event["keys"].get("evaluate")
+        facts = self._facts = self._facts or _facts(self.directory)
+        if not key or not event.get("metrics") or not facts["store"]:
+            return None
+        try:
+            return open_store(facts["store"], facts["cache"]).file("evaluate", key, DIAGRAM)
+        except StoreError as error:
+            logger.warning("no reliability diagram for MLflow: %s", error)
+            return None
 
     def _study_resumed(self, event: dict[str, Any]) -> None:
         self._client.update_run(self._parent, status="RUNNING")
@@ -344,7 +362,14 @@ def _ignore(event: dict[str, Any]) -> None:
 def _facts(directory: Path) -> dict[str, Any]:
     with (directory / LEDGER).open("rb") as stream:
         first = json.loads(stream.readline())
-    return {"study": first["study"]["name"], "study_id": first["study_id"], "git_commit": first["git_commit"] or ""}
+    study = first["study"]
+    return {
+        "study": study["name"],
+        "study_id": first["study_id"],
+        "git_commit": first["git_commit"] or "",
+        "store": first.get("store"),
+        "cache": study.get("storage", {}).get("cache"),
+    }
 
 
 def _read_cursor(directory: Path) -> dict[str, Any]:

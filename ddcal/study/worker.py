@@ -13,11 +13,15 @@ from typing import Any, Literal
 
 from ddcal.config import TrialConfig
 from ddcal.config.metrics import VAL_METRICS
-from ddcal.pipeline import Advance, DatasetCache, Environment, Store, TrialRunner
+from ddcal.pipeline import Advance, DatasetCache, Environment, Store, TrialRunner, open_store
+from ddcal.pipeline.leases import Leases, open_leases
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
 from ddcal.study.ledger import FIDELITY_STEPS, Outcome
 
 logger = logging.getLogger("ddcal")
+
+WAIT_REPORT_SECONDS = 2.0
+"""A worker that waits for another's stage reports this often, without points, so that Tune can stop it."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class Assignment:
 
     Attributes:
         trial: The trial's config, ``TrialConfig`` as a dictionary.
-        store: Folder of the artefact store.
+        store: Folder or URL of the artefact store.
+        cache: The node's folder of copies of it, or None for the default.
         number: Trial number in the study.
         trial_key: The trial's name for ever, also over restarts.
         log: The trial's log file, or None.
@@ -35,6 +40,7 @@ class Assignment:
         target: ``ddnn`` or ``distill``.
         bundle_cached: Report cached points together with the next computed one (no scheduler needs them one by one).
         checkpoint_seconds: How often an unfinished stage is saved in the store.
+        gpu: The share of a GPU that the trial has, noted with what it computes.
     """
 
     trial: dict[str, Any]
@@ -47,6 +53,8 @@ class Assignment:
     target: Literal["ddnn", "distill"] = "ddnn"
     bundle_cached: bool = False
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    cache: str | None = None
+    gpu: float = 0.0
 
     def to_config(self) -> dict[str, Any]:
         """Return the assignment as a Tune config."""
@@ -69,6 +77,7 @@ class Worker:
         *,
         catch: bool = True,
         on_advance: Callable[[Advance], None] | None = None,
+        leases: Callable[[Store], Leases] = open_leases,
     ) -> None:
         """Prepare the trial.
 
@@ -77,12 +86,15 @@ class Worker:
             datasets: Kept by the process between its trials.
             catch: Whether the trial's own exceptions become outcomes; off under a debugger.
             on_advance: Called after every chunk of work.
+            leases: Returns the leases of the trial's store.
         """
         self.assignment, self.datasets, self.catch, self.on_advance = assignment, datasets, catch, on_advance
         self.runner: TrialRunner | None = None
         self.began = time.monotonic()
         self._handler = _open_log(assignment.log)
         self._restored: dict[str, Any] | None = None
+        self._leases = leases
+        self._last: list[dict[str, Any]] = []  # the last point that was reported
 
     def step(self) -> dict[str, Any]:
         """Run to the next report and return it.
@@ -93,6 +105,7 @@ class Worker:
             metrics, keys, seconds and error (in a list, because Tune flattens dictionaries).
         """
         points: list[dict[str, Any]] = []
+        began = time.monotonic()
         try:
             runner = self.runner or self._start()
             while True:
@@ -103,6 +116,9 @@ class Worker:
                     points.append(advance.point)
                     if runner.done or not (self.assignment.bundle_cached and advance.cached):
                         break
+                waited = advance.waiting and time.monotonic() - began >= WAIT_REPORT_SECONDS
+                if waited and self.assignment.bundle_cached:  # a scheduler would take it for a point
+                    break
         except Exception as error:
             if not self.catch:
                 raise
@@ -123,8 +139,8 @@ class Worker:
 
     def close(self) -> None:
         """Save an unfinished stage and release the log file."""
-        if self.runner is not None and not self.runner.done:
-            self.runner.checkpoint()
+        if self.runner is not None:
+            self.runner.close()
         if self._handler is not None:
             logger.removeHandler(self._handler)
             self._handler.close()
@@ -133,13 +149,16 @@ class Worker:
     def _start(self) -> TrialRunner:
         assignment = self.assignment
         logger.info("trial %s begins", assignment.trial_key)
+        store = open_store(assignment.store, assignment.cache)
         self.runner = TrialRunner(
             TrialConfig.model_validate(assignment.trial),
-            Store(assignment.store),
+            store,
             Environment(device=assignment.device, threads=assignment.threads),
             target=assignment.target,
             datasets=self.datasets,
             checkpoint_seconds=assignment.checkpoint_seconds,
+            leases=self._leases(store),
+            gpu=assignment.gpu,
         )
         if self._restored is not None:
             try:
@@ -151,7 +170,8 @@ class Worker:
         return self.runner
 
     def _report(self, points: list[dict[str, Any]]) -> dict[str, Any]:
-        last = points[-1] if points else {"progress": 0.0, "complete": False}
+        self._last = points[-1:] or self._last
+        last = self._last[0] if self._last else {"progress": 0.0, "complete": False}
         searched = {name: last.get(name, math.nan) for name in VAL_METRICS}
         fidelity = round(last["progress"] * FIDELITY_STEPS)
         return {
@@ -171,6 +191,8 @@ class Worker:
             "keys": runner.keys if runner else {},
             "cache_hits": runner.cache_hits if runner else [],
             "stage_seconds": runner.seconds if runner else {},
+            "stage_gpus": runner.gpus if runner else {},
+            "waited_seconds": runner.waited if runner else 0.0,
             "seconds": time.monotonic() - self.began,
             "error": error,
             "log": self.assignment.log,
