@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from ddcal import __version__
 from ddcal.config.loading import read_study, study_problems
+from ddcal.config.places import is_url
 from ddcal.config.searchers import trials_sentence
 from ddcal.errors import BadInput, DivergedError, StoreError, TrackingError
 
@@ -57,8 +58,9 @@ Debug = Annotated[bool, typer.Option("--debug", help="Run the trials one after a
 Address = Annotated[
     str | None, typer.Option(metavar="ADDR", help="A Ray cluster's address; default: Ray on this machine.")
 ]
-StoreFolder = Annotated[
-    Path, typer.Argument(metavar="STORE", help="An artefact store, or the output root that has it, for example runs.")
+StorePlace = Annotated[
+    str,
+    typer.Argument(metavar="STORE", help="A store (folder or s3:// URL), or the output root that has it, like runs."),
 ]
 StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder, for example runs/quickstart.")]
 
@@ -330,14 +332,14 @@ def confirm(
 
 
 @store_app.command("ls")
-def store_ls(root: StoreFolder, as_json: AsJson = False) -> None:
+def store_ls(root: StorePlace, as_json: AsJson = False) -> None:
     """List the artefacts of a store, and who refers to them."""
     from ddcal.pipeline.upkeep import list_entries
     from ddcal.study.console import make_console, store_table
     from ddcal.study.references import referred_keys
 
-    store = open_store(root)
-    entries, references = list(list_entries(store)), referred_keys(store.root)
+    store = existing_store(root)
+    entries, references = list(list_entries(store)), referred_keys(store)
     if as_json:
         rows = [asdict(entry) | {"references": sorted(references.get(entry.key, ()))} for entry in entries]
         typer.echo(json.dumps(rows, indent=2))
@@ -346,11 +348,11 @@ def store_ls(root: StoreFolder, as_json: AsJson = False) -> None:
 
 
 @store_app.command("verify")
-def store_verify(root: StoreFolder) -> None:
+def store_verify(root: StorePlace) -> None:
     """Read every artefact and compare it with its sha256."""
     from ddcal.pipeline.upkeep import verify_store
 
-    checked = list(verify_store(open_store(root)))
+    checked = list(verify_store(existing_store(root)))
     faults = [(stage, key, fault) for stage, key, fault in checked if fault is not None]
     for stage, key, fault in faults:
         typer.echo(f"{stage}/{key}: {fault}", err=True)
@@ -361,35 +363,53 @@ def store_verify(root: StoreFolder) -> None:
 
 @store_app.command("prune")
 def store_prune(
-    root: StoreFolder,
+    root: StorePlace,
     older_than: Annotated[
         float, typer.Option("--older-than", metavar="DAYS", min=0.0, help="Only what is older than this.")
     ] = 0.0,
     max_size: Annotated[
         float | None, typer.Option("--max-size", metavar="GB", min=0.0, help="Only until the store is below this.")
     ] = None,
+    forgotten: Annotated[
+        list[str] | None,
+        typer.Option("--forget", metavar="FOLDER", help="A folder on another machine that refers no more."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
 ) -> None:
     """Remove artefacts that no study and no export refers to."""
     from ddcal.pipeline.upkeep import prune_store
-    from ddcal.study.references import referred_keys
+    from ddcal.study.references import forget, other_machines, referred_keys
 
-    store = open_store(root)
+    store = existing_store(root)
     most = None if max_size is None else int(max_size * 1e9)
-    kept = referred_keys(store.root)
+    for folder in forgotten or ():
+        if not any(one.endswith(f": {folder}") for one in other_machines(store)):
+            raise BadInput(f"--forget {folder}: no other machine's study or export there uses {root}")
+        if not dry_run:
+            forget(store, folder)
+    kept = referred_keys(store)
     removed = prune_store(store, kept, older_than=older_than, max_bytes=most, dry_run=dry_run)
     size = sum(entry.bytes for entry in removed) / 1e6
+    for one in other_machines(store):
+        typer.echo(f"kept for another machine, {one} (--forget its folder once that is gone)", err=True)
     typer.echo(f"{'would remove' if dry_run else 'removed'} {len(removed)} artefacts, {size:.1f} MB")
 
 
-def open_store(root: Path) -> Store:
-    """Return the artefact store at ``root``, or at ``root/store``; it must exist."""
-    from ddcal.pipeline.store import Store
+def existing_store(root: str) -> Store:
+    """Return the artefact store at ``root``, an ``s3://`` URL or a folder, or at ``root/store``; it must exist."""
+    from ddcal.pipeline.store import open_store
 
-    for place in (root, root / "store"):
+    if is_url(root):
+        store = open_store(root)
+        store.check()
+        return store
+    for place in (Path(root), Path(root) / "store"):
         if any((place / stage).is_dir() for stage in ("distill", "train")):
-            return Store(place)
-    raise BadInput(f"{root} is not an artefact store, nor an output root that has one")
+            return open_store(place)
+    raise BadInput(
+        f"{root} is not an artefact store, nor an output root that has one "
+        "(of a study with a store elsewhere, give storage.store of its study.yaml)"
+    )
 
 
 @app.command()
@@ -441,7 +461,7 @@ def export(
 def replay(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="An export's folder.")],
     use_store: Annotated[
-        Path | None, typer.Option("--use-store", metavar="STORE", help="Take finished stages from this artefact store.")
+        str | None, typer.Option("--use-store", metavar="STORE", help="Take finished stages from this artefact store.")
     ] = None,
     ignore_versions: Annotated[
         bool, typer.Option("--ignore-versions", help="Go on although numeric packages have other versions.")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from ddcal.config.places import is_url, parse_s3
 from ddcal.config.trial import Config, NonNegativeFloat, PositiveFloat, PositiveInt
 
 Scalar = str | int | float | bool | None
@@ -140,10 +141,29 @@ class StopConfig(Config):
 
 
 class StorageConfig(Config):
-    """The output root, under which the study's folder lies, and the artefact store (default ``<output>/store``)."""
+    """The output root, under which the study's folder lies, and the artefact store (default ``<output>/store``).
+
+    The store is a folder or ``s3://bucket/prefix``. ``cache`` is a folder on each node through which artefacts are
+    read: needed for S3 (default: one under the user's cache directory), useful for a slow shared file system.
+    """
 
     output: str = "runs"
     store: str | None = None
+    cache: str | None = None
+
+    @field_validator("output", "cache")
+    @classmethod
+    def _check_folder(cls, value: str | None) -> str | None:
+        if value is not None and is_url(value):
+            raise ValueError(f"{value!r} is a URL, and this must be a folder; S3 is for storage.store")
+        return value
+
+    @field_validator("store")
+    @classmethod
+    def _check_store(cls, value: str | None) -> str | None:
+        if value is not None and is_url(value):
+            parse_s3(value)
+        return value
 
 
 class TrackingConfig(Config):

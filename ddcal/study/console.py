@@ -122,6 +122,12 @@ def print_summary(results: StudyResults, console: Console) -> None:
     cache = summary["cache"]
     console.print(
         f"\n{counts} in {summary['seconds']:.0f} s; the store saved {cache['saved_seconds']:.0f} s of computing"
+        + (f" ({cache['saved_gpu_seconds']:.0f} GPU-seconds)" if cache["saved_gpu_seconds"] >= 0.5 else "")
+        + (
+            f"; waited {cache['waited_seconds']:.1f} s for stages that others computed"
+            if cache["waited_seconds"] >= 0.05
+            else ""
+        )
     )
     if results.ending and not results.ending.startswith("search.trials"):
         console.print(f"ended: {results.ending}", markup=False)

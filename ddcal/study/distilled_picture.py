@@ -13,6 +13,7 @@ from torch import Tensor
 from ddcal.calibration import save_figure
 from ddcal.config import DataConfig
 from ddcal.distill import SyntheticSet
+from ddcal.pipeline import Store
 
 logger = logging.getLogger(__name__)
 
@@ -32,21 +33,22 @@ class DistilledPictures:
         self.folder = folder
         self._inverse: dict[str, Callable[[Tensor], Tensor]] = {}
 
-    def picture(self, entry: Path, key: str, data: dict[str, Any]) -> Path | None:
+    def picture(self, store: Store, key: str, data: dict[str, Any]) -> Path | None:
         """Return the picture of a distilled set, drawn now if it is not there; None if that is not possible.
 
         Args:
-            entry: The folder of the set's files in the store.
+            store: Where the set is.
             key: Its key.
             data: The data section of its trial; only ZCA asks for the real images, once a study.
         """
         path = self.folder / key[:16] / PICTURE
         if path.is_file():
             return path
-        if not entry.is_dir():
-            return None
         try:
-            synthetic = SyntheticSet.load(entry)
+            entry = store.get("distill", key)
+            if entry is None:
+                return None
+            synthetic = SyntheticSet.load(entry.folder)
             return draw_distilled(synthetic, self._inverse_of(synthetic, data), path)
         except Exception as error:  # a picture is not worth a retry
             logger.warning("no picture of the distilled images %s: %s: %s", key[:12], type(error).__name__, error)

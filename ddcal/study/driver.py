@@ -20,17 +20,20 @@ import yaml
 
 from ddcal.config import DataConfig, StudyConfig, resolve, trial_from
 from ddcal.data import dataset_fingerprint
-from ddcal.pipeline import Environment, stage_keys
+from ddcal.pipeline import Environment, Store, stage_keys
+from ddcal.pipeline.leases import Leases, open_leases
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
 from ddcal.study.following import Tracking
+from ddcal.study.hold_back import HoldBack
 from ddcal.study.ledger import FIDELITY_STEPS, Ledger, Outcome
 from ddcal.study.lock import DriverLock
 from ddcal.study.provenance import git_commit, package_versions
-from ddcal.study.references import refer
+from ddcal.study.references import Reference
 from ddcal.study.results import STUDY, StudyResults, Trial, load_study, replace_text
 from ddcal.study.search import JOURNAL, StudySearch
 from ddcal.study.shares import Shares
 from ddcal.study.stopping import Plateau
+from ddcal.study.study_store import cache_place, study_store
 from ddcal.study.worker import Assignment
 
 logger = logging.getLogger(__name__)
@@ -85,6 +88,7 @@ class StudyDriver:
         on_finished: Callable[[Trial], None] | None = None,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         gpus: float | None = None,
+        leases: Callable[[Store], Leases] = open_leases,
     ) -> None:
         """Begin or resume the study in ``directory``.
 
@@ -98,6 +102,7 @@ class StudyDriver:
             on_finished: Called after each trial, for progress.
             checkpoint_seconds: How often workers save the state of an unfinished stage, in seconds.
             gpus: How many GPUs the cluster has; None if trials run in this process, one at a time.
+            leases: Returns the leases of the study's store.
         """
         self.study, self.directory, self.environment, self.tracking = study, directory, environment, tracking
         self._on_finished, self._checkpoint_seconds = on_finished, checkpoint_seconds
@@ -110,8 +115,9 @@ class StudyDriver:
         self._waiting: list[Running] = []  # asked for, not handed out
         self._known: dict[str, int] = {}  # values → the first trial that had them
         self._duplicates = 0
-        store = Path(study.storage.store) if study.storage.store else directory.parent / "store"
-        self.store = store.expanduser().absolute()
+        self.store = study_store(study, directory.parent)
+        self._hold_back = HoldBack(self.store, leases(self.store))
+        self._reference = Reference(self.store, "study", directory)
         replace_text(directory / STUDY, yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
         if earlier is None:
             for leftover in directory.glob(f"{JOURNAL}*"):  # of a driver killed before the ledger's first line
@@ -129,11 +135,12 @@ class StudyDriver:
                 environment=environment.identity(),
                 versions=package_versions(),
                 git_commit=git_commit(),
-                store=str(self.store),
+                store=self.store.place,
             )
         else:
             self._take_over(earlier)
-        refer(self.store, "study", directory)
+            self._reference.add(key for trial in earlier.records for key in (trial.keys or {}).values())
+        self._reference.write()
         tracking.notify()
 
     @property
@@ -170,7 +177,8 @@ class StudyDriver:
     def next_assignment(self) -> Assignment | None:
         """Return the next trial to run, which is in the ledger by then; None if it is better to wait.
 
-        A trial that needs a stage which a running trial is computing waits for it, while others go first.
+        A trial that needs a stage which a running trial, of this study or another, is computing waits for it, while
+        others go first. While nothing of this study runs there is one to hand out: nobody might ask again.
         """
         chosen = next((trial for trial in self._waiting if not self._held_back(trial)), None)
         while chosen is None and self._may_ask:
@@ -179,6 +187,8 @@ class StudyDriver:
                 self._waiting.append(trial)
             else:
                 chosen = trial
+        if chosen is None and self._waiting and not self._running:
+            chosen = self._waiting[0]
         if chosen is None:
             return None
         if chosen in self._waiting:
@@ -281,16 +291,13 @@ class StudyDriver:
 
     def _blocked(self, trial: Running) -> bool:
         """Whether the first stage that the trial would compute is being computed by another."""
-        missing = next((s for s in trial.keys if not (self.store / s / trial.keys[s]).exists()), None)
-        return missing is not None and any(
-            other.keys.get(missing) == trial.keys[missing] for other in self._running.values()
-        )
+        return self._hold_back.blocked(trial.keys, (other.keys for other in self._running.values()))
 
     # Shares of a GPU
 
     def _held_back(self, trial: Running) -> bool:
         if self._shares.automatic:
-            trial.missing = tuple(s for s in trial.keys if not (self.store / s / trial.keys[s]).exists())
+            trial.missing = self._hold_back.missing(trial.keys)
         return self._blocked(trial) or self._shares.must_wait(trial, self._running.values())
 
     def _grow(self, trial: Running, record: dict[str, Any], larger: float) -> None:
@@ -314,6 +321,8 @@ class StudyDriver:
         trial.gpu = self._shares.give(trial)
         self._running[trial.number] = trial
         log = str(self.directory / "logs" / f"{trial.trial_key}.log")
+        self._reference.add(trial.keys.values())
+        self._reference.write()
         self.ledger.append(
             "trial_started",
             number=trial.number,
@@ -329,7 +338,8 @@ class StudyDriver:
         self.tracking.notify()
         return Assignment(
             trial=trial.config,
-            store=str(self.store),
+            store=self.store.place,
+            cache=cache_place(self.study),
             number=trial.number,
             trial_key=trial.trial_key,
             log=log,
@@ -385,6 +395,7 @@ class StudyDriver:
             self._grow(trial, record, larger)
             return
         del self._running[trial.number]
+        self._hold_back.forget(trial.keys.values())
         self.finished += 1
         record = {name: value for name, value in record.items() if name != "log"}
         metrics = record["metrics"]
@@ -396,7 +407,7 @@ class StudyDriver:
         if record["outcome"] == "complete" and violated:
             bounds = (f"{c.metric} {self.study.constraints[c.metric]} (is {metrics[c.metric]:.4f})" for c in violated)
             record |= {"outcome": "infeasible", "error": f"violates {', '.join(bounds)}"}
-        self.ledger.append("trial_finished", number=trial.number, diagram=self._diagram(record), **record)
+        self.ledger.append("trial_finished", number=trial.number, **record)
         attributes = _attributes(trial, record["outcome"], record["keys"])
         self.search.tell(trial.number, record["outcome"], metrics, attributes)
         self._plateau.add(record["outcome"], metrics)
@@ -410,10 +421,6 @@ class StudyDriver:
             facts: dict[str, Any] = {"number": trial.number, "trial_key": trial.trial_key, "values": trial.values}
             facts |= record | {"cache_hits": tuple(record["cache_hits"]), "duplicate_of": trial.duplicate_of}
             self._on_finished(Trial(config=trial.config, **facts))
-
-    def _diagram(self, record: dict[str, Any]) -> str | None:
-        key = record["keys"].get("evaluate")
-        return str(self.store / "evaluate" / key / "reliability.png") if key and record["metrics"] else None
 
 
 def _attributes(trial: Running | Trial, outcome: str, keys: dict[str, str]) -> dict[str, Any]:

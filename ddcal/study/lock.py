@@ -5,44 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
 from ddcal.errors import BadInput
+from ddcal.pipeline.holder import Holder
 
 LOCK = "driver.lock"
-GONE, UNKNOWN = -1, 0
-
-
-@dataclass(frozen=True)
-class Holder:
-    """A process on a machine since its last boot.
-
-    Attributes:
-        host: The machine's name.
-        boot: An identifier of the machine's present boot.
-        pid: The process id.
-        started: When the process started, in clock ticks since boot: tells a process id that was given out again.
-    """
-
-    host: str
-    boot: str
-    pid: int
-    started: int
-
-    @classmethod
-    def here(cls) -> Holder:
-        """Return this process."""
-        return cls(socket.gethostname(), _boot_id(), os.getpid(), _start_ticks(os.getpid()))
-
-    @property
-    def dead(self) -> bool:
-        """Whether it is proved that this process has ended; of another machine nothing can be proved."""
-        if self.host != socket.gethostname():
-            return False
-        return self.boot != _boot_id() or _start_ticks(self.pid) not in (self.started, UNKNOWN)
 
 
 class DriverLock:
@@ -107,27 +77,3 @@ def _flock(stream: TextIO) -> bool:
     except OSError:
         pass
     return True
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return "unknown"
-
-
-def _start_ticks(pid: int) -> int:
-    """Return when a process started (field 22 of its stat), ``GONE`` if there is none, ``UNKNOWN`` without /proc."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return GONE if fields[0] in "ZX" else int(fields[19])  # a zombie has ended, though nobody has asked for it
-    except (OSError, IndexError, ValueError):
-        if Path("/proc/self/stat").exists():
-            return GONE
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return GONE
-    except PermissionError:
-        pass
-    return UNKNOWN

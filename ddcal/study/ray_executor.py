@@ -105,13 +105,14 @@ def check_resources(study: StudyConfig, available: dict[str, float]) -> None:
         raise ResourceError("\n".join(problems))
 
 
-def check_shared(root: Path, ray: Any, *, relative: bool = False) -> None:
-    """Refuse an output root that not every node of the cluster sees.
+def check_shared(root: Path, ray: Any, *, relative: bool = False, key: str = "storage.output") -> None:
+    """Refuse an output root or store that not every node of the cluster sees.
 
     Args:
-        root: The output root, absolute.
+        root: The output root or store, absolute.
         ray: Connected.
         relative: Whether it was given relative to the driver's working folder, which means nothing on other nodes.
+        key: Its key in the study file, for the message.
 
     Raises:
         ResourceError: on more than one node, if it was relative, or naming the nodes that do not see it.
@@ -141,7 +142,7 @@ def check_shared(root: Path, ray: Any, *, relative: bool = False) -> None:
     finally:
         marker.unlink()
     if blind:
-        raise ResourceError(f"storage.output: {root} is not a shared folder: not seen from {', '.join(blind)}")
+        raise ResourceError(f"{key}: {root} is not a shared folder: not seen from {', '.join(blind)}")
 
 
 def run_on_ray(driver: StudyDriver, ray: Any, interrupts: CtrlC | None = None) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddcal.config import StudyConfig, TrialConfig
 from ddcal.errors import BadInput
+from ddcal.study.accounting import saved
 from ddcal.study.ledger import FIDELITY_STEPS, LEDGER, read_ledger
 from ddcal.study.packing import Packing, memory_groups
 
@@ -42,6 +43,8 @@ class Trial:
     keys: dict[str, str] | None = None
     cache_hits: tuple[str, ...] = ()
     stage_seconds: dict[str, float] | None = None
+    stage_gpus: dict[str, float] | None = None
+    waited_seconds: float = 0.0
     seconds: float | None = None
     node: str | None = None
     error: str | None = None
@@ -57,7 +60,12 @@ class Trial:
     @property
     def saved_seconds(self) -> float:
         """Seconds of computing that the store saved this trial."""
-        return sum((self.stage_seconds or {}).get(stage, 0.0) for stage in self.cache_hits)
+        return saved(self.cache_hits, self.stage_seconds, self.stage_gpus)[0]
+
+    @property
+    def saved_gpu_seconds(self) -> float:
+        """GPU-seconds that the store saved this trial: seconds × the share of a GPU that computing took."""
+        return saved(self.cache_hits, self.stage_seconds, self.stage_gpus)[1]
 
 
 class StudyResults:
@@ -200,7 +208,9 @@ class StudyResults:
             "packing": self.packing.table(),
             "cache": {
                 "hits": sum(len(trial.cache_hits) for trial in finished),
+                "waited_seconds": sum(trial.waited_seconds for trial in finished),
                 "saved_seconds": sum(trial.saved_seconds for trial in finished),
+                "saved_gpu_seconds": sum(trial.saved_gpu_seconds for trial in finished),
                 "computed_seconds": sum(sum((t.stage_seconds or {}).values()) - t.saved_seconds for t in finished),
             },
             "environment": self.started["environment"],
@@ -256,7 +266,8 @@ def trial_rows(study: StudyConfig, trials: list[Trial]) -> list[dict[str, Any]]:
         row |= {name: trial.values.get(name) for name in study.space}
         row |= {name: (trial.metrics or {}).get(name) for name in metrics}
         row |= {f"key/{stage}": (trial.keys or {}).get(stage) for stage in STAGES}
-        row |= {"cache_hits": " ".join(trial.cache_hits), "saved_seconds": round(trial.saved_seconds, 3)}
+        row |= {"cache_hits": " ".join(trial.cache_hits), "waited_seconds": round(trial.waited_seconds, 3)}
+        row |= {"saved_seconds": round(trial.saved_seconds, 3), "saved_gpu_seconds": round(trial.saved_gpu_seconds, 3)}
         row |= {f"seconds/{stage}": (trial.stage_seconds or {}).get(stage) for stage in STAGES}
         row |= {"attempt": trial.attempt, "progress": trial.progress, "gpu": trial.gpu}
         row |= {"seconds": trial.seconds, "node": trial.node, "error": trial.error, "log": trial.log}

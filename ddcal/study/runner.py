@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ddcal.config import StudyConfig, read_study, trial_from
+from ddcal.config.places import is_url
 from ddcal.errors import BadInput, ResourceError
-from ddcal.pipeline import Advance, Environment
+from ddcal.pipeline import Advance, Environment, Store
+from ddcal.pipeline.leases import Leases, open_leases
+from ddcal.study.cluster_leases import cluster_leases
 from ddcal.study.driver import StudyDriver
 from ddcal.study.following import Tracking
 from ddcal.study.interrupt import CtrlC, ctrl_c
@@ -20,6 +23,7 @@ from ddcal.study.lock import LOCK, DriverLock
 from ddcal.study.ray_executor import check_resources, check_shared, in_ray_job, ray_runtime, run_on_ray
 from ddcal.study.results import STUDY, StudyResults, Trial, load_study
 from ddcal.study.samplers import check_installed
+from ddcal.study.study_store import check_remote_store, store_place
 from ddcal.study.tracking import make_mirror
 from ddcal.study.worker import Assignment
 
@@ -79,9 +83,10 @@ def run_study(
         ddcal.data.DataError: if the data is missing.
     """
     root = Path(output if output is not None else study.storage.output)
-    places = {"storage.output": root} | ({"storage.store": Path(study.storage.store)} if study.storage.store else {})
-    for key, place in places.items():
-        _check_place(key, place)
+    _check_place("storage.output", root)
+    for key, folder in (("storage.store", study.storage.store), ("storage.cache", study.storage.cache)):
+        if folder is not None and not is_url(folder):
+            _check_place(key, Path(folder).expanduser(), readable=key == "storage.store")
     directory = root.absolute() / study.name
     if directory.is_file() or _foreign(directory):
         raise ResourceError(f"{directory} exists and is not a study's folder: take another name or --output")
@@ -174,6 +179,7 @@ def _run_guarded(
 ) -> StudyResults:
     check_installed(study.search.searcher)
     _check_data(study)
+    check_remote_store(study)
     finished = 0 if earlier is None else sum(trial.outcome is not None for trial in earlier.records)
 
     def say(where: str) -> None:
@@ -204,8 +210,11 @@ def _run_guarded(
         resources = ray.cluster_resources()
         check_resources(study, resources)
         check_shared(directory.parent, ray, relative=relative)
+        if study.storage.store is not None and not is_url(study.storage.store):
+            check_shared(Path(store_place(study, directory.parent)), ray, key="storage.store")
         environment = Environment(ray_device(study), study.resources.threads)
-        driver = _driver(study, directory, environment, earlier, hooks, gpus=resources.get("GPU", 0.0))
+        gpus = resources.get("GPU", 0.0)
+        driver = _driver(study, directory, environment, earlier, hooks, gpus=gpus, leases=cluster_leases)
         nodes = len([node for node in ray.nodes() if node["Alive"]])
         at_a_time = study.search.concurrency
         say(
@@ -228,6 +237,7 @@ def _driver(
     earlier: StudyResults | None,
     hooks: Hooks,
     gpus: float | None = None,
+    leases: Callable[[Store], Leases] = open_leases,
 ) -> StudyDriver:
     directory.mkdir(parents=True, exist_ok=True)
     lock = DriverLock(directory)
@@ -236,7 +246,15 @@ def _driver(
         if earlier is not None:
             earlier = load_study(directory)  # now that nobody else writes
         return StudyDriver(
-            study, directory, environment, tracking, lock, earlier=earlier, on_finished=hooks.on_finished, gpus=gpus
+            study,
+            directory,
+            environment,
+            tracking,
+            lock,
+            earlier=earlier,
+            on_finished=hooks.on_finished,
+            gpus=gpus,
+            leases=leases,
         )
     except BaseException:
         tracking.close()
@@ -268,8 +286,12 @@ def _foreign(directory: Path) -> bool:
     return any(not path.name.startswith((LOCK, f".{LOCK}", f".{STUDY}")) for path in directory.iterdir())
 
 
-def _check_place(key: str, place: Path) -> None:
-    """Raise ResourceError if results could not be kept in the folder ``place``, which need not exist yet."""
+def _check_place(key: str, place: Path, *, readable: bool = False) -> None:
+    """Raise ResourceError if results could not be kept in the folder ``place``, which need not exist yet.
+
+    Where reading is enough (a store of finished stages, which a study may use without adding to it), one that exists is
+    not refused for being read-only.
+    """
     if in_ray_job() and not place.is_absolute():
         option = "--output" if key == "storage.output" else f"--set {key}=..."
         raise ResourceError(
@@ -280,6 +302,8 @@ def _check_place(key: str, place: Path) -> None:
     existing = next(path for path in (place, *place.parents) if path.exists())
     if not existing.is_dir():
         raise ResourceError(f"{key}: {place} cannot be a folder: {existing} is a file")
+    if readable and existing == place and os.access(place, os.R_OK | os.X_OK):
+        return
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ResourceError(f"{key}: {place} cannot be written: no permission to write in {existing}")
 

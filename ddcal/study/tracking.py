@@ -18,7 +18,9 @@ from typing import Any
 import yaml
 
 from ddcal.config import StudyConfig
-from ddcal.errors import TrackingError
+from ddcal.errors import StoreError, TrackingError
+from ddcal.pipeline.store import open_store
+from ddcal.study.accounting import accounting_tags
 from ddcal.study.cursor import Cursor, one_mirror
 from ddcal.study.ledger import FIDELITY_STEPS, LEDGER
 from ddcal.study.lock import DriverLock
@@ -33,6 +35,7 @@ STATUS = {"complete": "FINISHED", "infeasible": "FINISHED", "pruned": "KILLED", 
 EXPERIMENT_KIND = "custom_model_development"
 """Makes MLflow's UI open the experiment as training runs."""
 
+DIAGRAM = "reliability.png"
 SQLITE = "sqlite:///"
 BATCH = 100
 METRIC_BATCH = 1000
@@ -189,7 +192,7 @@ class Mirror:
         from mlflow.entities import Dataset, DatasetInput, InputTag, RunTag
 
         trial = self.cursor.runs[str(event["number"])]
-        tags = {"ddcal.outcome": event["outcome"], "ddcal.cache_hits": " ".join(event["cache_hits"])}
+        tags = {"ddcal.outcome": event["outcome"], **accounting_tags(event)}
         tags |= {f"ddcal.key.{stage}": key for stage, key in event["keys"].items()}
         if event["error"]:
             tags["ddcal.error"] = event["error"][:4000]
@@ -199,11 +202,9 @@ class Mirror:
             dataset = Dataset(name, event["fingerprint"][:36], "ddcal", root or name)
             inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
             self._client.log_inputs(trial["run"], inputs)
-        if event.get("diagram"):
-            self._log_file(trial["run"], Path(event["diagram"]))
-        picture = self._distilled(trial["data"], event["keys"].get("distill"))
-        if picture is not None:
-            self._log_file(trial["run"], picture)
+        for picture in (self._diagram(event), self._distilled(trial["data"], event["keys"].get("distill"))):
+            if picture is not None:
+                self._log_file(trial["run"], picture)
         self._client.set_terminated(trial["run"], STATUS.get(event["outcome"], "FAILED"), end_time=event["time"])
         del self.cursor.runs[str(event["number"])]
 
@@ -216,8 +217,23 @@ class Mirror:
             from ddcal.study.distilled_picture import DistilledPictures  # torch and matplotlib
 
             self._pictures = DistilledPictures(self.directory / "figures" / "distilled")
-        picture: Path | None = self._pictures.picture(Path(self._facts["store"]) / "distill" / key, key, data)
+        store = open_store(self._facts["store"], self._facts["cache"])
+        picture: Path | None = self._pictures.picture(store, key, data)
         return picture
+
+    def _diagram(self, event: dict[str, Any]) -> Path | None:
+        """Return the trial's reliability diagram, fetched from the store if that is elsewhere."""
+        if event.get("diagram"):  # in a ledger of an earlier version
+            return Path(event["diagram"])
+        key = event["keys"].get("evaluate")
+        facts = self._facts = self._facts or _facts(self.directory)
+        if not key or not event.get("metrics") or not facts["store"]:
+            return None
+        try:
+            return open_store(facts["store"], facts["cache"]).file("evaluate", key, DIAGRAM)
+        except StoreError as error:
+            logger.warning("no reliability diagram for MLflow: %s", error)
+            return None
 
     def _study_resumed(self, event: dict[str, Any]) -> None:
         self._client.update_run(self.cursor.parent, status="RUNNING")
@@ -387,11 +403,13 @@ def _ignore(event: dict[str, Any]) -> None:
 def _facts(directory: Path) -> dict[str, Any]:
     with (directory / LEDGER).open("rb") as stream:
         first = json.loads(stream.readline())
+    study = first["study"]
     return {
-        "study": first["study"]["name"],
+        "study": study["name"],
         "study_id": first["study_id"],
         "git_commit": first["git_commit"] or "",
         "store": first.get("store"),
+        "cache": study.get("storage", {}).get("cache"),
     }
 
 

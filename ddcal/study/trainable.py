@@ -11,6 +11,7 @@ import ray
 from ray.tune import PlacementGroupFactory, Trainable
 
 from ddcal.pipeline import DatasetCache
+from ddcal.study.cluster_leases import cluster_leases
 from ddcal.study.worker import Assignment, Worker
 
 STATE = "trial.pt"
@@ -19,10 +20,10 @@ STATE = "trial.pt"
 class DDNNTrainable(Trainable):
     """Runs a trial from data to calibrated metrics (distill → train → calibrate → evaluate).
 
-    The Tune config is an `Assignment`: ``trial`` (a TrialConfig as a dictionary) and ``store`` (an absolute path) are
-    needed; ``resources`` (``cpu``, ``gpu``), ``threads`` and ``device`` are optional. A result is reported at the
-    fixed points of ``progress`` alone and carries every ``val/…`` metric and ``complete``; ``test/…`` is in the last
-    one. A worker that dies loses at most 30 seconds: unfinished stages are kept in the store.
+    The Tune config is an `Assignment`: ``trial`` (a TrialConfig as a dictionary) and ``store`` (an absolute path or an
+    ``s3://`` URL) are needed; ``resources`` (``cpu``, ``gpu``), ``threads`` and ``device`` are optional. A result is
+    reported at the fixed points of ``progress`` alone and carries every ``val/…`` metric and ``complete``; ``test/…``
+    is in the last one. A worker that dies loses at most 30 seconds: unfinished stages are kept in the store.
     """
 
     target: ClassVar[Literal["ddnn", "distill"]] = "ddnn"
@@ -73,7 +74,7 @@ class DDNNTrainable(Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         assignment = Assignment.from_config({**config, "target": self.target})
-        self.worker = Worker(assignment, self._datasets, node=_node())
+        self.worker = Worker(assignment, self._datasets, node=_node(), leases=cluster_leases)
 
 
 class DistillTrainable(DDNNTrainable):

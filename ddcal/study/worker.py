@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from ddcal.config import TrialConfig
 from ddcal.config.metrics import VAL_METRICS
-from ddcal.pipeline import Advance, DatasetCache, Environment, Store, TrialRunner
+from ddcal.pipeline import Advance, DatasetCache, Environment, Store, TrialRunner, open_store
+from ddcal.pipeline.leases import Leases, open_leases
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
 from ddcal.study.gpu_memory import GpuMemory, free_memory, ran_out_of_memory
 from ddcal.study.ledger import FIDELITY_STEPS, Outcome
@@ -24,6 +25,8 @@ logger = logging.getLogger("ddcal")
 
 STOP_SECONDS = 0.5
 """How often, at most, a worker looks whether it is to stop."""
+WAIT_REPORT_SECONDS = 2.0
+"""A worker that waits for another's stage reports this often, without points, so that Tune can stop it."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Assignment:
 
     Attributes:
         trial: The trial's config, ``TrialConfig`` as a dictionary.
-        store: Folder of the artefact store.
+        store: Folder or URL of the artefact store.
+        cache: The node's folder of copies of it, or None for the default.
         number: Trial number in the study.
         trial_key: The trial's name for ever, also over restarts.
         log: The trial's log file, or None.
@@ -42,7 +46,8 @@ class Assignment:
         bundle_cached: Report cached points together with the next computed one (no scheduler needs them one by one).
         checkpoint_seconds: How often an unfinished stage is saved in the store.
         attempt: Which attempt at the trial this is.
-        gpu: The share of a GPU that the trial has; 0 on the CPU.
+        cache: The folder of copies that the study names, or None.
+        gpu: The share of a GPU that the trial has, noted with what it computes; 0 on the CPU.
         context: Bytes of a CUDA context as measured, or None.
         stop: A file that tells the worker to save its state and stop, or None.
     """
@@ -58,6 +63,7 @@ class Assignment:
     bundle_cached: bool = False
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     attempt: int = 1
+    cache: str | None = None
     gpu: float = 0.0
     context: int | None = None
     stop: str | None = None
@@ -84,6 +90,7 @@ class Worker:
         catch: bool = True,
         on_advance: Callable[[Advance], None] | None = None,
         node: str | None = None,
+        leases: Callable[[Store], Leases] = open_leases,
     ) -> None:
         """Prepare the trial.
 
@@ -93,6 +100,7 @@ class Worker:
             catch: Whether the trial's own exceptions become outcomes; off under a debugger.
             on_advance: Called after every chunk of work.
             node: The node of the cluster that this is; default: the machine's name.
+            leases: Returns the leases of the trial's store.
         """
         self.node = node or socket.gethostname()
         self.assignment, self.datasets, self.catch, self.on_advance = assignment, datasets, catch, on_advance
@@ -102,6 +110,8 @@ class Worker:
         self._stopping = False
         self._handler = _open_log(assignment.log)
         self._restored: dict[str, Any] | None = None
+        self._leases = leases
+        self._last: list[dict[str, Any]] = []  # the last point that was reported
 
     def step(self) -> dict[str, Any]:
         """Run to the next report and return it.
@@ -129,7 +139,7 @@ class Worker:
 
     def _run(self, points: list[dict[str, Any]]) -> bool:
         """Go on to the next report, append its points, and return whether the trial is done."""
-        runner = self.runner or self._start()
+        runner, began = self.runner or self._start(), time.monotonic()
         while True:
             if self._told_to_stop():
                 runner.checkpoint()
@@ -142,6 +152,9 @@ class Worker:
                 points.append(advance.point)
                 if runner.done or not (self.assignment.bundle_cached and advance.cached):
                     return runner.done
+            waited = advance.waiting and time.monotonic() - began >= WAIT_REPORT_SECONDS
+            if waited and self.assignment.bundle_cached:  # a scheduler would take it for a point
+                return False
 
     def _told_to_stop(self) -> bool:
         if self.assignment.stop is not None and time.monotonic() - self._asked > STOP_SECONDS:
@@ -159,8 +172,8 @@ class Worker:
 
     def close(self) -> None:
         """Save an unfinished stage and release the log file."""
-        if self.runner is not None and not self.runner.done:
-            self.runner.checkpoint()
+        if self.runner is not None:
+            self.runner.close()
         if self._handler is not None:
             logger.removeHandler(self._handler)
             self._handler.close()
@@ -170,13 +183,16 @@ class Worker:
         assignment = self.assignment
         logger.info("trial %s begins on %s", assignment.trial_key, self.node)
         self.memory = GpuMemory(assignment.device, assignment.gpu, assignment.context)
+        store = open_store(assignment.store, assignment.cache)
         self.runner = TrialRunner(
             TrialConfig.model_validate(assignment.trial),
-            Store(assignment.store),
+            store,
             Environment(device=assignment.device, threads=assignment.threads),
             target=assignment.target,
             datasets=self.datasets,
             checkpoint_seconds=assignment.checkpoint_seconds,
+            leases=self._leases(store),
+            gpu=assignment.gpu,
         )
         if self._restored is not None:
             try:
@@ -188,7 +204,8 @@ class Worker:
         return self.runner
 
     def _report(self, points: list[dict[str, Any]]) -> dict[str, Any]:
-        last: dict[str, Any] = points[-1] if points else {"progress": 0.0, "stage": "", "complete": False}
+        self._last = points[-1:] or self._last
+        last = self._last[0] if self._last else {"progress": 0.0, "stage": "", "complete": False}
         searched = {name: last.get(name, math.nan) for name in VAL_METRICS}
         fidelity = round(last["progress"] * FIDELITY_STEPS)
         return {
@@ -210,6 +227,8 @@ class Worker:
             "keys": runner.keys if runner else {},
             "cache_hits": runner.cache_hits if runner else [],
             "stage_seconds": runner.seconds if runner else {},
+            "stage_gpus": runner.gpus if runner else {},
+            "waited_seconds": runner.waited if runner else 0.0,
             "seconds": time.monotonic() - self.began,
             "node": self.node,
             "error": error,

@@ -8,7 +8,7 @@ import torch
 
 from ddcal.config.metrics import METRICS, VAL_METRICS
 from ddcal.errors import DivergedError
-from ddcal.pipeline import Environment, Store, TrialRunner, run_trial
+from ddcal.pipeline import Environment, TrialRunner, open_store, run_trial
 
 POINTS = [0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 """Two probes of the distill stage, four scores of the train stage, the evaluation."""
@@ -40,7 +40,7 @@ def start(make_trial, environment, datasets):
         checkpoint_seconds = changes.pop("checkpoint_seconds", 30.0)
         return TrialRunner(
             make_trial(**changes),
-            Store(root),
+            open_store(root),
             environment,
             target=target,
             datasets=datasets,
@@ -54,7 +54,7 @@ def start(make_trial, environment, datasets):
 def undisturbed(tmp_path_factory, make_trial, environment, datasets):
     """(folder of the store, finished runner, its advances): do not write into that store."""
     root = tmp_path_factory.mktemp("undisturbed") / "store"
-    runner = TrialRunner(make_trial(), Store(root), environment, datasets=datasets)
+    runner = TrialRunner(make_trial(), open_store(root), environment, datasets=datasets)
     return root, runner, run(runner)
 
 
@@ -148,7 +148,7 @@ def test_state_and_restore_at_every_advance_lead_to_the_same_end(undisturbed, tm
             shutil.copytree(root, following)
             shutil.rmtree(root)
             root = following
-            runner.store = Store(root)
+            runner.store = open_store(root)
     assert runner.done
     assert seen == advances
     assert runner.metrics == computed.metrics
@@ -186,7 +186,7 @@ def test_a_state_of_another_trial_or_environment_is_refused(tmp_path, start, mak
     state = runner.state()
     with pytest.raises(ValueError, match="another config"):
         start(tmp_path, seed=1).restore(state)
-    other = TrialRunner(make_trial(), Store(tmp_path), Environment("cpu", 2), datasets=datasets)
+    other = TrialRunner(make_trial(), open_store(tmp_path), Environment("cpu", 2), datasets=datasets)
     with pytest.raises(ValueError, match="thread count"):
         other.restore(state)
 
@@ -324,5 +324,7 @@ def test_run_trial_takes_a_store_or_its_folder(undisturbed, make_trial, environm
     root, computed, advances = undisturbed
     seen = []
     assert run_trial(make_trial(), root, environment=environment) == computed.metrics
-    assert run_trial(make_trial(), Store(root), environment=environment, on_advance=seen.append) == computed.metrics
+    assert (
+        run_trial(make_trial(), open_store(root), environment=environment, on_advance=seen.append) == computed.metrics
+    )
     assert points_of(seen) == points_of(advances)

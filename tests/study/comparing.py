@@ -35,6 +35,7 @@ def mirrored(uri, name="tiny"):
 def trials_of(results):
     """What must not depend on interruptions; cache hits may, as a killed trial's stages are in the store."""
     free = {"cache_hits": (), "stage_seconds": None, "seconds": None, "log": None, "attempt": 1, "node": None}
+    free |= {"stage_gpus": None, "waited_seconds": 0.0}
     return [replace(trial, **free) for trial in results.records]
 
 

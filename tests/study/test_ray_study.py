@@ -18,7 +18,7 @@ from ddcal.study.ledger import read_ledger
 from ddcal.study.runner import Hooks, resume_study
 from ddcal.study.search import StudySearch
 
-UNEQUAL = ("seconds", "log", "saved_seconds", "node")
+UNEQUAL = ("seconds", "log", "saved_seconds", "waited_seconds", "node")
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from ddcal.cli import app
 from ddcal.errors import BadInput
+from ddcal.pipeline import open_store
 from ddcal.study import load_study, run_study
 from ddcal.study.references import referred_keys
 
@@ -26,7 +27,7 @@ def keys_of(root):
 
 
 def test_a_study_refers_to_every_stage_of_its_trials(root):
-    assert set(referred_keys(root / "store")) == keys_of(root)
+    assert set(referred_keys(open_store(root / "store"))) == keys_of(root)
 
 
 def test_prune_spares_a_study_then_its_export_then_nothing(root):
@@ -45,7 +46,7 @@ def test_prune_spares_a_study_then_its_export_then_nothing(root):
 def test_what_cannot_be_read_stops_the_pruning(root):
     (root / "tiny" / "ledger.jsonl").write_text("garbage\n")
     with pytest.raises(BadInput, match="nothing was removed"):
-        referred_keys(root / "store")
+        referred_keys(open_store(root / "store"))
     result = run("store", "prune", root)
     assert result.exit_code == 2 and "nothing was removed" in result.output
 
