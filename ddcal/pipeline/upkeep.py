@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from ddcal.pipeline.keys import STAGES
 from ddcal.pipeline.leases import open_leases
@@ -27,6 +28,7 @@ class Listed:
         created: When it was published, in seconds since 1970.
         seconds: How long it took to compute.
         what: A few words on what it is.
+        config: The trial that it was computed for; None where a stage records none.
     """
 
     stage: str
@@ -35,6 +37,7 @@ class Listed:
     created: float
     seconds: float
     what: str
+    config: dict[str, Any] | None = None
 
 
 def list_entries(store: Store) -> Iterator[Listed]:
@@ -46,7 +49,7 @@ def list_entries(store: Store) -> Iterator[Listed]:
                 manifest = read_manifest(content, stage, key)
                 meta = manifest["meta"]
                 size = sum(record["bytes"] for record in manifest["files"].values()) + len(content or b"")
-                entry = Listed(stage, key, size, manifest["created"], meta["seconds"], _what(meta))
+                entry = Listed(stage, key, size, manifest["created"], meta["seconds"], _what(meta), meta.get("config"))
             except (ValueError, KeyError, TypeError):
                 continue
             found.append(entry)

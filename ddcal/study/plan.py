@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddcal.config import StudyConfig, TrialConfig
+from ddcal.config.places import is_url
 from ddcal.pipeline import Environment, Store
 from ddcal.pipeline.costs import Cost, Kind, stage_kind
 from ddcal.pipeline.keys import STAGES
+from ddcal.pipeline.s3_store import S3Store
 from ddcal.pipeline.upkeep import list_entries
 from ddcal.study.plan_disk import DiskUse, disk_uses, disk_warnings
 from ddcal.study.plan_packing import Machine, Packing, on_cuda, pack, refuse_without_gpu, this_machine
@@ -25,6 +27,7 @@ from ddcal.study.plan_time import (
     measure_kinds,
     recorded_kinds,
 )
+from ddcal.study.study_store import check_remote_store, store_place, study_store
 
 BUSY = 0.8
 """A probe that has a CPU for less of its time than this says so."""
@@ -109,8 +112,7 @@ def make_plan(
         refuse_without_gpu(environment)
     machine = machine or this_machine()
     root = Path(output if output is not None else study.storage.output).expanduser().absolute()
-    place = Path(study.storage.store).expanduser().absolute() if study.storage.store else root / "store"
-    store = Store(place) if place.is_dir() else None  # opening one that is not there would create it
+    store, place = _existing_store(study, root)
     entries = [] if store is None else list(list_entries(store))
     published = {entry.key for entry in entries}
 
@@ -142,7 +144,7 @@ def make_plan(
                 "The time is for a machine as busy as that"
             )
     elif store is not None:
-        costs = recorded_kinds(store, entries, wanted, planner)
+        costs = recorded_kinds(entries, wanted, planner)
     time = None
     if costs is not None:
         workers = max(1, at_a_time)
@@ -219,3 +221,13 @@ def _packing_warnings(study: StudyConfig, machine: Machine, at_a_time: int) -> l
             "search.concurrency, or raise resources.cpu to the threads"
         )
     return warnings
+
+
+def _existing_store(study: StudyConfig, root: Path) -> tuple[Store | None, Path]:
+    """Return the study's store, None if there is none yet, and the folder of this machine that fills: S3's copies."""
+    check_remote_store(study)
+    place = store_place(study, root)
+    if not is_url(place) and not Path(place).is_dir():  # opening it would create it
+        return None, Path(place)
+    store = study_store(study, root)
+    return store, store.cache.root if isinstance(store, S3Store) and store.cache is not None else Path(place)

@@ -9,10 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 import random
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ddcal.config import StudyConfig, TrialConfig, resolve, trial_from
@@ -96,17 +94,11 @@ class Planner:
 
     def drawn(self) -> list[PlannedTrial]:
         """Return the trials that the study's searcher suggests without results, enqueued ones first."""
-        import optuna
-
         from ddcal.study.search import StudySearch
 
-        with tempfile.TemporaryDirectory(prefix="ddcal-") as folder:
-            search = StudySearch(self.study, Path(folder))
-            memory = optuna.create_study(directions=search.optuna.directions)  # the journal fsyncs every line
-            memory.add_trials(search.optuna.get_trials())
-        search.optuna = memory
+        search = StudySearch(self.study, None)
         trials: list[PlannedTrial] = []
-        while len(trials) < self.study.search.trials and not getattr(search, "through", False):  # a grid may be smaller
+        while len(trials) < self.study.search.trials and not search.through:  # a grid may be smaller
             trials.append(self.trial(search.ask()[1]))
         return trials
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -10,9 +9,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ddcal.config import TrialConfig
-from ddcal.pipeline import DatasetCache, Environment, Store
+from ddcal.pipeline import DatasetCache, Environment
 from ddcal.pipeline.costs import Cost, Kind, stage_amount, stage_kind
-from ddcal.pipeline.store import MANIFEST
 from ddcal.pipeline.upkeep import Listed
 from ddcal.study.plan_stages import Candidates, PlannedTrial, Planner
 
@@ -116,14 +114,11 @@ def measure_kinds(
     return Measured(costs, sum(loaded.values()), busy / wall if wall else 1.0)
 
 
-def recorded_kinds(
-    store: Store, entries: Iterable[Listed], wanted: Iterable[Kind], planner: Planner
-) -> dict[Kind, Cost] | None:
+def recorded_kinds(entries: Iterable[Listed], wanted: Iterable[Kind], planner: Planner) -> dict[Kind, Cost] | None:
     """Return what the store's entries say about these kinds, or None if it does not know all of them.
 
     Args:
-        store: The artefact store.
-        entries: What is in it.
+        entries: What is in the artefact store.
         wanted: The kinds that are asked for.
         planner: Entries of other data, devices, threads or versions than its own do not count.
     """
@@ -133,9 +128,8 @@ def recorded_kinds(
             seconds.setdefault(entry.stage, []).append(entry.seconds)
             continue
         try:
-            manifest = json.loads((store.root / entry.stage / entry.key / MANIFEST).read_text())
-            config = TrialConfig.model_validate(manifest["meta"]["config"])
-        except (OSError, ValueError, KeyError, TypeError):
+            config = TrialConfig.model_validate(entry.config)
+        except ValueError:  # of an earlier version
             continue
         if planner.keys(config).get(entry.stage) == entry.key:
             amount = stage_amount(config, entry.stage)

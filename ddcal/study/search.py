@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
-from optuna.storages import JournalStorage
+from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.trial import TrialState
 
 from ddcal.config import StudyConfig
@@ -45,27 +47,29 @@ class StudySearch:
     on the history and the number, not on how often the study was opened.
     """
 
-    def __init__(self, study: StudyConfig, directory: Path, *, repair: bool = False) -> None:
+    def __init__(self, study: StudyConfig, directory: Path | None, *, repair: bool = False) -> None:
         """Open the study's Optuna journal in ``directory``, creating it if missing.
 
         Args:
             study: The study.
-            directory: Its folder.
+            directory: Its folder; None keeps nothing: for a plan.
             repair: The former driver is proved dead: remove its lock on the journal and its half-written line.
         """
-        if repair:
+        if repair and directory is not None:
             _repair(directory / JOURNAL)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.config = study
-        self._journal = DriverJournal(directory / JOURNAL)
+        self._journal = DriverJournal(directory / JOURNAL) if directory is not None else None
         self.optuna = optuna.create_study(
             study_name=study.name,
-            storage=JournalStorage(self._journal),
+            storage=JournalStorage(self._journal) if self._journal is not None else InMemoryStorage(),
             directions=["minimize" if way == "min" else "maximize" for way in study.objectives.values()],
             load_if_exists=True,
         )
         if self.optuna.metric_names is None:  # for optuna-dashboard; numbers otherwise
-            self.optuna.set_metric_names(list(study.objectives))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                self.optuna.set_metric_names(list(study.objectives))
         for values in enqueued_points(study)[len(self._enqueued()) :]:
             self.optuna.enqueue_trial(values, user_attrs={ENQUEUED: True})
         enqueued = self._enqueued()
@@ -88,7 +92,8 @@ class StudySearch:
         self.optuna.sampler = self._sampler(number)
         asked = self._suggest_all(self.optuna.ask())
         self._to_come = max(0, self._to_come - 1)
-        self._journal.sync()  # before the ledger says that the trial began
+        if self._journal is not None:
+            self._journal.sync()  # before the ledger says that the trial began
         return asked
 
     def unfinished(self) -> list[tuple[int, dict[str, Any]]]:

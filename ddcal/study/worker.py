@@ -205,7 +205,7 @@ class Worker:
 
     def _report(self, points: list[dict[str, Any]]) -> dict[str, Any]:
         self._last = points[-1:] or self._last
-        last = self._last[0] if self._last else {"progress": 0.0, "stage": "", "complete": False}
+        last: dict[str, Any] = self._last[0] if self._last else {"progress": 0.0, "stage": "", "complete": False}
         searched = {name: last.get(name, math.nan) for name in VAL_METRICS}
         fidelity = round(last["progress"] * FIDELITY_STEPS)
         return {

@@ -4,7 +4,7 @@ import pytest
 
 from ddcal.config import resolve
 from ddcal.data import dataset_shape
-from ddcal.pipeline import Store, TrialRunner
+from ddcal.pipeline import TrialRunner, open_store
 from ddcal.pipeline.footprint import checkpoint_bytes, stage_bytes, whitening_bytes
 from ddcal.pipeline.upkeep import list_entries
 
@@ -26,7 +26,7 @@ SLACK = 16_384
 def test_stages_take_at_most_what_is_predicted(changes, make_trial, tmp_path, environment):
     trial = resolve(make_trial(**changes))
     shape = dataset_shape(trial.data)
-    runner = TrialRunner(trial, Store(tmp_path), environment)
+    runner = TrialRunner(trial, open_store(tmp_path), environment)
     sizes = {}
     while not runner.done:
         runner.advance()

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from ddcal.cli import app
 from ddcal.errors import BadInput
-from ddcal.pipeline import Environment, Store
+from ddcal.pipeline import Environment, open_store
 from ddcal.pipeline import probe as probing
 from ddcal.pipeline.costs import Cost
 from ddcal.pipeline.upkeep import list_entries
@@ -89,7 +89,7 @@ def test_disk_is_never_less_than_what_a_study_writes(tiny_study, tmp_path):
     plan = make_plan(study, output=tmp_path)
     run_study(study, output=tmp_path, debug=True)
     real = {}
-    for entry in list_entries(Store(tmp_path / "store")):
+    for entry in list_entries(open_store(tmp_path / "store")):
         real[entry.stage] = real.get(entry.stage, 0) + entry.bytes
     predicted = {use.what.removesuffix(" stages"): use for use in plan.disk}
     for stage, size in real.items():
@@ -252,7 +252,7 @@ def test_the_stores_seconds_serve_where_nothing_is_measured(tiny_study, tmp_path
     more = study.model_copy(update={"base": study.base | {"train.lr": 0.2}})
     plan = make_plan(more, output=tmp_path)
     assert plan.time.source == "store"
-    recorded = {entry.stage: entry.seconds for entry in list_entries(Store(tmp_path / "store"))}
+    recorded = {entry.stage: entry.seconds for entry in list_entries(open_store(tmp_path / "store"))}
     row = next(row for row in plan.time.kinds if row.stage == "train")
     assert 0.2 * recorded["train"] < row.seconds / row.stages < 5 * recorded["train"] + 0.1
     threads = more.model_copy(update={"resources": more.resources.model_copy(update={"threads": 2})})
