@@ -93,3 +93,6 @@ def make_bucket(endpoint, bucket):
 
 
 KINDS = pytest.mark.parametrize("place", ["folder", "cached", "s3"], indirect=True)
+KINDS_OF_STUDIES = pytest.mark.parametrize(
+    "place", ["folder", pytest.param("cached", marks=pytest.mark.slow), "s3"], indirect=True
+)

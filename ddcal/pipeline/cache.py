@@ -6,6 +6,7 @@ filled up by other processes or damaged at any time, and needs no locks.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -84,6 +85,13 @@ class LocalCache:
         except OSError as error:
             raise self._unwritable(error) from error
         return folder
+
+    def sweep(self, before: float) -> None:
+        """Remove the scratch folders of killed processes, those last touched before a time in seconds since 1970."""
+        for folder in (self.root / "tmp").glob("*"):
+            with contextlib.suppress(FileNotFoundError):  # its process lives and was faster
+                if folder.stat().st_mtime < before:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def remove(self, stage: str, key: str) -> None:
         """Forget an entry."""

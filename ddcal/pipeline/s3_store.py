@@ -176,6 +176,8 @@ class S3Store(Store):
         """Remove checkpoints of killed workers, and files of which the manifest never came."""
         from ddcal.pipeline.keys import STAGES
 
+        assert self.cache is not None
+        self.cache.sweep(before)
         for item in self.listing("partial"):
             if item.modified < before and not spare(Path(item.name).name.partition(".")[0]):
                 self.delete(item.name)

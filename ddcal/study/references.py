@@ -25,7 +25,7 @@ from ddcal.study.ledger import read_ledger
 logger = logging.getLogger(__name__)
 
 REFERENCES = "references"
-KEYS_A_FILE = 500
+KEYS_A_FILE = 200
 """A note's keys are written in files of so many, of which only the last is written again."""
 
 Kind = Literal["study", "export"]

@@ -210,8 +210,9 @@ def _run_guarded(
         resources = ray.cluster_resources()
         check_resources(study, resources)
         check_shared(directory.parent, ray, relative=relative)
-        if study.storage.store is not None and not is_url(study.storage.store):
-            check_shared(Path(store_place(study, directory.parent)), ray, key="storage.store")
+        store = store_place(study, directory.parent)
+        if study.storage.store is not None and not is_url(store) and not _read_only(Path(store)):
+            check_shared(Path(store), ray, key="storage.store")
         environment = Environment(ray_device(study), study.resources.threads)
         gpus = resources.get("GPU", 0.0)
         driver = _driver(study, directory, environment, earlier, hooks, gpus=gpus, leases=cluster_leases)
@@ -306,6 +307,10 @@ def _check_place(key: str, place: Path, *, readable: bool = False) -> None:
         return
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ResourceError(f"{key}: {place} cannot be written: no permission to write in {existing}")
+
+
+def _read_only(place: Path) -> bool:
+    return place.is_dir() and not os.access(place, os.W_OK)
 
 
 def _check_data(study: StudyConfig) -> None:

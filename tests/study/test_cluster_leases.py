@@ -111,6 +111,7 @@ def test_no_answer_is_no_lease(leases, monkeypatch):
     assert isinstance(leases.take("k"), FreeLease) and not leases.held("k")
 
 
+@pytest.mark.slow
 def test_a_study_on_ray_and_s3(tiny_study, tmp_path, request, ray_session):
     """Four trials, two at a time, on two distilled sets: no stage is computed twice."""
     place = make_place("s3", tmp_path, request)

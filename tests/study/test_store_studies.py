@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stores import KINDS
+from stores import KINDS_OF_STUDIES
 from typer.testing import CliRunner
 
 from ddcal.cli import app
@@ -67,7 +67,7 @@ def test_two_studies_at_once_compute_every_stage_once(write_study, tmp_path):
     assert list((tmp_path / "runs" / "store" / "leases").iterdir()) == []
 
 
-@KINDS
+@KINDS_OF_STUDIES
 def test_a_study_in_debug_mode_and_its_export(place, tiny_study, tmp_path):
     study = tiny_study(space=SPACE, search=SEARCH, storage=storage(place), tracking={})
     results = run_study(study, output=tmp_path / "runs", debug=True)
@@ -97,7 +97,7 @@ def test_a_study_in_debug_mode_and_its_export(place, tiny_study, tmp_path):
         assert "6 artefacts" in listed.output and "digits real ipc 2" in listed.output
 
 
-@KINDS
+@KINDS_OF_STUDIES
 def test_prune_spares_what_studies_here_and_elsewhere_refer_to(place, tiny_study, tmp_path, monkeypatch):
     store = place.open()
     here = run_study(
