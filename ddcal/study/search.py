@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,9 @@ class StudySearch:
             load_if_exists=True,
         )
         if self.optuna.metric_names is None:  # for optuna-dashboard; numbers otherwise
-            self.optuna.set_metric_names(list(study.objectives))
+            with warnings.catch_warnings():  # "experimental" since Optuna 3.2
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self.optuna.set_metric_names(list(study.objectives))
         for values in study.search.enqueue[len(self._enqueued()) :]:
             self.optuna.enqueue_trial(values, user_attrs={ENQUEUED: True})
         self._asked: dict[int, optuna.Trial] = {}
