@@ -15,12 +15,11 @@ MAX_NAMES = 30
 """A tag's value has at most 5000 characters."""
 
 
-def study_view(study: dict[str, Any], parent: str) -> str:
-    """Return the tag's value: the trials below their study, oldest first, with objectives, searched names, outcome.
+def study_view(study: dict[str, Any]) -> str:
+    """Return the tag's value: oldest first, with objectives, searched names and outcome as columns.
 
     Args:
         study: The study's config, as JSON values.
-        parent: The study's run.
     """
     metrics = dict.fromkeys((*study["objectives"], "val/nll"))
     columns = [f"metrics.`{name}`" for name in metrics]
@@ -35,7 +34,6 @@ def study_view(study: dict[str, Any], parent: str) -> str:
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
         "selectedColumns": columns,
-        "runsExpanded": {parent: True},
         "viewMaximized": False,
         "runListHidden": False,
     }
@@ -44,4 +42,4 @@ def study_view(study: dict[str, Any], parent: str) -> str:
 
 def study_link(address: str, experiment_id: str) -> str:
     """Return the address of an experiment's runs in that view."""
-    return f"{address}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}"
+    return f"{address}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"

@@ -67,7 +67,7 @@ class StudySearch:
             load_if_exists=True,
         )
         if self.optuna.metric_names is None:  # for optuna-dashboard; numbers otherwise
-            with warnings.catch_warnings():
+            with warnings.catch_warnings():  # "experimental" since Optuna 3.2
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 self.optuna.set_metric_names(list(study.objectives))
         for values in enqueued_points(study)[len(self._enqueued()) :]:

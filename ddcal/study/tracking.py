@@ -141,12 +141,12 @@ class Mirror:
         study = event["study"]
         self._facts = _facts(self.directory)
         tags = {"ddcal.role": "study", "mlflow.runName": study["name"], "mlflow.note.content": study["description"]}
-        self.cursor.parent = self._run(tags)
+        self.cursor.parent = self._run(tags, event["time"])
         settings = {f"search.{name}": value for name, value in study["search"].items()}
         settings |= {f"objective.{name}": way for name, way in study["objectives"].items()}
         self._params(self.cursor.parent, settings)
         self._artifact(self.cursor.parent, "study.yaml")
-        self._client.set_experiment_tag(self._experiment_id, TAG, study_view(study, self.cursor.parent))
+        self._client.set_experiment_tag(self._experiment_id, TAG, study_view(study))
 
     def _trial_started(self, event: dict[str, Any]) -> None:
         number = str(event["number"])
@@ -160,7 +160,7 @@ class Mirror:
             "ddcal.trial_key": event["trial_key"],
             "ddcal.trial_number": number,
         }
-        run = self._run(tags, look_up=event.get("attempt", 1) > 1)
+        run = self._run(tags, event["time"], look_up=event.get("attempt", 1) > 1)
         self._params(run, event["values"])
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "config.yaml"
@@ -264,7 +264,7 @@ class Mirror:
             self._client.set_terminated(trial["run"], "KILLED", end_time=end_time)
         self._client.set_terminated(self.cursor.parent, status, end_time=end_time)
 
-    def _run(self, tags: dict[str, str], look_up: bool = False) -> str:
+    def _run(self, tags: dict[str, str], start_time: int, look_up: bool = False) -> str:
         """Return a new run with these tags, or the one that an earlier attempt has made."""
         if not self._facts:
             self._facts = _facts(self.directory)
@@ -280,7 +280,7 @@ class Mirror:
             found = self._client.search_runs([self._experiment_id], condition, max_results=1)
             if found:
                 return str(found[0].info.run_id)
-        return str(self._client.create_run(self._experiment_id, tags=tags).info.run_id)
+        return str(self._client.create_run(self._experiment_id, start_time=start_time, tags=tags).info.run_id)
 
     def _params(self, run: str | None, values: dict[str, Any]) -> None:
         from mlflow.entities import Param

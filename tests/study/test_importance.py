@@ -16,9 +16,10 @@ SPACE = {
 }
 
 
-@pytest.fixture
-def results(tiny_study, tmp_path):
+@pytest.fixture(scope="module")
+def results(tiny_study, tmp_path_factory):
     """60 trials: ECE is the MTS ratio; accuracy is the MDT ratio where there is one, else nothing but noise."""
+    tmp_path = tmp_path_factory.mktemp("made")
     study = tiny_study(space=SPACE, search={"trials": 60})
     ledger = Ledger(tmp_path)
     facts = {"environment": {}, "versions": {}, "git_commit": None, "store": str(tmp_path), "study_id": "0"}
@@ -41,8 +42,13 @@ def results(tiny_study, tmp_path):
     return load_study(tmp_path)
 
 
-def test_the_name_that_decides_has_the_share(results):
-    found = {(one.objective, one.name): one for one in importances(results)}
+@pytest.fixture(scope="module")
+def computed(results):
+    return importances(results)
+
+
+def test_the_name_that_decides_has_the_share(results, computed):
+    found = {(one.objective, one.name): one for one in computed}
     assert found["val/ece", "calibrate.mask.ratio"].share > 0.95
     assert found["val/ece", "calibrate.t_max"].share < 0.05
     conditional = found["val/accuracy", "distill.mask.ratio"]
@@ -54,21 +60,21 @@ def test_the_name_that_decides_has_the_share(results):
     assert caution([found["val/ece", "calibrate.mask.ratio"]]) is None
 
 
-def test_an_interval_says_how_sure_a_share_is(results):
-    for one in importances(results):
+def test_an_interval_says_how_sure_a_share_is(computed):
+    for one in computed:
         assert 0.0 <= one.low <= one.high <= 1.0
-    sure = next(one for one in importances(results) if one.name == "calibrate.mask.ratio")
+    sure = next(one for one in computed if one.name == "calibrate.mask.ratio")
     assert sure.objective == "val/ece" and sure.low > 0.9
 
 
-def test_it_says_which_values_are_better(results):
+def test_it_says_which_values_are_better(computed):
     """ECE grows with the MTS ratio and lower is better; accuracy grows with the MDT ratio and higher is better."""
-    found = {(one.objective, one.name): one.better for one in importances(results)}
+    found = {(one.objective, one.name): one.better for one in computed}
     assert found["val/ece", "calibrate.mask.ratio"] == "lower"
     assert found["val/accuracy", "distill.mask.ratio"] == "higher"
     assert found["val/accuracy", "distill.backbone"] == "dc", "where there is an MDT ratio, accuracy is above noise"
     assert found["val/ece", "calibrate.t_max"] == "unclear"
 
 
-def test_it_repeats(results):
-    assert importances(results) == importances(results)
+def test_it_repeats(results, computed):
+    assert importances(results) == computed

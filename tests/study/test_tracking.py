@@ -71,6 +71,7 @@ def assert_exactly_once(uri, directory, parent_status="FINISHED"):
     outcomes = {trial.trial_key: trial.outcome for trial in load_study(directory).records}
     assert {key: run.data.tags.get("ddcal.outcome") for key, run in children.items()} == outcomes
     assert "RUNNING" not in {run.info.status for run in (parent, *children.values())}
+    assert all(run.info.start_time <= run.info.end_time for run in (parent, *children.values()))
     return client, parent, children
 
 
@@ -101,6 +102,8 @@ def test_one_parent_run_a_study(tracked):
     assert parent.data.params["search.trials"] == "2" and parent.data.params["objective.val/ece"] == "min"
     assert parent.data.metrics == {f"best/{name}": value for name, value in results.best.metrics.items()}
     assert artifacts(client, parent) == {"study.yaml", "trials.csv", "pareto.csv", "summary.json"}
+    view = json.loads(client.get_experiment(parent.info.experiment_id).tags["mlflow.sharedViewState.ddcal"])
+    assert {"metrics.`val/ece`", "params.`distill.ipc`", "tags.`ddcal.outcome`"} <= set(view["selectedColumns"])
     assert set(children) == {"tiny-0000", "tiny-0001"}
 
 
