@@ -62,7 +62,10 @@ def ray_runtime(address: str | None) -> Iterator[Any]:
                 _knock(address or os.environ["RAY_ADDRESS"])
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="ddcal", **options)
         except OSError as error:  # ConnectionError, which Ray raises too, is one
-            raise ResourceError(f"{place}{'' if local else ': no Ray cluster there'} ({error})") from error
+            absent = "" if local else ": no Ray cluster there"
+            if isinstance(error, ConnectionError) and "Failed to connect" in str(error):  # something listens
+                absent = f": no Ray cluster that lets this client in{_token_hint()}"
+            raise ResourceError(f"{place}{absent} ({error})") from error
         except ray.exceptions.RayError as error:
             if type(error).__name__ != "AuthenticationError":  # younger than the oldest Ray that ddcal takes
                 raise
@@ -75,6 +78,12 @@ def ray_runtime(address: str | None) -> Iterator[Any]:
     finally:
         if started:
             ray.shutdown()
+
+
+def _token_hint() -> str:
+    if os.environ.get("RAY_AUTH_MODE") == "token":
+        return ", or its token is not the one in ~/.ray/auth_token"
+    return "; one that has a token asks for RAY_AUTH_MODE=token in the environment"
 
 
 def _knock(address: str) -> None:

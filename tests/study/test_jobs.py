@@ -35,18 +35,15 @@ def test_a_study_file_goes_through_the_job_server(tiny_study, tmp_path):
     expected = run_study(study, output=tmp_path / "here", debug=True)
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
-    ddcal = [sys.executable, "-c", "'from ddcal.cli import main; main()'", "run", file]
+    ddcal = [sys.executable, "-c", "from ddcal.cli import main; main()", "run", file]
     with Cluster(1, cpus=2, dashboard=True) as cluster:
         submit = ["job", "submit", "--address", cluster.dashboard, "--"]
 
         refused = ray(cluster, *submit, *ddcal, "--output", tmp_path / "refused", RAY_AUTH_MODE="disabled")
-        assert refused.returncode != 0 and "401" in refused.stdout + refused.stderr
+        assert refused.returncode != 0 and "Unauthorized" in refused.stderr
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(f"{cluster.dashboard}/api/jobs/", timeout=30)
         assert not (tmp_path / "refused").exists()
-
-        relative = ray(cluster, *submit, *ddcal, "--output", "runs")
-        assert relative.returncode == 1 and "the working folder of a Ray job is thrown away" in relative.stdout
 
         done = ray(cluster, *submit, *ddcal, "--output", tmp_path / "job")
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

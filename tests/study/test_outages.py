@@ -37,12 +37,14 @@ def impatient(monkeypatch):
     monkeypatch.setattr(following, "RETRY_SECONDS", (0.1,))
 
 
-def kill_twice(folder, port, server, directory, stack):
+def kill_twice(folder, port, server, directory, stack, kills, over):
     """Kill the server as soon as it has something new, start it again after a second, and once more."""
     for _ in range(2):
         before = Cursor.read(directory).offset
         while Cursor.read(directory).offset <= before:
-            time.sleep(0.01)
+            if over.wait(0.01):
+                return
+        kills.append(before)
         server.close()
         time.sleep(1.0)
         server = stack.enter_context(contextlib.ExitStack())
@@ -64,13 +66,16 @@ def test_a_server_that_is_killed_twice_holds_what_an_undisturbed_one_does(tiny_s
             study = tiny_study(base={"train.epochs": 600}, search=search, tracking={"uri": uri})
             directory = folder / "runs" / "tiny"
             directory.mkdir(parents=True)
-            arguments = (folder, port, server, directory, stack)
+            kills, over = [], threading.Event()
+            arguments = (folder, port, server, directory, stack, kills, over)
             killer = threading.Thread(target=kill_twice, args=arguments) if name == "killed" else None
             if killer:
                 killer.start()
             results = run_study(study, output=directory.parent, debug=True)
             if killer:
+                over.set()
                 killer.join()
+                assert len(kills) == 2
                 sync_study(directory)  # the study may have ended before the server was there again
             seconds[name] = sum(trial.seconds for trial in results.records)
             held[name] = everything(uri)
