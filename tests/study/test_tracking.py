@@ -124,6 +124,7 @@ def test_a_child_run_holds_its_trial(tracked):
         "ddcal.trial_number": "0",
         "ddcal.outcome": "complete",
         "ddcal.cache_hits": "",
+        **{f"ddcal.{name}_seconds": "0.000" for name in ("waited", "saved", "saved_gpu")},
         **{f"ddcal.key.{stage}": key for stage, key in trial.keys.items()},
     }
     assert artifacts(client, run) == {"config.yaml", "reliability.png", "distilled.png"}
