@@ -48,7 +48,7 @@ def drive(tiny_study, tmp_path):
 def end(driver, assignment, outcome="complete", peaks=None):
     keys = driver._running[assignment.number].keys
     for stage, key in keys.items() if outcome == "complete" else ():
-        (driver.store / stage / key).mkdir(parents=True, exist_ok=True)
+        driver.store.publish(stage, key, lambda folder: {})
     record = {
         "outcome": outcome,
         "metrics": COMPLETE if outcome == "complete" else {},
@@ -197,7 +197,7 @@ def test_only_what_a_trial_computes_counts(drive):
     driver = drive([(1, 0), (1, 1)], gpu="auto")
     end(driver, driver.next_assignment(), peaks=ALL)
     trial = driver._ask()
-    (driver.store / "distill" / trial.keys["distill"]).mkdir(parents=True)
+    driver.store.publish("distill", trial.keys["distill"], lambda folder: {})
     driver._waiting.append(trial)
     assert driver.next_assignment().gpu == 0.1666, "train needs the most of what is left"
 

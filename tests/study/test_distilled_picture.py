@@ -4,6 +4,7 @@ from matplotlib.image import imread
 
 from ddcal.data.preprocessing import Normalisation
 from ddcal.distill import SyntheticSet
+from ddcal.pipeline import open_store
 from ddcal.study.distilled_picture import MAX_CLASSES, MAX_IMAGES, DistilledPictures
 
 
@@ -18,30 +19,48 @@ def synthetic_set(classes, ipc, side=8, channels=3):
     )
 
 
+def stored(root, **sets):
+    """A store with a distilled set for each name: its key is the name, repeated."""
+    store = open_store(root / "store")
+
+    def writer(synthetic):
+        def write(folder):
+            synthetic.save(folder)
+            return {"curve": [], "seconds": 0.0}
+
+        return write
+
+    for name, synthetic in sets.items():
+        store.publish("distill", name * 16, writer(synthetic))
+    return store
+
+
 def test_a_set_is_drawn_once(tmp_path):
-    synthetic_set(3, 2).save(tmp_path / "entry")
+    store = stored(tmp_path, once=synthetic_set(3, 2))
     pictures = DistilledPictures(tmp_path / "pictures")
-    path = pictures.picture(tmp_path / "entry", "k" * 64, {})
+    path = pictures.picture(store, "once" * 16, {})
     assert path.name == "distilled.png" and imread(path).std() > 0.1
     path.write_bytes(b"kept")
-    assert pictures.picture(tmp_path / "entry", "k" * 64, {}).read_bytes() == b"kept"
+    assert pictures.picture(store, "once" * 16, {}).read_bytes() == b"kept"
 
 
 def test_no_more_than_an_eye_can_take(tmp_path):
     sizes = []
     for name, classes, ipc in (("most", MAX_CLASSES, MAX_IMAGES), ("more", MAX_CLASSES + 5, MAX_IMAGES + 5)):
-        synthetic_set(classes, ipc).save(tmp_path / name)
-        path = DistilledPictures(tmp_path / "pictures").picture(tmp_path / name, name * 16, {})
+        store = stored(tmp_path, **{name: synthetic_set(classes, ipc)})
+        path = DistilledPictures(tmp_path / "pictures").picture(store, name * 16, {})
         sizes.append(np.asarray(imread(path)).shape)
     assert sizes[0] == sizes[1]
 
 
 def test_a_damaged_set_has_no_picture(tmp_path, caplog):
-    (tmp_path / "entry").mkdir()
+    store = stored(tmp_path, hurt=synthetic_set(3, 2))
+    entry = store.get("distill", "hurt" * 16)
+    (entry.folder / "synthetic.json").write_text("{")
     pictures = DistilledPictures(tmp_path / "pictures")
-    assert pictures.picture(tmp_path / "entry", "k" * 64, {}) is None
-    assert "not a distilled set" in caplog.text
-    assert pictures.picture(tmp_path / "absent", "a" * 64, {}) is None
+    assert pictures.picture(open_store(tmp_path / "store"), "hurt" * 16, {}) is None
+    assert "is damaged" in caplog.text
+    assert pictures.picture(store, "absent" * 11, {}) is None
 
 
 def test_zca_is_undone_with_the_data(tmp_path):
@@ -53,12 +72,11 @@ def test_zca_is_undone_with_the_data(tmp_path):
     images, labels = dataset.train.images[:20], dataset.train.labels[:20]
     order = [int((labels == label).nonzero()[0, 0]) for label in labels.unique()]
     zca = SyntheticSet(images[order], torch.arange(len(order)), 1, None, {"preprocessing": "zca"})
-    zca.save(tmp_path / "zca")
     plain = SyntheticSet(
         dataset.inverse_transform(images[order]), torch.arange(len(order)), 1, None,
         {"preprocessing": "normalisation"}, {"mean": torch.zeros(1), "std": torch.ones(1)},
     )  # fmt: skip
-    plain.save(tmp_path / "plain")
+    store = stored(tmp_path, zca=zca, plain=plain)
     pictures = DistilledPictures(tmp_path / "pictures")
-    drawn = [imread(pictures.picture(tmp_path / name, name * 16, data)) for name in ("zca", "plain")]
+    drawn = [imread(pictures.picture(store, name * 16, data)) for name in ("zca", "plain")]
     assert np.abs(drawn[0] - drawn[1]).max() < 0.02

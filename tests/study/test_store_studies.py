@@ -82,7 +82,11 @@ def test_a_study_in_debug_mode_and_its_export(place, tiny_study, tmp_path):
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
     for run in client.search_runs([client.get_experiment_by_name("again").experiment_id]):
         if run.data.tags["ddcal.role"] == "trial":
-            assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["config.yaml", "reliability.png"]
+            assert [file.path for file in client.list_artifacts(run.info.run_id)] == [
+                "config.yaml",
+                "distilled.png",
+                "reliability.png",
+            ]
             assert float(run.data.tags["ddcal.saved_seconds"]) > 0 == float(run.data.tags["ddcal.saved_gpu_seconds"])
             assert run.data.tags["ddcal.waited_seconds"] == "0.000"
     assert ddcal("export", tmp_path / "runs" / "tiny", "--trial", "0", "--to", tmp_path / "best").exit_code == 0
