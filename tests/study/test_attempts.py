@@ -171,14 +171,19 @@ ALL = {"distill": 300, "train": 100, "calibrate": 10}
 
 
 def test_the_first_of_a_kind_has_a_whole_gpu_and_measures_for_the_others(drive):
-    driver = drive([(1, 0), (1, 1), (2, 0), (1, 2), (1, 0)], gpu="auto")
+    driver = drive([(1, 0), (1, 1), (2, 0), (1, 2), (1, 3)], gpu="auto")
     first = driver.next_assignment()
     assert (first.number, first.gpu, first.context) == (0, 1.0, None)
     second = driver.next_assignment()
     assert (second.number, second.gpu) == (2, 1.0), "1 waits to know what it needs; 2 is of another kind"
     assert driver.next_assignment() is None
     end(driver, first, peaks=ALL)
-    packed = [driver.next_assignment() for _ in range(3)]
+    packed = [driver.next_assignment() for _ in range(2)]
+    cached = driver._ask()
+    for stage, key in cached.keys.items():
+        driver.store.publish(stage, key, lambda folder: {})
+    driver._waiting.append(cached)
+    packed.append(driver.next_assignment())
     assert [(a.number, a.gpu, a.context) for a in packed] == [
         (1, 0.5, 40 * MIB), (3, 0.5, 40 * MIB), (4, 0.5, 40 * MIB),
     ], "the last one is in the store and needs nothing"  # fmt: skip
