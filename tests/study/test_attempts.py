@@ -171,7 +171,7 @@ ALL = {"distill": 300, "train": 100, "calibrate": 10}
 
 
 def test_the_first_of_a_kind_has_a_whole_gpu_and_measures_for_the_others(drive):
-    driver = drive([(1, 0), (1, 1), (2, 0), (1, 2), (1, 3)], gpu="auto")
+    driver = drive([(1, 0), (1, 1), (2, 0), (1, 2), (2, 1)], gpu="auto")
     first = driver.next_assignment()
     assert (first.number, first.gpu, first.context) == (0, 1.0, None)
     second = driver.next_assignment()
