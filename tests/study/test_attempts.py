@@ -179,11 +179,10 @@ def test_the_first_of_a_kind_has_a_whole_gpu_and_measures_for_the_others(drive):
     assert driver.next_assignment() is None
     end(driver, first, peaks=ALL)
     packed = [driver.next_assignment() for _ in range(2)]
-    cached = driver._ask()
+    (cached,) = driver._waiting
     for stage, key in cached.keys.items():
         driver.store.publish(stage, key, lambda folder: {})
     driver._hold_back.forget(cached.keys.values())  # it remembers for half a second what was missing
-    driver._waiting.append(cached)
     packed.append(driver.next_assignment())
     assert [(a.number, a.gpu, a.context) for a in packed] == [
         (1, 0.5, 40 * MIB), (3, 0.5, 40 * MIB), (4, 0.5, 40 * MIB),
