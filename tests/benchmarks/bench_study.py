@@ -33,7 +33,7 @@ from ddcal.study.provenance import package_versions
 from ddcal.study.ray_executor import ray_runtime
 from ddcal.study.runner import Hooks
 from ddcal.study.search import JOURNAL, StudySearch
-from ddcal.study.tracking import CURSOR
+from ddcal.study.cursor import CURSOR
 
 SLOTS = 2
 TICKS = os.sysconf("SC_CLK_TCK")
