@@ -308,6 +308,7 @@ class Mirror:
 def connect(uri: str) -> Any:
     """Return an MLflow client of ``uri`` that sends no telemetry and does not retry by itself."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a trial
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the mirror retries by itself
     import mlflow
 

@@ -28,12 +28,12 @@ from typing import Any
 
 from ddcal.config import StudyConfig
 from ddcal.study import run_study
+from ddcal.study.cursor import CURSOR
 from ddcal.study.ledger import LEDGER, read_ledger
 from ddcal.study.provenance import package_versions
 from ddcal.study.ray_executor import ray_runtime
 from ddcal.study.runner import Hooks
 from ddcal.study.search import JOURNAL, StudySearch
-from ddcal.study.cursor import CURSOR
 
 SLOTS = 2
 TICKS = os.sysconf("SC_CLK_TCK")
