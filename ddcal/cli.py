@@ -370,15 +370,19 @@ def store_prune(
     max_size: Annotated[
         float | None, typer.Option("--max-size", metavar="GB", min=0.0, help="Only until the store is below this.")
     ] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option("--study", metavar="DIR", help="Remove what this study alone uses, and nothing else."),
+    ] = None,
     forgotten: Annotated[
         list[str] | None,
         typer.Option("--forget", metavar="FOLDER", help="A folder on another machine that refers no more."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
 ) -> None:
-    """Remove artefacts that no study and no export refers to."""
+    """Remove artefacts that no study and no export refers to; with --study, those of one study."""
     from ddcal.pipeline.upkeep import prune_store
-    from ddcal.study.references import forget, other_machines, referred_keys
+    from ddcal.study.references import all_but, forget, other_machines, referred_keys
 
     store = existing_store(root)
     most = None if max_size is None else int(max_size * 1e9)
@@ -387,7 +391,7 @@ def store_prune(
             raise BadInput(f"--forget {folder}: no other machine's study or export there uses {root}")
         if not dry_run:
             forget(store, folder)
-    kept = referred_keys(store)
+    kept = referred_keys(store) if study is None else all_but(store, study)
     removed = prune_store(store, kept, older_than=older_than, max_bytes=most, dry_run=dry_run)
     size = sum(entry.bytes for entry in removed) / 1e6
     for one in other_machines(store):

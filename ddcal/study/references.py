@@ -19,8 +19,10 @@ from typing import Any, Literal
 import yaml
 
 from ddcal.errors import BadInput, StoreError
+from ddcal.pipeline.keys import STAGES
 from ddcal.pipeline.store import Store
-from ddcal.study.ledger import read_ledger
+from ddcal.study.ledger import begun, read_ledger
+from ddcal.study.lock import DriverLock
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +96,24 @@ def referred_keys(store: Store) -> dict[str, set[str]]:
         for key in found:
             keys.setdefault(key, set()).add(str(folder))
     return keys
+
+
+def all_but(store: Store, directory: Path) -> set[str]:
+    """Return the keys of all entries but those that one study alone refers to.
+
+    Raises:
+        BadInput: if the folder is not a study's that uses this store, or a driver works on it.
+        StoreError: if the store cannot be read.
+    """
+    folder = directory.absolute()
+    if not begun(folder):
+        raise BadInput(f"--study {directory}: not a study's folder: it has no ledger")
+    DriverLock(folder).release()  # refused while a driver works on it
+    references = referred_keys(store)
+    if not any(str(folder) in users for users in references.values()):
+        raise BadInput(f"--study {directory}: it does not use the artefact store {store.place}")
+    alone = {key for key, users in references.items() if users == {str(folder)}}
+    return {key for stage in STAGES for key, _ in store.keys(stage)} - alone
 
 
 def forget(store: Store, folder: str) -> int:

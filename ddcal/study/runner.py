@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +213,7 @@ def _run_guarded(
         store = store_place(study, directory.parent)
         if study.storage.store is not None and not is_url(store) and not _read_only(Path(store)):
             check_shared(Path(store), ray, key="storage.store")
-        environment = Environment(ray_device(study), study.resources.threads)
+        environment = ray_environment(study, ray)
         gpus = resources.get("GPU", 0.0)
         driver = _driver(study, directory, environment, earlier, hooks, gpus=gpus, leases=cluster_leases)
         nodes = len([node for node in ray.nodes() if node["Alive"]])
@@ -229,6 +229,19 @@ def _run_guarded(
 def ray_device(study: StudyConfig) -> str:
     """Return the device of a study's trials on Ray."""
     return "cuda" if study.resources.gpu else "cpu"
+
+
+def ray_environment(study: StudyConfig, ray: Any) -> Environment:
+    """Return where trials compute, with the GPU's model from a node that has one if this one has none."""
+    environment = Environment(ray_device(study), study.resources.threads)
+    if environment.device_kind != "cuda":
+        return environment
+    kind = ray.remote(num_cpus=0, num_gpus=0.01, max_retries=0)(_device_kind)
+    return replace(environment, kind=ray.get(kind.remote()))
+
+
+def _device_kind() -> str:
+    return Environment("cuda").device_kind
 
 
 def _driver(

@@ -80,7 +80,6 @@ def main(root):
     from ddcal.study import load_study, run_study, runner
     from ddcal.study.runner import resume_study
 
-    runner.ray_device = lambda study: "cpu"
     ray.init(
         num_cpus=2,
         num_gpus=1,
@@ -90,12 +89,14 @@ def main(root):
         log_to_driver=False,
         runtime_env={"worker_process_setup_hook": make_hook(NEEDS)},
     )
+    kind = runner.ray_environment(study_of("kind", [], gpu=0.25), ray).kind  # asked where the GPU is
+    runner.ray_device = lambda study: "cpu"
     of = lambda *pairs: [{"distill.ipc": ipc, "seed": seed} for ipc, seed in pairs]  # noqa: E731
     run_study(study_of("grow", of((1, 0), (2, 0), (3, 0)), gpu=0.25, on_oom="grow"), output=root)
     run_study(study_of("record", of((1, 1)), gpu=0.25), output=root)
     run_study(study_of("auto", of((3, 2), (3, 3)), gpu="auto"), output=root)
     resume_study(root / "auto", trials=3)
-    found = {}
+    found = {"kind": kind}
     for name in ("grow", "record", "auto"):
         results = load_study(root / name)
         found[name] = {

@@ -57,3 +57,7 @@ def test_the_first_trial_measures_and_the_others_are_packed(found):
     assert {(row["stage"], row["peak_mib"], row["fraction"]) for row in table if row["group"]["distill.ipc"] == 3} == {
         ("distill", 300, "1/2"), ("train", 100, "1/6"), ("calibrate", 10, "1/8"),
     }  # fmt: skip
+
+
+def test_a_driver_without_a_gpu_asks_a_node_that_has_one(found):
+    assert found["kind"] == "cuda"  # what a worker says where torch sees none either; the driver itself says nothing
