@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,10 +12,14 @@ from typer.core import TyperGroup
 
 from ddcal import __version__
 from ddcal.config.loading import read_study, study_problems
+from ddcal.config.places import is_url
+from ddcal.config.searchers import trials_sentence
 from ddcal.errors import BadInput, DivergedError, StoreError, TrackingError
 
 if TYPE_CHECKING:
     from ddcal.pipeline.store import Store
+    from ddcal.study.results import StudyResults
+    from ddcal.study.runner import Hooks
 
 
 class _Verbs(TyperGroup):
@@ -54,8 +58,9 @@ Debug = Annotated[bool, typer.Option("--debug", help="Run the trials one after a
 Address = Annotated[
     str | None, typer.Option(metavar="ADDR", help="A Ray cluster's address; default: Ray on this machine.")
 ]
-StoreFolder = Annotated[
-    Path, typer.Argument(metavar="STORE", help="An artefact store, or the output root that has it, for example runs.")
+StorePlace = Annotated[
+    str,
+    typer.Argument(metavar="STORE", help="A store (folder or s3:// URL), or the output root that has it, like runs."),
 ]
 StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder, for example runs/quickstart.")]
 
@@ -89,7 +94,7 @@ def validate(
     reports = [(file, *study_problems(file, overrides or ())) for file in studies]
     for file, study, problems in [] if as_json else reports:
         if study is not None:
-            typer.echo(f"{file}: ok ({study.search.trials} trials over {len(study.space)} names)")
+            typer.echo(f"{file}: ok ({trials_sentence(study)})")
         for problem in problems:
             typer.echo(str(problem), err=True)
     if as_json:
@@ -124,10 +129,48 @@ def run(
 
     console = make_console()
     with StudyProgress(console) as progress:
-        results = run_study(study, output=output, address=address, debug=debug, hooks=progress.hooks)
+        results = run_study(study, output=output, address=address, debug=debug, hooks=with_pictures(progress.hooks))
     print_summary(results, console)
     if not results.completed:
         raise typer.Exit(1)
+
+
+def with_pictures(hooks: Hooks) -> Hooks:
+    """Return the hooks with the drawing of the study's pictures at its end."""
+
+    def draw(results: StudyResults) -> None:
+        from ddcal.analysis.study_figures import draw_at_end
+
+        draw_at_end(results)
+
+    return replace(hooks, on_end=draw)
+
+
+@app.command()
+def plan(
+    study_file: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file.")],
+    overrides: Overrides = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Measure a few steps of each kind of stage, to estimate the time.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="ROOT", help="The output root, whose store and disk count.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a study would cost; nothing of it is run."""
+    study = read_study(study_file, overrides or ())
+
+    from ddcal.study.console import make_console
+    from ddcal.study.plan import make_plan
+    from ddcal.study.plan_tables import print_plan, probe_progress
+
+    with probe_progress(make_console(stderr=True)) as on_probe:
+        planned = make_plan(study, output=output, probe=probe, on_probe=on_probe)
+    if as_json:
+        typer.echo(json.dumps(asdict(planned), indent=2))
+    else:
+        print_plan(planned, make_console(), str(study_file))
 
 
 @app.command()
@@ -143,7 +186,9 @@ def resume(
 
     console = make_console()
     with StudyProgress(console) as progress:
-        results = resume_study(directory, trials=trials, address=address, debug=debug, hooks=progress.hooks)
+        results = resume_study(
+            directory, trials=trials, address=address, debug=debug, hooks=with_pictures(progress.hooks)
+        )
     print_summary(results, console)
     if not results.completed:
         raise typer.Exit(1)
@@ -173,17 +218,19 @@ def sync(directory: StudyFolder) -> None:
 @app.command()
 def pareto(
     directory: StudyFolder,
-    to: Annotated[Path | None, typer.Option(metavar="PNG", help="The picture; default: DIR/pareto.png.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="The picture; default: DIR/figures/pareto.png.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the Pareto front and draw it."""
-    from ddcal.analysis.study_figures import plot_pareto
+    from ddcal.analysis.study_figures import FIGURES, plot_pareto
     from ddcal.study.console import make_console, pareto_table
     from ddcal.study.results import load_study, trial_rows
 
     results = load_study(directory)
     results.write()
-    picture = plot_pareto(results, to or directory / "pareto.png")
+    picture = plot_pareto(results, to or directory / FIGURES / "pareto.png")
     if as_json:
         typer.echo(json.dumps(trial_rows(results.study, results.pareto), indent=2))
     else:
@@ -192,10 +239,56 @@ def pareto(
 
 
 @app.command()
+def plots(
+    directory: StudyFolder,
+    to: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the pictures go; default: DIR/figures.")
+    ] = None,
+) -> None:
+    """Draw a study: front, history, parallel coordinates, importances."""
+    from ddcal.analysis.study_figures import draw_study
+    from ddcal.study.results import load_study
+
+    for picture in draw_study(load_study(directory), to):
+        typer.echo(picture)
+
+
+@app.command()
+def compare(
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders of studies, or output roots with all their studies.")
+    ],
+    to: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the Pareto fronts into one picture.")] = None,
+    as_csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write the table, one row a study.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put studies beside each other."""
+    from ddcal.analysis.comparison import compare_studies, comparison_table, find_studies, write_comparison
+    from ddcal.analysis.comparison_figure import plot_fronts
+    from ddcal.study.console import make_console
+
+    studies = find_studies(directories)
+    found = compare_studies(studies)
+    picture = None if to is None else plot_fronts(studies, list(found.facts), to)
+    if as_csv is not None:
+        write_comparison(found, as_csv)
+    if as_json:
+        typer.echo(json.dumps({"studies": found.facts, "warnings": found.warnings}, indent=2))
+    else:
+        make_console().print(comparison_table(found))
+    for warning in found.warnings:
+        typer.echo(f"not comparable: {warning}", err=True)
+    for written in filter(None, (picture, as_csv)):
+        typer.echo(str(written), err=as_json)
+
+
+@app.command()
 def importance(directory: StudyFolder, as_json: AsJson = False) -> None:
     """Tell which searched names matter."""
     from ddcal.study.console import importance_table, make_console
-    from ddcal.study.importance import importances
+    from ddcal.study.importance import caution, importances
     from ddcal.study.results import load_study
 
     found = importances(load_study(directory))
@@ -203,6 +296,9 @@ def importance(directory: StudyFolder, as_json: AsJson = False) -> None:
         typer.echo(json.dumps([asdict(one) for one in found], indent=2))
     else:
         make_console().print(importance_table(found))
+        note = caution(found)
+        if note is not None:
+            typer.echo(note, err=True)
 
 
 @app.command()
@@ -222,7 +318,12 @@ def confirm(
     console = make_console(stderr=as_json)
     with StudyProgress(console) as progress:
         found = confirm_leaders(
-            load_study(directory), top=top, seeds=seeds, debug=debug, address=address, hooks=progress.hooks
+            load_study(directory),
+            top=top,
+            seeds=seeds,
+            debug=debug,
+            address=address,
+            hooks=with_pictures(progress.hooks),
         )
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], indent=2))
@@ -231,14 +332,14 @@ def confirm(
 
 
 @store_app.command("ls")
-def store_ls(root: StoreFolder, as_json: AsJson = False) -> None:
+def store_ls(root: StorePlace, as_json: AsJson = False) -> None:
     """List the artefacts of a store, and who refers to them."""
     from ddcal.pipeline.upkeep import list_entries
     from ddcal.study.console import make_console, store_table
     from ddcal.study.references import referred_keys
 
-    store = open_store(root)
-    entries, references = list(list_entries(store)), referred_keys(store.root)
+    store = existing_store(root)
+    entries, references = list(list_entries(store)), referred_keys(store)
     if as_json:
         rows = [asdict(entry) | {"references": sorted(references.get(entry.key, ()))} for entry in entries]
         typer.echo(json.dumps(rows, indent=2))
@@ -247,11 +348,11 @@ def store_ls(root: StoreFolder, as_json: AsJson = False) -> None:
 
 
 @store_app.command("verify")
-def store_verify(root: StoreFolder) -> None:
+def store_verify(root: StorePlace) -> None:
     """Read every artefact and compare it with its sha256."""
     from ddcal.pipeline.upkeep import verify_store
 
-    checked = list(verify_store(open_store(root)))
+    checked = list(verify_store(existing_store(root)))
     faults = [(stage, key, fault) for stage, key, fault in checked if fault is not None]
     for stage, key, fault in faults:
         typer.echo(f"{stage}/{key}: {fault}", err=True)
@@ -262,35 +363,57 @@ def store_verify(root: StoreFolder) -> None:
 
 @store_app.command("prune")
 def store_prune(
-    root: StoreFolder,
+    root: StorePlace,
     older_than: Annotated[
         float, typer.Option("--older-than", metavar="DAYS", min=0.0, help="Only what is older than this.")
     ] = 0.0,
     max_size: Annotated[
         float | None, typer.Option("--max-size", metavar="GB", min=0.0, help="Only until the store is below this.")
     ] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option("--study", metavar="DIR", help="Remove what this study alone uses, and nothing else."),
+    ] = None,
+    forgotten: Annotated[
+        list[str] | None,
+        typer.Option("--forget", metavar="FOLDER", help="A folder on another machine that refers no more."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
 ) -> None:
-    """Remove artefacts that no study and no export refers to."""
+    """Remove artefacts that no study and no export refers to; with --study, those of one study."""
     from ddcal.pipeline.upkeep import prune_store
-    from ddcal.study.references import referred_keys
+    from ddcal.study.references import all_but, forget, other_machines, referred_keys
 
-    store = open_store(root)
+    store = existing_store(root)
     most = None if max_size is None else int(max_size * 1e9)
-    kept = referred_keys(store.root)
+    for folder in forgotten or ():
+        if not any(one.endswith(f": {folder}") for one in other_machines(store)):
+            raise BadInput(f"--forget {folder}: no other machine's study or export there uses {root}")
+        if not dry_run:
+            forget(store, folder)
+    kept = referred_keys(store) if study is None else all_but(store, study)
     removed = prune_store(store, kept, older_than=older_than, max_bytes=most, dry_run=dry_run)
     size = sum(entry.bytes for entry in removed) / 1e6
+    for one in other_machines(store):
+        typer.echo(f"kept for another machine, {one} (--forget its folder once that is gone)", err=True)
     typer.echo(f"{'would remove' if dry_run else 'removed'} {len(removed)} artefacts, {size:.1f} MB")
 
 
-def open_store(root: Path) -> Store:
-    """Return the artefact store at ``root``, or at ``root/store``; it must exist."""
-    from ddcal.pipeline.store import Store
+def existing_store(root: str) -> Store:
+    """Return the artefact store at ``root``, an ``s3://`` URL or a folder, or at ``root/store``; it must exist."""
+    from ddcal.pipeline.store import open_store
 
-    for place in (root, root / "store"):
+    if is_url(root):
+        store = open_store(root)
+        store.check()
+        return store
+    for place in (Path(root), Path(root) / "store"):
         if any((place / stage).is_dir() for stage in ("distill", "train")):
-            return Store(place)
-    raise BadInput(f"{root} is not an artefact store, nor an output root that has one")
+            return open_store(place)
+    raise BadInput(
+        f"{root} is not an artefact store, nor an output root that has one "
+        "(of a study with a store elsewhere, give storage.store of its study.yaml)"
+    )
 
 
 @app.command()
@@ -303,14 +426,22 @@ def export(
     pareto: Annotated[
         bool, typer.Option("--pareto", help="Export the whole Pareto front, one folder a trial.")
     ] = False,
+    register: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Register it as a version of this model in the study's MLflow, too."),
+    ] = None,
 ) -> None:
     """Write the winner as a folder that replays."""
-    from ddcal.study.export import export_trial
+    from ddcal.study.export import export_trial, exported_already
     from ddcal.study.results import load_study
 
     if trial is not None and pareto:
         raise BadInput("--trial and --pareto exclude each other: give one of them")
     results = load_study(directory)
+    if register is not None:
+        from ddcal.study.registry import check_registry
+
+        check_registry(results, register)
     chosen = results.pareto if pareto else [results.trial(trial) if trial is not None else results.best]
     if not chosen or chosen[0] is None:
         typer.echo(
@@ -319,15 +450,22 @@ def export(
         raise typer.Exit(1)
     for one in chosen:
         assert one is not None
-        folder = export_trial(results, one, to / one.trial_key if pareto else to)
-        typer.echo(f"{one.trial_key} -> {folder}    next: ddcal replay {to / one.trial_key if pareto else to}")
+        target = to / one.trial_key if pareto else to
+        if register is None or not exported_already(results, one, target):
+            target = export_trial(results, one, target)
+            typer.echo(f"{one.trial_key} -> {target}    next: ddcal replay {to / one.trial_key if pareto else to}")
+        if register is not None:
+            from ddcal.study.registry import register_export
+
+            version, new = register_export(results, one, target, register)
+            typer.echo(f"{one.trial_key} is version {version} of {register}{'' if new else ', as before'}")
 
 
 @app.command()
 def replay(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="An export's folder.")],
     use_store: Annotated[
-        Path | None, typer.Option("--use-store", metavar="STORE", help="Take finished stages from this artefact store.")
+        str | None, typer.Option("--use-store", metavar="STORE", help="Take finished stages from this artefact store.")
     ] = None,
     ignore_versions: Annotated[
         bool, typer.Option("--ignore-versions", help="Go on although numeric packages have other versions.")

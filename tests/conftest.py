@@ -61,11 +61,13 @@ def write_study(tmp_path):
 @pytest.fixture(scope="session")
 def ray_session():
     """A Ray of 2 CPUs with token authentication and without dashboard, its token in a temporary HOME."""
+    from stores import AWS
+
     from ddcal.study.ray_executor import ENVIRONMENT
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
-        for name, value in ENVIRONMENT.items():
+        for name, value in {**ENVIRONMENT, **AWS}.items():  # workers have the environment that Ray began with
             patch.setenv(name, value)
         import ray
 
@@ -81,6 +83,26 @@ def ray_session():
         assert os.environ["RAY_AUTH_MODE"] == "token"
         yield ray
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint():
+    """``host:port`` of an S3 server on the loopback interface; its credentials are in the environment meanwhile."""
+    from stores import AWS, moto_server
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in AWS.items():
+            patch.setenv(name, value)
+        with moto_server() as endpoint:
+            yield endpoint
+
+
+@pytest.fixture
+def place(request, tmp_path):
+    """A new store's place of the kind that the test asks for (`stores.KINDS`)."""
+    from stores import make_place
+
+    return make_place(request.param, tmp_path, request)
 
 
 def pytest_unconfigure(config):

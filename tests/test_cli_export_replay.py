@@ -1,5 +1,6 @@
 """``ddcal export`` and ``ddcal replay`` on a small study of real digits, and on exports that somebody changed."""
 
+import dataclasses
 import json
 import shutil
 
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from ddcal.cli import app
 from ddcal.study import load_study, run_study
+from ddcal.study.export import ExportError, export_trial
 
 FILES = {
     "README.md", "MLproject", "run.yaml", "run.lock.json", "evaluation.json", "reliability.png",
@@ -96,6 +98,16 @@ def test_the_whole_front_is_a_folder_a_trial(study, tmp_path):
 def test_what_cannot_be_exported_is_said(study, tmp_path, arguments, said):
     result = ddcal("export", study, *arguments, "--to", tmp_path / "out")
     assert result.exit_code == 2 and all(word in result.output for word in said)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("outcome", ["pruned", "failed", "out_of_memory", "killed", None])
+def test_a_trial_that_did_not_come_to_its_end_is_not_exported(study, tmp_path, outcome):
+    """Although its last point is in the table and its stages may be in the store."""
+    results = load_study(study)
+    trial = dataclasses.replace(results.records[0], outcome=outcome)
+    with pytest.raises(ExportError, match=f"tiny-0000 is {outcome or 'unfinished'}, so it has no result to export"):
+        export_trial(results, trial, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 

@@ -75,6 +75,7 @@ def test_a_gpu_that_is_not_there_is_refused(refused, request, mode):
     elif torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     refused([*mode, "--set", "resources.gpu=0.25"], "resources.gpu", "0.25", "set it to 0")
+    refused([*mode, "--set", "resources.gpu=auto"], "resources.gpu", "auto", "set it to 0")
 
 
 def test_more_cpus_than_there_are_are_refused(refused, ray_session):

@@ -71,4 +71,5 @@ def test_the_ui_is_mlflow_on_the_loopback_interface(tiny_study, tmp_path):
     finally:
         process.terminate()
         process.wait(30)
-    assert f"http://127.0.0.1:{port}  experiment tiny" in (tmp_path / "ui.log").read_text()
+    link = f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=ddcal"
+    assert f"{link}  experiment tiny" in (tmp_path / "ui.log").read_text()

@@ -1,13 +1,59 @@
-"""Pictures of a study: its trials and Pareto front in the plane of two objectives."""
+"""Pictures of one study: its Pareto front, its history, its importances. `draw_study` draws them all."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ddcal.analysis.parallel import plot_parallel
+from ddcal.analysis.style import BLUE, GREEN, GREY, ORANGE, RED, objective_label, trial_ticks, whole_file_name
 from ddcal.calibration import save_figure
 from ddcal.study.results import StudyResults, Trial
 
-GREY, BLUE, RED = "#b8b8b8", "#3b6ea8", "#d1495b"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ddcal.study.importance import Importance
+
+FIGURES = "figures"
+"""The folder of a study's pictures, in the study's folder."""
+
+MIN_TRIALS, MANY_TRIALS = 4, 200
+
+VALUELESS = {"pruned": (ORANGE, "v"), "failed": (RED, "x"), "out_of_memory": (RED, "D"), "killed": (GREY, "s")}
+"""Outcomes that leave no final value: colour and marker below the axis."""
+
+
+def draw_study(results: StudyResults, folder: Path | None = None, *, hurried: bool = False) -> list[Path]:
+    """Draw every picture of a study.
+
+    Args:
+        results: The study.
+        folder: Where the PNG files go; default: ``figures/`` in the study's folder.
+        hurried: Leave out the importances of a study of more than `MANY_TRIALS`, which take seconds. They are
+            always left out below `MIN_TRIALS`.
+
+    Returns:
+        The files, in the order in which one looks at them. Pictures that need a trial with a result are left out
+        if there is none.
+    """
+    folder = folder or results.directory / FIGURES
+    pictures = [plot_history(results, folder / "history.png")]
+    measured = [t for t in results.records if any(_value(t, name) is not None for name in results.study.objectives)]
+    if measured:
+        pictures.insert(0, plot_pareto(results, folder / "pareto.png"))
+        if results.study.space:
+            for objective in results.study.objectives:
+                path = folder / f"parallel-{whole_file_name(objective)}.png"
+                pictures.append(plot_parallel(results, objective, path))
+            if len(measured) >= MIN_TRIALS and not (hurried and len(measured) > MANY_TRIALS):
+                pictures.append(plot_importances(results, folder / "importance.png"))
+    return pictures
+
+
+def draw_at_end(results: StudyResults) -> None:
+    """Draw the pictures that a study leaves behind; for `ddcal.study.runner.Hooks`."""
+    draw_study(results, hurried=True)
 
 
 def plot_pareto(results: StudyResults, path: Path) -> Path:
@@ -30,31 +76,142 @@ def plot_pareto(results: StudyResults, path: Path) -> Path:
         x = float(trial.number) if len(objectives) == 1 else metrics[objectives[0]]
         return x, metrics[objectives[-1 if len(objectives) == 1 else 1]]
 
-    drawn = [t for t in results.records if t.outcome in ("complete", "infeasible") and t.metrics]
+    drawn = [
+        t
+        for t in results.records
+        if t.outcome in ("complete", "infeasible") and all(_value(t, name) is not None for name in objectives[:2])
+    ]
+    best = results.best
     for label, color, marker, chosen in (
         ("infeasible", GREY, "x", [t for t in drawn if t.outcome == "infeasible"]),
         ("feasible", BLUE, "o", [t for t in drawn if t.outcome == "complete" and t.number not in front]),
-        ("Pareto front", RED, "o", [t for t in drawn if t.number in front]),
+        ("Pareto front" if len(objectives) > 1 else "best", RED, "o", [t for t in drawn if t.number in front]),
     ):
         if chosen:
             x, y = zip(*map(place, chosen), strict=True)
             axes.scatter(x, y, c=color, marker=marker, s=36, label=label, zorder=2)
     if len(objectives) > 1 and len(front) > 1:
-        x, y = zip(*sorted(place(trial) for trial in drawn if trial.number in front), strict=True)
-        axes.plot(x, y, color=RED, lw=1, zorder=1)
-    best = results.best
-    if best is not None:
-        axes.annotate(f"{best.trial_key} (winner)", place(best), (8, 8), textcoords="offset points", fontsize=9)
-    axes.set_xlabel("trial" if len(objectives) == 1 else _label(results, objectives[0]))
-    axes.set_ylabel(_label(results, objectives[-1 if len(objectives) == 1 else 1]))
+        points = sorted(place(trial) for trial in drawn if trial.number in front)
+        way = results.study.objectives[objectives[0]]
+        x, y = zip(*points, strict=True)
+        # Between two members nothing is known: the step goes through what both of them already reach.
+        axes.step(x, y, where="post" if way == "min" else "pre", color=RED, lw=1, zorder=1)
+    if best is not None and best in drawn:
+        label = f"winner: {best.trial_key}"
+        axes.scatter(*place(best), s=130, facecolors="none", edgecolors=RED, linewidths=1.5, label=label, zorder=3)
+    if len(objectives) == 1:
+        trial_ticks(axes)
+    axes.set_xlabel("trial" if len(objectives) == 1 else objective_label(results.study, objectives[0]))
+    axes.set_ylabel(objective_label(results.study, objectives[-1 if len(objectives) == 1 else 1]))
     axes.set_title(results.study.name)
-    axes.margins(0.12)
+    axes.margins(0.08)
     axes.grid(alpha=0.3)
     if drawn:
-        axes.legend(frameon=False)
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     save_figure(figure, path)
     return path
 
 
-def _label(results: StudyResults, objective: str) -> str:
-    return f"{objective} ({'lower' if results.study.objectives[objective] == 'min' else 'higher'} is better)"
+def plot_history(results: StudyResults, path: Path) -> Path:
+    """Draw every trial by number in a panel an objective, with the best complete one so far, and save a PNG.
+
+    Trials without a result (pruned, failed, out of memory, killed) are marked below the panel.
+
+    Returns:
+        ``path``.
+    """
+    from matplotlib.figure import Figure
+
+    objectives = list(results.study.objectives)
+    figure = Figure(figsize=(8, 0.6 + 2.6 * len(objectives)), layout="constrained")
+    panels = figure.subplots(len(objectives), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, objective in zip(panels, objectives, strict=True):
+        _draw_history(axes, results, objective)
+    panels[-1].set_xlabel("trial")
+    trial_ticks(panels[-1])
+    panels[0].set_title(results.study.name)
+    entries = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if entries:
+        columns = min(7, len(entries))
+        figure.legend(
+            entries.values(), entries, loc="outside lower center", ncols=columns,
+            columnspacing=1.2, handletextpad=0.3, frameon=False, fontsize=9,
+        )  # fmt: skip
+    save_figure(figure, path)
+    return path
+
+
+def plot_importances(results: StudyResults, path: Path) -> Path:
+    """Draw the importance of every name for every objective as bars with their intervals, and save a PNG.
+
+    Returns:
+        ``path``.
+    """
+    from matplotlib.figure import Figure
+
+    from ddcal.study.importance import caution, importances
+
+    found = importances(results)
+    objectives = list(results.study.objectives)
+    height = 1.1 + len(objectives) * (0.7 + 0.34 * len(results.study.space))
+    figure = Figure(figsize=(8, height), layout="constrained")
+    panels = figure.subplots(len(objectives), 1, squeeze=False)[:, 0]
+    for axes, objective in zip(panels, objectives, strict=True):
+        _draw_importances(axes, [one for one in found if one.objective == objective])
+        axes.set_title(f"share of the variance of {objective} (fANOVA)", fontsize=10, loc="left")
+    note = caution(found)
+    figure.suptitle(results.study.name + (f"\n{note}" if note else ""), fontsize=9 if note else 12)
+    save_figure(figure, path)
+    return path
+
+
+def _draw_history(axes: Axes, results: StudyResults, objective: str) -> None:
+    minimise = results.study.objectives[objective] == "min"
+    measured = [(t, v) for t in results.records if (v := _value(t, objective)) is not None]
+    for outcome, color, marker, order in (("complete", BLUE, "o", 3), ("infeasible", GREY, "x", 2)):
+        points = [(trial.number, value) for trial, value in measured if trial.outcome == outcome]
+        if points:
+            at, values = zip(*points, strict=True)
+            axes.scatter(at, values, c=color, marker=marker, s=22, label=outcome, zorder=order)
+    best: list[tuple[int, float]] = []
+    for trial, value in measured:
+        if trial.outcome == "complete":
+            so_far = best[-1][1] if best else value
+            best.append((trial.number, min(so_far, value) if minimise else max(so_far, value)))
+    if best:
+        best.append((max(results.records[-1].number, best[-1][0]), best[-1][1]))
+        x, y = zip(*best, strict=True)
+        axes.step(x, y, where="post", color=GREEN, lw=1.5, label="best so far", zorder=1)
+    for outcome, (color, marker) in VALUELESS.items():
+        numbers = [trial.number for trial in results.records if trial.outcome == outcome]
+        if numbers:
+            across = axes.get_xaxis_transform()  # x in trials, y in parts of the panel
+            label = outcome.replace("_", " ")
+            low = [0.03] * len(numbers)
+            axes.scatter(numbers, low, c=color, marker=marker, s=22, transform=across, label=label, zorder=4)
+    axes.set_ylabel(objective_label(results.study, objective), fontsize=9)
+    axes.margins(y=0.1)
+    axes.grid(alpha=0.3)
+
+
+def _draw_importances(axes: Axes, rows: list[Importance]) -> None:
+    for place, one in enumerate(rows):
+        if one.share is None or one.low is None or one.high is None:
+            axes.text(0.005, place, f"too few trials ({one.trials})", va="center", fontsize=8, color="#555555")
+            continue
+        axes.barh(place, one.share, color=BLUE if one.better != "unclear" else GREY, height=0.6)
+        axes.hlines(place, one.low, one.high, color="black", lw=1.2)
+        better = "no clear direction" if one.better == "unclear" else f"better: {one.better}"
+        note = f"{better}, {one.trials} trials" + (", where active" if one.where else "")
+        axes.text(max(one.share, one.high) + 0.01, place, note, va="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), [one.name for one in rows], fontsize=9)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(0, 1.45)
+    axes.set_xticks((0, 0.25, 0.5, 0.75, 1.0))
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def _value(trial: Trial, metric: str) -> float | None:
+    """Return a metric of a trial that ran to its end."""
+    return (trial.metrics or {}).get(metric) if trial.outcome in ("complete", "infeasible") else None

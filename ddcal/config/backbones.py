@@ -8,6 +8,10 @@ from pydantic import Field
 
 from ddcal.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveInt, Ratio
 
+SECTIONS = ("matching", "dm", "mtt", "rtp")
+OWN_SECTION = {"dc": "matching", "dsa": "matching", "dm": "dm", "mtt": "mtt", "rtp": "rtp"}
+"""Backbone → the section of ``distill`` that is its own; the others have no effect on it."""
+
 Momentum = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ddcal.config.baselines import check_paper
 from ddcal.config.corners import check_corners
 from ddcal.config.field_errors import field_problems
 from ddcal.config.metrics import METRICS, VAL_METRICS
 from ddcal.config.names import nest, trial_from
 from ddcal.config.problems import GIVEN_TWICE, KeyPath, Problem, problem_at, suggestion
+from ddcal.config.searchers import check_scheduler, check_search
 from ddcal.config.space import check_domain, check_when, not_possible, same, search_order
 from ddcal.config.study import StudyConfig, parse_constraint
 from ddcal.config.trial import TrialConfig, flatten
@@ -73,11 +75,7 @@ def _check_selection(study: StudyConfig) -> list[Problem]:
             problems.append(problem_at(("constraints", metric), str(error)))
     if study.scheduler.metric is not None:
         problems += _metric_problem(("scheduler", "metric"), study.scheduler.metric)
-    elif study.scheduler.name == "asha" and len(study.objectives) > 1:
-        several = ", ".join(metric for metric in study.objectives if metric in VAL_METRICS)
-        message = f"missing: asha halves on one metric and there are several objectives; name one of {several}"
-        problems.append(problem_at(("scheduler", "metric"), message))
-    return problems
+    return problems + check_scheduler(study)
 
 
 def _check_kind(study: StudyConfig, base: dict[str, Any], broken: set[str]) -> list[Problem]:
@@ -119,6 +117,9 @@ def _check_kind(study: StudyConfig, base: dict[str, Any], broken: set[str]) -> l
 def _check_enqueue(study: StudyConfig, broken: set[str]) -> list[Problem]:
     problems = []
     for index, config in enumerate(study.search.enqueue):
+        if isinstance(config, str):
+            problems += check_paper(study, index, broken)
+            continue
         for name, value in config.items():
             path: KeyPath = ("search", "enqueue", index, name)
             if name in study.space:
@@ -148,5 +149,6 @@ def check_study(study: StudyConfig, reported: Collection[str] = ()) -> list[Prob
     problems += check_corners(study, base, broken)
     problems += _check_selection(study)
     problems += _check_kind(study, base, broken)
+    problems += check_search(study, broken)
     problems += _check_enqueue(study, broken)
     return problems

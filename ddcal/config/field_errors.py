@@ -55,9 +55,11 @@ def explain(error: Mapping[str, Any], model: type[BaseModel]) -> str:
         keys = list(inside.model_fields) if inside else []
         near = suggestion(path[-1], keys) or (suggestion(path[-1], trial_names()) if model is TrialConfig else "")
         return f"unknown key{near}" + (f" (the keys here: {', '.join(keys)})" if keys else "")
-    if kind == "literal_error":
+    if kind == "literal_error" and path[:2] != ("search", "enqueue"):
         permitted = re.findall(r"'([^']*)'", context["expected"])
         return f"must be one of {', '.join(permitted)}{suggestion(error['input'], permitted)}"
+    if path[:2] == ("search", "enqueue") and kind in ("dict_type", "literal_error"):
+        return "must be a mapping of names of the space to values, or the word paper"
     if kind == "missing" and path == ("objectives",):
         return "missing: name at least one, for example {val/nll: min}"
     if kind == "value_error":

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from ddcal.config.places import is_url, parse_s3
 from ddcal.config.trial import Config, NonNegativeFloat, PositiveFloat, PositiveInt
 
 Scalar = str | int | float | bool | None
@@ -72,14 +73,17 @@ class SearchConfig(Config):
     """The searcher: how many trials, how many at once, and from which seed it draws.
 
     Suggestions repeat exactly for one seed at concurrency 1 only; every trial replays whatever the concurrency.
+    ``startup`` is how many trials are random before ``tpe``, ``gp`` and ``cma-es`` have something to learn from, and
+    the population of ``nsga2``. ``enqueue`` lists points to try first; the entry ``paper`` stands for the published
+    values.
     """
 
-    searcher: Literal["tpe", "random", "nsga2"] = "tpe"
+    searcher: Literal["tpe", "random", "nsga2", "gp", "cma-es", "grid"] = "tpe"
     trials: PositiveInt = 16
     concurrency: PositiveInt = 1
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     startup: PositiveInt = 8
-    enqueue: tuple[dict[str, Any], ...] = ()
+    enqueue: tuple[dict[str, Any] | Literal["paper"], ...] = ()
 
     @field_validator("enqueue", mode="before")
     @classmethod
@@ -88,34 +92,78 @@ class SearchConfig(Config):
 
 
 class SchedulerConfig(Config):
-    """The scheduler that stops poor trials early: ``asha`` halves on one metric at fixed points of ``progress``."""
+    """The scheduler that stops poor trials early, at points of a stage (distill, train) and within that stage alone.
 
-    name: Literal["none", "asha"] = "none"
+    ``asha`` halves on one metric and ``moasha`` on all objectives, first at ``grace`` and then at ``reduction`` times
+    the point before; ``median`` compares with the median of the others from ``grace`` on. ``grace`` is a fraction of a
+    stage.
+    """
+
+    name: Literal["none", "asha", "median", "moasha", "hyperband"] = "none"
     metric: str | None = None
     grace: Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False)] = 0.25
     reduction: Annotated[float, Field(gt=1.0, allow_inf_nan=False)] = 2.0
 
 
 class ResourcesConfig(Config):
-    """What one trial asks Ray for. ``threads`` is torch's thread count and part of every result's identity."""
+    """What one trial asks Ray for. ``threads`` is torch's thread count and part of every result's identity.
+
+    ``gpu`` is a share of a GPU, or ``auto``: measured by the first trial of each kind. ``on_oom: grow`` tries a trial
+    that ran out of GPU memory once more with the next larger share.
+    """
 
     cpu: NonNegativeFloat = 1.0
     threads: PositiveInt = 1
-    gpu: NonNegativeFloat = 0.0
+    gpu: NonNegativeFloat | Literal["auto"] = 0.0
+    on_oom: Literal["record", "grow"] = "record"
     retries: Annotated[int, Field(ge=0)] = 3
+
+    @field_validator("gpu", mode="before")
+    @classmethod
+    def _gpu(cls, value: Any) -> Any:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value != "auto" and not (number and 0.0 <= value < math.inf):
+            raise ValueError(
+                f"{value!r} is not allowed: must be a number of at least 0 (0.25 puts four trials on a GPU), or auto"
+            )
+        return value
 
 
 class StopConfig(Config):
-    """When a study ends early: no new trial begins after ``hours``."""
+    """When a study ends early: no new trial begins after ``hours``, or once ``plateau`` trials in a row bring nothing.
+
+    A trial improves a study of one objective if it is feasible and better than all before, and one of several if it
+    joins the Pareto front. Nothing counts before the first feasible trial.
+    """
 
     hours: PositiveFloat | None = None
+    plateau: PositiveInt | None = None
 
 
 class StorageConfig(Config):
-    """The output root, under which the study's folder lies, and the artefact store (default ``<output>/store``)."""
+    """The output root, under which the study's folder lies, and the artefact store (default ``<output>/store``).
+
+    The store is a folder or ``s3://bucket/prefix``. ``cache`` is a folder on each node through which artefacts are
+    read: needed for S3 (default: one under the user's cache directory), useful for a slow shared file system.
+    """
 
     output: str = "runs"
     store: str | None = None
+    cache: str | None = None
+
+    @field_validator("output", "cache")
+    @classmethod
+    def _check_folder(cls, value: str | None) -> str | None:
+        if value is not None and is_url(value):
+            raise ValueError(f"{value!r} is a URL, and this must be a folder; S3 is for storage.store")
+        return value
+
+    @field_validator("store")
+    @classmethod
+    def _check_store(cls, value: str | None) -> str | None:
+        if value is not None and is_url(value):
+            parse_s3(value)
+        return value
 
 
 class TrackingConfig(Config):

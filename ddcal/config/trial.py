@@ -246,6 +246,10 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
     fits_on_val = method == "ts_val" or (method == "mts" and backbone == "full")
     if fits_on_val and trial.data.resolved_validation_fraction == 0.0:
         problems.append(f"calibrate.method is {method!r} but data.validation_fraction is 0: there is no val to fit on")
+    if backbone == "mtt":
+        problems.append(
+            "distill.backbone is 'mtt': its experts are no stage of a trial yet; ddcal.distill.distill() runs it"
+        )
     if backbone == "rtp" and trial.distill.rtp.bases is None:
         from ddcal.config.presets import preset_of  # imports this module
 

@@ -3,17 +3,21 @@
 from ddcal.data.augment import Augmentation, augment, draw_augmentation
 from ddcal.data.dataset import Dataset, Split, load_dataset
 from ddcal.data.errors import DataError
-from ddcal.data.fingerprint import dataset_fingerprint
+from ddcal.data.fingerprint import CACHE_FOLDER, dataset_fingerprint
 from ddcal.data.preprocessing import Preprocessing
+from ddcal.data.shapes import DatasetShape, dataset_shape
 
 __all__ = [
+    "CACHE_FOLDER",
     "Augmentation",
     "DataError",
     "Dataset",
+    "DatasetShape",
     "Preprocessing",
     "Split",
     "augment",
     "dataset_fingerprint",
+    "dataset_shape",
     "draw_augmentation",
     "load_dataset",
 ]

@@ -18,7 +18,7 @@ from ddcal.distill.experts import Experts, train_experts
 from ddcal.distill.matching import GradientMatching
 from ddcal.distill.mtt import TrajectoryMatching
 from ddcal.distill.real import RandomRealSubset
-from ddcal.distill.rtp import AddressableMemories
+from ddcal.distill.rtp import AddressableMemories, decoded_per_class
 from ddcal.distill.synthetic import SyntheticSet
 
 
@@ -54,6 +54,23 @@ BACKBONES: dict[str, Callable[[Dataset, DistillConfig, int, torch.device], Disti
     "dm": DistributionMatching,
     "rtp": AddressableMemories,
 }
+
+
+def images_per_class(config: DistillConfig, classes: int, channels: int, size: int) -> int:
+    """Return how many images of every class a distilled set will hold: ``ipc``, or what its storage decodes to (RTP).
+
+    Args:
+        config: Resolved; not of ``backbone: full``.
+        classes: Classes of the dataset.
+        channels: Channels of its images.
+        size: Their height and width, in pixels.
+
+    Raises:
+        ValueError: if bases leave no room for coefficients.
+    """
+    if config.backbone != "rtp" or not config.rtp.bases:
+        return config.ipc
+    return decoded_per_class(config.ipc, classes, channels, size, config.rtp.bases, config.rtp.downsample)
 
 
 def make_distiller(

@@ -13,17 +13,20 @@ class Environment:
         device: ``"cpu"`` or ``"cuda"``.
         threads: torch's thread count: 1 and 2 threads give different bits.
         precision: The arithmetic, ``"float32"``.
+        kind: What `device_kind` says, where that was asked on another machine: a head node without a GPU cannot tell
+            the GPU that its trials run on.
     """
 
     device: str = "cpu"
     threads: int = 1
     precision: str = "float32"
+    kind: str | None = None
 
     @property
     def device_kind(self) -> str:
-        """``"cpu"``, or the GPU's model, whose kernels decide the bits (``"cuda"`` on a head node without one)."""
-        if self.device == "cpu":
-            return "cpu"
+        """``"cpu"``, or the GPU's model, whose kernels decide the bits."""
+        if self.kind is not None or self.device == "cpu":
+            return self.kind or "cpu"
         import torch
 
         return f"cuda:{torch.cuda.get_device_name()}" if torch.cuda.is_available() else "cuda"

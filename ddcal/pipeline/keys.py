@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from ddcal.config import TrialConfig, resolve
+from ddcal.config.backbones import OWN_SECTION, SECTIONS
 from ddcal.pipeline.environment import Environment
 
 STAGES = ("distill", "train", "calibrate", "evaluate")
@@ -23,11 +24,6 @@ ALGORITHM_VERSIONS = {
     "evaluate": 1,
 }
 """Raised whenever a stage's numbers change, so that old artefacts are not taken for new ones."""
-
-
-SECTIONS = ("matching", "dm", "mtt", "rtp")
-OWN_SECTION = {"dc": "matching", "dsa": "matching", "dm": "dm", "mtt": "mtt", "rtp": "rtp"}
-"""Backbone → the section of ``distill`` that is its own; the others have no effect on it."""
 
 
 def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:

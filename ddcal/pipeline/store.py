@@ -1,96 +1,98 @@
-"""The artefact store: finished stages by key, on a file system.
+"""The artefact store: finished stages by key, on a file system or on S3, behind one interface.
 
-An entry is a folder ``<root>/<stage>/<key>/`` of files and a ``manifest.json`` with the sha256 and size of each, and a
-sha256 of itself. It is written into a temporary folder, fsynced, and renamed; so it is there in full or not at all.
-Publishing a key twice keeps the first. An entry whose files do not match its manifest is set aside under
-``<root>/damaged/`` and recomputed.
+An entry is the files that a stage left, and a ``manifest.json`` with the sha256 and size of each and a sha256 of
+itself. The manifest comes last, so an entry is there in full or not at all. Publishing a key twice keeps the first.
+What does not match its sums is never returned: the entry is set aside under ``damaged/`` and computed again.
+
+Beside entries a store holds checkpoints of unfinished stages (``partial/``), notes on who refers to what
+(``references/``) and, on file systems, leases (``leases/``).
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import json
 import logging
 import os
-import shutil
-import time
-import uuid
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from ddcal.config.places import is_url, parse_s3
+from ddcal.errors import BadInput, StoreError
+from ddcal.pipeline.manifest import MANIFEST, Entry, file_sha256, read_manifest
 
-from ddcal.errors import StoreError
+__all__ = ["MANIFEST", "Entry", "Item", "Store", "file_sha256", "open_store"]
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A finished stage.
+class Item:
+    """A file of the store: its name from the store's root on, its size, and when it was written (store's clock)."""
+
+    name: str
+    bytes: int
+    modified: float
+
+
+class Store(ABC):
+    """Entries of one place; safe for several processes and machines that publish the same keys.
 
     Attributes:
-        stage: The stage's name.
-        key: Its key.
-        folder: Where its files lie.
-        meta: What the stage recorded: curve, seconds, versions…
-        files: Relative file name → sha256 in hex.
+        place: The folder (absolute) or URL, as text.
+        cache: The node-local folder of copies, if this store uses one.
     """
 
-    stage: str
-    key: str
-    folder: Path
-    meta: dict[str, Any]
-    files: dict[str, str]
+    place: str
 
+    def __init__(self) -> None:
+        self._verified: dict[str, Entry] = {}
 
-class Store:
-    """Entries under one root; safe for several processes that publish the same keys."""
+    # Entries
 
-    def __init__(self, root: Path | str) -> None:
-        """Open or create the store.
+    @abstractmethod
+    def has(self, stage: str, key: str) -> bool:
+        """Return whether the entry is there, without reading its files.
 
         Raises:
-            StoreError: if the root cannot be created or is not a folder.
+            StoreError: if the store cannot be read.
         """
-        self.root = Path(root).absolute()
-        self._verified: dict[str, Entry] = {}
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"the artefact store {self.root} cannot be created: {error.strerror}") from error
 
     def get(self, stage: str, key: str) -> Entry | None:
-        """Return the entry, or None if it is not there; every file is verified once a process."""
-        folder = self._folder(stage, key)
+        """Return the entry, its files on this machine, or None if it is not there; verified once by each `Store`.
+
+        Raises:
+            StoreError: if the store cannot be read, or a damaged entry cannot be set aside.
+        """
         known = self._verified.get(key)
-        if known is not None and folder.exists():
+        if known is not None and known.folder.exists() and self.has(stage, key):
             return known
+        content = self.read(f"{stage}/{key}/{MANIFEST}")
+        if content is None and not self._half_written(stage, key):
+            return None
         try:
-            manifest = json.loads((folder / MANIFEST).read_text())
-        except FileNotFoundError:
-            if folder.exists():
-                self._set_aside(stage, key, "manifest.json is missing")
-            return None
-        except (OSError, ValueError) as error:
-            self._set_aside(stage, key, f"manifest.json is unreadable ({error})")
-            return None
-        fault = first_fault(folder, manifest)
-        if fault:
-            self._set_aside(stage, key, fault)
+            manifest = read_manifest(content, stage, key)
+            folder, fault = self._bring(manifest)
+        except ValueError as error:
+            fault = str(error)
+        if fault is not None:
+            self._verified.pop(key, None)
+            target = self._set_aside(stage, key, content)
+            logger.warning(
+                "artefact %s/%s is damaged (%s): set aside as %s and computed again", stage, key, fault, target
+            )
             return None
         files = {name: record["sha256"] for name, record in manifest["files"].items()}
         entry = Entry(stage, key, folder, manifest["meta"], files)
         self._verified[key] = entry
         return entry
 
+    @abstractmethod
     def publish(self, stage: str, key: str, write: Callable[[Path], dict[str, Any]]) -> Entry:
         """Write an entry and return it; if the key is there already, the first one stays and is returned.
 
@@ -102,45 +104,28 @@ class Store:
         Raises:
             StoreError: if the disk is full or the store cannot be written.
         """
-        temporary = self.root / "tmp" / f"{key[:16]}-{uuid.uuid4().hex}"
-        try:
-            temporary.mkdir(parents=True)
-            meta = write(temporary)
-            names = sorted(str(path.relative_to(temporary)) for path in temporary.rglob("*") if path.is_file())
-            files = {
-                name: {"sha256": file_sha256(temporary / name), "bytes": (temporary / name).stat().st_size}
-                for name in names
-            }
-            manifest = {"stage": stage, "key": key, "created": time.time(), "meta": meta, "files": files}
-            manifest["sha256"] = _manifest_sha256(manifest)
-            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
-            for name in [*names, MANIFEST]:
-                _fsync(temporary / name)
-            _fsync(temporary)
-            folder = self._folder(stage, key)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.rename(temporary, folder)
-            except OSError:
-                if self.get(stage, key) is None:  # not "somebody was first": a damaged entry was set aside, or no room
-                    os.rename(temporary, folder)
-            _fsync(folder.parent)
-        except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
-            raise StoreError(
-                f"the artefact store {self.root} cannot be written: {getattr(error, 'strerror', None) or error}; "
-                "nothing of this stage was kept"
-            ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        self.partial_path(key).unlink(missing_ok=True)
-        entry = self.get(stage, key)
-        if entry is None:
-            raise StoreError(f"the artefact store {self.root} lost entry {stage}/{key} just after it was written")
-        return entry
 
-    def partial_path(self, key: str) -> Path:
-        """Return where the checkpoint of an unfinished stage lies."""
-        return self.root / "partial" / f"{key}.pt"
+    @abstractmethod
+    def remove(self, stage: str, key: str) -> None:
+        """Remove an entry; nobody sees half of it.
+
+        Raises:
+            StoreError: if it cannot be removed.
+        """
+
+    @abstractmethod
+    def keys(self, stage: str) -> Iterator[tuple[str, bytes | None]]:
+        """Yield (key, its manifest's bytes) of a stage; None where files lie without one and nobody writes them."""
+
+    @abstractmethod
+    def fault(self, stage: str, key: str, content: bytes | None) -> str | None:
+        """Return what is wrong with an entry after reading all of the store's own files, or None if it is whole."""
+
+    @abstractmethod
+    def file(self, stage: str, key: str, name: str) -> Path | None:
+        """Return one file of an entry on this machine, or None if it is not there."""
+
+    # Checkpoints of unfinished stages
 
     def save_partial(self, key: str, state: dict[str, Any]) -> None:
         """Keep the state of an unfinished stage (tensors and plain values), replacing the last one in one step.
@@ -150,88 +135,125 @@ class Store:
         """
         import torch
 
-        path = self.partial_path(key)
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stream = io.BytesIO()
-            torch.save(state, stream)
-            content = stream.getvalue()
-            temporary.write_bytes(hashlib.sha256(content).digest() + content)  # torch.load itself checks no sum
-            _fsync(temporary)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise StoreError(f"the checkpoint {path} cannot be written: {error}") from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        stream = io.BytesIO()
+        torch.save(state, stream)
+        content = stream.getvalue()
+        try:  # torch.load itself checks no sum
+            self.write(_partial(key), hashlib.sha256(content).digest() + content)
+        except StoreError as error:
+            raise StoreError(f"the checkpoint {_partial(key)} cannot be written: {error}") from error
 
     def load_partial(self, key: str) -> dict[str, Any] | None:
         """Return the state of an unfinished stage, or None; a damaged one is dropped with a warning."""
         import torch
 
-        path = self.partial_path(key)
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
+        content = self.read(_partial(key))
+        if content is None:
             return None
-        except OSError as error:
-            raise StoreError(f"the checkpoint {path} cannot be read: {error}") from error
         digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
         if hashlib.sha256(content).digest() != digest:
-            logger.warning("the checkpoint %s is damaged (its sha256 does not match) and dropped", path)
-            path.unlink(missing_ok=True)
+            logger.warning(
+                "the checkpoint %s of %s is damaged (its sha256 does not match) and dropped", _partial(key), self.place
+            )
+            self.delete(_partial(key))
             return None
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         return state
 
-    def _folder(self, stage: str, key: str) -> Path:
-        return self.root / stage / key
+    def drop_partial(self, key: str) -> None:
+        """Remove the checkpoint of a stage, if there is one."""
+        self.delete(_partial(key))
 
-    def _set_aside(self, stage: str, key: str, fault: str) -> None:
-        target = self.root / "damaged" / f"{stage}-{key}-{uuid.uuid4().hex[:8]}"
-        logger.warning("artefact %s/%s is damaged (%s): set aside as %s and computed again", stage, key, fault, target)
-        self._verified.pop(key, None)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(self._folder(stage, key), target)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise StoreError(f"the damaged artefact {self._folder(stage, key)} cannot be set aside: {error}") from error
+    # Single files by name
+
+    @abstractmethod
+    def read(self, name: str) -> bytes | None:
+        """Return a file's bytes, or None if there is none.
+
+        Raises:
+            StoreError: if the store cannot be read.
+        """
+
+    @abstractmethod
+    def write(self, name: str, content: bytes, *, sync: bool = True) -> None:
+        """Write a file in one step, over what is there.
+
+        Args:
+            name: The file's name from the store's root on.
+            content: Its bytes.
+            sync: Whether it is on the disk (fsync) before this returns.
+
+        Raises:
+            StoreError: if the store cannot be written.
+        """
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Remove a file, if it is there.
+
+        Raises:
+            StoreError: if the store cannot be written.
+        """
+
+    @abstractmethod
+    def listing(self, folder: str) -> list[Item]:
+        """Return every file below a folder; none if there is no such folder."""
+
+    @abstractmethod
+    def sweep(self, before: float, spare: Callable[[str], bool]) -> None:
+        """Remove what killed workers left before a time (seconds since 1970), but no checkpoint of a spared key."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise StoreError if the place cannot be read; makes no file."""
+
+    @abstractmethod
+    def check_writable(self) -> None:
+        """Raise StoreError if the place cannot be written: asked before work that could not be kept."""
+
+    # What the two kinds of store do differently inside `get`
+
+    @abstractmethod
+    def _bring(self, manifest: dict[str, Any]) -> tuple[Path, str | None]:
+        """Return the folder of an entry's files on this machine, and what is wrong with them, or None."""
+
+    @abstractmethod
+    def _set_aside(self, stage: str, key: str, content: bytes | None) -> str:
+        """Move a damaged entry, whose manifest had these bytes, out of the way, and return where it lies then."""
+
+    @abstractmethod
+    def _half_written(self, stage: str, key: str) -> bool:
+        """Return whether files lie there without a manifest that nobody is about to complete."""
 
 
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's bytes in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def open_store(place: Path | str, cache: Path | str | None = None) -> Store:
+    """Return the store at a folder (created if missing) or an ``s3://`` URL.
 
+    Args:
+        place: A folder, or ``s3://bucket/prefix[?endpoint_override=…&scheme=…&region=…]``.
+        cache: A folder of this machine for copies. Default: none for a folder, for S3 one under the user's cache
+            directory.
 
-def _manifest_sha256(manifest: dict[str, Any]) -> str:
-    """Return the sha256 of everything in the manifest but the sum itself: it holds numbers that files do not."""
-    content = {name: value for name, value in manifest.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    Raises:
+        BadInput: if the URL is not of that form.
+        StoreError: if the folder cannot be created.
+    """
+    if not is_url(str(place)):
+        from ddcal.pipeline.file_store import FileStore
 
+        return FileStore(Path(place), None if cache is None else Path(cache))
+    from ddcal.pipeline.s3_store import S3Store
 
-def first_fault(folder: Path, manifest: dict[str, Any]) -> str | None:
-    """Return the first thing that is wrong with an entry after reading all of its files, or None if it is whole."""
     try:
-        if manifest["sha256"] != _manifest_sha256(manifest):
-            return "manifest.json does not match its own sha256"
-        for name, record in manifest["files"].items():
-            path = folder / name
-            if path.stat().st_size != record["bytes"] or file_sha256(path) != record["sha256"]:
-                return f"{name} does not match its sha256"
-        return None if isinstance(manifest["meta"], dict) else "manifest.json has no meta"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except (KeyError, TypeError, AttributeError, OSError) as error:
-        return f"manifest.json is not in the format ({error})"
+        parsed = parse_s3(str(place))
+    except ValueError as error:
+        raise BadInput(f"{place}: {error}") from error
+    if cache is None:
+        where = f"{parsed.endpoint_override or ''}/{parsed.bucket}/{parsed.prefix}"
+        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        cache = home / "ddcal" / "store" / hashlib.sha256(where.encode()).hexdigest()[:16]
+    return S3Store(str(place), parsed, Path(cache))
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _partial(key: str) -> str:
+    return f"partial/{key}.pt"

@@ -17,7 +17,8 @@ from ddcal.config.metrics import METRICS
 from ddcal.data import Dataset, dataset_fingerprint, load_dataset
 from ddcal.pipeline.environment import Environment, default_device
 from ddcal.pipeline.keys import stage_keys
-from ddcal.pipeline.store import Entry, Store
+from ddcal.pipeline.leases import Lease, Leases, open_leases
+from ddcal.pipeline.store import Entry, Store, open_store
 
 if TYPE_CHECKING:
     from ddcal.pipeline.work import StageWork
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 30.0
+WAIT_SECONDS = 0.2
+"""How long one `TrialRunner.advance` waits for a stage that another process computes."""
+
 SPANS = {"distill": (0.0, 0.5), "train": (0.5, 0.9), "calibrate": (0.9, 0.95), "evaluate": (0.95, 1.0)}
 """Which part of ``progress`` each stage is: fixed, so that a point means the same whether computed or cached."""
 
@@ -43,12 +47,14 @@ class Advance:
         point: The metrics, at a fixed fidelity point alone: ``progress``, ``val/…`` and ``complete``; the last point
             of a trial also has ``test/…``. None between two points.
         cached: Whether the point was replayed from a finished stage.
+        waiting: Whether nothing was done, as another process computes the stage.
     """
 
     stage: str
     progress: float
     point: dict[str, Any] | None = None
     cached: bool = False
+    waiting: bool = False
 
 
 class DatasetCache:
@@ -75,6 +81,8 @@ class TrialRunner:
         keys: Stage → key.
         cache_hits: Stages that were answered by the store.
         seconds: Stage → seconds of computing (of the run that computed it, where cached).
+        gpus: Stage → the share of a GPU with which it was computed; 0 on a CPU, or where that was not recorded.
+        waited: Seconds spent waiting for stages that other processes computed.
         metrics: The final metrics once `done`.
     """
 
@@ -87,6 +95,8 @@ class TrialRunner:
         target: Literal["ddnn", "distill"] = "ddnn",
         datasets: DatasetCache | None = None,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        leases: Leases | None = None,
+        gpu: float = 0.0,
     ) -> None:
         """Prepare the trial; nothing is loaded or computed yet.
 
@@ -97,6 +107,8 @@ class TrialRunner:
             target: ``ddnn`` runs to the evaluation; ``distill`` stops at the distilled set and its probe's score.
             datasets: Shared between the trials of one process.
             checkpoint_seconds: How often the state of an unfinished stage is saved, in seconds.
+            leases: Tell what other processes compute; default: those of the store.
+            gpu: The share of a GPU that this process may use, noted with what it computes.
 
         Raises:
             ddcal.data.DataError: if the data is missing, naming where it was looked for.
@@ -114,6 +126,8 @@ class TrialRunner:
         self.entries: dict[str, Entry] = {}
         self.cache_hits: list[str] = []
         self.seconds: dict[str, float] = {}
+        self.gpus: dict[str, float] = {}
+        self.waited = 0.0
         self.metrics: dict[str, Any] = {}
         self.done = False
         self._datasets = datasets or DatasetCache()
@@ -123,6 +137,11 @@ class TrialRunner:
         self._work: StageWork | None = None
         self._spent = 0.0
         self._saved_at = time.monotonic()
+        self._leases = leases if leases is not None else open_leases(store)
+        self._lease: Lease | None = None
+        self._gpu = gpu
+        self._writable = False  # not known yet
+        self._waits_for: str | None = None
 
     @property
     def dataset(self) -> Dataset:
@@ -131,6 +150,8 @@ class TrialRunner:
 
     def advance(self) -> Advance:
         """Do one chunk of work: a cached point, one small step of a stage, or a short stage.
+
+        Where another process computes the stage that comes next, wait for a moment and say so.
 
         Raises:
             ddcal.errors.DivergedError: if a loss is not finite.
@@ -142,6 +163,17 @@ class TrialRunner:
         entry = self.entries.get(stage) or self._look_up(stage)
         if entry is not None:
             return self._replay(stage, entry)
+        try:
+            if self._lease is None and not self._may_compute(stage):
+                return self._wait(stage)
+            return self._compute(stage)
+        except BaseException:
+            self._end_lease()
+            raise
+
+    def _compute(self, stage: str) -> Advance:
+        if stage in self.entries:  # published by another process just before this one took the lease
+            return self._replay(stage, self.entries[stage])
         self.environment.apply()
         began = time.perf_counter()
         if stage in ("calibrate", "evaluate"):
@@ -190,7 +222,7 @@ class TrialRunner:
         for stage in state["finished"]:
             entry = self.store.get(stage, self.keys[stage])
             if entry is None:
-                raise ValueError(f"stage {stage} is no longer in the store {self.store.root}: start the trial again")
+                raise ValueError(f"stage {stage} is no longer in the store {self.store.place}: start the trial again")
             self._take(stage, entry)
         if state["work"] is not None:
             self._work = self._make_work(self._plan[0])
@@ -204,21 +236,62 @@ class TrialRunner:
             state = {"work": self._work.state(), "seconds": self._spent}
             self.store.save_partial(self.keys[self._plan[0]], state)
 
+    def close(self) -> None:
+        """Save an unfinished stage and let others compute it; the runner may be advanced again."""
+        try:
+            if not self.done and self._lease is not None:
+                self.checkpoint()
+        finally:
+            self._end_lease()
+
     # Stages
 
     def _look_up(self, stage: str) -> Entry | None:
-        if self._work is not None:
+        if self._lease is not None:  # it is this runner that computes it
             return None
         entry = self.store.get(stage, self.keys[stage])
         if entry is not None:
             self.cache_hits.append(stage)
             logger.info("%s: cached (%s), saves %.1f s", stage, self.keys[stage][:12], entry.meta["seconds"])
             self._take(stage, entry)
+            self._work, self._spent = None, 0.0  # of a state that was restored after others had gone on
         return entry
 
     def _take(self, stage: str, entry: Entry) -> None:
         self.entries[stage] = entry
         self.seconds[stage] = entry.meta["seconds"]
+        self.gpus[stage] = entry.meta.get("gpu", 0.0)
+
+    def _may_compute(self, stage: str) -> bool:
+        """Take the lease on a missing stage; False while another process has it."""
+        lease = self._leases.take(self.keys[stage])
+        if lease is None:
+            return False
+        if self._look_up(stage) is not None:
+            lease.release()
+            return True
+        self._lease = lease
+        if not self._writable:
+            self.store.check_writable()
+            self._writable = True
+        if self._waits_for == stage:
+            logger.info("%s: the other process has ended without it", stage)
+        return True
+
+    def _wait(self, stage: str) -> Advance:
+        if self._waits_for != stage:
+            logger.info("%s: waits, as another process computes it (%s)", stage, self.keys[stage][:12])
+            self._waits_for = stage
+        began = time.monotonic()
+        time.sleep(WAIT_SECONDS)
+        self.waited += time.monotonic() - began
+        fraction = self._work.fraction if self._work is not None else 0.0
+        return Advance(stage, self._progress(stage, fraction), waiting=True)
+
+    def _end_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
 
     def _begin(self, stage: str) -> StageWork:
         work = self._make_work(stage)
@@ -242,10 +315,12 @@ class TrialRunner:
     def _finish(self, stage: str, work: StageWork) -> None:
         def write(folder: Path) -> dict[str, Any]:
             work.write(folder)
-            return {"curve": work.curve, "seconds": self._spent, "config": self.config.model_dump(mode="json")}
+            config = self.config.model_dump(mode="json")
+            return {"curve": work.curve, "seconds": self._spent, "gpu": self._gpu, "config": config}
 
         began = time.perf_counter()
         self._take(stage, self.store.publish(stage, self.keys[stage], write))
+        self._end_lease()
         self._spent += time.perf_counter() - began
         logger.info("%s: done in %.1f s", stage, self._spent)
         self._work, self._spent = None, 0.0
@@ -257,10 +332,11 @@ class TrialRunner:
         def write(folder: Path) -> dict[str, Any]:
             (folder / name).write_text(json.dumps(values, indent=1, sort_keys=True))
             if stage == "evaluate":
-                _draw_diagram(values, self.config, folder / DIAGRAM)
-            return {"curve": [], "seconds": time.perf_counter() - began, "values": values}
+                draw_diagram(values, self.config, folder / DIAGRAM)
+            return {"curve": [], "seconds": time.perf_counter() - began, "gpu": self._gpu, "values": values}
 
         self._take(stage, self.store.publish(stage, self.keys[stage], write))
+        self._end_lease()
         logger.info("%s: done in %.2f s", stage, self.seconds[stage])
 
     def _calibrate(self) -> tuple[str, dict[str, Any]]:
@@ -345,7 +421,7 @@ def run_trial(
 
     Args:
         config: The trial.
-        store: The artefact store or its folder; finished stages are taken from it.
+        store: The artefact store, its folder or its ``s3://`` URL; finished stages are taken from it.
         environment: Device, threads and precision; default: a GPU if there is one, one thread.
         on_advance: Called after every chunk of work, for progress.
 
@@ -355,15 +431,19 @@ def run_trial(
     Raises:
         DataError, DivergedError, StoreError: as `TrialRunner`.
     """
-    runner = TrialRunner(config, store if isinstance(store, Store) else Store(store), environment)
-    while not runner.done:
-        advance = runner.advance()
-        if on_advance is not None:
-            on_advance(advance)
+    runner = TrialRunner(config, store if isinstance(store, Store) else open_store(store), environment)
+    try:
+        while not runner.done:
+            advance = runner.advance()
+            if on_advance is not None:
+                on_advance(advance)
+    finally:
+        runner.close()
     return runner.metrics
 
 
-def _draw_diagram(values: dict[str, Any], config: TrialConfig, path: Path) -> None:
+def draw_diagram(values: dict[str, Any], config: TrialConfig, path: Path) -> None:
+    """Write the reliability diagrams of an evaluation as a PNG."""
     import numpy
 
     from ddcal.calibration import ReliabilityBins, plot_reliability, save_figure
@@ -381,4 +461,8 @@ def _draw_diagram(values: dict[str, Any], config: TrialConfig, path: Path) -> No
         f"{config.data.name}, {config.distill.backbone}, {config.distill.ipc} images per class; "
         f"test images, network 1 of {config.train.networks}"
     )
-    save_figure(plot_reliability({name: rows[name] for name in order}, title), path)
+    try:
+        save_figure(plot_reliability({name: rows[name] for name in order}, title), path)
+    except Exception as error:  # a picture: what it shows is in the evaluation's values
+        logger.warning("evaluate: the reliability diagram is not drawn: %s: %s", type(error).__name__, error)
+        path.unlink(missing_ok=True)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
-import uuid
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from ddcal.errors import StoreError
 from ddcal.pipeline.keys import STAGES
-from ddcal.pipeline.store import MANIFEST, Store, first_fault
+from ddcal.pipeline.leases import open_leases
+from ddcal.pipeline.manifest import read_manifest
+from ddcal.pipeline.store import Store
 
 DAY = 86400.0
 LEFTOVER_SECONDS = DAY
@@ -29,6 +28,7 @@ class Listed:
         created: When it was published, in seconds since 1970.
         seconds: How long it took to compute.
         what: A few words on what it is.
+        config: The trial that it was computed for; None where a stage records none.
     """
 
     stage: str
@@ -37,21 +37,20 @@ class Listed:
     created: float
     seconds: float
     what: str
+    config: dict[str, Any] | None = None
 
 
 def list_entries(store: Store) -> Iterator[Listed]:
     """Yield the entries by stage, oldest first; unreadable ones are left out (`verify_store` names them)."""
     for stage in STAGES:
         found = []
-        for folder in (store.root / stage).glob("*"):
+        for key, content in store.keys(stage):
             try:
-                manifest = json.loads((folder / MANIFEST).read_text())
+                manifest = read_manifest(content, stage, key)
                 meta = manifest["meta"]
-                size = (
-                    sum(record["bytes"] for record in manifest["files"].values()) + (folder / MANIFEST).stat().st_size
-                )
-                entry = Listed(stage, folder.name, size, manifest["created"], meta["seconds"], _what(meta))
-            except (OSError, ValueError, KeyError, TypeError):
+                size = sum(record["bytes"] for record in manifest["files"].values()) + len(content or b"")
+                entry = Listed(stage, key, size, manifest["created"], meta["seconds"], _what(meta), meta.get("config"))
+            except (ValueError, KeyError, TypeError):
                 continue
             found.append(entry)
         yield from sorted(found, key=lambda entry: entry.created)
@@ -60,14 +59,8 @@ def list_entries(store: Store) -> Iterator[Listed]:
 def verify_store(store: Store) -> Iterator[tuple[str, str, str | None]]:
     """Yield (stage, key, fault) for every entry after reading all of its files; fault is None where it is whole."""
     for stage in STAGES:
-        for folder in sorted((store.root / stage).glob("*")):
-            try:
-                fault = first_fault(folder, json.loads((folder / MANIFEST).read_text()))
-            except FileNotFoundError:
-                fault = "manifest.json is missing"
-            except (OSError, ValueError) as error:
-                fault = f"manifest.json is unreadable ({error})"
-            yield stage, folder.name, fault
+        for key, content in store.keys(stage):
+            yield stage, key, store.fault(stage, key, content)
 
 
 def prune_store(
@@ -80,6 +73,8 @@ def prune_store(
     dry_run: bool = False,
 ) -> list[Listed]:
     """Remove entries that nothing refers to, oldest first, and leftovers of killed workers.
+
+    What is being written is not an entry yet and stays, as do checkpoints that a key in ``kept`` or a lease protects.
 
     Args:
         store: The store.
@@ -105,26 +100,13 @@ def prune_store(
         if entry.key in kept or now - entry.created < older_than * DAY:
             continue
         if not dry_run:
-            _remove(store, entry)
+            store.remove(entry.stage, entry.key)
         removed.append(entry)
         size -= entry.bytes
     if not dry_run:
-        for folder in ("tmp", "partial"):
-            for path in (store.root / folder).glob("*"):
-                if now - path.stat().st_mtime > LEFTOVER_SECONDS:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        leases = open_leases(store)
+        store.sweep(now - LEFTOVER_SECONDS, lambda key: key in kept or leases.held(key))
     return removed
-
-
-def _remove(store: Store, entry: Listed) -> None:
-    """Move an entry away in one step, then delete it: nobody sees half of it."""
-    grave = store.root / "tmp" / f"pruned-{uuid.uuid4().hex}"
-    try:
-        grave.parent.mkdir(parents=True, exist_ok=True)
-        (store.root / entry.stage / entry.key).rename(grave)
-        shutil.rmtree(grave)
-    except OSError as error:
-        raise StoreError(f"the artefact {entry.stage}/{entry.key} cannot be removed: {error}") from error
 
 
 def _what(meta: dict[str, object]) -> str:

@@ -90,27 +90,50 @@ class DistillWork:
         probe, val = self.config.distill.probe, self.dataset.val
         if len(val) == 0:
             return {}
-        published = preset_of(self.config).values  # not config.train, which is no part of this stage
-        recipe = TrainConfig.model_validate(
-            TRAIN_DEFAULTS
-            | {name.removeprefix("train."): value for name, value in published.items() if name.startswith("train.")}
-            | {"epochs": probe.epochs, "lr": self.distiller.learning_rate or DEFAULT_RATE, "networks": 1}
-            | {"network": self.config.distill.network}
-        )
-        training = DDNNTraining(
+        training = probe_training(
+            self.config,
+            self.dataset,
             self.distiller.images.detach(),
             self.distiller.labels,
-            recipe,
-            num_classes=self.dataset.num_classes,
-            flip=self.dataset.name not in DATASETS_WITHOUT_FLIP,
-            seed=self.config.seed,
-            device=self.device,
-            stage="probe",
+            self.device,
+            self.distiller.learning_rate,
         )
         while training.epoch < training.epochs:
             training.step()
         images = val.images[: probe.images].to(self.device)
         return score(training.predict(0, images).cpu(), val.labels[: probe.images])
+
+
+def probe_training(
+    config: TrialConfig, dataset: Dataset, images: Tensor, labels: Tensor, device: str, rate: float | None = None
+) -> DDNNTraining:
+    """Return the training of the short network that scores a distilled set while it is made.
+
+    Args:
+        config: Resolved.
+        dataset: The real data.
+        images: The distilled images as they are now, float32 (M, C, S, S).
+        labels: Their labels, int64 (M,).
+        device: Where to train.
+        rate: The learning rate that was learned with the images, if one was.
+    """
+    published = preset_of(config).values  # not config.train, which is no part of the distill stage
+    recipe = TrainConfig.model_validate(
+        TRAIN_DEFAULTS
+        | {name.removeprefix("train."): value for name, value in published.items() if name.startswith("train.")}
+        | {"epochs": config.distill.probe.epochs, "lr": rate or DEFAULT_RATE, "networks": 1}
+        | {"network": config.distill.network}
+    )
+    return DDNNTraining(
+        images,
+        labels,
+        recipe,
+        num_classes=dataset.num_classes,
+        flip=dataset.name not in DATASETS_WITHOUT_FLIP,
+        seed=config.seed,
+        device=device,
+        stage="probe",
+    )
 
 
 class TrainWork:

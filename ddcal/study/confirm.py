@@ -59,6 +59,7 @@ def confirmation_study(results: StudyResults, leaders: list[Trial], seeds: int) 
     values["space"]["seed"] = {"choice": fresh}
     values["constraints"] = {}
     values["scheduler"] = {}
+    values["stop"]["plateau"] = None  # every leader runs on every seed
     enqueue = [leader.values | {"seed": seed} for seed in fresh for leader in leaders]
     values["search"] |= {"searcher": "random", "trials": len(enqueue), "enqueue": enqueue}
     return StudyConfig.model_validate(values)

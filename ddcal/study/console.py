@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from ddcal.pipeline import Advance
+from ddcal.study.interrupt import end_now
 from ddcal.study.replay import Comparison
 from ddcal.study.results import StudyResults, Trial
 from ddcal.study.runner import Hooks, Start
@@ -44,7 +46,7 @@ class StudyProgress:
     @property
     def hooks(self) -> Hooks:
         """The callbacks for `run_study`."""
-        return Hooks(self.on_start, self.on_finished, self.on_trial, self.on_advance)
+        return Hooks(self.on_start, self.on_finished, self.on_trial, self.on_advance, self.on_interrupt)
 
     def __enter__(self) -> StudyProgress:
         return self
@@ -99,6 +101,19 @@ class StudyProgress:
         if self._bar is not None:
             self._bar.update(self._task, completed=advance.progress, description=f"{advance.stage:<9}")
 
+    def on_interrupt(self, count: int) -> None:
+        """Say what Ctrl-C does; the second one ends this process, and with it the Ray that it has started."""
+        if count == 1:
+            os.write(2, b"\nstopping: trials save their state; Ctrl-C again stops at once\n")
+            return
+        if self._bar is not None:
+            os.write(1, b"\x1b[?25h")  # the bar has hidden the cursor
+        go_on = ""
+        if self.started is not None:
+            go_on = f"; go on with  ddcal resume {shlex.quote(_relative(self.started.directory))}"
+        os.write(2, f"stopped at once{go_on}\n".encode())
+        end_now()
+
 
 def print_summary(results: StudyResults, console: Console) -> None:
     """Print a study's outcome: counts, the winner's calibrations on test, where the files are, what comes next."""
@@ -107,7 +122,20 @@ def print_summary(results: StudyResults, console: Console) -> None:
     cache = summary["cache"]
     console.print(
         f"\n{counts} in {summary['seconds']:.0f} s; the store saved {cache['saved_seconds']:.0f} s of computing"
+        + (f" ({cache['saved_gpu_seconds']:.0f} GPU-seconds)" if cache["saved_gpu_seconds"] >= 0.5 else "")
+        + (
+            f"; waited {cache['waited_seconds']:.1f} s for stages that others computed"
+            if cache["waited_seconds"] >= 0.05
+            else ""
+        )
     )
+    if results.ending and not results.ending.startswith("search.trials"):
+        console.print(f"ended: {results.ending}", markup=False)
+    if results.unsent:
+        console.print(
+            f"MLflow does not have everything yet ({results.unsent} bytes of the ledger wait): "
+            f"ddcal sync {shlex.quote(_relative(results.directory))}"
+        )
     best = results.best
     if best is None:
         console.print("no trial is feasible: there is no winner", markup=False)
@@ -118,8 +146,6 @@ def print_summary(results: StudyResults, console: Console) -> None:
         f"winner: {best.trial_key} (lowest val/nll of the Pareto front: trials {front}; "
         f"{'' if results.confirmed(best) else 'not '}confirmed on fresh seeds)"
     )
-    if results.unsent:
-        console.print(f"MLflow does not have everything yet: ddcal sync {shlex.quote(_relative(results.directory))}")
     for name, value in best.values.items():
         console.print(f"  {name:<24} {value:.4g}" if isinstance(value, float) else f"  {name:<24} {value}")
     console.print(calibration_table(best))
@@ -199,11 +225,12 @@ def confirmation_table(found: list[Confirmed]) -> Table:
 def importance_table(found: list[Importance]) -> Table:
     """Return the importance of every name, objective by objective."""
     table = Table(title="share of the variance explained (fANOVA)", title_justify="left")
-    for name in ("objective", "name", "share", "trials", "active where"):
-        table.add_column(name, justify="right" if name in ("share", "trials") else "left")
+    for name in ("objective", "name", "share", "80 % interval", "better", "trials", "active where"):
+        table.add_column(name, justify="right" if name in ("share", "80 % interval", "trials") else "left")
     for one in found:
         share = "too few" if one.share is None else f"{one.share:.3f}"
-        table.add_row(one.objective, one.name, share, str(one.trials), one.where)
+        interval = "" if one.low is None else f"{one.low:.2f} to {one.high:.2f}"
+        table.add_row(one.objective, one.name, share, interval, one.better or "", str(one.trials), one.where)
     return table
 
 

@@ -7,6 +7,7 @@ driver that is killed at any moment leaves a folder from which the next one goes
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 import uuid
@@ -19,16 +20,23 @@ import yaml
 
 from ddcal.config import DataConfig, StudyConfig, resolve, trial_from
 from ddcal.data import dataset_fingerprint
-from ddcal.pipeline import Environment, stage_keys
+from ddcal.pipeline import Environment, Store, stage_keys
+from ddcal.pipeline.leases import Leases, open_leases
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
 from ddcal.study.following import Tracking
+from ddcal.study.hold_back import HoldBack
 from ddcal.study.ledger import FIDELITY_STEPS, Ledger, Outcome
 from ddcal.study.lock import DriverLock
 from ddcal.study.provenance import git_commit, package_versions
-from ddcal.study.references import refer
+from ddcal.study.references import Reference
 from ddcal.study.results import STUDY, StudyResults, Trial, load_study, replace_text
 from ddcal.study.search import JOURNAL, StudySearch
+from ddcal.study.shares import Shares
+from ddcal.study.stopping import Plateau
+from ddcal.study.study_store import cache_place, study_store
 from ddcal.study.worker import Assignment
+
+logger = logging.getLogger(__name__)
 
 WRITE_SECONDS = 5.0
 """How often, at most, the tables of results are rewritten while a study runs; they are always complete at its end."""
@@ -36,13 +44,20 @@ WRITE_SECONDS = 5.0
 WRITE_SHARE = 0.02
 """The share of the driver's time that rewriting the tables may take, however many trials there are."""
 
+STOP = "stop"
+"""The file in the study's folder that tells workers to save their state and stop."""
+
 DUPLICATES_IN_A_ROW = 20
 """A finite space is searched through when so many suggestions in a row have been there before."""
 
 
 @dataclass
 class Running:
-    """A trial that the search has asked for and that has not ended."""
+    """A trial that the search has asked for and that has not ended.
+
+    ``gpu`` is its share of a GPU; ``grown`` says that it ran out of memory at a smaller one; ``missing`` are the stages
+    that the store did not have when it was handed out.
+    """
 
     number: int
     values: dict[str, Any]
@@ -53,6 +68,9 @@ class Running:
     steps: set[int]
     handed_out: float = 0.0
     attempt: int = 1
+    gpu: float = 0.0
+    grown: bool = False
+    missing: tuple[str, ...] = ()
 
 
 class StudyDriver:
@@ -69,6 +87,8 @@ class StudyDriver:
         earlier: StudyResults | None = None,
         on_finished: Callable[[Trial], None] | None = None,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        gpus: float | None = None,
+        leases: Callable[[Store], Leases] = open_leases,
     ) -> None:
         """Begin or resume the study in ``directory``.
 
@@ -81,10 +101,13 @@ class StudyDriver:
             earlier: What the ledger of a study to resume says; None begins a new one.
             on_finished: Called after each trial, for progress.
             checkpoint_seconds: How often workers save the state of an unfinished stage, in seconds.
+            gpus: How many GPUs the cluster has; None if trials run in this process, one at a time.
+            leases: Returns the leases of the study's store.
         """
         self.study, self.directory, self.environment, self.tracking = study, directory, environment, tracking
         self._on_finished, self._checkpoint_seconds = on_finished, checkpoint_seconds
         self._lock = lock
+        self._shares = Shares(study.resources, gpus, earlier.packing if earlier is not None else None)
         self._began = self._written = time.monotonic()
         self._write_every = WRITE_SECONDS
         self._fingerprints: dict[str, str] = {}
@@ -92,14 +115,16 @@ class StudyDriver:
         self._waiting: list[Running] = []  # asked for, not handed out
         self._known: dict[str, int] = {}  # values → the first trial that had them
         self._duplicates = 0
-        store = Path(study.storage.store) if study.storage.store else directory.parent / "store"
-        self.store = store.expanduser().absolute()
+        self.store = study_store(study, directory.parent)
+        self._hold_back = HoldBack(self.store, leases(self.store))
+        self._reference = Reference(self.store, "study", directory)
         replace_text(directory / STUDY, yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
         if earlier is None:
             for leftover in directory.glob(f"{JOURNAL}*"):  # of a driver killed before the ledger's first line
                 leftover.unlink()
         self.ledger = Ledger(directory)
         self.search = StudySearch(study, directory, repair=earlier is not None)
+        self._plateau = Plateau(study, directory)
         self.finished = 0
         self.session = 1 if earlier is None else earlier.sessions + 1
         if earlier is None:
@@ -110,11 +135,12 @@ class StudyDriver:
                 environment=environment.identity(),
                 versions=package_versions(),
                 git_commit=git_commit(),
-                store=str(self.store),
+                store=self.store.place,
             )
         else:
             self._take_over(earlier)
-        refer(self.store, "study", directory)
+            self._reference.add(key for trial in earlier.records for key in (trial.keys or {}).values())
+        self._reference.write()
         tracking.notify()
 
     @property
@@ -125,23 +151,44 @@ class StudyDriver:
     @property
     def exhausted(self) -> bool:
         """Whether no further trial will be handed out."""
+        return self.ending is not None
+
+    @property
+    def ending(self) -> str | None:
+        """Why no further trial will be handed out; None while there are more to come."""
+        stop, search = self.study.stop, self.study.search
+        may_return = any(self._shares.larger(trial) for trial in self._running.values())  # with a larger share of a GPU
+        if not self._waiting and not may_return and self.finished + len(self._running) >= search.trials:
+            return f"search.trials: all {search.trials} were tried"
+        if self._out_of_time:
+            return f"stop.hours: {stop.hours:g} hours are over"
+        if may_return or any(trial.attempt > 1 for trial in self._waiting):  # begun before: they are finished
+            return None
+        if self._plateau.reached:
+            return f"stop.plateau: nothing improved over {stop.plateau} finished trials in a row"
         if self._waiting:
-            return self._out_of_time
-        asked = self.finished + len(self._running)
-        return asked >= self.study.search.trials or self._out_of_time or self._searched_through
+            return None
+        if self.search.through:
+            return "every point of the grid was tried"
+        if self._searched_through:
+            return f"the space is searched through: {DUPLICATES_IN_A_ROW} suggestions in a row were there before"
+        return None
 
     def next_assignment(self) -> Assignment | None:
         """Return the next trial to run, which is in the ledger by then; None if it is better to wait.
 
-        A trial that needs a stage which a running trial is computing waits for it, while others go first.
+        A trial that needs a stage which a running trial, of this study or another, is computing waits for it, while
+        others go first. While nothing of this study runs there is one to hand out: nobody might ask again.
         """
-        chosen = next((trial for trial in self._waiting if not self._blocked(trial)), None)
+        chosen = next((trial for trial in self._waiting if not self._held_back(trial)), None)
         while chosen is None and self._may_ask:
             trial = self._ask()
-            if self._blocked(trial):
+            if self._held_back(trial):
                 self._waiting.append(trial)
             else:
                 chosen = trial
+        if chosen is None and self._waiting and not self._running:
+            chosen = self._waiting[0]
         if chosen is None:
             return None
         if chosen in self._waiting:
@@ -158,6 +205,9 @@ class StudyDriver:
             trial.steps.update(map(_step, fresh))
             self.ledger.append("trial_points", sync=False, number=number, points=fresh)
             self.tracking.notify()
+        for measured in result.get("gpu", ()):
+            if self._shares.learn(trial, measured):
+                self.ledger.append("gpu_measured", number=trial.number, **measured)
         for record in result.get("records", ()):
             self._finish(trial, record)
 
@@ -169,24 +219,35 @@ class StudyDriver:
             seconds = time.monotonic() - trial.handed_out
             self._finish(trial, {**empty, "keys": trial.keys, "seconds": seconds, "outcome": outcome, "error": error})
 
-    def close(self, interrupted: bool = False) -> StudyResults:
+    def close(self, interrupted: bool = False, on_end: Callable[[StudyResults], None] | None = None) -> StudyResults:
         """End the driver's work: write the tables, let MLflow catch up, give the lock back.
 
         Trials that are running now stay unfinished in the ledger: resuming hands them out again.
+
+        Args:
+            interrupted: Whether the study stops before its end.
+            on_end: Called before MLflow takes the study's files; whatever it raises is logged alone.
         """
         try:
             results = load_study(self.directory)
             best = results.best
+            results.seconds = (results.seconds or 0.0) + time.monotonic() - self._began
+            results.interrupted, results.ending = interrupted, None if interrupted else self.ending
+            results.write()  # before the ledger's last line, as MLflow takes the files when it reads that
+            if on_end is not None:
+                try:
+                    on_end(results)
+                except Exception as error:
+                    logger.warning("at the end of the study: %s: %s", type(error).__name__, error)
             self.ledger.append(
                 "study_finished",
-                seconds=(results.seconds or 0.0) + time.monotonic() - self._began,
+                seconds=results.seconds,
                 interrupted=interrupted,
+                ending=results.ending,
                 finished=self.finished,
                 best=None if best is None else {"trial_key": best.trial_key, "metrics": best.metrics},
             )
             self.ledger.close()
-            results = load_study(self.directory)
-            results.write()
         finally:  # also if the disk is full
             unsent = self.tracking.close()
             self._lock.release()
@@ -199,7 +260,8 @@ class StudyDriver:
     def _may_ask(self) -> bool:
         asked = self.finished + len(self._running) + len(self._waiting)
         held_back = len(self._waiting) >= self.study.search.concurrency
-        return asked < self.study.search.trials and not held_back and not self._searched_through
+        through = self._searched_through or self.search.through
+        return asked < self.study.search.trials and not held_back and not through
 
     @property
     def _out_of_time(self) -> bool:
@@ -229,15 +291,38 @@ class StudyDriver:
 
     def _blocked(self, trial: Running) -> bool:
         """Whether the first stage that the trial would compute is being computed by another."""
-        missing = next((s for s in trial.keys if not (self.store / s / trial.keys[s]).exists()), None)
-        return missing is not None and any(
-            other.keys.get(missing) == trial.keys[missing] for other in self._running.values()
+        return self._hold_back.blocked(trial.keys, (other.keys for other in self._running.values()))
+
+    # Shares of a GPU
+
+    def _held_back(self, trial: Running) -> bool:
+        if self._shares.automatic:
+            trial.missing = self._hold_back.missing(trial.keys)
+        return self._blocked(trial) or self._shares.must_wait(trial, self._running.values())
+
+    def _grow(self, trial: Running, record: dict[str, Any], larger: float) -> None:
+        """Let the trial wait for another attempt with more memory; it keeps its number, its key and its points."""
+        del self._running[trial.number]
+        self.ledger.append(
+            "trial_attempt_failed",
+            number=trial.number,
+            attempt=trial.attempt,
+            outcome=record["outcome"],
+            error=record["error"],
+            seconds=record["seconds"],
+            gpu=trial.gpu,
+            next_gpu=larger,
         )
+        trial.attempt, trial.gpu, trial.grown = trial.attempt + 1, larger, True
+        self._waiting.insert(0, trial)
 
     def _hand_out(self, trial: Running) -> Assignment:
         trial.handed_out = time.monotonic()
+        trial.gpu = self._shares.give(trial)
         self._running[trial.number] = trial
         log = str(self.directory / "logs" / f"{trial.trial_key}.log")
+        self._reference.add(trial.keys.values())
+        self._reference.write()
         self.ledger.append(
             "trial_started",
             number=trial.number,
@@ -247,12 +332,14 @@ class StudyDriver:
             keys=trial.keys,
             duplicate_of=trial.duplicate_of,
             attempt=trial.attempt,
+            gpu=trial.gpu,
             log=log,
         )
         self.tracking.notify()
         return Assignment(
             trial=trial.config,
-            store=str(self.store),
+            store=self.store.place,
+            cache=cache_place(self.study),
             number=trial.number,
             trial_key=trial.trial_key,
             log=log,
@@ -261,6 +348,10 @@ class StudyDriver:
             target=self.study.trial,
             bundle_cached=self.study.scheduler.name == "none",
             checkpoint_seconds=self._checkpoint_seconds,
+            attempt=trial.attempt,
+            gpu=trial.gpu,
+            context=self._shares.packing.context,
+            stop=None if self._shares.gpus is None else str(self.directory / STOP),
         )
 
     def _fingerprint(self, data: DataConfig) -> str:
@@ -283,11 +374,13 @@ class StudyDriver:
             record = in_ledger.get(number)
             if record is not None and record.outcome is not None:
                 metrics = {name: value for name, value in (record.metrics or {}).items() if value is not None}
-                self.search.tell(number, record.outcome, metrics)  # type: ignore[arg-type]
+                attributes = _attributes(record, record.outcome, record.keys or {})
+                self.search.tell(number, record.outcome, metrics, attributes)  # type: ignore[arg-type]
                 continue
             waiting = self._asked(number, record.values if record is not None else values)
             if record is not None:
                 waiting.steps, waiting.attempt = set(record.steps), record.attempt + 1
+                waiting.gpu, waiting.grown = record.gpu, record.grown
             self._waiting.append(waiting)
         # Trials that were never handed out come last, and not at all if the study was shortened to less than them.
         self._waiting.sort(key=lambda trial: trial.number not in in_ledger)
@@ -297,7 +390,12 @@ class StudyDriver:
     # The end of a trial
 
     def _finish(self, trial: Running, record: dict[str, Any]) -> None:
+        larger = self._shares.larger(trial)
+        if record["outcome"] == "out_of_memory" and larger is not None:
+            self._grow(trial, record, larger)
+            return
         del self._running[trial.number]
+        self._hold_back.forget(trial.keys.values())
         self.finished += 1
         record = {name: value for name, value in record.items() if name != "log"}
         metrics = record["metrics"]
@@ -309,8 +407,10 @@ class StudyDriver:
         if record["outcome"] == "complete" and violated:
             bounds = (f"{c.metric} {self.study.constraints[c.metric]} (is {metrics[c.metric]:.4f})" for c in violated)
             record |= {"outcome": "infeasible", "error": f"violates {', '.join(bounds)}"}
-        self.ledger.append("trial_finished", number=trial.number, diagram=self._diagram(record), **record)
-        self.search.tell(trial.number, record["outcome"], metrics)
+        self.ledger.append("trial_finished", number=trial.number, **record)
+        attributes = _attributes(trial, record["outcome"], record["keys"])
+        self.search.tell(trial.number, record["outcome"], metrics, attributes)
+        self._plateau.add(record["outcome"], metrics)
         self.tracking.notify()
         if time.monotonic() - self._written > self._write_every:
             began = time.monotonic()
@@ -322,9 +422,11 @@ class StudyDriver:
             facts |= record | {"cache_hits": tuple(record["cache_hits"]), "duplicate_of": trial.duplicate_of}
             self._on_finished(Trial(config=trial.config, **facts))
 
-    def _diagram(self, record: dict[str, Any]) -> str | None:
-        key = record["keys"].get("evaluate")
-        return str(self.store / "evaluate" / key / "reliability.png") if key and record["metrics"] else None
+
+def _attributes(trial: Running | Trial, outcome: str, keys: dict[str, str]) -> dict[str, Any]:
+    """Return what the Optuna journal says of a trial beside its values: in two writes, as each is fsynced."""
+    stages = {stage: key[:12] for stage, key in keys.items()}
+    return {"trial_key": trial.trial_key, "ddcal": {"outcome": outcome, **stages}}
 
 
 def _step(point: dict[str, Any]) -> int:

@@ -12,9 +12,10 @@ import yaml
 from ddcal import __version__
 from ddcal.config import TrialConfig
 from ddcal.errors import BadInput, StoreError
-from ddcal.pipeline.store import Entry, Store, file_sha256
-from ddcal.study.references import refer
+from ddcal.pipeline.store import Entry, file_sha256, open_store
+from ddcal.study.references import Reference
 from ddcal.study.results import StudyResults, Trial
+from ddcal.study.study_store import cache_place
 
 RUN, LOCK = "run.yaml", "run.lock.json"
 FORMAT_VERSION = 1
@@ -59,12 +60,12 @@ def export_trial(results: StudyResults, trial: Trial, target: Path | str) -> Pat
             f"trial {trial.trial_key} is {trial.outcome or 'unfinished'}, so it has no result to export; "
             "`ddcal export` without --trial takes the winner"
         )
-    store = Store(results.started["store"])
+    store = open_store(results.started["store"], cache_place(results.study))
     entries = {stage: store.get(stage, key) for stage, key in trial.keys.items()}
     missing = [stage for stage, entry in entries.items() if entry is None]
     if missing:
         raise ExportError(
-            f"trial {trial.trial_key}: the store {store.root} no longer holds its {', '.join(missing)} stage: "
+            f"trial {trial.trial_key}: the store {store.place} no longer holds its {', '.join(missing)} stage: "
             "run the study again, finished stages are taken from the store"
         )
     found = {stage: entry for stage, entry in entries.items() if entry is not None}
@@ -76,12 +77,28 @@ def export_trial(results: StudyResults, trial: Trial, target: Path | str) -> Pat
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)
-        refer(store.root, "export", folder)
+        reference = Reference(store, "export", folder)
+        reference.add(entry.key for entry in found.values())
+        reference.write()
     except OSError as error:
         raise ExportError(f"--to {target}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def exported_already(results: StudyResults, trial: Trial, target: Path | str) -> bool:
+    """Return whether ``target`` is this very trial's export, whole and unedited."""
+    from ddcal.study.replay import read_run
+
+    try:
+        run = read_run(target)
+    except ExportError:
+        return False
+    same = ("study", "trial_key", "config", "metrics", "data_fingerprint", "git_commit", "versions")
+    now = describe_run(results, trial, {})
+    keys = {stage: record["key"] for stage, record in run["stages"].items()}
+    return all(run.get(name) == now[name] for name in same) and keys == trial.keys
 
 
 def describe_run(results: StudyResults, trial: Trial, entries: dict[str, Entry]) -> dict[str, Any]:

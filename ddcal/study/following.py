@@ -14,8 +14,11 @@ POLL_SECONDS = 0.2
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0)
 """Waits between attempts at an event; the last one repeats."""
 
-CLOSE_SECONDS, CLOSE_SECONDS_FAILING = 30.0, 5.0
+CLOSE_SECONDS, CLOSE_SECONDS_FAILING = 15.0, 5.0
 """How long the end of a study waits for MLflow while nothing arrives there; less if the last attempt has failed."""
+
+CLOSE_SECONDS_MORE = 60.0
+"""After `CLOSE_SECONDS`, the end of a study waits on only if at the pace so far no more than this is left."""
 
 
 class Tracking:
@@ -39,20 +42,23 @@ class Tracking:
         self._news.set()
 
     def close(self) -> int:
-        """Wait until MLflow has everything, but not for one that does not move.
+        """Wait until MLflow has everything, but not for one that does not move or is too slow.
 
         Returns:
             How many bytes of the ledger are not sent: 0 if all is there.
         """
         if self._thread is None or self.mirror is None:
             return 0
-        self._moved = time.monotonic()
+        began = self._moved = time.monotonic()
+        pending = self.mirror.pending
         self._closing.set()
         self._news.set()
         while self._thread.is_alive():
             patience = CLOSE_SECONDS_FAILING if self._failures else CLOSE_SECONDS
-            if time.monotonic() - self._moved > patience:
-                self._given_up = True  # `sync_study` may follow in this process: two mirrors would send twice
+            waited, sent = time.monotonic() - began, pending - self.mirror.pending
+            too_slow = waited > patience and self.mirror.pending * waited > CLOSE_SECONDS_MORE * sent
+            if too_slow or time.monotonic() - self._moved > patience:
+                self._given_up = True  # after the event that it is at; who syncs next waits for that
                 break
             self._thread.join(0.05)
         return max(0, self.mirror.pending)

@@ -1,18 +1,30 @@
-"""Which searched names matter for which objective: fANOVA over a study's complete and infeasible trials."""
+"""Which searched names matter for which objective: fANOVA over a study's complete trials, and how sure that is."""
 
 from __future__ import annotations
 
+import math
+import random
+import statistics
 import warnings
 from dataclasses import dataclass
 
 import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
+from ddcal.config.study import Domain
+from ddcal.seeding import derive_seed
 from ddcal.study.results import StudyResults, Trial
 from ddcal.study.search import distribution
 
 MIN_TRIALS = 4
-SEED = 0
+ENOUGH_TRIALS = 30
+"""Below this the shares are mostly noise, and tables and pictures say so."""
+
+RESAMPLES, RESAMPLED_TREES, RESAMPLED_TRIALS = 10, 8, 150
+"""The intervals: how many, from how many trees, and from how many trials at most (fewer trials: wider intervals)."""
+
+SIGNIFICANCE = 0.05
+TREES = 32
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,11 @@ class Importance:
         objective: For example ``val/ece``.
         name: The searched name.
         share: In [0, 1]; shares of one objective and condition sum to 1. None if there are too few trials.
+        low: The second lowest of `RESAMPLES` shares, each from trials drawn with replacement (about the 10th
+            percentile); None as ``share``.
+        high: The second highest of them.
+        better: What makes the objective better: ``higher`` or ``lower`` values (rank correlation), or the choice with
+            the best median (Kruskal-Wallis); ``unclear`` above a p-value of 0.05. None as ``share``.
         trials: How many trials it was computed from.
         where: The condition under which the name is active; empty if it always is.
     """
@@ -30,6 +47,9 @@ class Importance:
     objective: str
     name: str
     share: float | None
+    low: float | None
+    high: float | None
+    better: str | None
     trials: int
     where: str
 
@@ -37,46 +57,102 @@ class Importance:
 def importances(results: StudyResults) -> list[Importance]:
     """Return the importance of every searched name for every objective, largest first within an objective.
 
-    fANOVA does not care which direction is better. A conditional name is judged among the trials in which it was
-    active, together with the names that were active in all of those.
+    fANOVA does not care which direction is better; ``better`` does. A conditional name is judged among the trials in
+    which it was active, together with the names that were active in all of those.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     objectives = results.study.objectives
     usable = [
         trial
         for trial in results.records
-        if trial.outcome in ("complete", "infeasible")
-        and all((trial.metrics or {}).get(name) is not None for name in objectives)
+        if trial.outcome == "complete" and all((trial.metrics or {}).get(name) is not None for name in objectives)
     ]
     found = []
-    for objective in objectives:
+    for objective, way in objectives.items():
+        known: dict[
+            tuple[int, ...], dict[str, tuple[float, float, float]]
+        ] = {}  # names of one condition share a forest
         rows = []
         for name, domain in results.study.space.items():
             active = [trial for trial in usable if name in trial.values]
             where = " and ".join(f"{other} in {list(values)}" for other, values in domain.when.items())
-            share = _share(results, active, objective, name)
-            rows.append(Importance(objective, name, share, len(active), where))
+            if len(active) < MIN_TRIALS or len({repr(trial.values[name]) for trial in active}) < 2:
+                rows.append(Importance(objective, name, None, None, None, None, len(active), where))
+                continue
+            group = tuple(trial.number for trial in active)
+            if group not in known:
+                known[group] = _shares_with_spread(results, active, objective)
+            share, low, high = known[group].get(name, (0.0, 0.0, 0.0))
+            better = _better(domain, name, objective, active, way == "min")
+            rows.append(Importance(objective, name, share, low, high, better, len(active), where))
         found += sorted(rows, key=lambda row: -1.0 if row.share is None else row.share, reverse=True)
     return found
 
 
-def _share(results: StudyResults, trials: list[Trial], objective: str, name: str) -> float | None:
-    names = [n for n in results.study.space if all(n in trial.values for trial in trials)]
-    values = [float((trial.metrics or {})[objective]) for trial in trials]
-    if len(trials) < MIN_TRIALS or len({repr(trial.values[name]) for trial in trials}) < 2:
+def caution(found: list[Importance]) -> str | None:
+    """Return a sentence if the shares rest on too few trials to be more than a hint."""
+    few = [one.trials for one in found if one.trials < ENOUGH_TRIALS]
+    if not few:
         return None
-    if len(set(values)) < 2:
-        return 0.0
+    counts = f"{min(few)}" if min(few) == max(few) else f"{min(few)} to {max(few)}"
+    return f"from {counts} trials: below about {ENOUGH_TRIALS} these shares are mostly noise; look at the intervals"
+
+
+def _shares_with_spread(
+    results: StudyResults, trials: list[Trial], objective: str
+) -> dict[str, tuple[float, float, float]]:
+    """Return name → (share, low, high)."""
+    shares = _shares(results, trials, objective, seed=0, trees=TREES)
+    size = min(len(trials), RESAMPLED_TRIALS)
+    drawn: dict[str, list[float]] = {name: [] for name in shares}
+    for index in range(RESAMPLES):
+        generator = random.Random(derive_seed(0, "importance", objective, index))
+        again = _shares(results, generator.choices(trials, k=size), objective, seed=index, trees=RESAMPLED_TREES)
+        for name in shares:
+            drawn[name].append(again.get(name, 0.0))
+    return {name: (share, sorted(drawn[name])[1], sorted(drawn[name])[-2]) for name, share in shares.items()}
+
+
+def _shares(results: StudyResults, trials: list[Trial], objective: str, *, seed: int, trees: int) -> dict[str, float]:
+    names = [n for n in results.study.space if all(n in trial.values for trial in trials)]
+    names = [n for n in names if len({repr(trial.values[n]) for trial in trials}) > 1]
+    values = [float((trial.metrics or {})[objective]) for trial in trials]
+    if len(set(values)) < 2 or not names:
+        return dict.fromkeys(names, 0.0)
     study = optuna.create_study()
-    for trial, value in zip(trials, values, strict=True):
-        study.add_trial(
+    study.add_trials(
+        [
             optuna.trial.create_trial(
                 value=value,
                 params={n: trial.values[n] for n in names},
                 distributions={n: distribution(results.study.space[n]) for n in names},
             )
-        )
+            for trial, value in zip(trials, values, strict=True)
+        ]
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=SEED), params=names)
-    return float(shares[name])
+        evaluator = FanovaImportanceEvaluator(n_trees=trees, seed=seed)
+        found = get_param_importances(study, evaluator=evaluator, params=names)
+    return {name: float(share) if math.isfinite(share) else 0.0 for name, share in found.items()}
+
+
+def _better(domain: Domain, name: str, objective: str, trials: list[Trial], minimise: bool) -> str:
+    """Return which values of a name go with a better objective, or ``unclear``."""
+    from scipy.stats import kruskal, spearmanr
+
+    measured = [float((trial.metrics or {})[objective]) for trial in trials]
+    if len(set(measured)) < 2:
+        return "unclear"
+    if domain.kind != "choice":
+        rank = spearmanr([trial.values[name] for trial in trials], measured)
+        if not rank.pvalue <= SIGNIFICANCE:
+            return "unclear"
+        return "lower" if (rank.statistic > 0) == minimise else "higher"
+    groups: dict[str, list[float]] = {}
+    for trial, value in zip(trials, measured, strict=True):
+        groups.setdefault(str(trial.values[name]), []).append(value)
+    if not kruskal(*groups.values()).pvalue <= SIGNIFICANCE:
+        return "unclear"
+    medians = {choice: statistics.median(values) for choice, values in groups.items()}
+    return (min if minimise else max)(medians, key=lambda choice: medians[choice])

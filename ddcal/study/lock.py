@@ -5,47 +5,22 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import TextIO
 
 from ddcal.errors import BadInput
+from ddcal.pipeline.holder import Holder
 
 LOCK = "driver.lock"
-GONE, UNKNOWN = -1, 0
-
-
-@dataclass(frozen=True)
-class Holder:
-    """A process on a machine since its last boot.
-
-    Attributes:
-        host: The machine's name.
-        boot: An identifier of the machine's present boot.
-        pid: The process id.
-        started: When the process started, in clock ticks since boot: tells a process id that was given out again.
-    """
-
-    host: str
-    boot: str
-    pid: int
-    started: int
-
-    @classmethod
-    def here(cls) -> Holder:
-        """Return this process."""
-        return cls(socket.gethostname(), _boot_id(), os.getpid(), _start_ticks(os.getpid()))
-
-    @property
-    def dead(self) -> bool:
-        """Whether it is proved that this process has ended; of another machine nothing can be proved."""
-        if self.host != socket.gethostname():
-            return False
-        return self.boot != _boot_id() or _start_ticks(self.pid) not in (self.started, UNKNOWN)
 
 
 class DriverLock:
     """Held by the driver for as long as it works on a folder.
+
+    The file names the holder; beside it, the holder keeps a lock of the kernel's, which ends with the process. A
+    holder that seems dead but still has that one lives elsewhere: in another container of this machine, or on another
+    machine of the same name.
 
     Attributes:
         taken_over: Whether a dead driver's lock was there.
@@ -60,7 +35,12 @@ class DriverLock:
         self.path = directory / LOCK
         with (directory / f".{LOCK}.guard").open("w") as guard:  # of several drivers, one looks at a time
             fcntl.flock(guard, fcntl.LOCK_EX)
-            self.taken_over = self._check(directory)
+            self._living = (directory / f".{LOCK}.living").open("w")
+            try:
+                self.taken_over = self._check(directory)
+            except BaseException:
+                self._living.close()
+                raise
             temporary = self.path.with_name(f".{LOCK}.new")
             temporary.write_text(json.dumps(asdict(Holder.here())))
             os.replace(temporary, self.path)
@@ -68,8 +48,10 @@ class DriverLock:
     def release(self) -> None:
         """Give the lock back."""
         self.path.unlink(missing_ok=True)
+        self._living.close()
 
     def _check(self, directory: Path) -> bool:
+        alone = _flock(self._living)
         try:
             holder = Holder(**json.loads(self.path.read_text()))
         except FileNotFoundError:
@@ -78,7 +60,7 @@ class DriverLock:
             raise BadInput(
                 f"{self.path} is not a lock of ddcal ({error}): remove it if no driver is running"
             ) from error
-        if not holder.dead:
+        if not holder.dead or not alone:
             raise BadInput(
                 f"{directory} is in use by process {holder.pid} on {holder.host}: wait for it or end it; "
                 f"if that machine is gone for good, remove {self.path}"
@@ -86,25 +68,12 @@ class DriverLock:
         return True
 
 
-def _boot_id() -> str:
+def _flock(stream: TextIO) -> bool:
+    """Take the kernel's lock; False if another process has it. True where the file system knows none."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     except OSError:
-        return "unknown"
-
-
-def _start_ticks(pid: int) -> int:
-    """Return when a process started (field 22 of its stat), ``GONE`` if there is none, ``UNKNOWN`` without /proc."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return GONE if fields[0] in "ZX" else int(fields[19])  # a zombie has ended, though nobody has asked for it
-    except (OSError, IndexError, ValueError):
-        if Path("/proc/self/stat").exists():
-            return GONE
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return GONE
-    except PermissionError:
         pass
-    return UNKNOWN
+    return True

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,19 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from ddcal.config import StudyConfig
-from ddcal.config.metrics import METRICS
 from ddcal.errors import ResourceError
-from ddcal.study.driver import StudyDriver
-from ddcal.study.ledger import FIDELITY_STEPS
+from ddcal.study.driver import STOP, StudyDriver
+from ddcal.study.interrupt import CtrlC
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # the driver hands out no more than it wants; Tune starts one at a time
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 
@@ -62,7 +62,10 @@ def ray_runtime(address: str | None) -> Iterator[Any]:
                 _knock(address or os.environ["RAY_ADDRESS"])
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="ddcal", **options)
         except OSError as error:  # ConnectionError, which Ray raises too, is one
-            raise ResourceError(f"{place}{'' if local else ': no Ray cluster there'} ({error})") from error
+            absent = "" if local else ": no Ray cluster there"
+            if isinstance(error, ConnectionError) and "Failed to connect" in str(error):  # something listens
+                absent = f": no Ray cluster that lets this client in{_token_hint()}"
+            raise ResourceError(f"{place}{absent} ({error})") from error
         except ray.exceptions.RayError as error:
             if type(error).__name__ != "AuthenticationError":  # younger than the oldest Ray that ddcal takes
                 raise
@@ -75,6 +78,12 @@ def ray_runtime(address: str | None) -> Iterator[Any]:
     finally:
         if started:
             ray.shutdown()
+
+
+def _token_hint() -> str:
+    if os.environ.get("RAY_AUTH_MODE") == "token":
+        return ", or its token is not the one in ~/.ray/auth_token"
+    return "; one that has a token asks for RAY_AUTH_MODE=token in the environment"
 
 
 def _knock(address: str) -> None:
@@ -91,7 +100,10 @@ def check_resources(study: StudyConfig, available: dict[str, float]) -> None:
         ResourceError: naming the key, what is asked and what the cluster has.
     """
     problems = []
-    for key, name, asked in (("cpu", "CPU", study.resources.cpu), ("gpu", "GPU", study.resources.gpu)):
+    gpu = study.resources.gpu
+    if gpu == "auto" and available.get("GPU", 0.0) < 1.0:
+        problems.append("resources.gpu: auto needs a GPU but Ray has none: set it to 0 to run on the CPU")
+    for key, name, asked in (("cpu", "CPU", study.resources.cpu), ("gpu", "GPU", 0.0 if gpu == "auto" else gpu)):
         there = available.get(name, 0.0)
         if asked > there:
             problems.append(
@@ -102,13 +114,14 @@ def check_resources(study: StudyConfig, available: dict[str, float]) -> None:
         raise ResourceError("\n".join(problems))
 
 
-def check_shared(root: Path, ray: Any, *, relative: bool = False) -> None:
-    """Refuse an output root that not every node of the cluster sees.
+def check_shared(root: Path, ray: Any, *, relative: bool = False, key: str = "storage.output") -> None:
+    """Refuse an output root or store that not every node of the cluster sees.
 
     Args:
-        root: The output root, absolute.
+        root: The output root or store, absolute.
         ray: Connected.
         relative: Whether it was given relative to the driver's working folder, which means nothing on other nodes.
+        key: Its key in the study file, for the message.
 
     Raises:
         ResourceError: on more than one node, if it was relative, or naming the nodes that do not see it.
@@ -138,28 +151,36 @@ def check_shared(root: Path, ray: Any, *, relative: bool = False) -> None:
     finally:
         marker.unlink()
     if blind:
-        raise ResourceError(f"storage.output: {root} is not a shared folder: not seen from {', '.join(blind)}")
+        raise ResourceError(f"{key}: {root} is not a shared folder: not seen from {', '.join(blind)}")
 
 
-def run_on_ray(driver: StudyDriver, ray: Any) -> None:
-    """Run every trial of the study with Tune; returns when all are finished."""
+def run_on_ray(driver: StudyDriver, ray: Any, interrupts: CtrlC | None = None) -> None:
+    """Run every trial of the study with Tune; returns when all are finished.
+
+    Raises:
+        KeyboardInterrupt: after a Ctrl-C, when the running trials have saved their state.
+    """
     from ray import tune
     from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 
-    from ddcal.study.ray_search import DriverSearcher, DriverStopper
+    from ddcal.study.ray_search import DriverSearcher, DriverStopper, EndedTrialsForgotten
+    from ddcal.study.schedulers import make_scheduler
+    from ddcal.study.starting import let_workers_start
     from ddcal.study.trainable import DDNNTrainable, DistillTrainable
 
     for noisy in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     study = driver.study
     trainable = DDNNTrainable if study.trial == "ddnn" else DistillTrainable
-    searcher = DriverSearcher(driver)
+    stop = driver.directory / STOP
+    stop.unlink(missing_ok=True)
+    searcher = DriverSearcher(driver, stop)
     tuner = tune.Tuner(
         trainable,
         tune_config=TuneConfig(
             search_alg=searcher,
-            scheduler=_scheduler(study),
-            num_samples=study.search.trials,
+            scheduler=let_workers_start(make_scheduler(study, driver.directory)),
+            num_samples=-1,  # the driver says when it is over: a trial may need another attempt
             reuse_actors=True,
             trial_dirname_creator=_folder_name,
             trial_name_creator=_folder_name,
@@ -168,38 +189,22 @@ def run_on_ray(driver: StudyDriver, ray: Any) -> None:
             name=f"ray-{driver.session}",  # Tune's own folder; nothing is read back from it
             storage_path=str(driver.directory),
             stop=DriverStopper(searcher),
+            callbacks=[EndedTrialsForgotten()],
             failure_config=FailureConfig(max_failures=study.resources.retries),
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),  # stages keep their own, in the store
             verbose=0,
         ),
     )
-    ctrl_c = signal.getsignal(signal.SIGINT)
     try:
-        tuner.fit()
+        with (interrupts or CtrlC()).deferred(lambda: searcher.fail(KeyboardInterrupt())):
+            tuner.fit()
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, ctrl_c)  # Tune leaves its own there, which does nothing any more
+        stop.unlink(missing_ok=True)
     if searcher.error is not None:
         raise searcher.error
-    if driver.running or not driver.exhausted:  # Tune answers Ctrl-C by itself, and returns
+    if driver.running or not driver.exhausted:  # Tune answers SIGUSR1 by itself, and returns
         raise KeyboardInterrupt
 
 
 def _folder_name(trial: Any) -> str:
     return str(trial.config["trial_key"])
-
-
-def _scheduler(study: StudyConfig) -> Any:
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
-
-    if study.scheduler.name == "none":
-        return FIFOScheduler()
-    metric = study.scheduler.metric or next(iter(study.objectives))
-    return ASHAScheduler(
-        time_attr="fidelity",
-        metric=metric,
-        mode=METRICS[metric.removeprefix("val/")],
-        max_t=FIDELITY_STEPS,
-        grace_period=round(study.scheduler.grace * FIDELITY_STEPS),
-        reduction_factor=study.scheduler.reduction,
-    )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
-from ray.tune import Stopper
+from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
 from ddcal.study.driver import StudyDriver
@@ -23,10 +24,10 @@ class DriverSearcher(Searcher):
             placement groups behind: it is kept here, `DriverStopper` ends the study, and whoever ran Tune raises it.
     """
 
-    def __init__(self, driver: StudyDriver) -> None:
-        """Search for ``driver``."""
+    def __init__(self, driver: StudyDriver, stop: Path) -> None:
+        """Search for ``driver``; ``stop`` is the file that tells workers to save their state and stop."""
         super().__init__()
-        self._driver = driver
+        self._driver, self._stop = driver, stop
         self._numbers: dict[str, int] = {}
         self.error: BaseException | None = None
 
@@ -41,8 +42,8 @@ class DriverSearcher(Searcher):
             if assignment is None:
                 return None
             self._numbers[trial_id] = assignment.number
-            resources = self._driver.study.resources
-            return assignment.to_config() | {"resources": {"cpu": resources.cpu, "gpu": resources.gpu}}
+            cpu = self._driver.study.resources.cpu
+            return assignment.to_config() | {"resources": {"cpu": cpu, "gpu": assignment.gpu}}
         return Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -74,10 +75,17 @@ class DriverSearcher(Searcher):
         try:
             yield
         except BaseException as error:
-            self.error = error
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """End the study with ``error`` as soon as the workers have saved their state."""
+        self.error = self.error or error
+        with suppress(OSError):  # a full disk: then Tune ends them, some seconds later
+            self._stop.touch()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_metric": self._metric, "_mode": self._mode, "_numbers": {}, "_driver": None, "error": None}
+        nothing: dict[str, Any] = {"_numbers": {}, "_driver": None, "_stop": None, "error": None}
+        return {"_metric": self._metric, "_mode": self._mode, **nothing}
 
 
 class DriverStopper(Stopper):
@@ -94,3 +102,16 @@ class DriverStopper(Stopper):
     def stop_all(self) -> bool:
         """Whether the driver has raised."""
         return self._searcher.error is not None
+
+
+class EndedTrialsForgotten(Callback):
+    """Frees what Tune keeps of every ended trial: its last result and statistics of each metric, tens of kilobytes.
+
+    The ledger has it all, and Tune's own snapshots, which are never read, become smaller and faster.
+    """
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Forget the trial's results; its searcher and its scheduler have had them by now."""
+        kept = trial.run_metadata
+        kept.last_result = {"done": True}  # were it empty, Tune would ask the actor for another one
+        kept.metric_analysis, kept.metric_n_steps = {}, {}

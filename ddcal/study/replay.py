@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from ddcal.config import TrialConfig
 from ddcal.config.trial import flatten
 from ddcal.data import dataset_fingerprint
-from ddcal.pipeline import Advance, Environment, Store, TrialRunner
+from ddcal.pipeline import Advance, Environment, TrialRunner, open_store
 from ddcal.pipeline.environment import default_device
 from ddcal.pipeline.store import file_sha256
 from ddcal.study.export import COPIED, FORMAT_VERSION, LOCK, NOT_COMPARED, RUN, ExportError
@@ -127,7 +127,7 @@ def replay(
 
     Args:
         folder: The export.
-        store: A store whose finished stages may be used; None computes everything from scratch.
+        store: A store (folder or URL) whose finished stages may be used; None computes everything from scratch.
         ignore_versions: Go on with other versions of numeric packages.
         on_advance: Called after every chunk of work.
 
@@ -143,12 +143,15 @@ def replay(
     environment = Environment(device, run["environment"]["threads"], run["environment"]["precision"])
     with tempfile.TemporaryDirectory(prefix="ddcal-replay-") as scratch:
         runner = TrialRunner(
-            TrialConfig.model_validate(run["config"]), Store(store or scratch), environment, target=run["target"]
+            TrialConfig.model_validate(run["config"]), open_store(store or scratch), environment, target=run["target"]
         )
-        while not runner.done:
-            advance = runner.advance()
-            if on_advance is not None:
-                on_advance(advance)
+        try:
+            while not runner.done:
+                advance = runner.advance()
+                if on_advance is not None:
+                    on_advance(advance)
+        finally:
+            runner.close()
         tolerance = run["tolerance"]
         comparisons = [
             Comparison(name, run["metrics"].get(name), runner.metrics.get(name), tolerance)

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddcal.config import StudyConfig
+from ddcal.config import StudyConfig, TrialConfig
 from ddcal.errors import BadInput
+from ddcal.study.accounting import saved
 from ddcal.study.ledger import FIDELITY_STEPS, LEDGER, read_ledger
+from ddcal.study.packing import Packing, memory_groups
 
 if TYPE_CHECKING:
     import pandas
@@ -26,7 +28,11 @@ WINNER_METRIC = "val/nll"
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial as the ledger tells it; ``outcome`` is None while it is unfinished."""
+    """One trial as the ledger tells it; ``outcome`` is None while it is unfinished.
+
+    ``metrics`` of a trial that did not come to its end are those of its last point, at ``progress``. ``gpu`` is its
+    share of a GPU, ``grown`` after it had run out of memory at a smaller one.
+    """
 
     number: int
     trial_key: str
@@ -37,18 +43,29 @@ class Trial:
     keys: dict[str, str] | None = None
     cache_hits: tuple[str, ...] = ()
     stage_seconds: dict[str, float] | None = None
+    stage_gpus: dict[str, float] | None = None
+    waited_seconds: float = 0.0
     seconds: float | None = None
+    node: str | None = None
     error: str | None = None
     log: str | None = None
     fingerprint: str | None = None
     duplicate_of: int | None = None
     attempt: int = 1
+    gpu: float = 0.0
+    grown: bool = False
+    progress: float = 0.0
     steps: tuple[int, ...] = ()
 
     @property
     def saved_seconds(self) -> float:
         """Seconds of computing that the store saved this trial."""
-        return sum((self.stage_seconds or {}).get(stage, 0.0) for stage in self.cache_hits)
+        return saved(self.cache_hits, self.stage_seconds, self.stage_gpus)[0]
+
+    @property
+    def saved_gpu_seconds(self) -> float:
+        """GPU-seconds that the store saved this trial: seconds × the share of a GPU that computing took."""
+        return saved(self.cache_hits, self.stage_seconds, self.stage_gpus)[1]
 
 
 class StudyResults:
@@ -61,6 +78,7 @@ class StudyResults:
         seconds: How long drivers have worked on it, None before the first has ended.
         interrupted: Whether it was left unfinished by the last driver, or is being worked on.
         sessions: How many drivers have worked on it: one, and one for every time it was resumed.
+        ending: Why it ended, in words; None if it was interrupted or is being worked on.
         unsent: Bytes of the ledger that MLflow did not have when the study ended; `ddcal sync` sends them.
     """
 
@@ -77,9 +95,12 @@ class StudyResults:
         self.started: dict[str, Any] = {}
         self.seconds: float | None = None
         self.interrupted = True
+        self.ending: str | None = None
         self.sessions = 1
         self.unsent = 0
+        self.gpu_measured: list[tuple[dict[str, Any], dict[str, Any]]] = []  # the trial's config, what was measured
         trials: dict[int, dict[str, Any]] = {}
+        last: dict[int, dict[str, Any]] = {}
         for event in read_ledger(self.directory):
             kind = event.pop("event")
             event.pop("time", None)
@@ -87,19 +108,29 @@ class StudyResults:
                 self.started = event
             elif kind == "study_resumed":
                 self.started |= event
-                self.interrupted = True
+                self.interrupted, self.ending = True, None
                 self.sessions += 1
             elif kind == "trial_started":
-                steps = trials.get(event["number"], {}).get("steps", [])
-                trials[event["number"]] = event | {"steps": steps}
+                before = trials.get(event["number"], {})
+                kept = {name: before[name] for name in ("grown", "progress") if name in before}
+                trials[event["number"]] = event | kept | {"steps": before.get("steps", [])}
             elif kind == "trial_points":
                 steps = trials[event["number"]]["steps"]
                 steps += [round(point["progress"] * FIDELITY_STEPS) for point in event["points"]]
+                last[event["number"]] = event["points"][-1]
+                trials[event["number"]]["progress"] = event["points"][-1]["progress"]
+            elif kind == "gpu_measured":
+                self.gpu_measured.append((trials[event.pop("number")]["config"], event))
+            elif kind == "trial_attempt_failed":
+                trials[event["number"]] |= {"gpu": event["next_gpu"], "grown": True}
             elif kind == "trial_finished":
                 event.pop("diagram", None)
+                if not event["metrics"] and event["outcome"] != "complete":
+                    event["metrics"] = _val_metrics(last.get(event["number"], {}))
                 trials[event["number"]] |= event | {"cache_hits": tuple(event["cache_hits"]), "steps": ()}
             elif kind == "study_finished":
                 self.seconds, self.interrupted = event["seconds"], event["interrupted"]
+                self.ending = event.get("ending")
         if not self.started:
             raise BadInput(f"{directory}: {LEDGER} does not begin with the study; it cannot be read")
         self.study = StudyConfig.model_validate(self.started["study"])
@@ -147,6 +178,14 @@ class StudyResults:
             return False
         return [one for one in leaders if one["trial_key"] == trial.trial_key] or False
 
+    @property
+    def packing(self) -> Packing:
+        """What the study's trials have measured of their GPUs' memory."""
+        packing = Packing()
+        for config, measured in self.gpu_measured:
+            packing.learn(memory_groups(TrialConfig.model_validate(config), measured["peaks"]), measured)
+        return packing
+
     def summary(self) -> dict[str, Any]:
         """Return what summary.json holds."""
         best = self.best
@@ -165,9 +204,13 @@ class StudyResults:
             },
             "pareto": [trial.number for trial in self.pareto],
             "seconds": self.seconds,
+            "ending": self.ending,
+            "packing": self.packing.table(),
             "cache": {
                 "hits": sum(len(trial.cache_hits) for trial in finished),
+                "waited_seconds": sum(trial.waited_seconds for trial in finished),
                 "saved_seconds": sum(trial.saved_seconds for trial in finished),
+                "saved_gpu_seconds": sum(trial.saved_gpu_seconds for trial in finished),
                 "computed_seconds": sum(sum((t.stage_seconds or {}).values()) - t.saved_seconds for t in finished),
             },
             "environment": self.started["environment"],
@@ -202,7 +245,11 @@ def pareto_front(study: StudyConfig, trials: list[Trial]) -> list[Trial]:
     def dominates(a: list[float], b: list[float]) -> bool:
         return a != b and all(x <= y for x, y in zip(a, b, strict=True))
 
-    return [trial for trial, values in points if not any(dominates(other, values) for _, other in points)]
+    front: list[tuple[Trial, list[float]]] = []
+    for trial, values in sorted(points, key=lambda point: point[1]):  # whoever dominates a point comes before it
+        if not any(dominates(other, values) for _, other in front):
+            front.append((trial, values))
+    return sorted((trial for trial, _ in front), key=lambda trial: trial.number)
 
 
 def trial_rows(study: StudyConfig, trials: list[Trial]) -> list[dict[str, Any]]:
@@ -219,11 +266,17 @@ def trial_rows(study: StudyConfig, trials: list[Trial]) -> list[dict[str, Any]]:
         row |= {name: trial.values.get(name) for name in study.space}
         row |= {name: (trial.metrics or {}).get(name) for name in metrics}
         row |= {f"key/{stage}": (trial.keys or {}).get(stage) for stage in STAGES}
-        row |= {"cache_hits": " ".join(trial.cache_hits), "saved_seconds": round(trial.saved_seconds, 3)}
+        row |= {"cache_hits": " ".join(trial.cache_hits), "waited_seconds": round(trial.waited_seconds, 3)}
+        row |= {"saved_seconds": round(trial.saved_seconds, 3), "saved_gpu_seconds": round(trial.saved_gpu_seconds, 3)}
         row |= {f"seconds/{stage}": (trial.stage_seconds or {}).get(stage) for stage in STAGES}
-        row |= {"seconds": trial.seconds, "error": trial.error, "log": trial.log}
+        row |= {"attempt": trial.attempt, "progress": trial.progress, "gpu": trial.gpu}
+        row |= {"seconds": trial.seconds, "node": trial.node, "error": trial.error, "log": trial.log}
         rows.append(row)
     return rows
+
+
+def _val_metrics(point: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in point.items() if name.startswith("val/")}
 
 
 def _metric(trial: Trial, name: str, sign: float = 1.0) -> float:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ddcal.config import StudyConfig, read_study, trial_from
+from ddcal.config.places import is_url
 from ddcal.errors import BadInput, ResourceError
-from ddcal.pipeline import Advance, Environment
+from ddcal.pipeline import Advance, Environment, Store
+from ddcal.pipeline.leases import Leases, open_leases
+from ddcal.study.cluster_leases import cluster_leases
 from ddcal.study.driver import StudyDriver
 from ddcal.study.following import Tracking
+from ddcal.study.interrupt import CtrlC, ctrl_c
 from ddcal.study.ledger import begun
 from ddcal.study.lock import LOCK, DriverLock
 from ddcal.study.ray_executor import check_resources, check_shared, in_ray_job, ray_runtime, run_on_ray
 from ddcal.study.results import STUDY, StudyResults, Trial, load_study
+from ddcal.study.samplers import check_installed
+from ddcal.study.study_store import check_remote_store, store_place
 from ddcal.study.tracking import make_mirror
 from ddcal.study.worker import Assignment
 
@@ -41,12 +47,16 @@ class Hooks:
         on_finished: After each trial.
         on_trial: In debug mode, before each trial.
         on_advance: In debug mode, after every chunk of a trial's work.
+        on_interrupt: At each Ctrl-C, with its count; the second raises KeyboardInterrupt if this returns.
+        on_end: When all trials have ended, before MLflow is told; whatever it raises is logged alone.
     """
 
     on_start: Callable[[Start], None] | None = None
     on_finished: Callable[[Trial], None] | None = None
     on_trial: Callable[[Assignment], None] | None = None
     on_advance: Callable[[Advance], None] | None = None
+    on_interrupt: Callable[[int], None] | None = None
+    on_end: Callable[[StudyResults], None] | None = None
 
 
 def run_study(
@@ -73,9 +83,10 @@ def run_study(
         ddcal.data.DataError: if the data is missing.
     """
     root = Path(output if output is not None else study.storage.output)
-    places = {"storage.output": root} | ({"storage.store": Path(study.storage.store)} if study.storage.store else {})
-    for key, place in places.items():
-        _check_place(key, place)
+    _check_place("storage.output", root)
+    for key, folder in (("storage.store", study.storage.store), ("storage.cache", study.storage.cache)):
+        if folder is not None and not is_url(folder):
+            _check_place(key, Path(folder).expanduser(), readable=key == "storage.store")
     directory = root.absolute() / study.name
     if directory.is_file() or _foreign(directory):
         raise ResourceError(f"{directory} exists and is not a study's folder: take another name or --output")
@@ -140,7 +151,35 @@ def _run(
     hooks: Hooks,
     relative: bool = False,
 ) -> StudyResults:
+    with ctrl_c(hooks.on_interrupt) as interrupts:
+        return _run_guarded(
+            study,
+            directory,
+            earlier,
+            debug=debug,
+            catch=catch,
+            address=address,
+            hooks=hooks,
+            relative=relative,
+            interrupts=interrupts,
+        )
+
+
+def _run_guarded(
+    study: StudyConfig,
+    directory: Path,
+    earlier: StudyResults | None,
+    *,
+    debug: bool,
+    catch: bool,
+    address: str | None,
+    hooks: Hooks,
+    relative: bool,
+    interrupts: CtrlC,
+) -> StudyResults:
+    check_installed(study.search.searcher)
     _check_data(study)
+    check_remote_store(study)
     finished = 0 if earlier is None else sum(trial.outcome is not None for trial in earlier.records)
 
     def say(where: str) -> None:
@@ -154,18 +193,29 @@ def _run(
         driver = _driver(study, directory, environment, earlier, hooks)
         note = f"; scheduler {study.scheduler.name} is off" if study.scheduler.name != "none" else ""
         say(f"debug mode: one trial at a time in this process on {environment.device_kind}{note}")
-        return _guarded(
-            driver,
-            lambda: run_in_process(driver, catch=catch, on_trial=hooks.on_trial, on_advance=hooks.on_advance),
-        )
+
+        def on_advance(advance: Advance) -> None:  # between two pieces of work, where a trial's state can be saved
+            if hooks.on_advance is not None:
+                hooks.on_advance(advance)
+            interrupts.check()
+
+        def run() -> None:
+            with interrupts.deferred():
+                run_in_process(driver, catch=catch, on_trial=hooks.on_trial, on_advance=on_advance)
+
+        return _guarded(driver, run, interrupts, hooks.on_end)
 
     say("starting" if address is None else f"connecting to Ray at {address}")
     with ray_runtime(address) as ray:
         resources = ray.cluster_resources()
         check_resources(study, resources)
         check_shared(directory.parent, ray, relative=relative)
-        environment = Environment("cuda" if study.resources.gpu else "cpu", study.resources.threads)
-        driver = _driver(study, directory, environment, earlier, hooks)
+        store = store_place(study, directory.parent)
+        if study.storage.store is not None and not is_url(store) and not _read_only(Path(store)):
+            check_shared(Path(store), ray, key="storage.store")
+        environment = ray_environment(study, ray)
+        gpus = resources.get("GPU", 0.0)
+        driver = _driver(study, directory, environment, earlier, hooks, gpus=gpus, leases=cluster_leases)
         nodes = len([node for node in ray.nodes() if node["Alive"]])
         at_a_time = study.search.concurrency
         say(
@@ -173,11 +223,35 @@ def _run(
             f"{resources.get('GPU', 0):g} GPUs; "
             f"{at_a_time} trial{'s' * (at_a_time != 1)} at a time"
         )
-        return _guarded(driver, lambda: run_on_ray(driver, ray))
+        return _guarded(driver, lambda: run_on_ray(driver, ray, interrupts), interrupts, hooks.on_end)
+
+
+def ray_device(study: StudyConfig) -> str:
+    """Return the device of a study's trials on Ray."""
+    return "cuda" if study.resources.gpu else "cpu"
+
+
+def ray_environment(study: StudyConfig, ray: Any) -> Environment:
+    """Return where trials compute, with the GPU's model from a node that has one if this one has none."""
+    environment = Environment(ray_device(study), study.resources.threads)
+    if environment.device_kind != "cuda":
+        return environment
+    kind = ray.remote(num_cpus=0, num_gpus=0.01, max_retries=0)(_device_kind)
+    return replace(environment, kind=ray.get(kind.remote()))
+
+
+def _device_kind() -> str:
+    return Environment("cuda").device_kind
 
 
 def _driver(
-    study: StudyConfig, directory: Path, environment: Environment, earlier: StudyResults | None, hooks: Hooks
+    study: StudyConfig,
+    directory: Path,
+    environment: Environment,
+    earlier: StudyResults | None,
+    hooks: Hooks,
+    gpus: float | None = None,
+    leases: Callable[[Store], Leases] = open_leases,
 ) -> StudyDriver:
     directory.mkdir(parents=True, exist_ok=True)
     lock = DriverLock(directory)
@@ -186,7 +260,15 @@ def _driver(
         if earlier is not None:
             earlier = load_study(directory)  # now that nobody else writes
         return StudyDriver(
-            study, directory, environment, tracking, lock, earlier=earlier, on_finished=hooks.on_finished
+            study,
+            directory,
+            environment,
+            tracking,
+            lock,
+            earlier=earlier,
+            on_finished=hooks.on_finished,
+            gpus=gpus,
+            leases=leases,
         )
     except BaseException:
         tracking.close()
@@ -194,14 +276,21 @@ def _driver(
         raise
 
 
-def _guarded(driver: StudyDriver, run: Callable[[], None]) -> StudyResults:
+def _guarded(
+    driver: StudyDriver,
+    run: Callable[[], None],
+    interrupts: CtrlC,
+    on_end: Callable[[StudyResults], None] | None = None,
+) -> StudyResults:
     """Close the driver whatever happens, so that no MLflow run stays open and the folder is free."""
     try:
         run()
     except BaseException:
-        driver.close(interrupted=True)
+        with interrupts.deferred():
+            driver.close(interrupted=True)
         raise
-    return driver.close()
+    with interrupts.deferred():
+        return driver.close(on_end=on_end)
 
 
 def _foreign(directory: Path) -> bool:
@@ -211,8 +300,12 @@ def _foreign(directory: Path) -> bool:
     return any(not path.name.startswith((LOCK, f".{LOCK}", f".{STUDY}")) for path in directory.iterdir())
 
 
-def _check_place(key: str, place: Path) -> None:
-    """Raise ResourceError if results could not be kept in the folder ``place``, which need not exist yet."""
+def _check_place(key: str, place: Path, *, readable: bool = False) -> None:
+    """Raise ResourceError if results could not be kept in the folder ``place``, which need not exist yet.
+
+    Where reading is enough (a store of finished stages, which a study may use without adding to it), one that exists is
+    not refused for being read-only.
+    """
     if in_ray_job() and not place.is_absolute():
         option = "--output" if key == "storage.output" else f"--set {key}=..."
         raise ResourceError(
@@ -223,8 +316,14 @@ def _check_place(key: str, place: Path) -> None:
     existing = next(path for path in (place, *place.parents) if path.exists())
     if not existing.is_dir():
         raise ResourceError(f"{key}: {place} cannot be a folder: {existing} is a file")
+    if readable and existing == place and os.access(place, os.R_OK | os.X_OK):
+        return
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ResourceError(f"{key}: {place} cannot be written: no permission to write in {existing}")
+
+
+def _read_only(place: Path) -> bool:
+    return place.is_dir() and not os.access(place, os.W_OK)
 
 
 def _check_data(study: StudyConfig) -> None:
@@ -244,7 +343,7 @@ def _debug_device(study: StudyConfig) -> str:
 
     if default_device() == "cpu":
         raise ResourceError(
-            f"resources.gpu: a trial asks for {study.resources.gpu:g} but this machine has no GPU that torch sees: "
+            f"resources.gpu: a trial asks for {study.resources.gpu} but this machine has no GPU that torch sees: "
             "set it to 0 to run on the CPU"
         )
     return "cuda"

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler
+from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.trial import TrialState
 
 from ddcal.config import StudyConfig
+from ddcal.config.baselines import enqueued_points
 from ddcal.config.checks import search_order
 from ddcal.config.study import Domain
 from ddcal.seeding import derive_seed
+from ddcal.study.journal import DriverJournal
 from ddcal.study.ledger import Outcome
+from ddcal.study.samplers import Grid, PointSampler, make_sampler
 
 JOURNAL = "optuna.journal"
 ENQUEUED = "enqueued"
+
+CARRIES_INACTIVE = ("nsga2",)
+"""Searchers whose trials keep a value of inactive names too, as a gene that is silent: Optuna's would otherwise cross
+only the names that all trials have, and draw the others at random."""
 
 STATES: dict[Outcome, TrialState] = {
     "complete": TrialState.COMPLETE,
@@ -39,34 +47,54 @@ class StudySearch:
     on the history and the number, not on how often the study was opened.
     """
 
-    def __init__(self, study: StudyConfig, directory: Path, *, repair: bool = False) -> None:
+    def __init__(self, study: StudyConfig, directory: Path | None, *, repair: bool = False) -> None:
         """Open the study's Optuna journal in ``directory``, creating it if missing.
 
         Args:
             study: The study.
-            directory: Its folder.
+            directory: Its folder; None keeps nothing: for a plan.
             repair: The former driver is proved dead: remove its lock on the journal and its half-written line.
         """
-        if repair:
+        if repair and directory is not None:
             _repair(directory / JOURNAL)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.config = study
+        self._journal = DriverJournal(directory / JOURNAL) if directory is not None else None
         self.optuna = optuna.create_study(
             study_name=study.name,
-            storage=JournalStorage(JournalFileBackend(str(directory / JOURNAL))),
+            storage=JournalStorage(self._journal) if self._journal is not None else InMemoryStorage(),
             directions=["minimize" if way == "min" else "maximize" for way in study.objectives.values()],
             load_if_exists=True,
         )
-        for values in study.search.enqueue[len(self._enqueued()) :]:
+        if self.optuna.metric_names is None:  # for optuna-dashboard; numbers otherwise
+            with warnings.catch_warnings():  # "experimental" since Optuna 3.2
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                self.optuna.set_metric_names(list(study.objectives))
+        for values in enqueued_points(study)[len(self._enqueued()) :]:
             self.optuna.enqueue_trial(values, user_attrs={ENQUEUED: True})
+        enqueued = self._enqueued()
+        self._first = len(enqueued)  # they have the first numbers
+        self._to_come = sum(trial.state is TrialState.WAITING for trial in enqueued)
         self._asked: dict[int, optuna.Trial] = {}
+        self._grid: Grid | None = None
+
+    @property
+    def through(self) -> bool:
+        """Whether the searcher is a grid and every point of it was asked for."""
+        if self.config.search.searcher != "grid" or self._to_come:
+            return False
+        return self._grid_point(len(self.optuna.get_trials(deepcopy=False))) is None
 
     def ask(self) -> tuple[int, dict[str, Any]]:
         """Return (trial number, dotted name → value) of the next trial; inactive conditional names are left out."""
         waiting = TrialState.WAITING  # enqueued and not asked yet: they have no number of their own turn
         number = sum(trial.state is not waiting for trial in self.optuna.get_trials(deepcopy=False))
         self.optuna.sampler = self._sampler(number)
-        return self._suggest_all(self.optuna.ask())
+        asked = self._suggest_all(self.optuna.ask())
+        self._to_come = max(0, self._to_come - 1)
+        if self._journal is not None:
+            self._journal.sync()  # before the ledger says that the trial began
+        return asked
 
     def unfinished(self) -> list[tuple[int, dict[str, Any]]]:
         """Return the trials that were asked for and never told, by number, with their values as `ask` gave them."""
@@ -81,19 +109,33 @@ class StudySearch:
         self.optuna.sampler = self._sampler(trial.number)
         _ = trial.relative_params  # drawn now: Optuna would at the first name that is not in the journal yet
         for name in search_order(self.config.space):
-            if self.config.active(values, name):
+            active = self.config.active(values, name)
+            if active or self.config.search.searcher in CARRIES_INACTIVE:
                 # A generator a name: it does not matter whether a driver before has drawn the names before.
                 self.optuna.sampler = self._sampler(trial.number, name)
-                values[name] = _suggest(trial, name, distribution(self.config.space[name]))
+                value = _suggest(trial, name, distribution(self.config.space[name]))
+                if active:
+                    values[name] = value
         self._asked[trial.number] = trial
         return trial.number, values
 
     def _enqueued(self) -> list[optuna.trial.FrozenTrial]:
         return [trial for trial in self.optuna.get_trials(deepcopy=False) if ENQUEUED in trial.user_attrs]
 
-    def tell(self, number: int, outcome: Outcome, metrics: dict[str, float]) -> None:
-        """Report how a trial ended; only complete and infeasible ones carry values, and only if all are finite."""
+    def tell(
+        self, number: int, outcome: Outcome, metrics: dict[str, float], attributes: dict[str, Any] | None = None
+    ) -> None:
+        """Report how a trial ended; only complete and infeasible ones carry values, and only if all are finite.
+
+        Args:
+            number: The trial's.
+            outcome: How it ended.
+            metrics: What it measured.
+            attributes: Kept as the trial's user attributes, for people who look into the journal; no sampler does.
+        """
         trial = self._asked.pop(number)
+        for name, value in (attributes or {}).items():
+            trial.set_user_attr(name, value)
         values = [metrics.get(name, math.nan) for name in self.config.objectives]
         state = STATES[outcome]
         if state is TrialState.COMPLETE and all(map(math.isfinite, values)):
@@ -105,12 +147,19 @@ class StudySearch:
 
     def _sampler(self, number: int, name: str = "") -> BaseSampler:
         settings = self.config.search
-        seed = derive_seed(settings.seed, "search", f"{settings.searcher} {name}", number) % 2**32
-        if settings.searcher == "random":
-            return RandomSampler(seed=seed)
-        if settings.searcher == "nsga2":
-            return NSGAIISampler(seed=seed, population_size=max(2, settings.startup))
-        return TPESampler(seed=seed, n_startup_trials=settings.startup)
+        if settings.searcher == "grid" and (point := self._grid_point(number)) is not None:
+            return PointSampler(point)
+        return make_sampler(
+            settings, derive_seed(settings.seed, "search", f"{settings.searcher} {name}", number) % 2**32
+        )
+
+    def _grid_point(self, number: int) -> dict[str, Any] | None:
+        """Return the grid's point for a trial; None for an enqueued trial, and behind the last point."""
+        if number < self._first:
+            return None
+        if self._grid is None:
+            self._grid = Grid(self.config, [trial.params for trial in self._enqueued()])
+        return self._grid.point(number - self._first)
 
 
 def _repair(journal: Path) -> None:

@@ -8,8 +8,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from ddcal.pipeline.holder import Holder
 from ddcal.study.ledger import read_ledger
-from ddcal.study.lock import LOCK, Holder
+from ddcal.study.lock import LOCK
 from ddcal.study.results import load_study
 
 

@@ -18,9 +18,13 @@ from typing import Any
 import yaml
 
 from ddcal.config import StudyConfig
-from ddcal.errors import TrackingError
+from ddcal.errors import StoreError, TrackingError
+from ddcal.pipeline.store import open_store
+from ddcal.study.accounting import accounting_tags
+from ddcal.study.cursor import Cursor, one_mirror
 from ddcal.study.ledger import FIDELITY_STEPS, LEDGER
 from ddcal.study.lock import DriverLock
+from ddcal.study.mlflow_view import TAG, study_view
 from ddcal.study.results import load_study
 
 logger = logging.getLogger(__name__)
@@ -31,12 +35,17 @@ STATUS = {"complete": "FINISHED", "infeasible": "FINISHED", "pruned": "KILLED", 
 EXPERIMENT_KIND = "custom_model_development"
 """Makes MLflow's UI open the experiment as training runs."""
 
+DIAGRAM = "reliability.png"
 SQLITE = "sqlite:///"
-CURSOR = "tracking.json"
 BATCH = 100
 METRIC_BATCH = 1000
 ATTEMPTS = 5
-"""How often an event is tried that MLflow refuses although it answers."""
+"""How often an event is tried that MLflow refuses for what it is; any other failure is waited out."""
+
+REFUSALS = (400, 404, 409)
+"""HTTP statuses of such a refusal; 401, 403, 429 and 5xx may pass, for example with a disk that is full now."""
+
+ARTIFACT_ATTEMPTS = 3
 
 
 class Mirror:
@@ -61,16 +70,14 @@ class Mirror:
         self._experiment_id = ""
         self._doubtful, self._attempts = True, 0
         self._facts: dict[str, Any] = {}
-        cursor = _read_cursor(directory)
-        self.offset: int = cursor["offset"]
-        self._parent: str | None = cursor["parent"]
-        self._runs: dict[str, dict[str, Any]] = cursor["runs"]  # open trials: number → run, data, trial key
+        self._pictures: Any = None
+        self.cursor = Cursor.read(directory)
 
     @property
     def pending(self) -> int:
         """How many bytes of the ledger MLflow does not have yet."""
         try:
-            return (self.directory / LEDGER).stat().st_size - self.offset
+            return (self.directory / LEDGER).stat().st_size - self.cursor.offset
         except FileNotFoundError:
             return 0
 
@@ -82,8 +89,15 @@ class Mirror:
         """
         if self.pending <= 0:
             return False
+        with one_mirror(self.directory):
+            there = Cursor.read(self.directory)
+            if there != self.cursor:  # another mirror was here
+                self.cursor, self._doubtful = there, True
+            return self._send_line()
+
+    def _send_line(self) -> bool:
         with (self.directory / LEDGER).open("rb") as stream:
-            stream.seek(self.offset)
+            stream.seek(self.cursor.offset)
             line = stream.readline()
         if not line.endswith(b"\n"):
             return False
@@ -95,24 +109,16 @@ class Mirror:
         except Exception as error:
             self._doubtful = True
             self._attempts += 1
-            if self._attempts < ATTEMPTS or not self._alive():
+            if self._attempts < ATTEMPTS or not _refused(error) or not self._alive():
                 raise
             logger.warning("MLflow at %s refuses an event, which is left out: %s", self.uri, one_line(error))
         self._doubtful, self._attempts = False, 0
-        self.offset += len(line)
-        _write_cursor(self.directory, {"offset": self.offset, "parent": self._parent, "runs": self._runs})
+        self.cursor.offset += len(line)
+        self.cursor.write(self.directory)
         return True
 
     def _connect(self) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the mirror retries by itself
-        import mlflow
-
-        for noisy in ("mlflow", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-        if self.uri.startswith(SQLITE):
-            _create_database(Path(self.uri.removeprefix(SQLITE)))
-        client = mlflow.MlflowClient(tracking_uri=self.uri)
+        client = connect(self.uri)
         found = client.get_experiment_by_name(self.experiment)
         if found is None:
             tags = {"mlflow.experimentKind": EXPERIMENT_KIND}
@@ -133,38 +139,39 @@ class Mirror:
 
     def _study_started(self, event: dict[str, Any]) -> None:
         study = event["study"]
-        self._facts = {"study": study["name"], "study_id": event["study_id"], "git_commit": event["git_commit"] or ""}
+        self._facts = _facts(self.directory)
         tags = {"ddcal.role": "study", "mlflow.runName": study["name"], "mlflow.note.content": study["description"]}
-        self._parent = self._run(tags)
+        self.cursor.parent = self._run(tags, event["time"])
         settings = {f"search.{name}": value for name, value in study["search"].items()}
         settings |= {f"objective.{name}": way for name, way in study["objectives"].items()}
-        self._params(self._parent, settings)
-        self._artifact(self._parent, "study.yaml")
+        self._params(self.cursor.parent, settings)
+        self._artifact(self.cursor.parent, "study.yaml")
+        self._client.set_experiment_tag(self._experiment_id, TAG, study_view(study))
 
     def _trial_started(self, event: dict[str, Any]) -> None:
         number = str(event["number"])
-        if number in self._runs:  # handed out again after a crash: the same run goes on
-            self._client.update_run(self._runs[number]["run"], status="RUNNING")
+        if number in self.cursor.runs:  # handed out again after a crash: the same run goes on
+            self._client.update_run(self.cursor.runs[number]["run"], status="RUNNING")
             return
         tags = {
             "ddcal.role": "trial",
             "mlflow.runName": event["trial_key"],
-            "mlflow.parentRunId": self._parent or "",
+            "mlflow.parentRunId": self.cursor.parent or "",
             "ddcal.trial_key": event["trial_key"],
             "ddcal.trial_number": number,
         }
-        run = self._run(tags)
+        run = self._run(tags, event["time"], look_up=event.get("attempt", 1) > 1)
         self._params(run, event["values"])
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "config.yaml"
             path.write_text(yaml.safe_dump(event["config"], sort_keys=False))
             self._log_file(run, path)
-        self._runs[number] = {"run": run, "data": event["config"]["data"]}
+        self.cursor.runs[number] = {"run": run, "data": event["config"]["data"]}
 
     def _trial_points(self, event: dict[str, Any]) -> None:
         from mlflow.entities import Metric
 
-        run = self._runs[str(event["number"])]["run"]
+        run = self.cursor.runs[str(event["number"])]["run"]
         metrics = [
             Metric(name, float(value), event["time"], round(point["progress"] * FIDELITY_STEPS))
             for point in event["points"]
@@ -184,8 +191,8 @@ class Mirror:
     def _trial_finished(self, event: dict[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, RunTag
 
-        trial = self._runs[str(event["number"])]
-        tags = {"ddcal.outcome": event["outcome"], "ddcal.cache_hits": " ".join(event["cache_hits"])}
+        trial = self.cursor.runs[str(event["number"])]
+        tags = {"ddcal.outcome": event["outcome"], **accounting_tags(event)}
         tags |= {f"ddcal.key.{stage}": key for stage, key in event["keys"].items()}
         if event["error"]:
             tags["ddcal.error"] = event["error"][:4000]
@@ -195,39 +202,69 @@ class Mirror:
             dataset = Dataset(name, event["fingerprint"][:36], "ddcal", root or name)
             inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
             self._client.log_inputs(trial["run"], inputs)
-        if event.get("diagram"):
-            self._log_file(trial["run"], Path(event["diagram"]))
+        for picture in (self._diagram(event), self._distilled(trial["data"], event["keys"].get("distill"))):
+            if picture is not None:
+                self._log_file(trial["run"], picture)
         self._client.set_terminated(trial["run"], STATUS.get(event["outcome"], "FAILED"), end_time=event["time"])
-        del self._runs[str(event["number"])]
+        del self.cursor.runs[str(event["number"])]
+
+    def _distilled(self, data: dict[str, Any], key: str | None) -> Path | None:
+        """Return the picture of a trial's distilled images, drawn once a distilled set; None if there is none."""
+        self._facts = self._facts or _facts(self.directory)
+        if key is None or not self._facts["store"] or not self._files:
+            return None
+        if self._pictures is None:
+            from ddcal.study.distilled_picture import DistilledPictures  # torch and matplotlib
+
+            self._pictures = DistilledPictures(self.directory / "figures" / "distilled")
+        store = open_store(self._facts["store"], self._facts["cache"])
+        picture: Path | None = self._pictures.picture(store, key, data)
+        return picture
+
+    def _diagram(self, event: dict[str, Any]) -> Path | None:
+        """Return the trial's reliability diagram, fetched from the store if that is elsewhere."""
+        if event.get("diagram"):  # in a ledger of an earlier version
+            return Path(event["diagram"])
+        key = event["keys"].get("evaluate")
+        facts = self._facts = self._facts or _facts(self.directory)
+        if not key or not event.get("metrics") or not facts["store"]:
+            return None
+        try:
+            return open_store(facts["store"], facts["cache"]).file("evaluate", key, DIAGRAM)
+        except StoreError as error:
+            logger.warning("no reliability diagram for MLflow: %s", error)
+            return None
 
     def _study_resumed(self, event: dict[str, Any]) -> None:
-        self._client.update_run(self._parent, status="RUNNING")
+        self._client.update_run(self.cursor.parent, status="RUNNING")
 
     def _study_finished(self, event: dict[str, Any]) -> None:
         from mlflow.entities import Metric
 
         for name in ("trials.csv", "pareto.csv", "summary.json"):
-            self._artifact(self._parent, name)
+            self._artifact(self.cursor.parent, name)
+        for picture in sorted((self.directory / "figures").glob("*.png")):
+            self._log_file(self.cursor.parent, picture, "figures")
         best = event["best"]
         if best is not None:
             step = event["finished"]  # a finished study that is resumed as it is ends at the same step again
-            if step not in {m.step for m in self._client.get_metric_history(self._parent, "best/val/nll")}:
+            if step not in {m.step for m in self._client.get_metric_history(self.cursor.parent, "best/val/nll")}:
                 metrics = [
                     Metric(f"best/{n}", v, event["time"], step) for n, v in best["metrics"].items() if v is not None
                 ]
-                self._client.log_batch(self._parent, metrics=metrics)
-            self._client.set_tag(self._parent, "ddcal.winner", best["trial_key"])
+                self._client.log_batch(self.cursor.parent, metrics=metrics)
+            self._client.set_tag(self.cursor.parent, "ddcal.winner", best["trial_key"])
         self.close_runs("KILLED" if event["interrupted"] else "FINISHED", event["time"])
 
     def close_runs(self, status: str, end_time: int | None = None) -> None:
         """End the study's run with ``status``, and trials that are unfinished as KILLED; resuming opens them again."""
         if self._client is None:
             self._connect()
-        for trial in self._runs.values():
+        for trial in self.cursor.runs.values():
             self._client.set_terminated(trial["run"], "KILLED", end_time=end_time)
-        self._client.set_terminated(self._parent, status, end_time=end_time)
+        self._client.set_terminated(self.cursor.parent, status, end_time=end_time)
 
-    def _run(self, tags: dict[str, str]) -> str:
+    def _run(self, tags: dict[str, str], start_time: int, look_up: bool = False) -> str:
         """Return a new run with these tags, or the one that an earlier attempt has made."""
         if not self._facts:
             self._facts = _facts(self.directory)
@@ -237,13 +274,13 @@ class Mirror:
             "ddcal.git_commit": self._facts["git_commit"],
             "mlflow.source.name": "ddcal",
         }
-        if self._doubtful:
+        if self._doubtful or look_up:
             wanted = ["ddcal.study_id", "ddcal.role", *(["ddcal.trial_key"] if "ddcal.trial_key" in tags else [])]
             condition = " and ".join(f"tags.`{name}` = '{tags[name]}'" for name in wanted)
             found = self._client.search_runs([self._experiment_id], condition, max_results=1)
             if found:
                 return str(found[0].info.run_id)
-        return str(self._client.create_run(self._experiment_id, tags=tags).info.run_id)
+        return str(self._client.create_run(self._experiment_id, start_time=start_time, tags=tags).info.run_id)
 
     def _params(self, run: str | None, values: dict[str, Any]) -> None:
         from mlflow.entities import Param
@@ -255,17 +292,31 @@ class Mirror:
     def _artifact(self, run: str | None, name: str) -> None:
         self._log_file(run, self.directory / name)
 
-    def _log_file(self, run: str | None, path: Path) -> None:
-        """Log an artifact; a server that takes runs but no files is asked no further."""
+    def _log_file(self, run: str | None, path: Path, folder: str | None = None) -> None:
+        """Log an artifact; a server that takes runs but no files, however often, is asked no further."""
         if not path.is_file() or not self._files:
             return
         try:
-            self._client.log_artifact(run, str(path))
+            self._client.log_artifact(run, str(path), folder)
         except Exception as error:
-            if not self._alive():
+            if self._attempts + 1 < ARTIFACT_ATTEMPTS or not self._alive():
                 raise
             self._files = False
             logger.warning("MLflow at %s takes no artifacts: %s", self.uri, one_line(error))
+
+
+def connect(uri: str) -> Any:
+    """Return an MLflow client of ``uri`` that sends no telemetry and does not retry by itself."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a trial
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the mirror retries by itself
+    import mlflow
+
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    if uri.startswith(SQLITE):
+        _create_database(Path(uri.removeprefix(SQLITE)))
+    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def sync_study(directory: Path | str) -> str:
@@ -287,7 +338,7 @@ def sync_study(directory: Path | str) -> str:
         try:
             while mirror.advance():
                 events += 1
-            if results.interrupted and events + mirror.offset:
+            if results.interrupted and events + mirror.cursor.offset:
                 mirror.close_runs("KILLED")
         except Exception as error:
             raise TrackingError(
@@ -337,6 +388,15 @@ def _create_database(path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _refused(error: Exception) -> bool:
+    """Whether MLflow has refused what was sent, and would again; or the event itself is at fault."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.get_http_status_code() in REFUSALS
+    return not isinstance(error, OSError)  # no connection, a time-out, …
+
+
 def _ignore(event: dict[str, Any]) -> None:
     """An event that MLflow need not know."""
 
@@ -344,21 +404,14 @@ def _ignore(event: dict[str, Any]) -> None:
 def _facts(directory: Path) -> dict[str, Any]:
     with (directory / LEDGER).open("rb") as stream:
         first = json.loads(stream.readline())
-    return {"study": first["study"]["name"], "study_id": first["study_id"], "git_commit": first["git_commit"] or ""}
-
-
-def _read_cursor(directory: Path) -> dict[str, Any]:
-    try:
-        cursor: dict[str, Any] = json.loads((directory / CURSOR).read_text())
-        return cursor
-    except FileNotFoundError:
-        return {"offset": 0, "parent": None, "runs": {}}
-
-
-def _write_cursor(directory: Path, cursor: dict[str, Any]) -> None:
-    temporary = directory / f".{CURSOR}.tmp"
-    temporary.write_text(json.dumps(cursor))
-    os.replace(temporary, directory / CURSOR)
+    study = first["study"]
+    return {
+        "study": study["name"],
+        "study_id": first["study_id"],
+        "git_commit": first["git_commit"] or "",
+        "store": first.get("store"),
+        "cache": study.get("storage", {}).get("cache"),
+    }
 
 
 def one_line(error: Exception) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import ray
 from ray.tune import PlacementGroupFactory, Trainable
 
 from ddcal.pipeline import DatasetCache
+from ddcal.study.cluster_leases import cluster_leases
 from ddcal.study.worker import Assignment, Worker
 
 STATE = "trial.pt"
@@ -16,16 +20,20 @@ STATE = "trial.pt"
 class DDNNTrainable(Trainable):
     """Runs a trial from data to calibrated metrics (distill → train → calibrate → evaluate).
 
-    The Tune config is an `Assignment`: ``trial`` (a TrialConfig as a dictionary) and ``store`` (an absolute path) are
-    needed; ``resources`` (``cpu``, ``gpu``), ``threads`` and ``device`` are optional. A result is reported at the
-    fixed points of ``progress`` alone and carries every ``val/…`` metric and ``complete``; ``test/…`` is in the last
-    one. A worker that dies loses at most 30 seconds: unfinished stages are kept in the store.
+    The Tune config is an `Assignment`: ``trial`` (a TrialConfig as a dictionary) and ``store`` (an absolute path or an
+    ``s3://`` URL) are needed; ``resources`` (``cpu``, ``gpu``), ``threads`` and ``device`` are optional. A result is
+    reported at the fixed points of ``progress`` alone and carries every ``val/…`` metric and ``complete``; ``test/…``
+    is in the last one. A worker that dies loses at most 30 seconds: unfinished stages are kept in the store.
     """
 
     target: ClassVar[Literal["ddnn", "distill"]] = "ddnn"
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Begin the trial of ``config``."""
+        """Begin the trial of ``config``, in a process that keeps to one thread between torch's operations."""
+        import torch
+
+        with suppress(RuntimeError):  # set already: it can be set once
+            torch.set_num_interop_threads(1)
         self._datasets = DatasetCache()
         self._begin(config)
 
@@ -65,10 +73,18 @@ class DDNNTrainable(Trainable):
         return PlacementGroupFactory([bundle])
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self.worker = Worker(Assignment.from_config({**config, "target": self.target}), self._datasets)
+        assignment = Assignment.from_config({**config, "target": self.target})
+        self.worker = Worker(assignment, self._datasets, node=_node(), leases=cluster_leases)
 
 
 class DistillTrainable(DDNNTrainable):
     """Stops at the distilled set; its metrics are those of a short probe network on ``val``."""
 
     target: ClassVar[Literal["ddnn", "distill"]] = "distill"
+
+
+def _node() -> str | None:
+    """Return this node's name in the cluster, ``host/first letters of Ray's node id``; None without Ray."""
+    if not ray.is_initialized():
+        return None
+    return f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:8]}"

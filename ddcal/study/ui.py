@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ddcal.errors import BadInput
+from ddcal.errors import BadInput, TrackingError
+from ddcal.study.mlflow_view import study_link
 from ddcal.study.results import load_study
-from ddcal.study.tracking import tracking_uri
+from ddcal.study.tracking import connect, one_line, tracking_uri
 
 
 def serve(directory: Path | str, port: int, say: Callable[[str], None]) -> None:
@@ -21,7 +22,8 @@ def serve(directory: Path | str, port: int, say: Callable[[str], None]) -> None:
         say: Prints a line.
 
     Raises:
-        BadInput: if the study was not tracked, or its tracking server is elsewhere.
+        BadInput: if the study was not tracked, or not there, or its tracking server is elsewhere.
+        TrackingError: if the database cannot be read.
     """
     results = load_study(directory)
     uri = tracking_uri(results.study, results.directory.parent)
@@ -30,7 +32,14 @@ def serve(directory: Path | str, port: int, say: Callable[[str], None]) -> None:
     if uri.startswith("http"):
         raise BadInput(f"{directory}: this study was tracked by a server: open {uri}")
     experiment = results.study.tracking.experiment or results.study.name
-    say(f"http://127.0.0.1:{port}  experiment {experiment}  (MLflow on {uri}; Ctrl-C ends it)")
+    try:
+        found = connect(uri).get_experiment_by_name(experiment)
+    except Exception as error:
+        raise TrackingError(f"tracking.uri: {uri} cannot be read: {one_line(error)}") from error
+    if found is None:
+        raise BadInput(f"{directory}: MLflow on {uri} does not have it yet: `ddcal sync {directory}` sends it")
+    address = study_link(f"http://127.0.0.1:{port}", found.experiment_id)
+    say(f"{address}  experiment {experiment}  (MLflow on {uri}; Ctrl-C ends it)")
     sys.stdout.flush()
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -13,11 +14,19 @@ from typing import Any, Literal
 
 from ddcal.config import TrialConfig
 from ddcal.config.metrics import VAL_METRICS
-from ddcal.pipeline import Advance, DatasetCache, Environment, Store, TrialRunner
+from ddcal.pipeline import Advance, DatasetCache, Environment, Store, TrialRunner, open_store
+from ddcal.pipeline.leases import Leases, open_leases
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
+from ddcal.study.gpu_memory import GpuMemory, free_memory, ran_out_of_memory
 from ddcal.study.ledger import FIDELITY_STEPS, Outcome
+from ddcal.study.packing import FRACTIONS
 
 logger = logging.getLogger("ddcal")
+
+STOP_SECONDS = 0.5
+"""How often, at most, a worker looks whether it is to stop."""
+WAIT_REPORT_SECONDS = 2.0
+"""A worker that waits for another's stage reports this often, without points, so that Tune can stop it."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,8 @@ class Assignment:
 
     Attributes:
         trial: The trial's config, ``TrialConfig`` as a dictionary.
-        store: Folder of the artefact store.
+        store: Folder or URL of the artefact store.
+        cache: The node's folder of copies of it, or None for the default.
         number: Trial number in the study.
         trial_key: The trial's name for ever, also over restarts.
         log: The trial's log file, or None.
@@ -35,6 +45,11 @@ class Assignment:
         target: ``ddnn`` or ``distill``.
         bundle_cached: Report cached points together with the next computed one (no scheduler needs them one by one).
         checkpoint_seconds: How often an unfinished stage is saved in the store.
+        attempt: Which attempt at the trial this is.
+        cache: The folder of copies that the study names, or None.
+        gpu: The share of a GPU that the trial has, noted with what it computes; 0 on the CPU.
+        context: Bytes of a CUDA context as measured, or None.
+        stop: A file that tells the worker to save its state and stop, or None.
     """
 
     trial: dict[str, Any]
@@ -47,6 +62,11 @@ class Assignment:
     target: Literal["ddnn", "distill"] = "ddnn"
     bundle_cached: bool = False
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    attempt: int = 1
+    cache: str | None = None
+    gpu: float = 0.0
+    context: int | None = None
+    stop: str | None = None
 
     def to_config(self) -> dict[str, Any]:
         """Return the assignment as a Tune config."""
@@ -69,6 +89,8 @@ class Worker:
         *,
         catch: bool = True,
         on_advance: Callable[[Advance], None] | None = None,
+        node: str | None = None,
+        leases: Callable[[Store], Leases] = open_leases,
     ) -> None:
         """Prepare the trial.
 
@@ -77,41 +99,68 @@ class Worker:
             datasets: Kept by the process between its trials.
             catch: Whether the trial's own exceptions become outcomes; off under a debugger.
             on_advance: Called after every chunk of work.
+            node: The node of the cluster that this is; default: the machine's name.
+            leases: Returns the leases of the trial's store.
         """
+        self.node = node or socket.gethostname()
         self.assignment, self.datasets, self.catch, self.on_advance = assignment, datasets, catch, on_advance
         self.runner: TrialRunner | None = None
-        self.began = time.monotonic()
+        self.memory = GpuMemory("cpu", 0.0, None)
+        self.began = self._asked = time.monotonic()
+        self._stopping = False
         self._handler = _open_log(assignment.log)
         self._restored: dict[str, Any] | None = None
+        self._leases = leases
+        self._last: list[dict[str, Any]] = []  # the last point that was reported
 
     def step(self) -> dict[str, Any]:
         """Run to the next report and return it.
 
         Returns:
-            ``progress`` and ``fidelity``, every search metric (NaN where there is none), ``complete``, ``points`` (all
-            points since the last report) and, if the trial is over, ``done`` and ``records``: one record of outcome,
-            metrics, keys, seconds and error (in a list, because Tune flattens dictionaries).
+            ``progress``, ``fidelity`` and ``stage``, every search metric (NaN where there is none), ``complete``,
+            ``points`` (all points since the last report), ``gpu`` (what was measured, if anything) and, if the trial is
+            over, ``done`` and ``records``: one record of outcome, metrics, keys, seconds and error. Both are lists,
+            because Tune flattens dictionaries. A worker that is told to stop saves its state and returns without a new
+            point.
         """
         points: list[dict[str, Any]] = []
         try:
-            runner = self.runner or self._start()
-            while True:
-                advance = runner.advance()
-                if self.on_advance is not None:
-                    self.on_advance(advance)
-                if advance.point is not None:
-                    points.append(advance.point)
-                    if runner.done or not (self.assignment.bundle_cached and advance.cached):
-                        break
+            done = self._run(points)
         except Exception as error:
             if not self.catch:
                 raise
             return self._failed(error, points)
         report = self._report(points)
-        if runner.done:
-            report |= {"done": True, "records": [self._record("complete", runner.metrics)]}
+        if done:
+            assert self.runner is not None
+            report |= {"done": True, "records": [self._record("complete", self.runner.metrics)]}
             self.close()
         return report
+
+    def _run(self, points: list[dict[str, Any]]) -> bool:
+        """Go on to the next report, append its points, and return whether the trial is done."""
+        runner, began = self.runner or self._start(), time.monotonic()
+        while True:
+            if self._told_to_stop():
+                runner.checkpoint()
+                return False
+            advance = runner.advance()
+            self.memory.note(advance, ended=advance.stage in runner.entries)
+            if self.on_advance is not None:
+                self.on_advance(advance)
+            if advance.point is not None:
+                points.append(advance.point)
+                if runner.done or not (self.assignment.bundle_cached and advance.cached):
+                    return runner.done
+            waited = advance.waiting and time.monotonic() - began >= WAIT_REPORT_SECONDS
+            if waited and self.assignment.bundle_cached:  # a scheduler would take it for a point
+                return False
+
+    def _told_to_stop(self) -> bool:
+        if self.assignment.stop is not None and time.monotonic() - self._asked > STOP_SECONDS:
+            self._asked = time.monotonic()
+            self._stopping = self._stopping or Path(self.assignment.stop).exists()
+        return self._stopping
 
     def state(self) -> dict[str, Any]:
         """Return the trial's state for a Tune checkpoint."""
@@ -123,8 +172,8 @@ class Worker:
 
     def close(self) -> None:
         """Save an unfinished stage and release the log file."""
-        if self.runner is not None and not self.runner.done:
-            self.runner.checkpoint()
+        if self.runner is not None:
+            self.runner.close()
         if self._handler is not None:
             logger.removeHandler(self._handler)
             self._handler.close()
@@ -132,14 +181,18 @@ class Worker:
 
     def _start(self) -> TrialRunner:
         assignment = self.assignment
-        logger.info("trial %s begins", assignment.trial_key)
+        logger.info("trial %s begins on %s", assignment.trial_key, self.node)
+        self.memory = GpuMemory(assignment.device, assignment.gpu, assignment.context)
+        store = open_store(assignment.store, assignment.cache)
         self.runner = TrialRunner(
             TrialConfig.model_validate(assignment.trial),
-            Store(assignment.store),
+            store,
             Environment(device=assignment.device, threads=assignment.threads),
             target=assignment.target,
             datasets=self.datasets,
             checkpoint_seconds=assignment.checkpoint_seconds,
+            leases=self._leases(store),
+            gpu=assignment.gpu,
         )
         if self._restored is not None:
             try:
@@ -151,14 +204,17 @@ class Worker:
         return self.runner
 
     def _report(self, points: list[dict[str, Any]]) -> dict[str, Any]:
-        last = points[-1] if points else {"progress": 0.0, "complete": False}
+        self._last = points[-1:] or self._last
+        last: dict[str, Any] = self._last[0] if self._last else {"progress": 0.0, "stage": "", "complete": False}
         searched = {name: last.get(name, math.nan) for name in VAL_METRICS}
         fidelity = round(last["progress"] * FIDELITY_STEPS)
         return {
             "progress": last["progress"],
             "fidelity": fidelity,
+            "stage": last["stage"],
             "complete": last["complete"],
             "points": points,
+            "gpu": self.memory.measured(),
             **searched,
         }
 
@@ -171,20 +227,36 @@ class Worker:
             "keys": runner.keys if runner else {},
             "cache_hits": runner.cache_hits if runner else [],
             "stage_seconds": runner.seconds if runner else {},
+            "stage_gpus": runner.gpus if runner else {},
+            "waited_seconds": runner.waited if runner else 0.0,
             "seconds": time.monotonic() - self.began,
+            "node": self.node,
             "error": error,
             "log": self.assignment.log,
             "fingerprint": runner.fingerprint if runner else None,
         }
 
     def _failed(self, error: Exception, points: list[dict[str, Any]]) -> dict[str, Any]:
-        outcome: Outcome = "out_of_memory" if type(error).__name__ == "OutOfMemoryError" else "failed"
+        outcome: Outcome = "failed"
+        said = f"{type(error).__name__}: {error}"
+        if ran_out_of_memory(error):
+            outcome, said = "out_of_memory", f"{said.splitlines()[0]} {self._what_helps()}"
+            if self.runner is not None:
+                self.memory.ran_out(next(stage for stage in self.runner.keys if stage not in self.runner.entries))
         logger.error("%s", "".join(traceback.format_exception(error)))
-        record = self._record(outcome, {}, f"{type(error).__name__}: {error}")
+        record = self._record(outcome, {}, said)
         self.runner = None
         report = self._report(points) | {name: math.nan for name in VAL_METRICS} | {"complete": False}
         self.close()
+        if outcome == "out_of_memory":
+            free_memory(error)
         return report | {"done": True, "records": [record]}
+
+    def _what_helps(self) -> str:
+        gpu = self.assignment.gpu
+        share = f"{FRACTIONS.get(gpu, f'{gpu:g}')} of a GPU" if 0.0 < gpu < 1.0 else "a whole GPU"
+        more = "raise resources.gpu (or set resources.on_oom: grow), or " if 0.0 < gpu < 1.0 else ""
+        return f"(the trial had {share}; {more}lower distill.ipc, network.width or the batch sizes)"
 
 
 def _open_log(path: str | None) -> logging.Handler | None:

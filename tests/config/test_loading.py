@@ -78,6 +78,8 @@ def test_scalars_follow_yaml_1_2(text, value):
         ("search.enqueue.0.calibrate.method=none", lambda s: s.search.enqueue[0]["calibrate.method"], "none"),
         ("constraints.val/accuracy='>= 0.3'", lambda s: s.constraints, {"val/accuracy": ">= 0.3"}),
         ("resources.gpu=0.5", lambda s: s.resources.gpu, 0.5),
+        ("resources.gpu=auto", lambda s: s.resources.gpu, "auto"),
+        ("resources.on_oom=grow", lambda s: s.resources.on_oom, "grow"),
     ],
 )
 def test_overrides_reach_their_key(good, override, read, value):

@@ -1,4 +1,4 @@
-"""Tiny trials on digits: a second each, most of it the diagram of the evaluation."""
+"""Tiny trials on digits: a fraction of a second each."""
 
 import pytest
 import torch

@@ -11,7 +11,7 @@ from ddcal.calibration import expected_calibration_error, fit_temperature
 from ddcal.data import load_dataset
 from ddcal.distill import SyntheticSet
 from ddcal.networks import predict_logits
-from ddcal.pipeline import Store, TrialRunner, run_trial
+from ddcal.pipeline import TrialRunner, open_store, run_trial
 from ddcal.pipeline.finish import load_networks
 
 BASE = {"distill__backbone": "real", "distill__ipc": 4, "train__epochs": 40, "train__lr": 0.1}
@@ -28,7 +28,7 @@ METHODS = {
 @pytest.fixture(scope="module")
 def finish(tmp_path_factory, make_trial, environment, datasets):
     """Run a trial to its end on one shared store, once for every config."""
-    store, known = Store(tmp_path_factory.mktemp("calibrations")), {}
+    store, known = open_store(tmp_path_factory.mktemp("calibrations")), {}
 
     def run(method, **changes):
         key = json.dumps([method, changes], sort_keys=True)

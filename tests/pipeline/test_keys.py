@@ -111,3 +111,9 @@ def test_keys_are_different_sha256_and_full_has_no_distill_stage(make_trial):
     assert len(set(keys.values())) == 4
     assert all(len(key) == 64 and int(key, 16) >= 0 for key in keys.values())
     assert list(keys_of(make_trial(distill__backbone="full"))) == ALL[1:]
+
+
+def test_a_gpu_of_another_machine_is_part_of_the_identity():
+    """A head node without a GPU gives the keys of the node that has one."""
+    there = Environment("cuda", kind="cuda:NVIDIA H200")
+    assert there.identity() == {"device": "cuda:NVIDIA H200", "precision": "float32", "threads": 1}

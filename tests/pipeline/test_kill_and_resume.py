@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-from ddcal.pipeline import Store, TrialRunner
+from ddcal.pipeline import TrialRunner, open_store
 
 CHILD = """
 import sys
 from ddcal.config import TrialConfig
-from ddcal.pipeline import Environment, Store, TrialRunner
+from ddcal.pipeline import Environment, TrialRunner, open_store
 config = TrialConfig.model_validate_json(sys.argv[2])
-runner = TrialRunner(config, Store(sys.argv[1]), Environment("cpu", 1), checkpoint_seconds=0.0)
+runner = TrialRunner(config, open_store(sys.argv[1]), Environment("cpu", 1), checkpoint_seconds=0.0)
 while not runner.done:
     sys.stdin.readline()  # one advance a line, so that the parent decides where the end comes
     advance = runner.advance()
@@ -51,7 +51,7 @@ def settings():
 
 
 def finish(config, root, environment, datasets):
-    runner, points = TrialRunner(config, Store(root), environment, datasets=datasets), []
+    runner, points = TrialRunner(config, open_store(root), environment, datasets=datasets), []
     while not runner.done:
         points.append(runner.advance().point)
     return runner, [point for point in points if point is not None]

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from ddcal.errors import StoreError
-from ddcal.pipeline import Store
+from ddcal.pipeline import open_store
 
 KEY = "ab" * 32
 FILES = ("a.txt", "deep/b.bin", "manifest.json")
@@ -27,7 +27,7 @@ def write(folder, text="hello"):
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(tmp_path / "store")
+    return open_store(tmp_path / "store")
 
 
 @pytest.fixture
@@ -42,14 +42,14 @@ def set_aside(store, caplog):
 
     def check(fault):
         with caplog.at_level(logging.WARNING):
-            assert Store(store.root).get("train", KEY) is None
+            assert open_store(store.root).get("train", KEY) is None
         (record,) = caplog.records
         assert fault in record.getMessage() and "set aside" in record.getMessage()
         assert not (store.root / "train" / KEY).exists()
         assert len(list((store.root / "damaged").iterdir())) == 1
-        assert Store(store.root).get("train", KEY) is None  # and there is nothing to complain about any more
+        assert open_store(store.root).get("train", KEY) is None  # and there is nothing to complain about any more
         assert len(caplog.records) == 1
-        assert Store(store.root).publish("train", KEY, write).meta == META
+        assert open_store(store.root).publish("train", KEY, write).meta == META
 
     return check
 
@@ -57,7 +57,7 @@ def set_aside(store, caplog):
 def test_publish_and_get_round_trip(store):
     assert store.get("train", KEY) is None
     published = store.publish("train", KEY, write)
-    for entry in (published, store.get("train", KEY), Store(store.root).get("train", KEY)):
+    for entry in (published, store.get("train", KEY), open_store(store.root).get("train", KEY)):
         assert (entry.stage, entry.key, entry.meta) == ("train", KEY, META)
         assert entry.files == {
             "a.txt": hashlib.sha256(b"hello").hexdigest(),
@@ -70,7 +70,7 @@ def test_publish_and_get_round_trip(store):
 
 def test_the_first_publication_stays(store):
     store.publish("train", KEY, write)
-    second = Store(store.root).publish("train", KEY, lambda folder: write(folder, "other") | {"seconds": 9.0})
+    second = open_store(store.root).publish("train", KEY, lambda folder: write(folder, "other") | {"seconds": 9.0})
     assert second.meta == META
     assert (second.folder / "a.txt").read_text() == "hello"
     assert list((store.root / "tmp").iterdir()) == []
@@ -115,7 +115,7 @@ def test_a_half_written_entry_sets_itself_aside(store, set_aside):
 def test_publishing_over_a_damaged_entry_replaces_it(store, folder, caplog):
     (folder / "a.txt").write_text("jello")
     with caplog.at_level(logging.WARNING):
-        entry = Store(store.root).publish("train", KEY, write)
+        entry = open_store(store.root).publish("train", KEY, write)
     assert (entry.folder / "a.txt").read_text() == "hello"
     assert "set aside" in caplog.text
 
@@ -124,7 +124,7 @@ def test_an_entry_is_verified_once_a_process(store, folder):
     assert store.get("train", KEY) is not None
     (folder / "a.txt").write_text("jello")
     assert store.get("train", KEY) is not None
-    assert Store(store.root).get("train", KEY) is None  # another process looks
+    assert open_store(store.root).get("train", KEY) is None  # another process looks
 
 
 def test_an_entry_that_was_removed_is_gone_at_once(store, folder):
@@ -148,7 +148,7 @@ def test_a_root_below_a_regular_file_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     for root in (tmp_path / "file", tmp_path / "file" / "store"):
         with pytest.raises(StoreError, match=f"{root} cannot be created"):
-            Store(root)
+            open_store(root)
 
 
 def test_a_store_that_turned_into_a_file_is_named(store):
@@ -176,7 +176,7 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(small_disk):
-    store = Store(small_disk / "store")
+    store = open_store(small_disk / "store")
     store.publish("train", KEY, write)
 
     def write_tensors(folder):
@@ -193,12 +193,12 @@ def test_a_full_disk_is_told_and_leaves_nothing(small_disk):
     with pytest.raises(StoreError, match=r"checkpoint .*No space left on device"):
         store.save_partial(KEY, {"x": torch.zeros(1 << 20)})
     assert [*(store.root / "tmp").iterdir(), *(store.root / "partial").iterdir()] == []
-    assert Store(store.root).get("train", KEY).meta == META
+    assert open_store(store.root).get("train", KEY).meta == META
     assert store.publish("train", "ef" * 32, write).meta == META  # there is room for a small one again
 
 
 def publish_many(root, barrier, name):
-    store = Store(root)
+    store = open_store(root)
     barrier.wait()
     for index in range(40):
         store.publish("train", f"{index:064x}", lambda folder: write(folder, name))
@@ -252,11 +252,11 @@ def test_publishing_removes_the_checkpoint(store):
 )
 def test_a_damaged_checkpoint_is_dropped_with_a_warning(damage, store, caplog):
     store.save_partial(KEY, STATE)
-    path = store.partial_path(KEY)
+    path = store.root / "partial" / f"{KEY}.pt"
     path.write_bytes(damage(path.read_bytes()))
     with caplog.at_level(logging.WARNING):
         assert store.load_partial(KEY) is None
-    assert f"{path} is damaged" in caplog.text
+    assert f"partial/{path.name} of {store.place} is damaged" in caplog.text
     assert not path.exists()
 
 

@@ -8,7 +8,7 @@ import torch
 
 from ddcal.config.metrics import METRICS, VAL_METRICS
 from ddcal.errors import DivergedError
-from ddcal.pipeline import Environment, Store, TrialRunner, run_trial
+from ddcal.pipeline import Environment, TrialRunner, open_store, run_trial
 
 POINTS = [0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 """Two probes of the distill stage, four scores of the train stage, the evaluation."""
@@ -40,7 +40,7 @@ def start(make_trial, environment, datasets):
         checkpoint_seconds = changes.pop("checkpoint_seconds", 30.0)
         return TrialRunner(
             make_trial(**changes),
-            Store(root),
+            open_store(root),
             environment,
             target=target,
             datasets=datasets,
@@ -54,7 +54,7 @@ def start(make_trial, environment, datasets):
 def undisturbed(tmp_path_factory, make_trial, environment, datasets):
     """(folder of the store, finished runner, its advances): do not write into that store."""
     root = tmp_path_factory.mktemp("undisturbed") / "store"
-    runner = TrialRunner(make_trial(), Store(root), environment, datasets=datasets)
+    runner = TrialRunner(make_trial(), open_store(root), environment, datasets=datasets)
     return root, runner, run(runner)
 
 
@@ -76,6 +76,12 @@ def test_progress_never_falls_and_points_lie_at_fixed_places(undisturbed):
     {"distill__iterations": 5, "distill__probe": {"points": 3, "epochs": 1}, "train__epochs": 7},
     {"distill__iterations": 3, "distill__probe": {"points": 0, "epochs": 1}, "train__epochs": 5},
     {"distill__backbone": "real", "distill__probe": {"points": 2, "epochs": 1}, "train__epochs": 4},
+    {"distill__backbone": "dm", "distill__probe": {"points": 2, "epochs": 1}},
+    {
+        "distill__backbone": "rtp",
+        "distill__rtp": {"bases": 4, "steps": 3, "batch_per_class": 2},
+        "distill__probe": {"points": 2, "epochs": 1},
+    },
 ], ids=str)  # fmt: skip
 def test_points_do_not_depend_on_how_the_work_is_cut(changes, tmp_path, start):
     runner = start(tmp_path, train__networks=1, **changes)
@@ -148,7 +154,7 @@ def test_state_and_restore_at_every_advance_lead_to_the_same_end(undisturbed, tm
             shutil.copytree(root, following)
             shutil.rmtree(root)
             root = following
-            runner.store = Store(root)
+            runner.store = open_store(root)
     assert runner.done
     assert seen == advances
     assert runner.metrics == computed.metrics
@@ -186,7 +192,7 @@ def test_a_state_of_another_trial_or_environment_is_refused(tmp_path, start, mak
     state = runner.state()
     with pytest.raises(ValueError, match="another config"):
         start(tmp_path, seed=1).restore(state)
-    other = TrialRunner(make_trial(), Store(tmp_path), Environment("cpu", 2), datasets=datasets)
+    other = TrialRunner(make_trial(), open_store(tmp_path), Environment("cpu", 2), datasets=datasets)
     with pytest.raises(ValueError, match="thread count"):
         other.restore(state)
 
@@ -258,6 +264,24 @@ def test_a_flipped_bit_is_noticed_and_computed_again_right(stage, name, undistur
     assert len(list((tmp_path / "store" / "damaged").iterdir())) == 1
 
 
+def test_a_diagram_that_cannot_be_drawn_does_not_fail_the_trial(undisturbed, tmp_path, start, caplog, monkeypatch):
+    root, computed, _ = undisturbed
+    shutil.copytree(root, tmp_path / "store")
+    shutil.rmtree(tmp_path / "store" / "evaluate")
+
+    def half_a_picture(figure, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("ddcal.calibration.save_figure", half_a_picture)
+    runner = start(tmp_path / "store")
+    with caplog.at_level(logging.WARNING):
+        run(runner)
+    assert runner.metrics == computed.metrics
+    assert "the reliability diagram is not drawn: RuntimeError: no font" in caplog.text
+    assert set(runner.entries["evaluate"].files) == {"evaluation.json"}
+
+
 def test_target_distill_stops_at_the_set_and_its_probes_score(undisturbed, tmp_path, start):
     runner = start(tmp_path, target="distill")
     advances = run(runner)
@@ -306,5 +330,7 @@ def test_run_trial_takes_a_store_or_its_folder(undisturbed, make_trial, environm
     root, computed, advances = undisturbed
     seen = []
     assert run_trial(make_trial(), root, environment=environment) == computed.metrics
-    assert run_trial(make_trial(), Store(root), environment=environment, on_advance=seen.append) == computed.metrics
+    assert (
+        run_trial(make_trial(), open_store(root), environment=environment, on_advance=seen.append) == computed.metrics
+    )
     assert points_of(seen) == points_of(advances)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ddcal.pipeline.store import Store
+from ddcal.pipeline.store import open_store
 from ddcal.pipeline.upkeep import DAY, list_entries, prune_store, verify_store
 
 NOW = 1_000_000_000.0
@@ -11,9 +11,9 @@ NOW = 1_000_000_000.0
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     """Three distill entries a, b, c of 1000 bytes each, published 3, 2 and 1 days before NOW."""
-    store = Store(tmp_path)
+    store = open_store(tmp_path)
     for days, key in ((3, "a"), (2, "b"), (1, "c")):
-        monkeypatch.setattr("ddcal.pipeline.store.time.time", lambda days=days: NOW - days * DAY)
+        monkeypatch.setattr("ddcal.pipeline.manifest.time.time", lambda days=days: NOW - days * DAY)
 
         def write(folder):
             (folder / "data").write_bytes(bytes(1000))

@@ -1,8 +1,11 @@
 """The driver by hand: which trial is handed out while others compute the stages that it needs. No trial runs."""
 
+import json
+
 import pytest
 
 from ddcal.pipeline import Environment
+from ddcal.pipeline.holder import Holder
 from ddcal.study import load_study
 from ddcal.study.driver import DUPLICATES_IN_A_ROW, StudyDriver
 from ddcal.study.following import Tracking
@@ -35,7 +38,7 @@ def finish(driver, assignment, *, stored=True, outcome="complete"):
     """End a trial as its worker would, with its stages in the store."""
     keys = driver._running[assignment.number].keys
     for stage, key in keys.items() if stored else ():
-        (driver.store / stage / key).mkdir(parents=True, exist_ok=True)
+        driver.store.publish(stage, key, lambda folder: {"seconds": 1.0, "curve": []})
     metrics = {"val/ece": 0.1, "val/accuracy": 0.5, "val/nll": 1.0} if outcome == "complete" else {}
     record = {"outcome": outcome, "metrics": metrics, "keys": keys, "cache_hits": [], "stage_seconds": {}}
     driver.on_result(
@@ -72,6 +75,37 @@ def test_a_stage_in_the_store_is_waited_for_by_nobody(drive):
     driver = drive([(1, 0.0), (1, 0.25), (1, 0.5)])
     finish(driver, driver.next_assignment())
     assert numbers(driver, 2) == [1, 2], "they share distill and train, which are there"
+
+
+def lease_elsewhere(driver, key):
+    """A lease as another machine's trial leaves it."""
+    path = driver.store.root / "leases" / f"{key}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({**vars(Holder.here()), "host": "elsewhere", "token": "t"}))
+    return path
+
+
+def test_a_stage_that_another_study_computes_is_waited_for_while_others_go(drive, monkeypatch):
+    monkeypatch.setattr("ddcal.study.hold_back.ASK_SECONDS", 0.0)
+    driver = drive([(1, 0.0), (2, 0.0), (2, 0.25)], concurrency=3)
+    key = driver._ask().keys["distill"]  # of the first trial, which is asked for but not handed out
+    driver._waiting.append(driver._asked(0, {"distill.ipc": 1, "calibrate.mask.ratio": 0.0}))
+    lease = lease_elsewhere(driver, key)
+    first = driver.next_assignment()
+    assert first.number == 1
+    assert numbers(driver, 2) == [None, None], "0 waits for the other study, 2 for 1"
+    lease.unlink()
+    assert numbers(driver, 2) == [0, None]
+
+
+def test_a_study_never_ends_or_hangs_for_a_lease_elsewhere(drive):
+    driver = drive([(1, 0.0), (2, 0.0)])
+    for _ in range(2):
+        waiting = driver._ask()
+        driver._waiting.append(waiting)
+        lease_elsewhere(driver, waiting.keys["distill"])
+    assert not driver.exhausted
+    assert numbers(driver, 2) == [0, None], "one is handed out and waits itself; nobody would ask again otherwise"
 
 
 def test_no_more_trials_are_held_back_than_run_at_a_time(drive):
@@ -116,12 +150,25 @@ def test_a_study_is_not_made_longer_by_what_was_held_back(drive):
 
 
 def test_the_same_values_are_marked_as_such_and_run_all_the_same(drive):
-    driver = drive([(1, 0.0), (2, 0.0), (1, 0.0), (1, 0.25), (1, 0.0)])
+    driver = drive(space={"distill.ipc": {"choice": [1, 2]}}, trials=5)
     while not driver.exhausted:
         finish(driver, driver.next_assignment())
     records = load_study(driver.directory).records
-    assert [trial.duplicate_of for trial in records] == [None, None, 0, None, 0]
-    assert load_study(driver.directory).trials["duplicate_of"].tolist()[2] == 0
+    first = [next(other.number for other in records if other.values == trial.values) for trial in records]
+    expected = [None if index == number else index for number, index in enumerate(first)]
+    assert [trial.duplicate_of for trial in records] == expected and expected.count(None) == 2
+    assert all(trial.outcome == "complete" for trial in records)
+
+
+def test_a_point_that_is_enqueued_twice_is_tried_once(drive):
+    driver = drive([(1, 0.0), (2, 0.0), (1, 0.0), (1, 0.25), (1, 0.0)], trials=3)
+    while not driver.exhausted:
+        finish(driver, driver.next_assignment())
+    assert [tuple(trial.values.values()) for trial in load_study(driver.directory).records] == [
+        (1, 0.0),
+        (2, 0.0),
+        (1, 0.25),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -138,6 +185,7 @@ def test_a_finite_space_ends(drive, space, trials, ends):
     while not driver.exhausted:
         finish(driver, driver.next_assignment())
     records = load_study(driver.directory).records
+    assert driver.ending.startswith("the space is searched through" if ends else f"search.trials: all {trials}")
     if ends:
         assert len({repr(trial.values) for trial in records}) == 2, "both were there"
         assert DUPLICATES_IN_A_ROW + 2 <= len(records) < trials

@@ -77,6 +77,18 @@ def test_a_killed_driver_is_dead_though_nobody_has_waited_for_it(tmp_path):
         assert DriverLock(tmp_path).taken_over
 
 
+@pytest.mark.parametrize("change", [{"boot": "another"}, {"started": 1}], ids=["same name", "another container"])
+def test_a_living_holder_that_looks_dead_from_here_keeps_its_lock(tmp_path, change):
+    """Machines of one name on a shared folder, and containers that do not see each other's processes."""
+    lock = DriverLock(tmp_path)
+    held_by(tmp_path, replace(Holder.here(), **change))
+    with pytest.raises(BadInput, match="in use by process"):
+        DriverLock(tmp_path)
+    lock.release()
+    held_by(tmp_path, replace(Holder.here(), **change))
+    assert DriverLock(tmp_path).taken_over
+
+
 @pytest.mark.parametrize("boot", ["here", "another"])
 def test_another_machine_s_lock_is_never_taken_over(tmp_path, ended, boot):
     here = Holder.here()

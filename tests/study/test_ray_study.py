@@ -18,7 +18,7 @@ from ddcal.study.ledger import read_ledger
 from ddcal.study.runner import Hooks, resume_study
 from ddcal.study.search import StudySearch
 
-UNEQUAL = ("seconds", "log", "saved_seconds")
+UNEQUAL = ("seconds", "log", "saved_seconds", "waited_seconds", "node")
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -85,20 +85,40 @@ def test_two_trials_at_a_time_finish_all(tiny_study, tmp_path):
     }
 
 
-def test_a_scheduler_prunes_and_everybody_is_told(tiny_study, tmp_path):
-    """Trials with an ever smaller learning rate are ever worse at every point of progress."""
-    rates = [0.3, 1e-3, 1e-4, 1e-5]
+@pytest.mark.parametrize("scheduler", ["asha", pytest.param("moasha", marks=pytest.mark.slow)])
+def test_a_scheduler_prunes_in_each_stage_and_everybody_is_told(tiny_study, tmp_path, scheduler):
+    """One trial leaves its images noise, another trains too slowly; full and real data are compared with no other."""
+    good = {"distill.backbone": "dc", "distill.matching.image_lr": 1.0, "train.lr": 0.1}
+    enqueue = [
+        good,
+        good | {"distill.matching.image_lr": 1e-3},
+        good | {"train.lr": 1e-6},
+        {"distill.backbone": "full", "train.lr": 1e-6},
+        {"distill.backbone": "real", "train.lr": 1e-6},
+    ]
     study = tiny_study(
-        base={"train.epochs": 8},
-        space={"train.lr": {"loguniform": [1e-6, 1.0]}},
-        objectives={"val/nll": "min"},
-        search={"trials": 4, "enqueue": [{"train.lr": rate} for rate in rates]},
-        scheduler={"name": "asha", "grace": 0.6, "reduction": 1.5},
+        base={
+            "distill": {"iterations": 8, "ipc": 1, "matching.real_batch": 16, "probe.epochs": 5},
+            "train.epochs": 12,
+        },
+        space={
+            "distill.backbone": {"choice": ["dc", "full", "real"]},
+            "distill.matching.image_lr": {"loguniform": [1e-3, 1.0], "when": {"distill.backbone": ["dc"]}},
+            "train.lr": {"loguniform": [1e-6, 1.0]},
+        },
+        objectives={"val/nll": "min", "val/accuracy": "max"},
+        search={"trials": len(enqueue), "enqueue": enqueue},
+        scheduler={"name": scheduler} | ({"metric": "val/nll"} if scheduler == "asha" else {}),
         tracking={},
     )
     results = run_study(study, output=tmp_path)
     outcomes = [trial.outcome for trial in results.records]
-    assert outcomes[0] == "complete" and "pruned" in outcomes and set(outcomes) == {"complete", "pruned"}
+    assert outcomes == ["complete", "pruned", "pruned", "complete", "complete"]
+    stages = {number: [] for number in range(5)}
+    for event in read_ledger(results.directory):
+        if event["event"] == "trial_points":
+            stages[event["number"]] += [point["stage"] for point in event["points"]]
+    assert set(stages[1]) == {"distill"} and stages[2][-1] == "train" and "distill" not in stages[3]
     states = [trial.state for trial in StudySearch(study, results.directory).optuna.get_trials()]
     assert states == [TrialState.PRUNED if outcome == "pruned" else TrialState.COMPLETE for outcome in outcomes]
     client, runs = runs_of(tmp_path)
@@ -110,6 +130,21 @@ def test_a_scheduler_prunes_and_everybody_is_told(tiny_study, tmp_path):
             assert not any(name.startswith("test/") for name in run.data.metrics)
         else:
             assert run.info.status == "FINISHED" and max(steps) == 1000
+
+
+def test_a_loss_that_is_not_finite_stops_the_trial_with_its_cause(tiny_study, tmp_path):
+    study = tiny_study(
+        space={"train.lr": {"choice": [0.1, 1e30]}},
+        objectives={"val/nll": "min"},
+        search={"trials": 2, "enqueue": [{"train.lr": 1e30}, {"train.lr": 0.1}]},
+        scheduler={"name": "asha", "grace": 0.5},
+    )
+    results = run_study(study, output=tmp_path)
+    failed, complete = results.records
+    assert failed.outcome == "failed" and "diverged" in failed.error and "lower train.lr (1e+30)" in failed.error
+    assert failed.progress == 0.5, "that of the distilled set's last point"
+    assert failed.metrics.keys() == set(VAL_METRICS) and "Traceback" in Path(failed.log).read_text()
+    assert complete.outcome == "complete" and [trial.number for trial in results.pareto] == [1]
 
 
 def test_a_distill_study(tiny_study, tmp_path):

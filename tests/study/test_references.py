@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from ddcal.cli import app
 from ddcal.errors import BadInput
+from ddcal.pipeline import open_store
 from ddcal.study import load_study, run_study
 from ddcal.study.references import referred_keys
 
@@ -26,7 +27,7 @@ def keys_of(root):
 
 
 def test_a_study_refers_to_every_stage_of_its_trials(root):
-    assert set(referred_keys(root / "store")) == keys_of(root)
+    assert set(referred_keys(open_store(root / "store"))) == keys_of(root)
 
 
 def test_prune_spares_a_study_then_its_export_then_nothing(root):
@@ -42,10 +43,34 @@ def test_prune_spares_a_study_then_its_export_then_nothing(root):
     assert f"removed {len(first)} artefacts" in run("store", "prune", root / "store").output
 
 
+def test_one_study_s_artefacts_go_but_those_that_another_uses(root, tiny_study):
+    search = {"searcher": "random", "trials": 1}
+    other = tiny_study(name="other", base={"train.lr": 0.02}, search=search)  # the same distilled set
+    run_study(other, output=root, debug=True)
+    alone = keys_of(root) - {key for trial in load_study(root / "other").records for key in trial.keys.values()}
+    assert 0 < len(alone) < len(keys_of(root))
+    assert (
+        f"would remove {len(alone)} artefacts"
+        in run("store", "prune", root, "--study", root / "tiny", "--dry-run").output
+    )
+    assert f"removed {len(alone)} artefacts" in run("store", "prune", root, "--study", root / "tiny").output
+    store = open_store(root / "store")
+    there = {key for stage in ("distill", "train", "calibrate", "evaluate") for key, _ in store.keys(stage)}
+    assert there == {key for trial in load_study(root / "other").records for key in trial.keys.values()}
+
+
+@pytest.mark.parametrize(("folder", "words"), [("absent", "it has no ledger"), ("elsewhere/tiny", "does not use")])
+def test_a_study_that_does_not_use_the_store_is_refused(folder, words, root, tiny_study):
+    if folder != "absent":
+        run_study(tiny_study(search={"searcher": "random", "trials": 1}), output=root / "elsewhere", debug=True)
+    result = run("store", "prune", root, "--study", root / folder)
+    assert result.exit_code == 2 and words in result.output
+
+
 def test_what_cannot_be_read_stops_the_pruning(root):
     (root / "tiny" / "ledger.jsonl").write_text("garbage\n")
     with pytest.raises(BadInput, match="nothing was removed"):
-        referred_keys(root / "store")
+        referred_keys(open_store(root / "store"))
     result = run("store", "prune", root)
     assert result.exit_code == 2 and "nothing was removed" in result.output
 

@@ -13,6 +13,7 @@ from ddcal.study.results import Trial, load_study, pareto_front
 
 OBJECTIVES = {"val/ece": "min", "val/accuracy": "max", "val/nll": "min"}
 KEYS = {stage: stage[0] * 64 for stage in ("distill", "train", "calibrate", "evaluate")}
+GPUS = {"distill": 0.5, "train": 0.25}  # of stages that were computed before this was noted there is none
 SECONDS = {"distill": 2.0, "train": 1.0, "calibrate": 0.25, "evaluate": 0.25}
 
 
@@ -76,6 +77,7 @@ def study_folder(tmp_path, tiny_study):
             ledger.append("trial_started", **named, values=searched, config={"seed": 0})
             if outcome is not None:
                 record = {"keys": KEYS, "cache_hits": cached, "stage_seconds": SECONDS, "seconds": 3.5}
+                record |= {"stage_gpus": GPUS, "waited_seconds": 0.5} if number else {}  # 0 is of an earlier version
                 ended = {"outcome": outcome, "metrics": values, "error": None, "fingerprint": "f"}
                 ledger.append("trial_finished", number=number, **record, **ended)
         ledger.append("study_finished", seconds=9.0, interrupted=False)
@@ -121,11 +123,13 @@ def test_the_table_has_one_row_a_trial_and_the_same_columns_in_each(study_folder
     stages = ("distill", "train", "calibrate", "evaluate")
     assert list(rows[0]) == [
         "number", "trial_key", "outcome", "duplicate_of", "calibrate.mask.ratio", "val/accuracy", "val/ece", "val/nll",
-        *(f"key/{stage}" for stage in stages), "cache_hits", "saved_seconds",
-        *(f"seconds/{stage}" for stage in stages), "seconds", "error", "log",
+        *(f"key/{stage}" for stage in stages), "cache_hits", "waited_seconds", "saved_seconds", "saved_gpu_seconds",
+        *(f"seconds/{stage}" for stage in stages), "attempt", "progress", "gpu", "seconds", "node", "error", "log",
     ]  # fmt: skip
     assert rows[1]["key/train"] == KEYS["train"] and rows[1]["cache_hits"] == "distill train"
-    assert float(rows[1]["saved_seconds"]) == 3.0 and rows[6]["seconds"] == ""
+    assert [float(rows[1][f"{name}_seconds"]) for name in ("saved", "saved_gpu", "waited")] == [3.0, 1.25, 0.5]
+    assert [float(rows[0][f"{name}_seconds"]) for name in ("saved", "saved_gpu", "waited")] == [3.0, 0.0, 0.0]
+    assert rows[6]["seconds"] == ""
     assert list(results.trials.columns) == list(rows[0]) and len(results.trials) == len(ROWS)
     assert results.trials["val/ece"].dropna().tolist()[:2] == [0.20, 0.10]
     with (folder / "pareto.csv").open(newline="") as stream:
@@ -141,7 +145,9 @@ def test_the_summary_counts_and_names_the_winner(study_folder):
     }  # fmt: skip
     assert summary["winner"]["trial_key"] == "tiny-0001" and summary["winner"]["confirmed"] is False
     assert summary["pareto"] == [0, 1] and summary["seconds"] == 9.0
-    assert summary["cache"] == {"hits": 12, "saved_seconds": 18.0, "computed_seconds": 3.0}
+    assert summary["cache"] == {
+        "hits": 12, "waited_seconds": 2.5, "saved_seconds": 18.0, "saved_gpu_seconds": 6.25, "computed_seconds": 3.0,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("identifier", ["1", "tiny-0001"])

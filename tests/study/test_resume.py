@@ -1,19 +1,12 @@
 """Studies that are interrupted or killed, and go on: in the end they are what they would have been undisturbed."""
 
-import functools
 import json
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import asdict, replace
 
-import mlflow
 import pytest
 import yaml
+from comparing import assert_same, mirrored
 from typer.testing import CliRunner
 
 from ddcal.cli import app
@@ -36,45 +29,6 @@ TRIALS = 4
 
 class Killed(BaseException):
     """In the place of a SIGKILL."""
-
-
-def mirrored(root, name="tiny"):
-    """MLflow by trial key (None: the study): status, params and every metric point."""
-    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{root}/mlflow.db")
-    runs = {}
-    for run in client.search_runs([client.get_experiment_by_name(name).experiment_id]):
-        key = run.data.tags.get("ddcal.trial_key")
-        assert key not in runs and run.info.status != "RUNNING", "one run a trial"
-        points = sorted(
-            (metric, point.step, point.value)
-            for metric in run.data.metrics
-            for point in client.get_metric_history(run.info.run_id, metric)
-        )
-        runs[key] = (run.info.status, run.data.params, points)
-    return runs
-
-
-def trials_of(results):
-    """What must not depend on interruptions; cache hits may, as a killed trial's stages are in the store."""
-    free = {"cache_hits": (), "stage_seconds": None, "seconds": None, "log": None, "attempt": 1}
-    return [replace(trial, **free) for trial in results.records]
-
-
-@functools.cache
-def expected_runs(root, name):
-    runs = mirrored(root, name)
-    del runs[None]
-    return runs
-
-
-def assert_same(results, expected, name="tiny"):
-    assert trials_of(results) == trials_of(expected)
-    assert results.best.number == expected.best.number
-    there = mirrored(results.directory.parent, name)
-    assert there.pop(None)[0] == "FINISHED"
-    assert there == expected_runs(expected.directory.parent, name)
-    states = [trial.state for trial in StudySearch(results.study, results.directory).optuna.get_trials()]
-    assert states == [t.state for t in StudySearch(expected.study, expected.directory).optuna.get_trials()]
 
 
 @pytest.fixture(scope="module")
@@ -323,98 +277,3 @@ def test_the_order_of_objectives_and_space_is_kept(tiny_study, tmp_path):
     trials = StudySearch(study, tmp_path / "tiny").optuna.get_trials()
     for trial, record in zip(trials, results.records, strict=True):
         assert trial.values == [record.metrics[name] for name in objectives]
-
-
-# SIGKILL
-
-MANY = {
-    "base": {
-        "network": {"width": 8},
-        "distill": {
-            "iterations": 6,
-            "matching": {"outer": 1, "inner": 1, "real_batch": 32},
-            "probe": {"points": 2, "epochs": 2},
-        },
-        "train": {"epochs": 40, "networks": 2, "augment": "none", "lr": 0.1},
-    },
-    "space": {
-        "distill.backbone": {"choice": ["real", "dc"]},
-        "distill.ipc": {"choice": [1, 2, 3]},
-        "distill.mask.ratio": {"uniform": [0.0, 0.5], "when": {"distill.backbone": ["dc"]}},
-        "calibrate.mask.ratio": {"uniform": [0.0, 0.9]},
-    },
-    "objectives": {"val/ece": "min", "val/accuracy": "max"},
-}
-
-
-def start(*arguments):
-    """`ddcal` in a process (and a session) of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", "from ddcal.cli import main; main()", *map(str, arguments)],
-        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-
-
-def finish(process):
-    _, error = process.communicate(timeout=500)
-    assert process.returncode == 0, error.decode()[-2000:]
-
-
-def test_a_driver_that_is_killed_twice_ends_like_an_undisturbed_one(study, undisturbed, tmp_path):
-    """SIGKILL as soon as a line is in the ledger: in the second trial, and in the third."""
-    file = tmp_path / "tiny.yaml"
-    file.write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
-    command = ["run", file, "--output", tmp_path, "--debug"]
-    ledger = tmp_path / "tiny" / LEDGER
-    for number in (1, 2):
-        process = start(*command)
-        started = f'"number": {number}, "trial_key"'.encode()
-        while not ledger.is_file() or started not in ledger.read_bytes():
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert load_study(ledger.parent).interrupted
-        command = ["resume", ledger.parent, "--debug"]
-    finish(start(*command))
-    results = load_study(ledger.parent)
-    assert results.sessions == 3
-    assert_same(results, undisturbed)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("searcher", "mode"), [("tpe", "debug"), ("random", "debug"), ("nsga2", "debug"), ("tpe", "ray")]
-)
-def test_ten_random_kills_change_nothing(tmp_path, searcher, mode):
-    flags, wait = (["--debug"], (1.0, 7.0)) if mode == "debug" else ([], (4.0, 16.0))
-    search = {"searcher": searcher, "trials": 24, "startup": 6}
-    file = tmp_path / "many.yaml"
-    file.write_text(yaml.safe_dump({"name": "many", **MANY, "search": search}, sort_keys=False))
-    finish(start("run", file, "--output", tmp_path / "whole", *flags))
-    draw = random.Random(f"{searcher} {mode}")
-    directory = tmp_path / "killed" / "many"
-    command = ["run", file, "--output", tmp_path / "killed", *flags]
-    kills = 0
-    while kills < 10:
-        process = start(*command)
-        try:
-            process.wait(draw.uniform(*wait))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            kills += 1
-        else:
-            finish(process)  # a study that has ended is killed no more
-            break
-        if directory.exists():
-            command = ["resume", directory, *flags]
-    finish(start("resume", directory, *flags))
-    results, expected = load_study(directory), load_study(tmp_path / "whole" / "many")
-    assert [trial.outcome for trial in results.records] == ["complete"] * 24
-    runs = mirrored(tmp_path / "killed", "many")
-    assert len(runs) == 25 and {status for status, *_ in runs.values()} == {"FINISHED"}
-    assert kills >= 3, "the machine is so fast that the study was over"
-    assert_same(results, expected, "many")

@@ -6,6 +6,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from ddcal.errors import ResourceError
+from ddcal.study.samplers import check_installed
 from ddcal.study.search import JOURNAL, STATES, StudySearch
 
 SPACE = {
@@ -14,12 +16,19 @@ SPACE = {
     "distill.ipc": {"int": [1, 5]},
     "calibrate.t_min": {"loguniform": [0.1, 1.0]},
 }
-SEARCHERS = ("tpe", "random", "nsga2")
+NUMBERS = {name: domain for name, domain in SPACE.items() if "int" in domain or "loguniform" in domain}
+FINITE = {
+    "distill.mask.ratio": {"choice": [0.0, 0.1], "when": {"distill.backbone": ["dc"]}},
+    "distill.backbone": {"choice": ["real", "dc"]},
+    "distill.ipc": {"int": [1, 5]},
+}
+SPACES = {"gp": NUMBERS | {"distill.backbone": {"choice": ["real", "dc"]}}, "cma-es": NUMBERS, "grid": FINITE}
+SEARCHERS = ("tpe", "random", "nsga2", "gp", "cma-es", "grid")
 
 
 def quality(values):
-    x, ipc = values.get("distill.mask.ratio", 0.7), values["distill.ipc"]
-    return {"val/ece": abs(x - 0.2) + values["calibrate.t_min"] / ipc, "val/accuracy": ipc / 5 - x / 3, "val/nll": x}
+    x, ipc, t = values.get("distill.mask.ratio", 0.7), values["distill.ipc"], values.get("calibrate.t_min", 0.5)
+    return {"val/ece": abs(x - 0.2) + t / ipc, "val/accuracy": ipc / 5 - x / 3, "val/nll": x}
 
 
 @pytest.fixture
@@ -29,8 +38,11 @@ def searching(tiny_study, tmp_path):
     def open_search(folder="a", *, name="tiny", constraints=None, objectives=None, **search):
         (tmp_path / folder).mkdir(exist_ok=True)
         settings = {"searcher": "random", "trials": 100, "startup": 4, **search}
+        if settings["searcher"] in ("cma-es", "gp"):  # gp takes two, at twice the cost
+            objectives = objectives or {"val/ece": "min"}
         sections = {"objectives": objectives} if objectives else {}
-        study = tiny_study(name=name, space=SPACE, constraints=constraints or {}, search=settings, **sections)
+        space = SPACES.get(settings["searcher"], SPACE)
+        study = tiny_study(name=name, space=space, constraints=constraints or {}, search=settings, **sections)
         return StudySearch(study, tmp_path / folder)
 
     return open_search
@@ -128,18 +140,94 @@ def test_enqueued_configs_come_first(searching):
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
 def test_a_seed_gives_the_same_suggestions_and_another_seed_others(searching, searcher):
-    suggested = run(searching("a", searcher=searcher, seed=1), 12)
-    assert run(searching("b", searcher=searcher, seed=1), 12) == suggested
-    assert run(searching("c", searcher=searcher, seed=2), 12) != suggested
+    trials = 6 if searcher == "gp" else 9
+    suggested = run(searching("a", searcher=searcher, seed=1), trials)
+    assert run(searching("b", searcher=searcher, seed=1), trials) == suggested
+    assert (run(searching("c", searcher=searcher, seed=2), trials) != suggested) is (searcher != "grid")
 
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
-@pytest.mark.parametrize("enqueue", [[], [{"distill.ipc": 2}, {"distill.backbone": "dc"}]])
+@pytest.mark.parametrize("enqueue", [[], [{"distill.ipc": 2}, {"distill.ipc": 5}]])
 def test_a_journal_that_is_reopened_before_every_ask_changes_nothing(searching, searcher, enqueue):
-    settings = {"searcher": searcher, "enqueue": enqueue, "constraints": {"val/accuracy": ">= 0.3"}}
-    undisturbed = run(searching("a", **settings), 14)
-    assert run(None, 14, reopen=lambda: searching("b", **settings)) == undisturbed
-    assert len(searching("b", **settings).optuna.get_trials()) == 14
+    constraints = {} if searcher == "cma-es" else {"val/accuracy": ">= 0.3"}
+    settings = {"searcher": searcher, "enqueue": enqueue, "constraints": constraints}
+    trials = 9 if searcher == "gp" else 14
+    undisturbed = run(searching("a", **settings), trials)
+    assert run(None, trials, reopen=lambda: searching("b", **settings)) == undisturbed
+    assert len(searching("b", **settings).optuna.get_trials()) == trials
+
+
+def test_the_grid_is_walked_in_order_and_ends(searching):
+    search = searching(searcher="grid")
+    suggested = []
+    while not search.through:
+        suggested += run(search, 1)
+    real = [{"distill.backbone": "real", "distill.ipc": ipc} for ipc in range(1, 6)]
+    dc = [
+        {"distill.backbone": "dc", "distill.mask.ratio": r, "distill.ipc": i} for r in (0.0, 0.1) for i in range(1, 6)
+    ]
+    assert suggested == real + dc
+    assert searching(searcher="grid").through, "also for the next driver"
+
+
+def test_points_of_the_grid_that_were_enqueued_are_not_repeated(searching):
+    enqueue = [{"distill.backbone": "dc", "distill.mask.ratio": 0.1, "distill.ipc": 1}, {"distill.ipc": 3}]
+    search, suggested = searching(searcher="grid", enqueue=enqueue), []
+    assert not search.through
+    while not search.through:
+        suggested += run(search, 1)
+    assert suggested[0] == enqueue[0] and suggested[1]["distill.ipc"] == 3, "what it leaves open is drawn"
+    points = [tuple(sorted(values.items())) for values in suggested]
+    assert len(points) == len(set(points)) == 15
+
+
+def test_a_grid_goes_on_with_the_next_point_whatever_was_killed(searching):
+    search = searching(searcher="grid", enqueue=[{"distill.backbone": "dc"}])
+    suggested = run(search, 3)
+    asked = [search.ask() for _ in range(2)]
+    again = searching(searcher="grid", enqueue=[{"distill.backbone": "dc"}])
+    assert again.unfinished() == asked
+    suggested += [values for _, values in asked]
+    for number, values in asked:
+        again.tell(number, "complete", quality(values))
+    while not again.through:
+        suggested += run(again, 1)
+    assert len({tuple(sorted(values.items())) for values in suggested}) == len(suggested) == 15
+
+
+def test_nsga2_crosses_conditional_names_too(searching):
+    """Names that not every trial has are carried by all: Optuna would draw them at random."""
+    search = searching(searcher="nsga2")
+    suggested = run(search, 30)
+    for trial, values in zip(search.optuna.get_trials(), suggested, strict=True):
+        assert set(trial.params) == set(SPACE)
+        assert values == {name: value for name, value in trial.params.items() if name in values}
+    old = {values["distill.mask.ratio"] for values in suggested[:15] if "distill.mask.ratio" in values}
+    assert any(values.get("distill.mask.ratio") in old for values in suggested[15:]), "inherited"
+
+
+@pytest.mark.parametrize("searcher", ["gp", "cma-es"])
+def test_after_the_startup_every_name_follows_the_model(searching, searcher):
+    search = searching(searcher=searcher)
+    run(search, 6)
+    search.ask()
+    trial = next(iter(search._asked.values()))
+    assert set(trial.relative_params) == set(SPACES[searcher]) and trial.relative_params == trial.params
+
+
+@pytest.mark.slow
+def test_gp_takes_two_objectives_and_constraints(searching):
+    objectives = {"val/ece": "min", "val/accuracy": "max"}
+    settings = {"searcher": "gp", "objectives": objectives, "constraints": {"val/accuracy": ">= 0.3"}}
+    undisturbed = run(searching("a", **settings), 8)
+    assert run(None, 8, reopen=lambda: searching("b", **settings)) == undisturbed
+
+
+def test_a_missing_package_is_named_with_its_command(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ResourceError, match=r"cma-es needs the package cmaes: pip install 'ddcal\[cmaes\]'"):
+        check_installed("cma-es")
+    check_installed("tpe")
 
 
 def test_studies_of_different_names_share_nothing(searching):
@@ -164,7 +252,7 @@ def test_trials_that_were_never_told_come_back_with_their_values(searching, sear
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
 @pytest.mark.parametrize("told", [4, 6])
-@pytest.mark.parametrize("lines", range(1, 7))
+@pytest.mark.parametrize("lines", range(1, 8))
 def test_a_journal_that_ends_anywhere_in_an_ask_goes_on_to_the_same_values(searching, tmp_path, searcher, told, lines):
     search = searching("a", searcher=searcher)
     run(search, told)
@@ -188,3 +276,13 @@ def test_what_a_killed_driver_leaves_in_the_journal_is_repaired(searching, tmp_p
     again = StudySearch(search.config, tmp_path / "a", repair=True)
     assert journal.read_bytes().startswith(whole[:-1]) and not (tmp_path / "a" / f"{JOURNAL}.lock").is_symlink()
     assert again.unfinished() == [asked]
+
+
+def test_the_journal_says_what_a_person_looks_for(searching):
+    """For optuna-dashboard: names of the objectives, and a trial's key and stages."""
+    search = searching()
+    number, values = search.ask()
+    search.tell(number, "complete", quality(values), {"trial_key": "tiny-0000", "ddcal": {"outcome": "complete"}})
+    again = searching()
+    assert again.optuna.metric_names == ["val/ece", "val/accuracy"]
+    assert frozen(again).user_attrs == {"trial_key": "tiny-0000", "ddcal": {"outcome": "complete"}}

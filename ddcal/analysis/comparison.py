@@ -1,0 +1,182 @@
+"""Studies beside each other: what they searched, what their winners reach, and whether that can be compared."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ddcal.config import TrialConfig
+from ddcal.errors import BadInput
+from ddcal.study.ledger import LEDGER
+from ddcal.study.results import WINNER_METRIC, StudyResults, Trial, load_study
+
+TEST_FACTS = {
+    "test accuracy": "accuracy",
+    "test ECE": "ece",
+    "test NLL": "nll",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Studies beside each other.
+
+    Attributes:
+        facts: Study's label → fact → value (text, number, or None where a study does not have it); every study has
+            the same facts in the same order.
+        warnings: Why numbers of these studies cannot be compared, a sentence each.
+    """
+
+    facts: dict[str, dict[str, Any]]
+    warnings: list[str]
+
+
+def find_studies(places: Sequence[Path]) -> list[StudyResults]:
+    """Return the studies at ``places``, each a study's folder or an output root that has some; none twice.
+
+    Raises:
+        BadInput: if a place is neither.
+    """
+    found: dict[Path, StudyResults] = {}
+    for place in places:
+        folders = [place]
+        if not (place / LEDGER).is_file():
+            folders = sorted(path.parent for path in place.glob(f"*/{LEDGER}"))
+            if not folders:
+                raise BadInput(f"{place} is not a study's folder (it has no {LEDGER}), nor an output root with studies")
+        for folder in folders:
+            found.setdefault(folder.resolve(), load_study(folder))
+    return list(found.values())
+
+
+def compare_studies(studies: Sequence[StudyResults]) -> Comparison:
+    """Return the facts of studies beside each other, and why they cannot be compared."""
+    labels = _labels(studies)
+    facts = {label: _facts(results) for label, results in zip(labels, studies, strict=True)}
+    names: list[str] = []
+    for group in ("", "searched ", "val/", "test "):
+        for one in facts.values():
+            names += [n for n in one if n not in names and (_group(n) == group)]
+    complete = {label: {name: one.get(name) for name in names} for label, one in facts.items()}
+    return Comparison(complete, _warnings(labels, studies))
+
+
+def comparison_table(found: Comparison) -> Table:
+    """Return facts as rows and studies as columns."""
+    table = Table(title_justify="left", padding=(0, 1))
+    table.add_column("", overflow="fold", min_width=14)
+    for label in found.facts:
+        table.add_column(label, overflow="fold", min_width=9)
+    first = next(iter(found.facts.values()), {})
+    for name in first:
+        table.add_row(name.removeprefix("searched "), *(_cell(one[name]) for one in found.facts.values()))
+    return table
+
+
+def write_comparison(found: Comparison, path: Path) -> None:
+    """Write the facts as CSV, one row a study."""
+    rows = [{"label": label, **one} for label, one in found.facts.items()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise BadInput(f"--csv {path}: cannot be written: {error.strerror or error}") from error
+
+
+def _labels(studies: Sequence[StudyResults]) -> list[str]:
+    """Return the studies' names, with their output root's where two have the same."""
+    names = Counter(results.study.name for results in studies)
+    labels: list[str] = []
+    for results in studies:
+        name = results.study.name
+        label = name if names[name] == 1 else f"{results.directory.parent.name}/{name}"
+        if label in labels:
+            label = str(results.directory)
+        labels.append(label)
+    return labels
+
+
+def _group(name: str) -> str:
+    return next((prefix for prefix in ("searched ", "val/", "test ") if name.startswith(prefix)), "")
+
+
+def _facts(results: StudyResults) -> dict[str, Any]:
+    best = results.best
+    outcomes = Counter(trial.outcome or "unfinished" for trial in results.records)
+    facts: dict[str, Any] = {
+        "trials": "\n".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "none",
+        "seconds": None if results.seconds is None else round(results.seconds, 1),
+        "winner": None if best is None else best.trial_key,
+        "confirmed": None if best is None else ("yes" if results.confirmed(best) else "no"),
+    }
+    if best is None:
+        return facts
+    config, metrics = best.config, best.metrics or {}
+    facts["calibration"] = config.get("calibrate", {}).get("method")
+    facts |= {f"searched {name}": best.values.get(name) for name in results.study.space}
+    facts |= {name: metrics.get(name) for name in dict.fromkeys((*results.study.objectives, WINNER_METRIC))}
+    for fact, metric in TEST_FACTS.items():
+        if metric == "accuracy":
+            facts[fact] = metrics.get(f"test/{metric}")
+            continue
+        facts |= {f"{fact} raw": metrics.get(f"test/raw/{metric}"), f"{fact} calibrated": metrics.get(f"test/{metric}")}
+        if metric == "ece":
+            facts[f"{fact} noise floor"] = metrics.get("test/ece_noise_floor")
+    return facts
+
+
+def _warnings(labels: Sequence[str], studies: Sequence[StudyResults]) -> list[str]:
+    identities = {label: _identity(results) for label, results in zip(labels, studies, strict=True)}
+    warnings = []
+    for fact in next(iter(identities.values()), {}):
+        values = {label: one[fact] for label, one in identities.items() if one[fact] is not None}
+        if len(set(values.values())) > 1:
+            by_value: dict[str, list[str]] = {}
+            for label, value in values.items():
+                by_value.setdefault(str(value), []).append(label)
+            shown = "; ".join(f"{value} ({', '.join(who)})" for value, who in by_value.items())
+            warnings.append(f"{fact} differ: {shown}")
+    return warnings
+
+
+def _identity(results: StudyResults) -> dict[str, str | None]:
+    """Return what must be the same for two studies' numbers to be compared, of the winner or the first trial."""
+    trial: Trial | None = results.best or next((t for t in results.records if t.fingerprint), None)
+    environment = results.started["environment"]
+    facts: dict[str, str | None] = {
+        "devices": environment.get("device"),
+        "precisions": environment.get("precision"),
+    }
+    try:
+        config = TrialConfig.model_validate(trial.config) if trial is not None else None
+    except ValueError:  # a study of another ddcal
+        config = None
+    names = ("datasets", "val splits", "test images", "ECE bins", "networks a trial")
+    if trial is None or config is None:
+        return facts | dict.fromkeys(names)
+    data = config.data
+    fingerprint = (trial.fingerprint or "")[:8]
+    side = f" at {data.resolution} px" if data.resolution else ""
+    identity = (
+        f"{data.name} {fingerprint}".strip(),
+        f"{data.resolved_validation_fraction:g} of the training images of {data.name}",
+        f"test of {data.name} {fingerprint}{side}",
+        str(config.evaluate.bins),
+        str(config.train.networks),
+    )
+    return facts | dict(zip(names, identity, strict=True))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

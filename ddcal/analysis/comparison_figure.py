@@ -1,0 +1,65 @@
+"""The Pareto fronts of several studies in one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ddcal.analysis.style import SERIES, objective_label
+from ddcal.calibration import save_figure
+from ddcal.errors import BadInput
+from ddcal.study.results import StudyResults
+
+MARKERS = "osD^vP*X"
+
+
+def plot_fronts(studies: Sequence[StudyResults], labels: Sequence[str], path: Path) -> Path:
+    """Draw the Pareto fronts of studies in the plane of the first two objectives that they share, and save a PNG.
+
+    The dominated trials are faint, the winners ringed.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        BadInput: if the studies do not share two objectives with the same directions.
+    """
+    from matplotlib.figure import Figure
+
+    first = studies[0].study.objectives
+    shared = [n for n, way in first.items() if all(r.study.objectives.get(n) == way for r in studies)]
+    if len(shared) < 2:
+        each = "; ".join(f"{label}: {', '.join(r.study.objectives)}" for label, r in zip(labels, studies, strict=True))
+        raise BadInput(f"--to {path}: a picture needs two objectives that all studies share; they have {each}")
+    x_name, y_name = shared[:2]
+    figure = Figure(figsize=(7.5, 5.5), layout="constrained")
+    axes = figure.add_subplot()
+    for index, (results, label) in enumerate(zip(studies, labels, strict=True)):
+        colour, marker = SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)]
+        points = {
+            trial.number: (metrics[x_name], metrics[y_name])
+            for trial in results.records
+            if trial.outcome == "complete" and None not in ((metrics := trial.metrics or {})[x_name], metrics[y_name])
+        }
+        front = sorted(points[trial.number] for trial in results.pareto if trial.number in points)
+        if not points:
+            axes.plot([], [], color=colour, marker=marker, label=f"{label} (no complete trial)")
+            continue
+        x_all, y_all = zip(*points.values(), strict=True)
+        axes.scatter(x_all, y_all, c=colour, marker=marker, s=18, alpha=0.3, linewidths=0)
+        axes.step(
+            *zip(*front, strict=True), where="post" if first[x_name] == "min" else "pre",
+            color=colour, marker=marker, markersize=6, lw=1.3, label=label,
+        )  # fmt: skip
+        best = results.best
+        if best is not None and best.number in points:
+            x, y = points[best.number]
+            axes.scatter(x, y, s=150, facecolors="none", edgecolors=colour, linewidths=1.5)
+    axes.scatter([], [], s=150, facecolors="none", edgecolors="black", linewidths=1.5, label="winner")
+    axes.set_xlabel(objective_label(studies[0].study, x_name))
+    axes.set_ylabel(objective_label(studies[0].study, y_name))
+    axes.margins(0.08)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2 if len(labels) > 3 else 4, frameon=False, fontsize=9)
+    save_figure(figure, path)
+    return path

@@ -1,0 +1,79 @@
+"""Where an artefact store lies: a folder, or a bucket and prefix on S3. Pure text: nothing is opened here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from ddcal.config.problems import suggestion
+
+OPTIONS = ("endpoint_override", "scheme", "region")
+FORM = "s3://BUCKET/PREFIX?endpoint_override=HOST:PORT&scheme=https&region=REGION (all behind the bucket is optional)"
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_ENDPOINT = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?")
+
+
+@dataclass(frozen=True)
+class S3Place:
+    """A place on S3.
+
+    Attributes:
+        bucket: The bucket.
+        prefix: The folder in it, without slashes at its ends; may be empty.
+        endpoint_override: ``host`` or ``host:port`` of a server that is not Amazon's, or None.
+        scheme: ``https`` or ``http``.
+        region: The bucket's region; None takes AWS_REGION, the profile's, or us-east-1.
+    """
+
+    bucket: str
+    prefix: str
+    endpoint_override: str | None = None
+    scheme: str = "https"
+    region: str | None = None
+
+
+def is_url(place: str) -> bool:
+    """Return whether ``place`` is a URL rather than a folder."""
+    return "://" in place
+
+
+def parse_s3(url: str) -> S3Place:
+    """Return what an ``s3://`` URL says.
+
+    Raises:
+        ValueError: naming the part that is wrong and the form that is right.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ValueError(f"not a URL ({error}); the form is {FORM}") from error
+    if parts.scheme != "s3":
+        raise ValueError(f"{parts.scheme}:// is not supported: give a folder, or {FORM}")
+    if "@" in parts.netloc:
+        raise ValueError("credentials do not belong into a study: they come from the environment or ~/.aws")
+    if not _BUCKET.fullmatch(parts.netloc):
+        raise ValueError(
+            f"{parts.netloc!r} is not a bucket's name (3 to 63 of a-z, 0-9, '.' and '-'); the form is {FORM}"
+        )
+    if parts.fragment:
+        raise ValueError(f"#{parts.fragment} means nothing here; the form is {FORM}")
+    prefix = unquote(parts.path).strip("/")
+    if any(part in ("", ".", "..") for part in prefix.split("/") if prefix):
+        raise ValueError(f"the prefix {prefix!r} has an empty part, '.' or '..'")
+    options: dict[str, str] = {}
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in OPTIONS:
+            raise ValueError(f"unknown option {name!r}{suggestion(name, OPTIONS)} (the options: {', '.join(OPTIONS)})")
+        if name in options:
+            raise ValueError(f"the option {name} is given twice")
+        options[name] = value
+    if options.get("scheme", "https") not in ("http", "https"):
+        raise ValueError(f"scheme {options['scheme']!r} must be http or https")
+    if "endpoint_override" in options and not _ENDPOINT.fullmatch(options["endpoint_override"]):
+        raise ValueError(
+            f"endpoint_override {options['endpoint_override']!r} must be HOST or HOST:PORT, without http:// or a path"
+        )
+    if options.get("region") == "":
+        raise ValueError("region is empty: name one or leave it out")
+    return S3Place(parts.netloc, prefix, **options)

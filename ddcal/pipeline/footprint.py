@@ -1,0 +1,104 @@
+"""How many bytes the files of a stage take, from shapes alone: never less than what the stage writes.
+
+Tensors are counted exactly. What is text (JSON, the reliability diagram, headers) is bounded from above; the bounds
+were measured on digits and CIFAR-10 and are checked by a test against a finished study.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ddcal.config import NetworkConfig, TrialConfig
+from ddcal.config.trial import held_out_per_class
+from ddcal.data.shapes import DatasetShape
+from ddcal.distill import images_per_class
+from ddcal.networks import ConvNet, default_depth
+
+TENSOR_HEADER_BYTES = 130
+"""One tensor in the header of a safetensors file: its name, type, shape and place."""
+
+MANIFEST_BYTES = 6144
+"""manifest.json without what grows: the resolved config, the sums of the files, a curve of four points."""
+
+POINT_BYTES = 320
+"""One fidelity point in a manifest."""
+
+DESCRIPTION_BYTES = 2048
+"""synthetic.json without class names."""
+
+FIT_BYTES = 320
+"""One network's temperature fit as JSON, without mask draws; and twenty-odd bytes a mask draw."""
+
+BIN_BYTES = 120
+"""One bin of one reliability diagram as JSON: its count, confidence and accuracy, indented."""
+
+METRICS_BYTES = 6144
+"""The metrics and temperatures of an evaluation as JSON."""
+
+DIAGRAM_BYTES = 90_000
+"""reliability.png with up to five calibrations."""
+
+SMALL_PREPROCESSING = 4096
+"""Preprocessing tensors of at most so many numbers are kept in a distilled set."""
+
+
+def parameter_bytes(network: NetworkConfig, shape: DatasetShape) -> tuple[int, int]:
+    """Return (bytes, number of tensors) of one network's weights."""
+    depth = default_depth(shape.size) if network.depth is None else network.depth
+    with torch.device("meta"):
+        built = ConvNet(shape.channels, shape.size, shape.classes, width=network.width, depth=depth, norm=network.norm)
+    tensors = built.state_dict().values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors), len(tensors)
+
+
+def train_images(config: TrialConfig, shape: DatasetShape) -> tuple[int, int]:
+    """Return how many images networks are trained on, and how many are held out of that."""
+    if config.distill.backbone == "full":
+        return shape.train, 0
+    count = images_per_class(config.distill, shape.classes, shape.channels, shape.size)
+    held = held_out_per_class(count, config.train.holdout) * shape.classes
+    return count * shape.classes - held, held
+
+
+def stage_bytes(config: TrialConfig, stage: str, shape: DatasetShape) -> int:
+    """Return an upper bound of what a stage leaves in the store.
+
+    Args:
+        config: Resolved.
+        stage: ``distill``, ``train``, ``calibrate`` or ``evaluate``.
+        shape: Of the trial's data.
+    """
+    networks, features = config.train.networks, shape.channels * shape.size**2
+    if stage == "distill":
+        count = images_per_class(config.distill, shape.classes, shape.channels, shape.size) * shape.classes
+        tensors = 4 * count * features + 8 * count + 3 * TENSOR_HEADER_BYTES
+        fitted = (features, features**2, features**2) if config.data.zca else (shape.channels, shape.channels)
+        kept = sum(4 * numbers + TENSOR_HEADER_BYTES for numbers in fitted if numbers <= SMALL_PREPROCESSING)
+        text = MANIFEST_BYTES + POINT_BYTES * config.distill.probe.points + DESCRIPTION_BYTES + 32 * shape.classes
+        return tensors + kept + text
+    if stage == "train":
+        weights, parts = parameter_bytes(config.train.network.over(NetworkConfig()), shape)
+        images = sum(train_images(config, shape)) + shape.val + shape.test
+        logits = images * (4 * networks * shape.classes + 8)
+        return networks * (weights + parts * TENSOR_HEADER_BYTES) + logits + 8 * TENSOR_HEADER_BYTES + MANIFEST_BYTES
+    if stage == "calibrate":
+        draws = config.calibrate.draws if config.calibrate.method == "mts" else 0
+        return 2 * networks * (FIT_BYTES + 32 * draws) + MANIFEST_BYTES  # once in its file, once in the manifest
+    text = METRICS_BYTES + 5 * (config.evaluate.bins * BIN_BYTES + 32 * networks)
+    return 2 * text + DIAGRAM_BYTES + MANIFEST_BYTES
+
+
+def checkpoint_bytes(config: TrialConfig, stage: str, shape: DatasetShape) -> int:
+    """Return the size of an unfinished stage's checkpoint, twice while it is replaced; 0 for the short stages."""
+    if stage == "distill":
+        return 2 * (8 * config.distill.ipc * shape.classes * shape.channels * shape.size**2 + MANIFEST_BYTES)
+    if stage == "train":
+        weights, parts = parameter_bytes(config.train.network.over(NetworkConfig()), shape)
+        return 2 * config.train.networks * (2 * weights + 2 * parts * 512) + 2 * MANIFEST_BYTES
+    return 0
+
+
+def whitening_bytes(config: TrialConfig, shape: DatasetShape) -> int:
+    """Return the size of the ZCA matrices that are kept beside the data; 0 without ZCA."""
+    features = shape.channels * shape.size**2
+    return 4 * (2 * features**2 + features) + 4 * TENSOR_HEADER_BYTES if config.data.zca else 0

@@ -1,0 +1,76 @@
+"""Who holds a lock or a lease: a process, and whether it is proved to have ended."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+GONE, UNKNOWN = -1, 0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process on a machine since its last boot.
+
+    Attributes:
+        host: The machine's name.
+        boot: An identifier of the machine's present boot.
+        pid: The process id.
+        started: When the process started, in clock ticks since boot: tells a process id that was given out again.
+        namespace: In which space of process ids that is: containers of one machine have their own.
+    """
+
+    host: str
+    boot: str
+    pid: int
+    started: int
+    namespace: str = ""
+
+    @classmethod
+    def here(cls) -> Holder:
+        """Return this process."""
+        return cls(socket.gethostname(), _boot_id(), os.getpid(), _start_ticks(os.getpid()), _namespace())
+
+    @property
+    def dead(self) -> bool:
+        """Whether it is proved that this process has ended; of another machine or container nothing can be proved."""
+        if self.host != socket.gethostname():
+            return False
+        if self.boot != _boot_id():
+            return True
+        if self.namespace not in ("", _namespace()):
+            return False
+        return _start_ticks(self.pid) not in (self.started, UNKNOWN)
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _start_ticks(pid: int) -> int:
+    """Return when a process started (field 22 of its stat), ``GONE`` if there is none, ``UNKNOWN`` without /proc."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return GONE if fields[0] in "ZX" else int(fields[19])  # a zombie has ended, though nobody has asked for it
+    except (OSError, IndexError, ValueError):
+        if Path("/proc/self/stat").exists():
+            return GONE
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return GONE
+    except PermissionError:
+        pass
+    return UNKNOWN

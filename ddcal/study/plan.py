@@ -1,0 +1,233 @@
+"""What a study would cost before it is run: its stages, disk, packing and, where measured, time. Nothing is written.
+
+(What is derived from a dataset once, its digest and a ZCA, is kept beside the data as always.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddcal.config import StudyConfig, TrialConfig
+from ddcal.config.places import is_url
+from ddcal.pipeline import Environment, Store
+from ddcal.pipeline.costs import Cost, Kind, stage_kind
+from ddcal.pipeline.keys import STAGES
+from ddcal.pipeline.s3_store import S3Store
+from ddcal.pipeline.upkeep import list_entries
+from ddcal.study.plan_disk import DiskUse, disk_uses, disk_warnings
+from ddcal.study.plan_packing import Machine, Packing, on_cuda, pack, refuse_without_gpu, this_machine
+from ddcal.study.plan_settings import Setting, settings_of
+from ddcal.study.plan_stages import UNAFFECTED_BY_RESULTS, Candidates, PlannedTrial, Planner
+from ddcal.study.plan_time import (
+    OnProbe,
+    TimeEstimate,
+    estimate,
+    measure_kinds,
+    recorded_kinds,
+)
+from ddcal.study.study_store import check_remote_store, store_place, study_store
+
+BUSY = 0.8
+"""A probe that has a CPU for less of its time than this says so."""
+
+
+@dataclass(frozen=True)
+class StageCount:
+    """How many different stages of one kind a study needs.
+
+    Attributes:
+        stage: The stage.
+        expected: Different ones among the trials that the searcher draws.
+        worst: The most that so many trials can need.
+        in_store: How many of the expected ones the store has.
+        to_compute: Expected ones that it has not.
+        worst_to_compute: The most that it has not.
+    """
+
+    stage: str
+    expected: int
+    worst: int
+    in_store: int
+    to_compute: int
+    worst_to_compute: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that `make_plan` found.
+
+    Attributes:
+        study: The study's name.
+        trials: How many it has.
+        basis: How the expected counts came about, as a sentence.
+        exact: Whether they are what the study will need, and no estimate.
+        settings: The resolved values of the base.
+        stages: How many different ones.
+        disk: What is written where.
+        free: Place → free bytes on its file system.
+        machine: What there is.
+        packing: Groups of trials and how many run side by side.
+        time: None where nothing is known.
+        warnings: Sentences.
+    """
+
+    study: str
+    trials: int
+    basis: str
+    exact: bool
+    settings: list[Setting]
+    stages: list[StageCount]
+    disk: list[DiskUse]
+    free: dict[str, int]
+    machine: Machine
+    packing: list[Packing]
+    time: TimeEstimate | None
+    warnings: list[str]
+
+
+def make_plan(
+    study: StudyConfig,
+    *,
+    output: Path | str | None = None,
+    probe: bool = False,
+    on_probe: OnProbe | None = None,
+    machine: Machine | None = None,
+) -> Plan:
+    """Plan a study.
+
+    Args:
+        study: The study.
+        output: The output root; default: ``storage.output``.
+        probe: Measure a few steps of each kind of stage on this machine, in this process, for the time estimate.
+        on_probe: Called before each measurement with (done, of, what).
+        machine: Where it would run; default: this machine.
+
+    Raises:
+        BadInput: if data is missing, or ``probe`` needs a GPU and there is none.
+    """
+    environment = Environment("cuda" if on_cuda(study) else "cpu", study.resources.threads)
+    if probe:
+        refuse_without_gpu(environment)
+    machine = machine or this_machine()
+    root = Path(output if output is not None else study.storage.output).expanduser().absolute()
+    store, place = _existing_store(study, root)
+    entries = [] if store is None else list(list_entries(store))
+    published = {entry.key for entry in entries}
+
+    planner = Planner(study, environment)
+    extremes, size = planner.extremes(), planner.size
+    covered = size is not None and size <= study.search.trials
+    trials = extremes if covered else planner.drawn()  # in a space searched through there is no more than all of it
+    needed = _needed(trials)
+    candidates = {stage: planner.candidates(stage) for stage in needed}
+    packing = pack(study, [trial.config for trial in trials], machine)
+    at_a_time = packing[0].at_a_time
+    disk = disk_uses(needed, candidates, study.search.trials, published, extremes, max(1, at_a_time), root, place)
+    free, warnings = disk_warnings(disk)
+
+    wanted = {
+        stage_kind(config, stage): config
+        for stage, configs in needed.items()
+        for key, config in configs.items()
+        if key not in published
+    }
+    costs: dict[Kind, Cost] | None = None
+    load_seconds = 0.0
+    if probe:
+        measured = measure_kinds(wanted, environment, on_probe)
+        costs, load_seconds = measured.costs, measured.load_seconds
+        if not on_cuda(study) and measured.cpu_share < BUSY:
+            warnings.append(
+                f"other programs keep this machine busy: the probe had a CPU for {measured.cpu_share:.0%} of its time. "
+                "The time is for a machine as busy as that"
+            )
+    elif store is not None:
+        costs = recorded_kinds(entries, wanted, planner)
+    time = None
+    if costs is not None:
+        workers = max(1, at_a_time)
+        alone = min(workers, machine.gpus) if on_cuda(study) else min(workers, machine.cpus)
+        time = estimate(
+            "probe" if probe else "store",
+            costs,
+            trials,
+            study.search.trials,
+            published,
+            candidates,
+            load_seconds,
+            workers,
+            max(1, alone),
+        )
+    return Plan(
+        study=study.name,
+        trials=study.search.trials,
+        basis=_basis(study, size, covered),
+        exact=covered or study.search.searcher in UNAFFECTED_BY_RESULTS,
+        settings=settings_of(study, extremes),
+        stages=[_count(stage, needed[stage], candidates[stage], study.search.trials, published) for stage in needed],
+        disk=disk,
+        free=free,
+        machine=machine,
+        packing=packing,
+        time=time,
+        warnings=[*warnings, *_packing_warnings(study, machine, at_a_time)],
+    )
+
+
+def _needed(trials: Iterable[PlannedTrial]) -> dict[str, dict[str, TrialConfig]]:
+    """Return stage → key → a trial that needs it, stages in their order."""
+    needed: dict[str, dict[str, TrialConfig]] = {stage: {} for stage in STAGES}
+    for trial in trials:
+        for stage, key in trial.keys.items():
+            needed[stage].setdefault(key, trial.config)
+    return {stage: found for stage, found in needed.items() if found}
+
+
+def _count(
+    stage: str, needed: Mapping[str, TrialConfig], found: Candidates, trials: int, published: Set[str]
+) -> StageCount:
+    there = sum(key in published for key in needed)
+    return StageCount(
+        stage=stage,
+        expected=len(needed),
+        worst=found.most(trials),
+        in_store=there,
+        to_compute=len(needed) - there,
+        worst_to_compute=len(found.worst(trials, published, lambda config: 0.0)),
+    )
+
+
+def _basis(study: StudyConfig, size: int | None, covered: bool) -> str:
+    searcher, trials = study.search.searcher, study.search.trials
+    if covered:
+        return f"all {size} points of the space; {trials} trials cover it"
+    if searcher in UNAFFECTED_BY_RESULTS:
+        return f"the {trials} points that the searcher ({searcher}) will suggest"
+    return f"{trials} points as {searcher} suggests them before it has learned; later it repeats what is good"
+
+
+def _packing_warnings(study: StudyConfig, machine: Machine, at_a_time: int) -> list[str]:
+    resources, warnings = study.resources, []
+    if at_a_time == 0:
+        warnings.append(
+            f"a trial asks for {resources.cpu:g} CPUs and {resources.gpu} GPUs; this machine has {machine.cpus} and "
+            f"{machine.gpus}: the study cannot run here"
+        )
+    elif at_a_time * resources.threads > machine.cpus and not on_cuda(study):
+        warnings.append(
+            f"{at_a_time} trials of {resources.threads} threads on {machine.cpus} CPUs slow each other down: lower "
+            "search.concurrency, or raise resources.cpu to the threads"
+        )
+    return warnings
+
+
+def _existing_store(study: StudyConfig, root: Path) -> tuple[Store | None, Path]:
+    """Return the study's store, None if there is none yet, and the folder of this machine that fills: S3's copies."""
+    check_remote_store(study)
+    place = store_place(study, root)
+    if not is_url(place) and not Path(place).is_dir():  # opening it would create it
+        return None, Path(place)
+    store = study_store(study, root)
+    return store, store.cache.root if isinstance(store, S3Store) and store.cache is not None else Path(place)

@@ -1,0 +1,127 @@
+"""How many trials run side by side, and what keeps it from being more."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ddcal.config import NetworkConfig, StudyConfig, TrialConfig
+from ddcal.errors import BadInput
+from ddcal.pipeline import Environment
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a study would run: its CPUs and GPUs."""
+
+    cpus: int
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A group of trials that need the same memory.
+
+    Attributes:
+        backbone: Their distillation backbone.
+        ipc: Their images per class.
+        network: The network that is trained, in words.
+        dataset: Their data.
+        trials: How many there are.
+        cpu: What each asks Ray for.
+        threads: torch's threads of each.
+        gpu: The share of a GPU, or ``"auto"``.
+        at_a_time: How many run side by side.
+        limited_by: What keeps it from being more: a key of the study, with what this machine has.
+    """
+
+    backbone: str
+    ipc: int
+    network: str
+    dataset: str
+    trials: int
+    cpu: float
+    threads: int
+    gpu: float | str
+    at_a_time: int
+    limited_by: str
+
+
+def this_machine() -> Machine:
+    """Return the CPUs and the GPUs of this machine."""
+    import torch
+
+    return Machine(os.cpu_count() or 1, torch.cuda.device_count() if torch.cuda.is_available() else 0)
+
+
+def on_cuda(study: StudyConfig) -> bool:
+    """Return whether the study's trials run on a GPU."""
+    return isinstance(study.resources.gpu, str) or study.resources.gpu > 0
+
+
+def pack(study: StudyConfig, configs: Sequence[TrialConfig], machine: Machine) -> list[Packing]:
+    """Return the groups of a study's trials, the largest first.
+
+    Args:
+        study: For its resources and concurrency.
+        configs: Its trials, resolved.
+        machine: Where they run.
+    """
+    resources = study.resources
+    at_a_time, limited_by = slots(study, machine)
+    groups = Counter(
+        (config.distill.backbone, config.distill.ipc, _network(config), config.data.name) for config in configs
+    )
+    return [
+        Packing(
+            *group,
+            trials=count,
+            cpu=resources.cpu,
+            threads=resources.threads,
+            gpu=resources.gpu,
+            at_a_time=at_a_time,
+            limited_by=limited_by,
+        )
+        for group, count in sorted(groups.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
+def slots(study: StudyConfig, machine: Machine) -> tuple[int, str]:
+    """Return how many trials run side by side, and what limits it. 0 where one trial asks for more than there is.
+
+    With ``gpu: auto`` the first trial of a group has a GPU to itself; how many the next ones share is measured then,
+    so at least one a GPU is counted.
+    """
+    resources, asked = study.resources, study.resources.gpu
+    limits = [(study.search.concurrency, "search.concurrency")]
+    if resources.cpu:
+        count = math.floor(machine.cpus / resources.cpu + 1e-9)
+        limits.append((count, f"resources.cpu ({machine.cpus} CPUs here)"))
+    if on_cuda(study):
+        share = 1.0 if isinstance(asked, str) else float(asked)
+        # Ray places no trial on parts of two GPUs.
+        each = machine.gpus * math.floor(1 / share + 1e-9) if share <= 1 else math.floor(machine.gpus / share + 1e-9)
+        there = f"{machine.gpus} GPU{'s' * (machine.gpus != 1)} here" if machine.gpus else "no GPU here"
+        limits.append((each, f"resources.gpu ({there})"))
+    return min(limits, key=lambda limit: limit[0])
+
+
+def _network(config: TrialConfig) -> str:
+    network = config.train.network.over(NetworkConfig())
+    depth = f" depth {network.depth}" if network.depth else ""
+    norm = f" {network.norm}" if network.norm != "instance" else ""
+    return f"{network.name} width {network.width}{depth}{norm}"
+
+
+def refuse_without_gpu(environment: Environment) -> None:
+    """Raise BadInput if the study's trials need a GPU that this machine does not have."""
+    from ddcal.pipeline.environment import default_device
+
+    if environment.device != "cpu" and default_device() == "cpu":
+        raise BadInput(
+            "--probe: the study's trials run on a GPU and this machine has none that torch sees: "
+            "plan on a machine with one, or leave --probe out"
+        )

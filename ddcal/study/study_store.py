@@ -1,0 +1,48 @@
+"""The artefact store that a study names: where it is, and whether it can be used, before any trial runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ddcal.config import StudyConfig
+from ddcal.config.places import is_url
+from ddcal.errors import ResourceError, StoreError
+from ddcal.pipeline.store import Store, open_store
+
+
+def store_place(study: StudyConfig, root: Path) -> str:
+    """Return the study's store: an absolute folder, by default ``store`` in the output root, or an ``s3://`` URL."""
+    if study.storage.store is None:
+        return str((root / "store").expanduser().absolute())
+    if is_url(study.storage.store):
+        return study.storage.store
+    return str(Path(study.storage.store).expanduser().absolute())
+
+
+def cache_place(study: StudyConfig) -> str | None:
+    """Return the folder of copies that the study names, absolute, or None."""
+    cache = study.storage.cache
+    return None if cache is None else str(Path(cache).expanduser().absolute())
+
+
+def study_store(study: StudyConfig, root: Path) -> Store:
+    """Return the study's store, opened.
+
+    Raises:
+        StoreError: if its folder cannot be created.
+    """
+    return open_store(store_place(study, root), cache_place(study))
+
+
+def check_remote_store(study: StudyConfig) -> None:
+    """Refuse a store on S3 that cannot be read, before any trial runs.
+
+    Raises:
+        ResourceError: if the bucket is missing, cannot be reached, or refuses the credentials.
+    """
+    if study.storage.store is None or not is_url(study.storage.store):
+        return
+    try:
+        open_store(study.storage.store, cache_place(study)).check()
+    except StoreError as error:
+        raise ResourceError(f"storage.store: {error}") from error

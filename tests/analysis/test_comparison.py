@@ -1,0 +1,79 @@
+import csv
+import json
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from ddcal.analysis.comparison import compare_studies
+from ddcal.cli import app
+
+OUTCOMES = ("complete", "complete", "failed")
+
+
+def ddcal(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def test_studies_stand_beside_each_other(made_study, tmp_path):
+    first, second = made_study("first", OUTCOMES), made_study("second", OUTCOMES)
+    found = compare_studies([first, second])
+    assert found.warnings == [] and list(found.facts) == ["first", "second"]
+    facts = found.facts["first"]
+    assert list(facts) == list(found.facts["second"])
+    best = first.best
+    assert facts["winner"] == best.trial_key and facts["confirmed"] == "no" and facts["calibration"] == "mts"
+    assert facts["trials"].split("\n") == ["2 complete", "1 failed"]
+    assert facts["searched calibrate.draws"] == best.values["calibrate.draws"]
+    assert facts["val/ece"] == best.metrics["val/ece"] and facts["test accuracy"] == 0.75
+    assert (facts["test ECE raw"], facts["test ECE calibrated"], facts["test ECE noise floor"]) == (0.25, 0.05, 0.01)
+
+    picture, table = tmp_path / "fronts.png", tmp_path / "table.csv"
+    result = ddcal("compare", first.directory.parent, "--to", picture, "--csv", table, "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout) == {"studies": found.facts, "warnings": []}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    with table.open(newline="") as stream:
+        assert [row["label"] for row in csv.DictReader(stream)] == ["first", "second"]
+
+
+def test_the_table_fits_on_a_terminal(made_study, monkeypatch):
+    roots = [made_study("a-study-with-a-rather-long-name", OUTCOMES, root=f"root{n}").directory for n in range(5)]
+    monkeypatch.setattr("ddcal.study.console.make_console", lambda: Console(width=100))
+    result = ddcal("compare", *roots)
+    assert result.exit_code == 0 and max(map(len, result.stdout.splitlines())) <= 100
+    assert "test ECE noise" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("different", "said"),
+    [
+        ({"data": "cifar10"}, ["datasets", "val splits", "test images"]),
+        ({"fraction": 0.5}, ["val splits"]),
+        ({"bins": 10}, ["ECE bins"]),
+        ({}, []),
+    ],
+    ids=["data", "val", "bins", "same"],
+)
+def test_what_cannot_be_compared_is_said(made_study, different, said):
+    found = compare_studies([made_study("first", OUTCOMES), made_study("second", OUTCOMES, **different)])
+    assert [warning.split(" differ: ")[0] for warning in found.warnings] == said
+
+
+def test_a_study_without_a_winner_has_gaps(made_study):
+    found = compare_studies([made_study("first", OUTCOMES), made_study("second", ("failed",))])
+    assert found.facts["second"]["winner"] is None and found.facts["second"]["test accuracy"] is None
+    assert found.warnings == []
+
+
+def test_other_objectives_give_no_picture(made_study, tmp_path):
+    first, second = made_study("first", OUTCOMES), made_study("second", OUTCOMES, {"val/nll": "min"})
+    result = ddcal("compare", first.directory, second.directory, "--to", tmp_path / "x.png")
+    assert result.exit_code == 2 and "two objectives that all studies share" in result.output
+    assert ddcal("compare", first.directory, second.directory).exit_code == 0
+
+
+def test_a_folder_without_studies_is_named(tmp_path):
+    result = ddcal("compare", tmp_path)
+    assert result.exit_code == 2 and str(tmp_path) in result.output

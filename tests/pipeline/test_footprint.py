@@ -1,0 +1,53 @@
+"""The predicted size of stages: never below the files of a real trial, and not far above."""
+
+import pytest
+
+from ddcal.config import resolve
+from ddcal.data import dataset_shape
+from ddcal.pipeline import TrialRunner, open_store
+from ddcal.pipeline.footprint import checkpoint_bytes, stage_bytes, whitening_bytes
+from ddcal.pipeline.upkeep import list_entries
+
+SLACK = 16_384
+"""What text may take less than predicted, in bytes; the evaluation has a picture too."""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"distill__backbone": "real", "distill__ipc": 40, "network__width": 64, "network__norm": "none"},
+        {"distill__backbone": "real", "train__holdout": 0.5, "calibrate__method": "ts_holdout"},
+        {"distill__backbone": "full", "calibrate__method": "mts", "calibrate__draws": 100, "train__epochs": 1},
+        {"distill__backbone": "real", "data__zca": True, "evaluate__bins": 200, "train__network__norm": "batch"},
+        {"distill__backbone": "rtp", "distill__rtp": {"bases": 4, "steps": 2, "batch_per_class": 2}},
+    ],
+    ids=["dc", "wide", "holdout", "full", "zca", "rtp"],
+)
+def test_stages_take_at_most_what_is_predicted(changes, make_trial, tmp_path, environment):
+    trial = resolve(make_trial(**changes))
+    shape = dataset_shape(trial.data)
+    runner = TrialRunner(trial, open_store(tmp_path), environment)
+    sizes = {}
+    while not runner.done:
+        runner.advance()
+        if runner._work is not None and 0.3 < runner._work.fraction < 0.7:
+            runner.checkpoint()
+        for path in (tmp_path / "partial").glob("*.pt"):
+            assert path.stat().st_size <= checkpoint_bytes(trial, runner._plan[0], shape)
+    for entry in list_entries(runner.store):
+        sizes[entry.stage] = entry.bytes
+    assert sizes.keys() == runner.keys.keys()
+    for stage, real in sizes.items():
+        predicted = stage_bytes(trial, stage, shape)
+        text = trial.evaluate.bins * 1000 + 60_000 if stage == "evaluate" else 0
+        draws = 100 * trial.calibrate.draws if stage == "calibrate" else 0
+        assert real <= predicted <= 1.25 * real + SLACK + text + draws, stage
+
+
+def test_whitening_matrices(make_trial, arrays_32=(3, 32)):
+    trial = resolve(make_trial(data__name="cifar10", data__zca=True))
+    shape = dataset_shape(resolve(make_trial()).data)
+    shape = type(shape)(45000, 5000, 10000, 10, *arrays_32)
+    assert 75_000_000 < whitening_bytes(trial, shape) < 76_000_000
+    assert whitening_bytes(resolve(make_trial()), shape) == 0

@@ -1,0 +1,137 @@
+"""Kinds and costs of stages, and the measurement of them on tiny networks."""
+
+import pytest
+
+from ddcal.config import resolve
+from ddcal.distill import make_distiller
+from ddcal.distill.matching import GradientMatching
+from ddcal.errors import BadInput
+from ddcal.pipeline import Environment
+from ddcal.pipeline import probe as probing
+from ddcal.pipeline.costs import PUBLISH_SECONDS, Amount, Cost, stage_amount, stage_kind
+from ddcal.pipeline.probe import iteration_seconds, measure
+from ddcal.pipeline.work import DistillWork, TrainWork
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "same"),
+    [
+        ("distill", {"seed": 1}, True),
+        ("distill", {"distill__iterations": 9}, True),
+        ("distill", {"distill__matching__image_lr": 0.5}, True),
+        ("distill", {"distill__mask__ratio": 0.3}, True),
+        ("distill", {"calibrate__method": "none", "train__epochs": 9}, True),
+        ("distill", {"distill__mask__ratio": 0.0}, False),
+        ("distill", {"distill__ipc": 3}, False),
+        ("distill", {"distill__backbone": "dsa"}, False),
+        ("distill", {"distill__matching__inner": 2}, False),
+        ("distill", {"network__width": 8}, False),
+        ("distill", {"data__resolution": 16}, False),
+        ("train", {"distill__backbone": "real", "train__augment": "none"}, True),
+        ("train", {"train__networks": 5, "train__lr": 1.0, "train__epochs": 9}, True),
+        ("train", {"train__batch_size": 8}, False),
+        ("train", {"distill__ipc": 4, "train__holdout": 0.5}, False),
+        ("train", {"distill__backbone": "full"}, False),
+        ("calibrate", {"calibrate__mask__ratio": 0.5}, True),
+        ("calibrate", {"calibrate__draws": 2}, False),
+        ("calibrate", {"calibrate__method": "ts_train"}, False),
+        ("evaluate", {"calibrate__method": "none"}, True),
+        ("evaluate", {"train__networks": 5}, False),
+    ],
+)
+def test_stages_of_one_kind_differ_in_nothing_that_costs(stage, changes, same, make_trial):
+    kinds = [stage_kind(resolve(make_trial(**values)), stage) for values in ({}, changes)]
+    assert (kinds[0] == kinds[1]) == same
+
+
+@pytest.mark.parametrize(("iterations", "points"), [(1, 3), (2, 3), (3, 3), (5, 3), (2, 0), (5, 1)])
+def test_the_amount_of_a_stage_is_what_the_work_does(iterations, points, make_trial, datasets, monkeypatch):
+    trial = resolve(make_trial(distill__iterations=iterations, distill__probe__points=points, train__epochs=iterations))
+    dataset = datasets.get(trial.data)
+    calls = {"point": 0}
+    monkeypatch.setattr(GradientMatching, "_update_images", lambda *_: 0.0)
+    monkeypatch.setattr(GradientMatching, "_train_network", lambda *_: None)
+
+    def count(*_):
+        calls["point"] += 1
+        return {}
+
+    monkeypatch.setattr(DistillWork, "_probe", count)
+    monkeypatch.setattr(TrainWork, "_score", count)
+    work, steps = DistillWork(trial, dataset, "cpu"), 0
+    while work.fraction < 1.0:
+        work.step()
+        steps += 1
+    assert stage_amount(trial, "distill") == Amount(1, steps, calls["point"])
+    calls["point"] = 0
+    training = TrainWork(resolve(make_trial(distill__backbone="full", train__epochs=iterations)), dataset, None, "cpu")
+    training.training.step = lambda: setattr(training.training, "epoch", training.training.epoch + 1) or 0.0
+    while training.fraction < 1.0:
+        training.step()
+    assert stage_amount(trial, "train") == Amount(2, iterations, calls["point"])
+
+
+def test_the_seconds_of_a_stage():
+    assert Cost(2.0, point=3.0, once=5.0).seconds(Amount(3, 10, 4)) == pytest.approx(PUBLISH_SECONDS + 3 * 37)
+
+
+@pytest.mark.parametrize("backbone", ["real", "dc", "dsa", "full"])
+def test_every_stage_is_measured(backbone, make_trial, datasets, environment, monkeypatch):
+    monkeypatch.setattr(probing, "ENOUGH_SECONDS", 0.0)
+    monkeypatch.setattr(probing, "seconds_of", lambda call, *_: [call(), 0.5][1])
+    trial = resolve(make_trial(distill__backbone=backbone, train__lr=1e30))  # would diverge at once
+    for stage in ("distill", "train", "calibrate", "evaluate"):
+        if (backbone, stage) != ("full", "distill"):
+            cost = measure(trial, stage, datasets.get(trial.data), environment)
+            assert cost.step > 0.0 and cost.gpu_bytes is None
+            assert (cost.point > 0.0) == (stage in ("distill", "train"))
+
+
+class Clock:
+    """Stands in for timing: an iteration costs 10 an image update and 1 an inner epoch, times a scale."""
+
+    def __init__(self, distiller, scale):
+        self.distiller, self.scale, self.most = distiller, scale, 0.0
+
+    def __call__(self, call, device):
+        outer, inner = self.distiller.outer, self.distiller.inner
+        seconds = self.scale * (10 * outer + (outer - 1) * inner)
+        self.most = max(self.most, seconds)
+        return seconds
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(1, 1), (2, 1), (10, 50), (50, 10)])
+@pytest.mark.parametrize("scale", [1e-4, 1.0])
+def test_long_iterations_are_put_together_from_short_ones(outer, inner, scale, make_trial, datasets, monkeypatch):
+    trial = resolve(make_trial(distill__matching__outer=outer, distill__matching__inner=inner))
+    distiller = make_distiller(datasets.get(trial.data), trial.distill, 0)
+    clock = Clock(distiller, scale)
+    monkeypatch.setattr(probing, "seconds_of", clock)
+    whole = scale * (10 * outer + (outer - 1) * inner)
+    assert iteration_seconds(distiller, "cpu") == pytest.approx(whole)
+    assert (distiller.outer, distiller.inner) == (outer, inner)
+    if scale == 1.0:
+        assert clock.most <= 40.0
+
+
+def test_the_call_is_repeated_unless_it_is_long(monkeypatch):
+    seconds, calls = iter([9.0, 0.15, 0.05, 0.3, 0.1]), []
+    monkeypatch.setattr(probing, "_timed", lambda call, device: calls.append(1) or next(seconds))
+    assert probing.seconds_of(print, "cpu") == 9.0 and len(calls) == 1
+    assert probing.seconds_of(print, "cpu") == pytest.approx((0.05 + 0.3) / 2)
+
+
+def test_too_many_images_a_class_is_bad_input(make_trial, datasets, environment):
+    trial = resolve(make_trial(distill__ipc=2000))
+    with pytest.raises(BadInput, match=r"distill\.ipc is 2000"):
+        measure(trial, "distill", datasets.get(trial.data), environment)
+
+
+def test_the_peak_of_a_gpu_is_reported(make_trial, datasets, monkeypatch):
+    calls = []
+    for name, value in (("reset_peak_memory_stats", None), ("max_memory_allocated", 123), ("synchronize", None)):
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda name=name, value=value: calls.append(name) or value)
+    monkeypatch.setitem(probing.MEASURES, "train", lambda *arguments: Cost(1.0))
+    trial = resolve(make_trial())
+    cost = measure(trial, "train", datasets.get(trial.data), Environment("cuda", 1))
+    assert cost == Cost(1.0, gpu_bytes=123) and calls == ["reset_peak_memory_stats", "max_memory_allocated"]

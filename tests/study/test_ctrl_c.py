@@ -1,0 +1,174 @@
+"""Ctrl-C on the command line: real processes, and SIGINT to the whole process group as a terminal sends it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import mlflow
+import pytest
+
+from ddcal.study import load_study, run_study
+from ddcal.study.interrupt import CtrlC, ctrl_c
+from ddcal.study.runner import Hooks, resume_study
+from ddcal.study.status import study_status
+
+MODES = pytest.mark.parametrize("mode", [["--debug"], pytest.param([], marks=pytest.mark.slow)], ids=["debug", "ray"])
+"""On Ray each takes more than 10 seconds."""
+
+LONG = {"train.epochs": 20_000, "train.networks": 2}
+"""Training that takes minutes, with a first point after a quarter of it."""
+
+
+@pytest.fixture
+def start(tmp_path, write_study):
+    """start(mode, base, **sections) -> the process of `ddcal run` once its first trial trains."""
+    processes = []
+
+    def begin(mode, base=LONG, **sections):
+        settings = {"search": {"trials": 3, "enqueue": [{"distill.ipc": 1}, {"distill.ipc": 2}]}, "tracking": {}}
+        file = write_study(base, space={"distill.ipc": {"choice": [1, 2]}}, **{**settings, **sections})
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        command = [sys.executable, "-c", "from ddcal.cli import main; main()", "run", str(file), *mode]
+        with (tmp_path / "output.txt").open("w") as output:
+            process = subprocess.Popen(
+                [*command, "--output", str(tmp_path / "runs")],
+                stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environment,
+            )  # fmt: skip
+        processes.append(process)
+        log = tmp_path / "runs" / "tiny" / "logs" / "tiny-0000.log"
+        wait_for(lambda: log.is_file() and "train: begins" in log.read_text(), process)
+        return process
+
+    yield begin
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for(condition, process, seconds=170):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+
+
+def press(process):
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def group(session):
+    """Pids that belong to the session of a process and are alive."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat") as stream:
+                fields = stream.read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(name))
+    return found
+
+
+def statuses(root):
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{root}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    return {run.data.tags.get("ddcal.trial_key"): run.info.status for run in runs}
+
+
+@pytest.mark.slow
+@MODES
+def test_the_first_saves_everything_and_says_how_to_go_on(start, tmp_path, mode):
+    process = start(mode)
+    time.sleep(0.5)
+    press(process)
+    assert process.wait(timeout=100) == 130
+    said = (tmp_path / "output.txt").read_text()
+    assert (
+        "Traceback" not in said and f"ddcal resume {tmp_path}/runs/tiny" in said and "trials save their state" in said
+    )
+    directory = tmp_path / "runs" / "tiny"
+    assert {path.name for path in directory.iterdir()}.isdisjoint({"driver.lock", "stop"})
+    results = load_study(directory)
+    assert results.interrupted and [trial.outcome for trial in results.records] == [None]
+    assert statuses(tmp_path / "runs") == {None: "KILLED", "tiny-0000": "KILLED"}
+    assert list((tmp_path / "runs" / "store" / "partial").glob("*.pt")), "training goes on from here"
+    assert group(process.pid) == []
+
+
+@MODES
+def test_the_second_stops_at_once(start, tmp_path, mode):
+    process = start(mode, tracking={"uri": "http://127.0.0.1:9"})  # the end waits for MLflow for seconds
+    press(process)
+    wait_for(lambda: "stopping" in (tmp_path / "output.txt").read_text(), process)
+    press(process)
+    assert process.wait(timeout=100) == 130
+    said = (tmp_path / "output.txt").read_text()
+    assert "Traceback" not in said and "stopped at once; go on with  ddcal resume" in said
+    deadline = time.monotonic() + 60
+    while group(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert group(process.pid) == [], "Ray's processes end with the one that started them"
+    directory = tmp_path / "runs" / "tiny"
+    assert (directory / "driver.lock").exists(), "nobody waited for MLflow"
+    status = study_status(directory)
+    assert status.state == "dead" and status.next_command.startswith("ddcal resume")
+    with pytest.raises(KeyboardInterrupt):  # it can be resumed: the lock of the dead process is no obstacle
+        resume_study(directory, debug=True, hooks=Hooks(on_trial=lambda _: signal.raise_signal(signal.SIGINT)))
+
+
+@pytest.mark.slow
+def test_a_trial_that_was_stopped_in_the_middle_goes_on_to_the_same_bits(start, tmp_path, tiny_study):
+    """Wherever Ctrl-C hits, what is saved is a state between two steps."""
+    base = {"train.epochs": 1500, "train.networks": 2}
+    search = {"trials": 1, "enqueue": [{"distill.ipc": 1}]}
+    process = start(["--debug"], base, search=search)
+    press(process)
+    assert process.wait(timeout=100) == 130
+    resumed = resume_study(tmp_path / "runs" / "tiny", debug=True)
+    log = (tmp_path / "runs" / "tiny" / "logs" / "tiny-0000.log").read_text()
+    assert "train: goes on from its checkpoint" in log
+    study = tiny_study(base, space={"distill.ipc": {"choice": [1, 2]}}, search=search)
+    undisturbed = run_study(study, output=tmp_path / "undisturbed", debug=True)
+    assert resumed.records[0].metrics == undisturbed.records[0].metrics
+
+
+def test_outside_of_a_deferred_part_it_is_an_ordinary_interrupt():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), ctrl_c():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_in_a_deferred_part_it_waits_for_a_check_and_the_second_does_not():
+    seen, then = [], []
+    with ctrl_c(seen.append) as interrupts:
+        interrupts.check()
+        with interrupts.deferred(lambda: then.append(1)):
+            os.kill(os.getpid(), signal.SIGINT)
+            assert (interrupts.pressed, seen, then) == (1, [1], [1])
+            with pytest.raises(KeyboardInterrupt):
+                interrupts.check()
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1)
+    assert seen == [1, 2] and then == [1]
+
+
+def test_off_the_main_thread_the_handler_stays():
+    import threading
+
+    found = []
+
+    def work():
+        with ctrl_c() as interrupts:
+            found.append((type(interrupts), signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [(CtrlC, signal.getsignal(signal.SIGINT))]
