@@ -18,7 +18,7 @@ from ddcal.pipeline.s3_store import S3Store
 from ddcal.pipeline.upkeep import list_entries
 from ddcal.study.plan_disk import DiskUse, disk_uses, disk_warnings
 from ddcal.study.plan_packing import Machine, Packing, on_cuda, pack, refuse_without_gpu, this_machine
-from ddcal.study.plan_settings import Setting, settings_of
+from ddcal.study.plan_settings import Setting, preset_notes, settings_of
 from ddcal.study.plan_stages import UNAFFECTED_BY_RESULTS, Candidates, PlannedTrial, Planner
 from ddcal.study.plan_time import (
     OnProbe,
@@ -64,6 +64,7 @@ class Plan:
         basis: How the expected counts came about, as a sentence.
         exact: Whether they are what the study will need, and no estimate.
         settings: The resolved values of the base.
+        notes: What is no published row among the presets in force, in sentences.
         stages: How many different ones.
         disk: What is written where.
         free: Place → free bytes on its file system.
@@ -78,6 +79,7 @@ class Plan:
     basis: str
     exact: bool
     settings: list[Setting]
+    notes: list[str]
     stages: list[StageCount]
     disk: list[DiskUse]
     free: dict[str, int]
@@ -166,6 +168,7 @@ def make_plan(
         basis=_basis(study, size, covered),
         exact=covered or study.search.searcher in UNAFFECTED_BY_RESULTS,
         settings=settings_of(study, extremes),
+        notes=preset_notes(study, extremes),
         stages=[_count(stage, needed[stage], candidates[stage], study.search.trials, published) for stage in needed],
         disk=disk,
         free=free,

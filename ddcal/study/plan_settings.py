@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddcal.config import StudyConfig, resolve, trial_from
+from ddcal.config.backbones import OWN_SECTION, SECTIONS
 from ddcal.config.names import nest
+from ddcal.config.presets import preset_of
 from ddcal.config.trial import flatten
 from ddcal.study.plan_stages import PlannedTrial
 
@@ -37,12 +39,13 @@ def settings_of(study: StudyConfig, trials: Sequence[PlannedTrial]) -> list[Sett
         trials: With their resolved configs.
     """
     given = flatten(nest(study.base)[0])
-    configs = [flatten(trial.config.model_dump(mode="json")) for trial in trials]
+    every = [flatten(trial.config.model_dump(mode="json")) for trial in trials]
     plain = flatten(trial_from({}, {}).model_dump(mode="json"))
     preset = flatten(resolve(trial_from({}, {})).model_dump(mode="json"))
     settings = []
-    for name in configs[0]:
-        if name in study.space:
+    for name in every[0]:
+        configs = [config for config in every if _has_effect(name, config)]
+        if name in study.space or not configs:
             continue
         source = "study" if name in given else "preset" if plain.get(name) != preset.get(name) else "default"
         values: dict[str, Any] = {}
@@ -57,6 +60,29 @@ def settings_of(study: StudyConfig, trials: Sequence[PlannedTrial]) -> list[Sett
             where = f"{decider}={'|'.join(sorted(cases))}" if decider else "as searched"
             settings.append(Setting(name, value, where, "preset" if source == "default" else source))
     return settings
+
+
+def preset_notes(study: StudyConfig, trials: Sequence[PlannedTrial]) -> list[str]:
+    """Return sentences on the preset values in force that are no published row: interpolated, or of another dataset.
+
+    Args:
+        study: The study.
+        trials: With their resolved configs.
+    """
+    given = {*flatten(nest(study.base)[0]), *study.space}
+    notes: dict[str, None] = {}
+    for trial in trials:
+        distill = trial.config.distill
+        for note in preset_of(trial.config).notes:
+            if note.split()[0] not in given:
+                notes[f"{distill.backbone}, ipc {distill.ipc}: {note}"] = None
+    return list(notes)
+
+
+def _has_effect(name: str, config: dict[str, Any]) -> bool:
+    """Whether a name is not of another backbone's section."""
+    section = name.split(".")[1] if name.startswith("distill.") else ""
+    return section not in SECTIONS or section == OWN_SECTION.get(config["distill.backbone"])
 
 
 def _decides(other: str, name: str, configs: Sequence[dict[str, Any]]) -> bool:

@@ -30,6 +30,8 @@ def print_plan(plan: Plan, console: Console, study_file: str) -> None:
     """Print a plan: settings, stages, disk, packing, time, warnings."""
     console.print(f"{plan.study}: {plan.trials} trials; nothing was run and nothing written", markup=False)
     console.print("\nsettings (* a preset of the backbone or derived)", markup=False)
+    for note in plan.notes:
+        console.print(f"  preset of {note}", markup=False)
     for line in setting_lines(plan.settings):
         console.print(line, markup=False, soft_wrap=not console.is_terminal)
     console.print("")

@@ -161,14 +161,26 @@ def test_settings_are_resolved(tiny_study, tmp_path):
     for one in plan.settings:
         found.setdefault(one.name, []).append((one.value, one.where, one.source))
     assert found["train.epochs"] == [(4, "", "study")]
-    assert found["distill.iterations"] == [(1000, "", "preset")]
-    assert found["train.batch_size"] == [(256, "", "default")]
+    assert found["distill.iterations"] == [
+        (1, "distill.backbone=real", "preset"),
+        (1000, "distill.backbone=dc|dsa", "preset"),
+    ]
+    assert found["train.batch_size"] == [(256, "", "preset")]
+    assert "distill.dm.image_lr" not in found  # of a backbone that is not there
     assert found["distill.matching.outer"] == [(1, "distill.ipc=1", "preset"), (10, "distill.ipc=10", "preset")]
     assert found["distill.matching.init"] == [
-        ("noise", "distill.backbone=dc|real", "preset"),
+        ("noise", "distill.backbone=dc", "preset"),
         ("real", "distill.backbone=dsa", "preset"),
     ]
     assert "distill.ipc" not in found
+
+
+def test_what_is_no_published_row_is_said(tiny_study, tmp_path):
+    space = {"distill.backbone": {"choice": ["real", "dsa"]}, "distill.ipc": {"choice": [5, 10]}}
+    plan = make_plan(tiny_study(space=space), output=tmp_path)
+    assert [note for note in plan.notes if "outer" in note] == [
+        "dsa, ipc 5: distill.matching.outer 5 is interpolated between ipc 1 and 10"
+    ]
 
 
 @pytest.mark.parametrize(
