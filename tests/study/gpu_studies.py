@@ -89,9 +89,9 @@ def main(root):
         log_to_driver=False,
         runtime_env={"worker_process_setup_hook": make_hook(NEEDS)},
     )
-    kind = runner.ray_environment(study_of("kind", [], gpu=0.25), ray).kind  # asked where the GPU is
-    runner.ray_device = lambda study: "cpu"
     of = lambda *pairs: [{"distill.ipc": ipc, "seed": seed} for ipc, seed in pairs]  # noqa: E731
+    kind = runner.ray_environment(study_of("kind", of((1, 0)), gpu=0.25), ray).kind  # asked where the GPU is
+    runner.ray_device = lambda study: "cpu"
     run_study(study_of("grow", of((1, 0), (2, 0), (3, 0)), gpu=0.25, on_oom="grow"), output=root)
     run_study(study_of("record", of((1, 1)), gpu=0.25), output=root)
     run_study(study_of("auto", of((3, 2), (3, 3)), gpu="auto"), output=root)
