@@ -364,7 +364,8 @@ def make_mirror(study: StudyConfig, directory: Path) -> Mirror | None:
     if uri is None:
         return None
     experiment = study.tracking.experiment or study.name
-    artifacts = None if study.tracking.uri else (root / "mlartifacts" / experiment).as_uri()
+    served = uri.startswith(("http:", "https:"))  # a server keeps artifacts itself; a database would put them here
+    artifacts = None if served else (root / "mlartifacts" / experiment).as_uri()
     return Mirror(directory, uri, experiment, artifacts)
 
 

@@ -382,7 +382,8 @@ def test_two_studies_make_one_database(tiny_study, tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         studies.append(Study(tmp_path / name, tiny_study(name=name)))
-    mirrors = [Mirror(s.directory, f"sqlite:///{tmp_path}/mlflow.db", s.study.name) for s in studies]
+    uri, artifacts = f"sqlite:///{tmp_path}/mlflow.db", (tmp_path / "artifacts").as_uri()
+    mirrors = [Mirror(s.directory, uri, s.study.name, artifacts) for s in studies]
     threads = [threading.Thread(target=mirror.advance) for mirror in mirrors]
     for thread in threads:
         thread.start()
