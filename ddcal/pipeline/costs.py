@@ -17,7 +17,7 @@ from ddcal.config.trial import held_out_per_class
 from ddcal.pipeline.work import TRAIN_POINTS
 
 PUBLISH_SECONDS = 0.02
-"""Writing a stage's files with their sums; measured on digits."""
+"""Writing a stage's files with their sums: an estimate."""
 
 
 @dataclass(frozen=True)

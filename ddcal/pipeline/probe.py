@@ -22,9 +22,9 @@ from ddcal.distill.matching import GradientMatching
 from ddcal.errors import BadInput
 from ddcal.networks import build_network
 from ddcal.pipeline.costs import Cost
+from ddcal.pipeline.diagram import DIAGRAM, draw_diagram
 from ddcal.pipeline.environment import Environment
 from ddcal.pipeline.finish import evaluate, fit_on_logits
-from ddcal.pipeline.trial import DIAGRAM, draw_diagram
 from ddcal.pipeline.work import probe_training
 from ddcal.seeding import generator
 from ddcal.training import DDNNTraining

@@ -15,6 +15,7 @@ import torch
 from ddcal.config import DataConfig, TrialConfig, resolve
 from ddcal.config.metrics import METRICS
 from ddcal.data import Dataset, dataset_fingerprint, load_dataset
+from ddcal.pipeline.diagram import DIAGRAM, draw_diagram
 from ddcal.pipeline.environment import Environment, default_device
 from ddcal.pipeline.keys import stage_keys
 from ddcal.pipeline.leases import Lease, Leases, open_leases
@@ -34,7 +35,6 @@ SPANS = {"distill": (0.0, 0.5), "train": (0.5, 0.9), "calibrate": (0.9, 0.95), "
 
 EVALUATION = "evaluation.json"
 CALIBRATION = "calibration.json"
-DIAGRAM = "reliability.png"
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,24 @@ class TrialRunner:
         if self._emitted < len(work.curve):
             return self._point(stage, work.curve, cached=False)
         return Advance(stage, self._progress(stage, work.fraction))
+
+    def run(self, on_advance: Callable[[Advance], None] | None = None) -> dict[str, Any]:
+        """Go on to the end, whatever happens give back what is held, and return the metrics.
+
+        Args:
+            on_advance: Called after every chunk of work.
+
+        Raises:
+            DivergedError, StoreError: as `advance`.
+        """
+        try:
+            while not self.done:
+                advance = self.advance()
+                if on_advance is not None:
+                    on_advance(advance)
+        finally:
+            self.close()
+        return self.metrics
 
     def state(self) -> dict[str, Any]:
         """Return the position in the trial and the unfinished stage's state (tensors and plain values)."""
@@ -431,38 +449,5 @@ def run_trial(
     Raises:
         DataError, DivergedError, StoreError: as `TrialRunner`.
     """
-    runner = TrialRunner(config, store if isinstance(store, Store) else open_store(store), environment)
-    try:
-        while not runner.done:
-            advance = runner.advance()
-            if on_advance is not None:
-                on_advance(advance)
-    finally:
-        runner.close()
-    return runner.metrics
-
-
-def draw_diagram(values: dict[str, Any], config: TrialConfig, path: Path) -> None:
-    """Write the reliability diagrams of an evaluation as a PNG."""
-    import numpy
-
-    from ddcal.calibration import ReliabilityBins, plot_reliability, save_figure
-
-    rows = {
-        name: ReliabilityBins(
-            counts=numpy.array(bins["counts"]),
-            confidence=numpy.array(bins["confidence"], dtype=float),
-            accuracy=numpy.array(bins["accuracy"], dtype=float),
-        )
-        for name, bins in values["reliability"].items()
-    }
-    order = [name for name in ("raw", "ts_train", "ts_holdout", "mts", "ts_val") if name in rows]
-    title = (
-        f"{config.data.name}, {config.distill.backbone}, {config.distill.ipc} images per class; "
-        f"test images, network 1 of {config.train.networks}"
-    )
-    try:
-        save_figure(plot_reliability({name: rows[name] for name in order}, title), path)
-    except Exception as error:  # a picture: what it shows is in the evaluation's values
-        logger.warning("evaluate: the reliability diagram is not drawn: %s: %s", type(error).__name__, error)
-        path.unlink(missing_ok=True)
+    place = store if isinstance(store, Store) else open_store(store)
+    return TrialRunner(config, place, environment).run(on_advance)

@@ -15,10 +15,10 @@ from ddcal.pipeline.upkeep import Listed
 from ddcal.study.plan_stages import Candidates, PlannedTrial, Planner
 
 STARTUP_SECONDS = 12.0
-"""Starting Ray and importing torch in the workers; measured on 2 cores."""
+"""Starting Ray and importing torch in the workers: an estimate for 2 cores."""
 
 TRIAL_SECONDS = 0.15
-"""What a trial costs beside its stages: handing it out, the ledger, Tune; measured with reused actors."""
+"""What a trial costs beside its stages: handing it out, the ledger, Tune: an estimate, with reused actors."""
 
 OnProbe = Callable[[int, int, str], None]
 

@@ -145,13 +145,7 @@ def replay(
         runner = TrialRunner(
             TrialConfig.model_validate(run["config"]), open_store(store or scratch), environment, target=run["target"]
         )
-        try:
-            while not runner.done:
-                advance = runner.advance()
-                if on_advance is not None:
-                    on_advance(advance)
-        finally:
-            runner.close()
+        runner.run(on_advance)
         tolerance = run["tolerance"]
         comparisons = [
             Comparison(name, run["metrics"].get(name), runner.metrics.get(name), tolerance)

@@ -152,78 +152,53 @@ def _run(
     relative: bool = False,
 ) -> StudyResults:
     with ctrl_c(hooks.on_interrupt) as interrupts:
-        return _run_guarded(
-            study,
-            directory,
-            earlier,
-            debug=debug,
-            catch=catch,
-            address=address,
-            hooks=hooks,
-            relative=relative,
-            interrupts=interrupts,
-        )
+        check_installed(study.search.searcher)
+        _check_data(study)
+        check_remote_store(study)
+        finished = 0 if earlier is None else sum(trial.outcome is not None for trial in earlier.records)
 
+        def say(where: str) -> None:
+            if hooks.on_start is not None:
+                hooks.on_start(Start(study, directory, finished, where))
 
-def _run_guarded(
-    study: StudyConfig,
-    directory: Path,
-    earlier: StudyResults | None,
-    *,
-    debug: bool,
-    catch: bool,
-    address: str | None,
-    hooks: Hooks,
-    relative: bool,
-    interrupts: CtrlC,
-) -> StudyResults:
-    check_installed(study.search.searcher)
-    _check_data(study)
-    check_remote_store(study)
-    finished = 0 if earlier is None else sum(trial.outcome is not None for trial in earlier.records)
+        if debug:
+            from ddcal.study.debug import run_in_process
 
-    def say(where: str) -> None:
-        if hooks.on_start is not None:
-            hooks.on_start(Start(study, directory, finished, where))
+            environment = Environment(_debug_device(study), study.resources.threads)
+            driver = _driver(study, directory, environment, earlier, hooks)
+            note = f"; scheduler {study.scheduler.name} is off" if study.scheduler.name != "none" else ""
+            say(f"debug mode: one trial at a time in this process on {environment.device_kind}{note}")
 
-    if debug:
-        from ddcal.study.debug import run_in_process
+            def on_advance(advance: Advance) -> None:  # between two pieces of work, where a trial's state can be saved
+                if hooks.on_advance is not None:
+                    hooks.on_advance(advance)
+                interrupts.check()
 
-        environment = Environment(_debug_device(study), study.resources.threads)
-        driver = _driver(study, directory, environment, earlier, hooks)
-        note = f"; scheduler {study.scheduler.name} is off" if study.scheduler.name != "none" else ""
-        say(f"debug mode: one trial at a time in this process on {environment.device_kind}{note}")
+            def run() -> None:
+                with interrupts.deferred():
+                    run_in_process(driver, catch=catch, on_trial=hooks.on_trial, on_advance=on_advance)
 
-        def on_advance(advance: Advance) -> None:  # between two pieces of work, where a trial's state can be saved
-            if hooks.on_advance is not None:
-                hooks.on_advance(advance)
-            interrupts.check()
+            return _guarded(driver, run, interrupts, hooks.on_end)
 
-        def run() -> None:
-            with interrupts.deferred():
-                run_in_process(driver, catch=catch, on_trial=hooks.on_trial, on_advance=on_advance)
-
-        return _guarded(driver, run, interrupts, hooks.on_end)
-
-    say("starting" if address is None else f"connecting to Ray at {address}")
-    with ray_runtime(address) as ray:
-        resources = ray.cluster_resources()
-        check_resources(study, resources)
-        check_shared(directory.parent, ray, relative=relative)
-        store = store_place(study, directory.parent)
-        if study.storage.store is not None and not is_url(store) and not _read_only(Path(store)):
-            check_shared(Path(store), ray, key="storage.store")
-        environment = ray_environment(study, ray)
-        gpus = resources.get("GPU", 0.0)
-        driver = _driver(study, directory, environment, earlier, hooks, gpus=gpus, leases=cluster_leases)
-        nodes = len([node for node in ray.nodes() if node["Alive"]])
-        at_a_time = study.search.concurrency
-        say(
-            f"Ray: {nodes} node{'s' * (nodes != 1)}, {resources.get('CPU', 0):g} CPUs, "
-            f"{resources.get('GPU', 0):g} GPUs; "
-            f"{at_a_time} trial{'s' * (at_a_time != 1)} at a time"
-        )
-        return _guarded(driver, lambda: run_on_ray(driver, ray, interrupts), interrupts, hooks.on_end)
+        say("starting" if address is None else f"connecting to Ray at {address}")
+        with ray_runtime(address) as ray:
+            resources = ray.cluster_resources()
+            check_resources(study, resources)
+            check_shared(directory.parent, ray, relative=relative)
+            store = store_place(study, directory.parent)
+            if study.storage.store is not None and not is_url(store) and not _read_only(Path(store)):
+                check_shared(Path(store), ray, key="storage.store")
+            environment = ray_environment(study, ray)
+            gpus = resources.get("GPU", 0.0)
+            driver = _driver(study, directory, environment, earlier, hooks, gpus=gpus, leases=cluster_leases)
+            nodes = len([node for node in ray.nodes() if node["Alive"]])
+            at_a_time = study.search.concurrency
+            say(
+                f"Ray: {nodes} node{'s' * (nodes != 1)}, {resources.get('CPU', 0):g} CPUs, "
+                f"{resources.get('GPU', 0):g} GPUs; "
+                f"{at_a_time} trial{'s' * (at_a_time != 1)} at a time"
+            )
+            return _guarded(driver, lambda: run_on_ray(driver, ray, interrupts), interrupts, hooks.on_end)
 
 
 def ray_device(study: StudyConfig) -> str:

@@ -19,6 +19,7 @@ import yaml
 
 from ddcal.config import StudyConfig
 from ddcal.errors import StoreError, TrackingError
+from ddcal.pipeline.diagram import DIAGRAM
 from ddcal.pipeline.store import open_store
 from ddcal.study.accounting import accounting_tags
 from ddcal.study.cursor import Cursor, one_mirror
@@ -35,7 +36,6 @@ STATUS = {"complete": "FINISHED", "infeasible": "FINISHED", "pruned": "KILLED", 
 EXPERIMENT_KIND = "custom_model_development"
 """Makes MLflow's UI open the experiment as training runs."""
 
-DIAGRAM = "reliability.png"
 SQLITE = "sqlite:///"
 BATCH = 100
 METRIC_BATCH = 1000
