@@ -97,8 +97,13 @@ def test_an_actor_that_died_is_made_again_and_learns_from_beats(leases, ray_sess
     other = other_leases(leases)
     lease = leases.take("k")
     assert other.held("k")
-    ray_session.kill(ray_session.get_actor(leases.name, namespace=NAMESPACE))
+    actor = ray_session.get_actor(leases.name, namespace=NAMESPACE)
+    process = ray_session.get(actor.__ray_call__.remote(lambda table: Holder.here()))
+    ray_session.kill(actor)
     deadline = time.monotonic() + 60
+    while not process.dead:
+        assert time.monotonic() < deadline, "until then the old table may still answer"
+        time.sleep(0.02)
     while not other.held("k"):
         assert time.monotonic() < deadline, "the holder's next beats tell the new one"
         time.sleep(0.1)
