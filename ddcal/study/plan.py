@@ -215,13 +215,8 @@ def _packing_warnings(study: StudyConfig, machine: Machine, at_a_time: int) -> l
     resources, warnings = study.resources, []
     if at_a_time == 0:
         warnings.append(
-            f"a trial asks for {resources.cpu:g} CPUs and {resources.gpu} GPUs; this machine has {machine.cpus} and "
+            f"a trial asks for {resources.cpus:g} CPUs and {resources.gpu} GPUs; this machine has {machine.cpus} and "
             f"{machine.gpus}: the study cannot run here"
-        )
-    elif at_a_time * resources.threads > machine.cpus and not on_cuda(study):
-        warnings.append(
-            f"{at_a_time} trials of {resources.threads} threads on {machine.cpus} CPUs slow each other down: lower "
-            "search.concurrency, or raise resources.cpu to the threads"
         )
     return warnings
 

@@ -79,7 +79,7 @@ def pack(study: StudyConfig, configs: Sequence[TrialConfig], machine: Machine) -
         Packing(
             *group,
             trials=count,
-            cpu=resources.cpu,
+            cpu=resources.cpus,
             threads=resources.threads,
             gpu=resources.gpu,
             at_a_time=at_a_time,
@@ -97,9 +97,9 @@ def slots(study: StudyConfig, machine: Machine) -> tuple[int, str]:
     """
     resources, asked = study.resources, study.resources.gpu
     limits = [(study.search.concurrency, "search.concurrency")]
-    if resources.cpu:
-        count = math.floor(machine.cpus / resources.cpu + 1e-9)
-        limits.append((count, f"resources.cpu ({machine.cpus} CPUs here)"))
+    if resources.cpus:
+        count = math.floor(machine.cpus / resources.cpus + 1e-9)
+        limits.append((count, f"{resources.cpus_key} ({machine.cpus} CPUs here)"))
     if on_cuda(study):
         share = 1.0 if isinstance(asked, str) else float(asked)
         # Ray places no trial on parts of two GPUs.

@@ -103,12 +103,16 @@ def check_resources(study: StudyConfig, available: dict[str, float]) -> None:
     gpu = study.resources.gpu
     if gpu == "auto" and available.get("GPU", 0.0) < 1.0:
         problems.append("resources.gpu: auto needs a GPU but Ray has none: set it to 0 to run on the CPU")
-    for key, name, asked in (("cpu", "CPU", study.resources.cpu), ("gpu", "GPU", 0.0 if gpu == "auto" else gpu)):
+    wanted = (
+        (study.resources.cpus_key, "CPU", study.resources.cpus),
+        ("resources.gpu", "GPU", 0.0 if gpu == "auto" else gpu),
+    )
+    for key, name, asked in wanted:
         there = available.get(name, 0.0)
         if asked > there:
             problems.append(
-                f"resources.{key}: a trial asks for {asked:g} but Ray has {there:g} {name}s: lower it"
-                + (", or set it to 0 to run on the CPU" if key == "gpu" else "")
+                f"{key}: a trial asks for {asked:g} but Ray has {there:g} {name}s: lower it"
+                + (", or set it to 0 to run on the CPU" if name == "GPU" else "")
             )
     if problems:
         raise ResourceError("\n".join(problems))

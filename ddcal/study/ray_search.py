@@ -42,7 +42,7 @@ class DriverSearcher(Searcher):
             if assignment is None:
                 return None
             self._numbers[trial_id] = assignment.number
-            cpu = self._driver.study.resources.cpu
+            cpu = self._driver.study.resources.cpus
             return assignment.to_config() | {"resources": {"cpu": cpu, "gpu": assignment.gpu}}
         return Searcher.FINISHED
 

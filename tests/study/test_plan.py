@@ -116,8 +116,9 @@ def test_a_disk_that_is_too_small_is_warned_of(tiny_study, tmp_path, monkeypatch
         (2, {"cpu": 1.0}, Machine(4, 0), (2, "search.concurrency")),
         (9, {"cpu": 1.0}, Machine(4, 0), (4, "resources.cpu (4 CPUs here)")),
         (9, {"cpu": 1.5}, Machine(4, 0), (2, "resources.cpu (4 CPUs here)")),
-        (9, {"cpu": 0.1}, Machine(1, 0), (9, "search.concurrency")),
-        (9, {"cpu": 0.0}, Machine(1, 0), (9, "search.concurrency")),
+        (9, {"cpu": 0.1}, Machine(1, 0), (1, "resources.threads (1 CPUs here)")),
+        (9, {"cpu": 0.0, "threads": 2}, Machine(4, 0), (2, "resources.threads (4 CPUs here)")),
+        (9, {"cpu": 0.1, "threads": 2, "gpu": 0.25}, Machine(1, 1), (4, "resources.gpu (1 GPU here)")),
         (9, {"gpu": 0.25}, Machine(16, 1), (4, "resources.gpu (1 GPU here)")),
         (9, {"gpu": 0.4}, Machine(16, 2), (4, "resources.gpu (2 GPUs here)")),
         (9, {"gpu": 2.0}, Machine(16, 3), (1, "resources.gpu (3 GPUs here)")),
@@ -139,11 +140,11 @@ def test_an_automatic_gpu_counts_one_trial_each(tiny_study):
 
 def test_groups_of_trials(tiny_study, tmp_path):
     study = tiny_study(space=IPC | BACKBONES, search={"trials": 99, "concurrency": 2}, resources={"threads": 2})
-    plan = make_plan(study, output=tmp_path, machine=Machine(2, 0))
+    plan = make_plan(study, output=tmp_path, machine=Machine(4, 0))
     groups = {(one.backbone, one.ipc): one.trials for one in plan.packing}
     assert groups == {(b, ipc): 1 if b == "real" else 2 for b in ("real", "dc") for ipc in (1, 2, 3)}
     assert {(one.network, one.dataset, one.at_a_time) for one in plan.packing} == {("convnet width 8", "digits", 2)}
-    assert len(plan.warnings) == 1 and "slow each other down" in plan.warnings[0]
+    assert {(one.cpu, one.threads) for one in plan.packing} == {(2.0, 2)} and not plan.warnings
 
 
 def test_a_study_that_cannot_run_here(tiny_study, tmp_path):
@@ -218,7 +219,8 @@ def test_the_probe_measures_each_kind_once(tiny_study, tmp_path, cheap_probe):
     space = {**BACKBONES, "seed": {"choice": [0, 1]}}
     study = tiny_study(base=base, space=space, search={"trials": 99, "concurrency": 2}, resources={"threads": 2})
     seen = []
-    plan = make_plan(study, output=tmp_path, probe=True, on_probe=lambda *step: seen.append(step[:2]))
+    machine = Machine(4, 0)
+    plan = make_plan(study, output=tmp_path, probe=True, machine=machine, on_probe=lambda *step: seen.append(step[:2]))
     assert sorted(cheap_probe) == [
         ("calibrate", "", 2, 2),
         *[("distill", "dc", 2, 2)] * 2,  # with and without masks
