@@ -1,8 +1,9 @@
-"""What the store saves a study, what the platform costs a trial, and whether a long study stays as fast as it began.
+"""What the store saves a study, what the platform costs a trial, whether a long study stays as fast as it began, and
+whether twice as many trials at once as there are CPUs take longer.
 
 Run it as a script:
 
-    python tests/benchmarks/bench_study.py                          # all of it, under 10 minutes on 2 cores
+    python tests/benchmarks/bench_study.py                          # all of it, about 12 minutes on 2 cores
     python tests/benchmarks/bench_study.py --parts overhead --help  # one part; what can be set
 
 Every study runs on real Ray, two trials at a time, MLflow's SQLite mirror on, as users have it. Times come from the
@@ -157,6 +158,43 @@ def store_part(options: argparse.Namespace, root: Path) -> None:
         print(f"   {name:<15} {one.seconds:7.1f} s wall   {sum(one.cpu.values()) - one.cpu['mirror']:7.1f} s CPU")
     print(f"   ratio           {apart.seconds / shared.seconds:7.2f} (target: at least 5)")
     overhead_line("computed (apart)", apart, skip=SLOTS)
+
+
+def packing_part(options: argparse.Namespace, root: Path) -> None:
+    """The same computed trials, as many at once as there are CPUs and twice as many, taking turns."""
+    base = {
+        "network": {"width": 32},
+        "distill": {
+            "backbone": "dc",
+            "ipc": 2,
+            "iterations": options.iterations // 3,
+            "matching": {"outer": 2, "inner": 5, "real_batch": 64},
+            "probe": {"epochs": 20},
+        },
+        "train": {"epochs": options.epochs, "lr": 0.1, "weight_decay": 0.0, "augment": "none", "networks": 1},
+        "calibrate": {"method": "mts"},
+    }
+    trials, cpus = options.packing_trials, os.cpu_count() or 1
+    space = {"seed": {"choice": list(range(trials))}}
+    points = [{"seed": i} for i in range(trials)]
+    seconds: dict[int, list[float]] = {cpus: [], 2 * cpus: []}
+    print(f"\n== packing: {trials} computed trials on {cpus} CPUs, resources.cpu 0.5, threads 1, a store of their own")
+    for turn in range(options.packing_turns):
+        for at_once, taken in seconds.items():
+            name = f"at-once-{at_once}-{turn}"
+            settings = study(
+                name,
+                space,
+                base=base,
+                search={"trials": trials, "enqueue": points, "concurrency": at_once},
+                resources={"cpu": 0.5, "threads": 1},
+                storage={"store": str(root / f"store-{name}")},
+            )
+            taken.append(Measured(settings, root).seconds)
+    for at_once, taken in seconds.items():
+        print(f"   search.concurrency {at_once:<3} {'  '.join(f'{one:.1f}' for one in taken)} s")
+    few, many = (statistics.mean(taken) for taken in seconds.values())
+    print(f"   ratio of the means {many / few:.2f} (target: at most 1)")
 
 
 def overhead_part(options: argparse.Namespace, root: Path) -> None:
@@ -338,7 +376,7 @@ def ticks(path: Path) -> float:
     return sum(int(value) for value in path.read_text().rpartition(")")[2].split()[11:13]) / TICKS
 
 
-PARTS = {"store": store_part, "overhead": overhead_part, "long": long_part}
+PARTS = {"store": store_part, "overhead": overhead_part, "long": long_part, "packing": packing_part}
 
 
 def main() -> None:
@@ -348,6 +386,8 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=150, help="of a distillation (store)")
     parser.add_argument("--epochs", type=int, default=100, help="of a training (store)")
     parser.add_argument("--store-trials", type=int, default=32)
+    parser.add_argument("--packing-trials", type=int, default=8)
+    parser.add_argument("--packing-turns", type=int, default=3)
     parser.add_argument("--overhead-trials", type=int, default=60)
     parser.add_argument("--long-trials", type=int, default=1000)
     parser.add_argument("--searchers", nargs="+", choices=("random", "tpe", "nsga2"), default=["random", "tpe"])
