@@ -207,10 +207,14 @@ def test_a_study_runs_and_says_what_comes_next(write_study, tmp_path, request, m
     assert {"trials.csv", "pareto.csv", "summary.json"} <= {path.name for path in directory.iterdir()}
 
 
-def test_a_scheduler_is_off_in_debug_mode_and_that_is_said(write_study, tmp_path):
-    file = write_study(scheduler={"name": "asha", "metric": "val/ece"}, search={"trials": 1})
+def test_a_scheduler_is_off_in_debug_mode_and_a_taken_port_is_refused(write_study, tmp_path):
+    file = write_study(scheduler={"name": "asha", "metric": "val/ece"}, search={"trials": 1}, tracking={})
     result = ddcal("run", file, "--output", tmp_path / "runs", "--debug")
     assert result.exit_code == 0 and "scheduler asha is off" in result.output
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = ddcal("ui", tmp_path / "runs" / "tiny", "--port", port)
+    assert result.exit_code == 2 and f"--port: {port} cannot be used" in result.output
 
 
 def test_a_study_without_a_feasible_trial_says_so(write_study, tmp_path):

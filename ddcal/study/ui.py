@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ def serve(directory: Path | str, port: int, say: Callable[[str], None]) -> None:
         say: Prints a line.
 
     Raises:
-        BadInput: if the study was not tracked, or not there, or its tracking server is elsewhere.
+        BadInput: if the study was not tracked, or not there, or its tracking server is elsewhere, or the port is taken.
         TrackingError: if the database cannot be read.
     """
     results = load_study(directory)
@@ -38,9 +39,23 @@ def serve(directory: Path | str, port: int, say: Callable[[str], None]) -> None:
         raise TrackingError(f"tracking.uri: {uri} cannot be read: {one_line(error)}") from error
     if found is None:
         raise BadInput(f"{directory}: MLflow on {uri} does not have it yet: `ddcal sync {directory}` sends it")
+    _refuse_taken(port)
     address = study_link(f"http://127.0.0.1:{port}", found.experiment_id)
     say(f"{address}  experiment {experiment}  (MLflow on {uri}; Ctrl-C ends it)")
     sys.stdout.flush()
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
     settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    os.execve(sys.executable, [*command, "--port", str(port), "--workers", "1"], os.environ | settings)
+    settings["PYTHONWARNINGS"] = "ignore"  # those of MLflow's own libraries
+    os.execve(sys.executable, command, os.environ | settings)
+
+
+def _refuse_taken(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a port just left is free
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise BadInput(
+                f"--port: {port} cannot be used ({error.strerror}): give another, such as {port + 1}"
+            ) from error
