@@ -467,7 +467,7 @@ def test_interrupt_and_bad_input_end_without_traceback(monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ddcal.cli.study_problems", interrupted)
+    monkeypatch.setattr("ddcal.cli.launch.study_problems", interrupted)
     result = CliRunner().invoke(app, ["validate", "x.yaml"])
     assert (result.exit_code, result.output) == (130, "interrupted\n")
 
@@ -476,6 +476,6 @@ def test_interrupt_and_bad_input_end_without_traceback(monkeypatch):
 
         raise ConfigError([Problem("a.b", "3", "must be 4", file="x.yaml", line=2)])
 
-    monkeypatch.setattr("ddcal.cli.study_problems", refused)
+    monkeypatch.setattr("ddcal.cli.launch.study_problems", refused)
     result = CliRunner().invoke(app, ["validate", "x.yaml"])
     assert (result.exit_code, result.output) == (2, "x.yaml:2: a.b: 3 is not allowed: must be 4\n")

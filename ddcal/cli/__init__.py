@@ -1,0 +1,11 @@
+"""The command line: each verb parses, calls and prints; heavy imports happen inside the verb that needs them."""
+
+from ddcal.cli import launch, results, store, winner  # noqa: F401 - they add their verbs
+from ddcal.cli.base import app
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Run the command line; the entry point of the ``ddcal`` script."""
+    app()

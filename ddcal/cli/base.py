@@ -1,0 +1,67 @@
+"""The application that the verbs belong to, and the arguments that several of them share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ddcal import __version__
+from ddcal.errors import BadInput, DivergedError, StoreError, TrackingError
+
+
+class Verbs(TyperGroup):
+    """Runs any verb; turns the user's mistakes into a message and exit code 2, and Ctrl-C into 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb that was given."""
+        try:
+            return super().invoke(ctx)
+        except BadInput as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from None
+        except (StoreError, DivergedError, TrackingError) as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=Verbs,
+    name="ddcal",
+    help="Search, train and calibrate networks on distilled datasets, and replay the winner.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Replace a value of the study, for example search.trials=4."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Run the trials one after another in this process, without Ray.")]
+Address = Annotated[
+    str | None, typer.Option(metavar="ADDR", help="A Ray cluster's address; default: Ray on this machine.")
+]
+StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder, for example runs/quickstart.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ddcal {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass

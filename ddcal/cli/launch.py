@@ -1,0 +1,149 @@
+"""Verbs on a study that is to run, runs, or has stopped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ddcal.cli.base import Address, AsJson, Debug, Overrides, StudyFolder, app
+from ddcal.config.loading import read_study, study_problems
+from ddcal.config.searchers import trials_sentence
+
+if TYPE_CHECKING:
+    from ddcal.study.results import StudyResults
+    from ddcal.study.runner import Hooks
+
+
+@app.command()
+def validate(
+    studies: Annotated[list[Path], typer.Argument(metavar="STUDY...", help="The study files to check.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check study files and print every mistake in them."""
+    reports = [(file, *study_problems(file, overrides or ())) for file in studies]
+    for file, study, problems in [] if as_json else reports:
+        if study is not None:
+            typer.echo(f"{file}: ok ({trials_sentence(study)})")
+        for problem in problems:
+            typer.echo(str(problem), err=True)
+    if as_json:
+        entries = [
+            {"file": str(file), "ok": study is not None, "problems": [asdict(problem) for problem in problems]}
+            for file, study, problems in reports
+        ]
+        typer.echo(json.dumps(entries, indent=2))
+    if any(study is None for _, study, _ in reports):
+        raise typer.Exit(2)
+
+
+@app.command()
+def run(
+    study_file: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file.")],
+    overrides: Overrides = None,
+    debug: Debug = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="ROOT", help="The output root; the study goes to ROOT/<name>.")
+    ] = None,
+    address: Address = None,
+    trials: Annotated[
+        int | None, typer.Option(metavar="N", help="The number of trials, as --set search.trials=N.")
+    ] = None,
+) -> None:
+    """Run a study and name its winner."""
+    extra = [] if trials is None else [f"search.trials={trials}"]
+    study = read_study(study_file, [*(overrides or ()), *extra])
+
+    from ddcal.study.console import StudyProgress, make_console, print_summary
+    from ddcal.study.runner import run_study
+
+    console = make_console()
+    with StudyProgress(console) as progress:
+        results = run_study(study, output=output, address=address, debug=debug, hooks=with_pictures(progress.hooks))
+    print_summary(results, console)
+    if not results.completed:
+        raise typer.Exit(1)
+
+
+def with_pictures(hooks: Hooks) -> Hooks:
+    """Return the hooks with the drawing of the study's pictures at its end."""
+
+    def draw(results: StudyResults) -> None:
+        from ddcal.analysis.study_figures import draw_at_end
+
+        draw_at_end(results)
+
+    return replace(hooks, on_end=draw)
+
+
+@app.command()
+def plan(
+    study_file: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file.")],
+    overrides: Overrides = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Measure a few steps of each kind of stage, to estimate the time.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="ROOT", help="The output root, whose store and disk count.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a study would cost; nothing of it is run."""
+    study = read_study(study_file, overrides or ())
+
+    from ddcal.study.console import make_console
+    from ddcal.study.plan import make_plan
+    from ddcal.study.plan_tables import print_plan, probe_progress
+
+    with probe_progress(make_console(stderr=True)) as on_probe:
+        planned = make_plan(study, output=output, probe=probe, on_probe=on_probe)
+    if as_json:
+        typer.echo(json.dumps(asdict(planned), indent=2))
+    else:
+        print_plan(planned, make_console(), str(study_file))
+
+
+@app.command()
+def resume(
+    directory: StudyFolder,
+    trials: Annotated[int | None, typer.Option(metavar="N", help="Extend the study to N trials in all.", min=1)] = None,
+    debug: Debug = False,
+    address: Address = None,
+) -> None:
+    """Go on with a stopped or killed study."""
+    from ddcal.study.console import StudyProgress, make_console, print_summary
+    from ddcal.study.runner import resume_study
+
+    console = make_console()
+    with StudyProgress(console) as progress:
+        results = resume_study(
+            directory, trials=trials, address=address, debug=debug, hooks=with_pictures(progress.hooks)
+        )
+    print_summary(results, console)
+    if not results.completed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(directory: StudyFolder, as_json: AsJson = False) -> None:
+    """Tell how far a study is."""
+    from ddcal.study.console import make_console, print_status
+    from ddcal.study.status import study_status
+
+    report = study_status(directory)
+    if as_json:
+        typer.echo(json.dumps(asdict(report), indent=2))
+    else:
+        print_status(report, make_console())
+
+
+@app.command()
+def sync(directory: StudyFolder) -> None:
+    """Send to MLflow what it does not have yet."""
+    from ddcal.study.tracking import sync_study
+
+    typer.echo(sync_study(directory))

@@ -1,0 +1,140 @@
+"""Verbs that look at what a study has found."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddcal.cli.base import Address, AsJson, Debug, StudyFolder, app
+from ddcal.cli.launch import with_pictures
+
+
+@app.command()
+def pareto(
+    directory: StudyFolder,
+    to: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="The picture; default: DIR/figures/pareto.png.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the Pareto front and draw it."""
+    from ddcal.analysis.study_figures import FIGURES, plot_pareto
+    from ddcal.study.console import make_console, pareto_table
+    from ddcal.study.results import load_study, trial_rows
+
+    results = load_study(directory)
+    results.write()
+    picture = plot_pareto(results, to or directory / FIGURES / "pareto.png")
+    if as_json:
+        typer.echo(json.dumps(trial_rows(results.study, results.pareto), indent=2))
+    else:
+        make_console().print(pareto_table(results))
+        typer.echo(f"{picture}  {directory / 'pareto.csv'}")
+
+
+@app.command()
+def plots(
+    directory: StudyFolder,
+    to: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the pictures go; default: DIR/figures.")
+    ] = None,
+) -> None:
+    """Draw a study: front, history, parallel coordinates, importances."""
+    from ddcal.analysis.study_figures import draw_study
+    from ddcal.study.results import load_study
+
+    for picture in draw_study(load_study(directory), to):
+        typer.echo(picture)
+
+
+@app.command()
+def compare(
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders of studies, or output roots with all their studies.")
+    ],
+    to: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the Pareto fronts into one picture.")] = None,
+    as_csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write the table, one row a study.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put studies beside each other."""
+    from ddcal.analysis.comparison import compare_studies, comparison_table, find_studies, write_comparison
+    from ddcal.analysis.comparison_figure import plot_fronts
+    from ddcal.study.console import make_console
+
+    studies = find_studies(directories)
+    found = compare_studies(studies)
+    picture = None if to is None else plot_fronts(studies, list(found.facts), to)
+    if as_csv is not None:
+        write_comparison(found, as_csv)
+    if as_json:
+        typer.echo(json.dumps({"studies": found.facts, "warnings": found.warnings}, indent=2))
+    else:
+        make_console().print(comparison_table(found))
+    for warning in found.warnings:
+        typer.echo(f"not comparable: {warning}", err=True)
+    for written in filter(None, (picture, as_csv)):
+        typer.echo(str(written), err=as_json)
+
+
+@app.command()
+def importance(directory: StudyFolder, as_json: AsJson = False) -> None:
+    """Tell which searched names matter."""
+    from ddcal.study.console import importance_table, make_console
+    from ddcal.study.importance import caution, importances
+    from ddcal.study.results import load_study
+
+    found = importances(load_study(directory))
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found], indent=2))
+    else:
+        make_console().print(importance_table(found))
+        note = caution(found)
+        if note is not None:
+            typer.echo(note, err=True)
+
+
+@app.command()
+def confirm(
+    directory: StudyFolder,
+    top: Annotated[int, typer.Option(metavar="K", min=1, help="How many leaders, by val/nll.")] = 3,
+    seeds: Annotated[int, typer.Option(metavar="N", help="How many fresh seeds each.")] = 5,
+    debug: Debug = False,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the leaders of a study on fresh seeds."""
+    from ddcal.study.confirm import confirm as confirm_leaders
+    from ddcal.study.console import StudyProgress, confirmation_table, make_console
+    from ddcal.study.results import load_study
+
+    console = make_console(stderr=as_json)
+    with StudyProgress(console) as progress:
+        found = confirm_leaders(
+            load_study(directory),
+            top=top,
+            seeds=seeds,
+            debug=debug,
+            address=address,
+            hooks=with_pictures(progress.hooks),
+        )
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found], indent=2))
+    else:
+        console.print(confirmation_table(found))
+
+
+@app.command()
+def ui(
+    directory: StudyFolder,
+    port: Annotated[int, typer.Option(metavar="PORT", help="The port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Show a study in MLflow's UI on this machine."""
+    from ddcal.study.ui import serve
+
+    serve(directory, port, typer.echo)

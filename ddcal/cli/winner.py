@@ -1,0 +1,88 @@
+"""Verbs that hand the winner on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddcal.cli.base import AsJson, StudyFolder, app
+from ddcal.errors import BadInput
+
+
+@app.command()
+def export(
+    directory: StudyFolder,
+    to: Annotated[Path, typer.Option(metavar="OUT", help="The new folder to write.")],
+    trial: Annotated[
+        str | None, typer.Option(metavar="ID", help="A trial's number or key; default: the winner.")
+    ] = None,
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="Export the whole Pareto front, one folder a trial.")
+    ] = False,
+    register: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Register it as a version of this model in the study's MLflow, too."),
+    ] = None,
+) -> None:
+    """Write the winner as a folder that replays."""
+    from ddcal.study.export import export_trial, exported_already
+    from ddcal.study.results import load_study
+
+    if trial is not None and pareto:
+        raise BadInput("--trial and --pareto exclude each other: give one of them")
+    results = load_study(directory)
+    if register is not None:
+        from ddcal.study.registry import check_registry
+
+        check_registry(results, register)
+    chosen = results.pareto if pareto else [results.trial(trial) if trial is not None else results.best]
+    if not chosen or chosen[0] is None:
+        typer.echo(
+            f"{directory}: no trial is feasible, so there is no winner; --trial ID exports one all the same", err=True
+        )
+        raise typer.Exit(1)
+    for one in chosen:
+        assert one is not None
+        target = to / one.trial_key if pareto else to
+        if register is None or not exported_already(results, one, target):
+            target = export_trial(results, one, target)
+            typer.echo(f"{one.trial_key} -> {target}    next: ddcal replay {to / one.trial_key if pareto else to}")
+        if register is not None:
+            from ddcal.study.registry import register_export
+
+            version, new = register_export(results, one, target, register)
+            typer.echo(f"{one.trial_key} is version {version} of {register}{'' if new else ', as before'}")
+
+
+@app.command()
+def replay(
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="An export's folder.")],
+    use_store: Annotated[
+        str | None, typer.Option("--use-store", metavar="STORE", help="Take finished stages from this artefact store.")
+    ] = None,
+    ignore_versions: Annotated[
+        bool, typer.Option("--ignore-versions", help="Go on although numeric packages have other versions.")
+    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="List every metric, also those that are equal.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run an export again and compare everything."""
+    from ddcal.study.console import comparison_table, make_console
+    from ddcal.study.replay import replay as replay_run
+
+    comparisons = replay_run(folder, store=use_store, ignore_versions=ignore_versions)
+    different = [item for item in comparisons if not item.same]
+    if as_json:
+        typer.echo(json.dumps([asdict(item) | {"same": item.same} for item in comparisons], indent=2))
+    else:
+        console = make_console()
+        console.print(comparison_table(comparisons, everything))
+        equal = len(comparisons) - len(different)
+        console.print(f"{equal} of {len(comparisons)} metrics and artefacts equal")
+    if different:
+        typer.echo("different: " + ", ".join(item.name for item in different), err=True)
+        raise typer.Exit(1)
