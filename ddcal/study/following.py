@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 
-from ddcal.study.tracking import Mirror, one_line
+from ddcal.study.mlflow_client import one_line
+from ddcal.study.tracking import Mirror
 
 logger = logging.getLogger(__name__)
 

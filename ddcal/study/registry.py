@@ -9,8 +9,8 @@ from typing import Any
 from ddcal.errors import BadInput, TrackingError
 from ddcal.pipeline.store import file_sha256
 from ddcal.study.export import LOCK
+from ddcal.study.mlflow_client import connect, one_line, tracking_uri
 from ddcal.study.results import StudyResults, Trial
-from ddcal.study.tracking import connect, one_line, tracking_uri
 
 FOLDER = "export"
 """Where the export's files lie among the artifacts of the trial's run."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import tempfile
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from ddcal.study.accounting import accounting_tags
 from ddcal.study.cursor import Cursor, one_mirror
 from ddcal.study.ledger import FIDELITY_STEPS, LEDGER
 from ddcal.study.lock import DriverLock
+from ddcal.study.mlflow_client import connect, one_line, refused, tracking_uri
 from ddcal.study.mlflow_view import TAG, study_view
 from ddcal.study.results import load_study
 
@@ -36,14 +35,10 @@ STATUS = {"complete": "FINISHED", "infeasible": "FINISHED", "pruned": "KILLED", 
 EXPERIMENT_KIND = "custom_model_development"
 """Makes MLflow's UI open the experiment as training runs."""
 
-SQLITE = "sqlite:///"
 BATCH = 100
 METRIC_BATCH = 1000
 ATTEMPTS = 5
 """How often an event is tried that MLflow refuses for what it is; any other failure is waited out."""
-
-REFUSALS = (400, 404, 409)
-"""HTTP statuses of such a refusal; 401, 403, 429 and 5xx may pass, for example with a disk that is full now."""
 
 ARTIFACT_ATTEMPTS = 3
 
@@ -109,7 +104,7 @@ class Mirror:
         except Exception as error:
             self._doubtful = True
             self._attempts += 1
-            if self._attempts < ATTEMPTS or not _refused(error) or not self._alive():
+            if self._attempts < ATTEMPTS or not refused(error) or not self._alive():
                 raise
             logger.warning("MLflow at %s refuses an event, which is left out: %s", self.uri, one_line(error))
         self._doubtful, self._attempts = False, 0
@@ -305,20 +300,6 @@ class Mirror:
             logger.warning("MLflow at %s takes no artifacts: %s", self.uri, one_line(error))
 
 
-def connect(uri: str) -> Any:
-    """Return an MLflow client of ``uri`` that sends no telemetry and does not retry by itself."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a trial
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the mirror retries by itself
-    import mlflow
-
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    if uri.startswith(SQLITE):
-        _create_database(Path(uri.removeprefix(SQLITE)))
-    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
 def sync_study(directory: Path | str) -> str:
     """Send everything of a study's ledger that MLflow does not have, and return a sentence on it.
 
@@ -350,13 +331,6 @@ def sync_study(directory: Path | str) -> str:
         lock.release()
 
 
-def tracking_uri(study: StudyConfig, root: Path) -> str | None:
-    """Return the study's tracking URI: SQLite in the output root unless it names another; None for ``none``."""
-    if study.tracking.uri == "none":
-        return None
-    return study.tracking.uri or f"sqlite:///{root / 'mlflow.db'}"
-
-
 def make_mirror(study: StudyConfig, directory: Path) -> Mirror | None:
     """Return the mirror of a study's ledger at `tracking_uri`, or None."""
     root = directory.parent
@@ -367,35 +341,6 @@ def make_mirror(study: StudyConfig, directory: Path) -> Mirror | None:
     served = uri.startswith(("http:", "https:"))  # a server keeps artifacts itself; a database would put them here
     artifacts = None if served else (root / "mlartifacts" / experiment).as_uri()
     return Mirror(directory, uri, experiment, artifacts)
-
-
-def _create_database(path: Path) -> None:
-    """Make an MLflow database that is there in full or not at all: killed half-way, MLflow would refuse it for ever."""
-    import mlflow
-
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        mlflow.MlflowClient(tracking_uri=f"{SQLITE}{temporary}").search_experiments(max_results=1)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:  # another study was faster
-            pass
-        except OSError:  # a file system without hard links
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _refused(error: Exception) -> bool:
-    """Whether MLflow has refused what was sent, and would again; or the event itself is at fault."""
-    from mlflow.exceptions import MlflowException
-
-    if isinstance(error, MlflowException):
-        return error.get_http_status_code() in REFUSALS
-    return not isinstance(error, OSError)  # no connection, a time-out, …
 
 
 def _ignore(event: dict[str, Any]) -> None:
@@ -413,8 +358,3 @@ def _facts(directory: Path) -> dict[str, Any]:
         "store": first.get("store"),
         "cache": study.get("storage", {}).get("cache"),
     }
-
-
-def one_line(error: Exception) -> str:
-    """Return an error's kind and first line."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"

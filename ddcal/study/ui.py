@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ddcal.errors import BadInput, TrackingError
+from ddcal.study.mlflow_client import connect, one_line, tracking_uri
 from ddcal.study.mlflow_view import study_link
 from ddcal.study.results import load_study
-from ddcal.study.tracking import connect, one_line, tracking_uri
 
 
 def serve(directory: Path | str, port: int, say: Callable[[str], None]) -> None:

@@ -14,10 +14,10 @@ from ddcal.errors import BadInput
 from ddcal.study import load_study, run_study
 from ddcal.study.ledger import LEDGER, read_ledger
 from ddcal.study.lock import LOCK, Holder
+from ddcal.study.mlflow_client import create_database
 from ddcal.study.results import STUDY
 from ddcal.study.runner import Hooks, resume_study
 from ddcal.study.search import JOURNAL, StudySearch
-from ddcal.study.tracking import _create_database
 
 SPACE = {
     "distill.ipc": {"choice": [1, 2]},
@@ -35,7 +35,7 @@ class Killed(BaseException):
 def empty_database(tmp_path_factory):
     """MLflow takes a second to make one."""
     path = tmp_path_factory.mktemp("database") / "mlflow.db"
-    _create_database(path)
+    create_database(path)
     return path
 
 

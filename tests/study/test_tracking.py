@@ -17,8 +17,9 @@ from ddcal.errors import BadInput, TrackingError
 from ddcal.study import following, load_study, run_study
 from ddcal.study.cursor import CURSOR
 from ddcal.study.ledger import LEDGER, Ledger, read_ledger
+from ddcal.study.mlflow_client import tracking_uri
 from ddcal.study.runner import Hooks, resume_study
-from ddcal.study.tracking import ARTIFACT_ATTEMPTS, Mirror, make_mirror, sync_study, tracking_uri
+from ddcal.study.tracking import ARTIFACT_ATTEMPTS, Mirror, make_mirror, sync_study
 
 
 def runs_of(uri, experiment="tiny"):
