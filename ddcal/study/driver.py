@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 import uuid
 from collections.abc import Callable
@@ -34,6 +33,7 @@ from ddcal.study.search import JOURNAL, StudySearch
 from ddcal.study.shares import Shares
 from ddcal.study.stopping import Plateau
 from ddcal.study.study_store import cache_place, study_store
+from ddcal.study.verdict import judge
 from ddcal.study.worker import Assignment
 
 logger = logging.getLogger(__name__)
@@ -399,14 +399,9 @@ class StudyDriver:
         self.finished += 1
         record = {name: value for name, value in record.items() if name != "log"}
         metrics = record["metrics"]
-        needed = {*self.study.objectives, *(c.metric for c in self.study.parsed_constraints)}
-        unusable = sorted(name for name in needed if not math.isfinite(metrics.get(name, math.nan)))
-        if record["outcome"] == "complete" and unusable:
-            record |= {"outcome": "failed", "error": f"no finite {', '.join(unusable)} to select on"}
-        violated = [c for c in self.study.parsed_constraints if c.violation(metrics.get(c.metric, float("nan"))) > 0]
-        if record["outcome"] == "complete" and violated:
-            bounds = (f"{c.metric} {self.study.constraints[c.metric]} (is {metrics[c.metric]:.4f})" for c in violated)
-            record |= {"outcome": "infeasible", "error": f"violates {', '.join(bounds)}"}
+        outcome, reason = judge(self.study, record["outcome"], metrics)
+        if reason is not None:
+            record |= {"outcome": outcome, "error": reason}
         self.ledger.append("trial_finished", number=trial.number, **record)
         attributes = _attributes(trial, record["outcome"], record["keys"])
         self.search.tell(trial.number, record["outcome"], metrics, attributes)
