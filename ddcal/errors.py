@@ -8,7 +8,7 @@ class BadInput(ValueError):
 
 
 class DivergedError(ArithmeticError):
-    """A loss became NaN or infinite; the message says where and which setting to lower."""
+    """A loss or a learned value is not finite or has exploded; the message says where and which setting to lower."""
 
 
 class StoreError(RuntimeError):

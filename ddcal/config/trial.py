@@ -116,7 +116,9 @@ class DistillConfig(Config):
     """The distilled set: which backbone makes it, how many images per class, with which mask (MDT).
 
     ``family`` says whose recipe fills in what is left out: that of the backbone's authors (``published``), or that of
-    the paper on calibration (``rethinking``), which differs for MTT.
+    the paper on calibration (``rethinking``), which differs for MTT. ``clip`` is the largest norm of a gradient of all
+    images together (RTP has its own, ``rtp.clip``), ``update_limit`` the most by which any learned number may change in
+    one update; left out, nothing is limited.
     """
 
     backbone: Backbone = "dsa"
@@ -124,6 +126,8 @@ class DistillConfig(Config):
     ipc: PositiveInt = 10
     mask: MDTMaskConfig = MDTMaskConfig()
     iterations: PositiveInt | None = None
+    clip: PositiveFloat | None = None
+    update_limit: PositiveFloat | None = None
     matching: MatchingConfig = MatchingConfig()
     dm: DMConfig = DMConfig()
     mtt: MTTConfig = MTTConfig()
@@ -140,6 +144,8 @@ class DistillConfig(Config):
                 f"mask.where is {self.mask.where!r}; {self.backbone} has one kind of pass over synthetic images alone: "
                 "leave it out"
             )
+        if self.clip is not None and self.backbone == "rtp":
+            raise ValueError(f"clip is {self.clip:g}; rtp has a limit of its own: set rtp.clip ({self.rtp.clip:g})")
         return self
 
 

@@ -40,7 +40,7 @@ class DistributionMatching(LearnedImages):
         """Run one iteration and return the mean loss a class.
 
         Raises:
-            DivergedError: if the loss or an updated image is not finite.
+            DivergedError: if the loss or an updated image is not finite or has exploded.
         """
         streams = {name: generator(self.seed, "distill", name, self.iteration) for name in ("real", "augment")}
         self.mask.begin(self.iteration, tuple(self.images.shape))
@@ -59,6 +59,7 @@ class DistributionMatching(LearnedImages):
             losses.append(difference.detach())
         loss = float(torch.stack(losses).sum())
         settings = self.config.dm
-        self.descend(gradient, settings.image_lr, settings.image_momentum, loss, "distill.dm.image_lr")
+        usual = float(self.dataset.num_classes * real.shape[1])
+        self.descend(gradient, settings.image_lr, settings.image_momentum, loss, "distill.dm.image_lr", usual=usual)
         self.iteration += 1
         return loss / self.dataset.num_classes

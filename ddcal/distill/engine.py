@@ -146,7 +146,7 @@ def distill(
         device: Where to compute, ``"cpu"`` or ``"cuda"``.
 
     Raises:
-        DivergedError: if the loss becomes NaN or infinite.
+        DivergedError: if a loss becomes NaN or infinite, or explodes (`ddcal.divergence`).
         ValueError: as `make_distiller`.
     """
     distiller = make_distiller(dataset, config, seed, device)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -11,9 +9,10 @@ from ddcal.config import DistillConfig, NetworkConfig
 from ddcal.config.trial import DATASETS_WITHOUT_FLIP
 from ddcal.data import Dataset
 from ddcal.data.augment import Augmentation, draw_augmentation
+from ddcal.distill.limits import clipped, diverged, limited, what_limits
 from ddcal.distill.mdt import SyntheticMask
 from ddcal.distill.real import random_subset
-from ddcal.errors import DivergedError
+from ddcal.divergence import loss_problem, value_problem
 from ddcal.networks import ConvNet, build_network
 from ddcal.seeding import generator
 
@@ -80,8 +79,18 @@ class LearnedImages:
         size = self.dataset.image_size
         return draw_augmentation(count, size, stream, siamese=siamese, flip=self.flip, device=str(self.device))
 
-    def descend(self, gradient: Tensor, rate: float, momentum: float, loss: float, key: str) -> None:
-        """Take one SGD step on the images.
+    def descend(
+        self,
+        gradient: Tensor,
+        rate: float,
+        momentum: float,
+        loss: float,
+        key: str,
+        *,
+        usual: float = 1.0,
+        also: str = "",
+    ) -> None:
+        """Take one SGD step on the images, held by ``distill.clip`` and ``distill.update_limit`` where they are set.
 
         Args:
             gradient: Of the loss, of the images' shape.
@@ -89,17 +98,25 @@ class LearnedImages:
             momentum: In [0, 1).
             loss: The iteration's loss, for the check.
             key: The setting that is the rate, for the error.
+            usual: The loss where nothing has been learned (`ddcal.divergence`).
+            also: What else to change where the loss has diverged, for the error.
 
         Raises:
-            DivergedError: if the loss or an updated image is not finite.
+            DivergedError: if the loss or an updated image is not finite or has exploded; the images are not changed
+                by a loss that has.
         """
-        self.velocity.mul_(momentum).add_(gradient)
-        self.images.sub_(self.velocity, alpha=rate)
-        if not math.isfinite(loss) or not bool(torch.isfinite(self.images).all()):
-            raise DivergedError(
-                f"distill: {self.config.backbone} diverged in iteration {self.iteration + 1} of {self.iterations} "
-                f"(matching loss {loss:g}): lower {key} ({rate:g})"
-            )
+        advice = f"lower {key} ({rate:g}){what_limits(self.config)}"
+        if problem := loss_problem("matching loss", loss, usual):
+            raise diverged(self, problem, f"{advice}{also}")
+        (held,) = clipped([gradient], self.config.clip)
+        self.velocity.mul_(momentum).add_(held)
+        if self.config.update_limit is None:
+            self.images.sub_(self.velocity, alpha=rate)
+        else:
+            self.images.sub_(limited(rate * self.velocity, self.config.update_limit))
+        if problem := value_problem("an image element", [self.images]):
+            cause = "" if bool(torch.isfinite(gradient).all()) else "its gradient is not finite, "
+            raise diverged(self, f"matching loss {loss:g}, {cause}{problem}", advice)
 
 
 class RealBatches:

@@ -16,6 +16,8 @@ from ddcal.config import DistillConfig
 from ddcal.data import Dataset
 from ddcal.data.augment import augment
 from ddcal.distill.learned import LearnedImages, RealBatches
+from ddcal.distill.limits import diverged
+from ddcal.divergence import loss_problem, usual_cross_entropy
 from ddcal.seeding import generator
 
 EPSILON = 1e-6
@@ -55,7 +57,7 @@ class GradientMatching(LearnedImages):
         """Run one iteration on a fresh network and return the mean matching loss a class and image update.
 
         Raises:
-            DivergedError: if the loss or an updated image is not finite.
+            DivergedError: if a loss or an updated image is not finite or has exploded.
         """
         iteration = self.iteration
         streams = {
@@ -95,13 +97,17 @@ class GradientMatching(LearnedImages):
             losses.append(distance.detach())
         loss = float(torch.stack(losses).sum())
         settings = self.config.matching
-        self.descend(gradient, settings.image_lr, settings.image_momentum, loss, "distill.matching.image_lr")
+        usual = float(self.dataset.num_classes * sum(len(weight) for weight in weights))
+        rate, key = settings.image_lr, "distill.matching.image_lr"
+        also = f", or lower distill.matching.network_lr ({settings.network_lr:g})" if self.outer > 1 else ""
+        self.descend(gradient, rate, settings.image_momentum, loss, key, usual=usual, also=also)
         return loss
 
     def _train_network(self, network: nn.Module, streams: dict[str, torch.Generator]) -> None:
         """``inner`` epochs of plain SGD over the whole synthetic set."""
         parameters = list(network.parameters())
-        batch = self.config.matching.inner_batch
+        batch, rate = self.config.matching.inner_batch, self.config.matching.network_lr
+        worst = torch.zeros((), device=self.device)
         for _ in range(self.inner):
             order = torch.randperm(len(self.images), generator=streams["order"]).to(self.device)
             for chosen in order.split(batch):
@@ -110,6 +116,10 @@ class GradientMatching(LearnedImages):
                     images = augment(images, self.drawn(len(images), streams["inner-augment"], siamese=False))
                 loss = cross_entropy(network(images), self.device_labels[chosen])
                 gradients = torch.autograd.grad(loss, parameters)
+                worst = torch.maximum(worst, loss.detach())  # looked at once, after the loop; a NaN stays
                 with torch.no_grad():
                     for parameter, gradient in zip(parameters, gradients, strict=True):
-                        parameter.sub_(gradient, alpha=self.config.matching.network_lr)
+                        parameter.sub_(gradient, alpha=rate)
+        usual = usual_cross_entropy(self.dataset.num_classes)
+        if problem := loss_problem("loss of the network's training on the set", float(worst), usual):
+            raise diverged(self, problem, f"lower distill.matching.network_lr ({rate:g})")

@@ -67,7 +67,7 @@ class TrajectoryMatching(LearnedImages):
         """Run one iteration and return its loss, the normalised squared distance.
 
         Raises:
-            DivergedError: if the loss, an updated image or the rate is not finite.
+            DivergedError: if the loss, an updated image or the rate is not finite or has exploded.
         """
         self.mask.begin(self.iteration, tuple(self.images.shape))
         draws = generator(self.seed, "distill", "trajectory", self.iteration)
@@ -96,7 +96,11 @@ class TrajectoryMatching(LearnedImages):
             segment=max(1, round(math.sqrt(self.steps))),
         )
         loss = float(found.loss)
-        self.descend(found.inputs[0], self.image_lr, self.settings.momentum, loss, "distill.mtt.image_lr")
+        also = (
+            f", or lower the student's rate, learned from distill.mtt.rate ({self.settings.rate:g}) with "
+            f"distill.mtt.rate_lr ({self.rate_lr:g}) and now {self.learning_rate:g}"
+        )
+        self.descend(found.inputs[0], self.image_lr, self.settings.momentum, loss, "distill.mtt.image_lr", also=also)
         self._learn_rate(float(found.learning_rate))
         self.iteration += 1
         return loss

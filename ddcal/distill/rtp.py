@@ -20,10 +20,11 @@ from ddcal.data import Dataset
 from ddcal.data.augment import augment, draw_augmentation
 from ddcal.distill.experts import skeleton
 from ddcal.distill.learned import RealBatches
+from ddcal.distill.limits import clipped, diverged, limited, what_limits
 from ddcal.distill.mdt import SyntheticMask
 from ddcal.distill.real import random_subset
 from ddcal.distill.unroll import Tensors, unroll_gradient
-from ddcal.errors import DivergedError
+from ddcal.divergence import loss_problem, usual_cross_entropy, value_problem
 from ddcal.networks import build_network
 from ddcal.seeding import generator
 
@@ -112,7 +113,7 @@ class AddressableMemories:
         """Run one iteration and return its loss: the cross-entropy on real images after the unrolled training.
 
         Raises:
-            DivergedError: if the loss or a memory is not finite.
+            DivergedError: if the loss or a memory is not finite or has exploded.
         """
         settings, iteration = self.settings, self.iteration
         self.mask.begin(iteration, (len(self.labels), self.dataset.channels, self.size, self.size))
@@ -195,14 +196,23 @@ class AddressableMemories:
 
     def _descend(self, gradients: list[Tensor], loss: float) -> None:
         """Take one SGD step on the memories, the gradient's norm over all of them clipped."""
-        norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
-        scale = torch.clamp(self.settings.clip / (norm + 1e-6), max=1.0)
-        for memory, velocity, gradient in zip(self.memories, self.velocity, gradients, strict=True):
-            velocity.mul_(self.settings.momentum).add_(scale * gradient)
-            memory.sub_(velocity, alpha=self.settings.lr)
-        finite = all(bool(torch.isfinite(memory).all()) for memory in self.memories)
-        if not math.isfinite(loss) or not finite:
-            raise DivergedError(
-                f"distill: rtp diverged in iteration {self.iteration + 1} of {self.iterations} (loss {loss:g}): lower "
-                f"distill.rtp.inner_lr ({self.settings.inner_lr:g}) or distill.rtp.lr ({self.settings.lr:g})"
-            )
+        settings, limit = self.settings, self.config.update_limit
+        advice = (
+            f"lower distill.rtp.inner_lr ({settings.inner_lr:g}) or distill.rtp.lr ({settings.lr:g})"
+            f"{what_limits(self.config)}"
+        )
+        name = f"loss on real images after {settings.steps} steps"
+        if problem := loss_problem(name, loss, usual_cross_entropy(self.dataset.num_classes)):
+            raise diverged(self, problem, advice)
+        for memory, velocity, gradient in zip(
+            self.memories, self.velocity, clipped(gradients, settings.clip), strict=True
+        ):
+            velocity.mul_(settings.momentum).add_(gradient)
+            if limit is None:
+                memory.sub_(velocity, alpha=settings.lr)
+            else:
+                memory.sub_(limited(settings.lr * velocity, limit))
+        if problem := value_problem("an element of what is learned", self.memories):
+            finite = all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+            cause = "" if finite else "its gradient is not finite, "
+            raise diverged(self, f"{name} {loss:g}, {cause}{problem}", advice)

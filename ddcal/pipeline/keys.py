@@ -10,6 +10,9 @@ from ddcal.config import TrialConfig, resolve
 from ddcal.config.backbones import OWN_SECTION, SECTIONS
 from ddcal.pipeline.environment import Environment
 
+LIMITS = ("clip", "update_limit")
+"""Settings of ``distill`` that are no part of its key where they are off."""
+
 STAGES = ("distill", "train", "calibrate", "evaluate")
 
 ALGORITHM_VERSIONS = {
@@ -34,6 +37,9 @@ def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:
     if stage == "distill":
         values = config.distill.model_dump(mode="json", exclude={"family"})  # the resolved values say it all
         backbone = config.distill.backbone
+        for limit in LIMITS:
+            if values[limit] is None or backbone == "real":
+                del values[limit]
         for section in SECTIONS:
             if section != OWN_SECTION.get(backbone):
                 del values[section]

@@ -19,6 +19,7 @@ from ddcal.pipeline.leases import Leases, open_leases
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
 from ddcal.study.gpu_memory import GpuMemory, free_memory, ran_out_of_memory
 from ddcal.study.ledger import FIDELITY_STEPS, Outcome
+from ddcal.study.memory_advice import what_to_halve
 from ddcal.study.packing import FRACTIONS
 
 logger = logging.getLogger("ddcal")
@@ -241,7 +242,7 @@ class Worker:
         said = f"{type(error).__name__}: {error}"
         if ran_out_of_memory(error):
             outcome, said = "out_of_memory", f"{said.splitlines()[0]} {self._what_helps()}"
-            if self.runner is not None:
+            if self.runner is not None:  # no name for it here: it must be free when the cache is emptied
                 self.memory.ran_out(next(stage for stage in self.runner.keys if stage not in self.runner.entries))
         logger.error("%s", "".join(traceback.format_exception(error)))
         record = self._record(outcome, {}, said)
@@ -256,7 +257,11 @@ class Worker:
         gpu = self.assignment.gpu
         share = f"{FRACTIONS.get(gpu, f'{gpu:g}')} of a GPU" if 0.0 < gpu < 1.0 else "a whole GPU"
         more = "raise resources.gpu (or set resources.on_oom: grow), or " if 0.0 < gpu < 1.0 else ""
-        return f"(the trial had {share}; {more}lower distill.ipc, network.width or the batch sizes)"
+        if self.runner is None:
+            return f"(the trial had {share}; {more}lower distill.ipc, network.width or the batch sizes)"
+        stage = next(stage for stage in self.runner.keys if stage not in self.runner.entries)
+        less = ", then ".join(what_to_halve(self.runner.config, stage))
+        return f"(stage {stage}; the trial had {share}; {more}change one setting after the other: {less})"
 
 
 def _open_log(path: str | None) -> logging.Handler | None:

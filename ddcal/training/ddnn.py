@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ddcal.config import NetworkConfig, TrainConfig
 from ddcal.data.augment import augment, draw_augmentation
+from ddcal.divergence import loss_problem, usual_cross_entropy
 from ddcal.errors import DivergedError
 from ddcal.networks import build_network, predict_logits
 from ddcal.seeding import generator
@@ -58,6 +59,7 @@ class DDNNTraining:
         self.images, self.labels = images.to(self.device), labels.to(self.device)
         self.epochs, self.epoch = config.epochs, 0
         self.loss = LOSSES[config.loss]
+        self.usual_loss = usual_cross_entropy(num_classes)
         network_config = config.network.over(NetworkConfig())
         self.networks: list[nn.Module] = [
             build_network(
@@ -76,7 +78,7 @@ class DDNNTraining:
         """Train every network for one epoch and return their mean loss.
 
         Raises:
-            DivergedError: if the loss of a network is not finite.
+            DivergedError: if the loss of a batch is not finite or has exploded (`ddcal.divergence`), at that batch.
         """
         past_half = self.epoch > 0 and 2 * self.epoch >= self.epochs
         rate = self.rate * (0.1 if past_half and self.config.schedule != "constant" else 1.0)
@@ -84,10 +86,7 @@ class DDNNTraining:
         for index, (network, optimizer) in enumerate(zip(self.networks, self.optimizers, strict=True)):
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss = self._epoch(index, network, optimizer)
-            if not torch.isfinite(loss):
-                raise self._diverged(index, f"in epoch {self.epoch + 1} of {self.epochs} (loss {float(loss):g})")
-            total += float(loss)
+            total += float(self._epoch(index, network, optimizer))
         self.epoch += 1
         return total / len(self.networks)
 
@@ -136,7 +135,9 @@ class DDNNTraining:
         augment_stream = generator(self.seed, self.stage, f"augment-{index}", self.epoch)
         order = torch.randperm(len(self.images), generator=order_stream).to(self.device)
         total = torch.zeros((), device=self.device)
-        for chosen in order.split(self.config.batch_size):
+        batches = order.split(self.config.batch_size)
+        before = total
+        for batch, chosen in enumerate(batches):
             images = self.images[chosen]
             if self.config.augment == "dsa":
                 drawn = draw_augmentation(
@@ -148,7 +149,16 @@ class DDNNTraining:
             loss.backward()
             optimizer.step()
             total += loss.detach() * len(chosen)
+            if batch:  # of the batch before: to wait for this one would leave a GPU idle
+                self._check(index, before, batch, len(batches))
+            before = loss.detach()
+        self._check(index, before, len(batches), len(batches))
         return total / len(self.images)
+
+    def _check(self, index: int, loss: Tensor, batch: int, batches: int) -> None:
+        if problem := loss_problem("loss", float(loss), self.usual_loss):
+            where = f"in epoch {self.epoch + 1} of {self.epochs} at batch {batch} of {batches} ({problem})"
+            raise self._diverged(index, where)
 
 
 def _copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ import pytest
 
 from ddcal.config import resolve
 from ddcal.pipeline import Environment, stage_keys
+from ddcal.pipeline.keys import LIMITS, stage_config
 
 ALL = ["distill", "train", "calibrate", "evaluate"]
 HERE = Environment("cpu", 1)
@@ -29,6 +30,8 @@ def keys_of(config, fingerprint=PRINT, environment=HERE):
         ({}, {"distill__mask__where": "inner"}, ALL),
         ({}, {"distill__mask__resample": "fixed"}, ALL),
         ({}, {"distill__matching__image_lr": 0.2}, ALL),
+        ({}, {"distill__clip": 1.0}, ALL),
+        ({}, {"distill__update_limit": 1.0}, ALL),
         ({}, {"distill__probe__points": 3}, ALL),  # its curve is stored with the set
         ({}, {"distill__network": {"depth": 1}}, ALL),
         ({}, {"train__epochs": 4}, ALL[1:]),
@@ -52,6 +55,7 @@ def keys_of(config, fingerprint=PRINT, environment=HERE):
         ({"distill__mask__ratio": 0.0}, {"distill__mask__resample": "fixed"}, []),
         ({"distill__backbone": "real"}, {"distill__mask__ratio": 0.5}, []),
         ({"distill__backbone": "real"}, {"distill__iterations": 99}, []),
+        ({"distill__backbone": "real"}, {"distill__clip": 1.0, "distill__update_limit": 1.0}, []),
         ({"distill__backbone": "real"}, {"distill__matching__image_lr": 9.0}, []),
         ({"distill__backbone": "full"}, {"distill__ipc": 5}, []),
         ({}, {"distill__mtt__student_steps": 9}, []),  # another backbone's section
@@ -103,6 +107,12 @@ def test_the_device_is_part_of_the_identity():
 def test_resolved_or_not_gives_the_same_keys(backbone, make_trial):
     for config in (make_trial(distill__backbone=backbone), make_trial(distill={"backbone": backbone}, train={})):
         assert keys_of(config) == keys_of(resolve(config)) == keys_of(resolve(resolve(config)))
+
+
+def test_limits_that_are_off_leave_the_keys_of_older_stores(make_trial):
+    off, on = (resolve(make_trial(**values)) for values in ({}, {"distill__clip": 1.0, "distill__update_limit": 1.0}))
+    assert not set(LIMITS) & stage_config(off, "distill").keys()
+    assert set(LIMITS) <= stage_config(on, "distill").keys()
 
 
 def test_keys_are_different_sha256_and_full_has_no_distill_stage(make_trial):

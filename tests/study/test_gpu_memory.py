@@ -130,7 +130,8 @@ def test_what_is_out_of_gpu_memory(error, expected):
 
 
 @pytest.mark.parametrize(
-    ("gpu", "said"), [(0.25, ["1/4 of a GPU", "resources.gpu", "on_oom: grow"]), (1.0, ["a whole GPU", "distill.ipc"])]
+    ("gpu", "said"),
+    [(0.25, ["1/4 of a GPU", "resources.gpu", "on_oom: grow"]), (1.0, ["a whole GPU", "network.width"])],
 )
 def test_nothing_of_a_trial_that_ran_out_of_memory_stays(tiny_study, tmp_path, monkeypatch, gpu, said):
     """The tensors of the raising frames are held by the error's traceback, until that is cleared."""

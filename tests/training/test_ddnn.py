@@ -168,6 +168,21 @@ def test_divergence_names_the_rate(rate, epochs):
         run(training)
 
 
+@pytest.mark.parametrize(("broken", "said"), [(0, 1), (2, 3), (3, 4)])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e7])
+def test_divergence_is_caught_at_its_batch(broken, said, value):
+    training, seen = make_training(16, networks=1), []
+
+    def loss(logits, labels):
+        seen.append(len(seen))
+        return F.cross_entropy(logits, labels) * (value if len(seen) == broken + 1 else 1.0)
+
+    training.loss = loss
+    with pytest.raises(DivergedError, match=rf"network 1 diverged in epoch 1 of 4 at batch {said} of 4 \(loss "):
+        training.step()
+    assert len(seen) <= said + 1, "at most one batch later"
+
+
 def test_divergence_in_the_last_update_shows_in_the_logits():
     training = make_training(lr=1e30, epochs=1, batch_size=256)
     training.step()  # the loss before the first update is fine
