@@ -23,7 +23,7 @@ MTT = {
 
 @pytest.fixture
 def start(make_trial, environment, datasets):
-    def make(root, leases=None, target="ddnn", ipc=2, **changes):
+    def make(root, leases=None, target="distill", ipc=2, **changes):
         changes = {f"distill__mtt__{name}": value for name, value in changes.items()} | {"distill__ipc": ipc}
         return TrialRunner(
             make_trial(**{**MTT, **changes}),
@@ -41,12 +41,18 @@ def entries(root):
     return [(entry.key, entry.what) for entry in list_entries(open_store(root)) if entry.stage == "experts"]
 
 
+@pytest.fixture(autouse=True)
+def log_is_on(caplog):
+    """The log is on all the time, as a worker of another test may have turned it on: tests clear it."""
+    caplog.set_level(logging.INFO, "ddcal")
+
+
 def said(caplog):
     return [record.getMessage() for record in caplog.records if record.getMessage().startswith("experts: ")]
 
 
-def test_a_trial_gives_what_distill_gives(start, datasets, tmp_path):
-    runner = start(tmp_path)
+def test_a_trial_gives_what_distill_gives(start, tmp_path):
+    runner = start(tmp_path, target="ddnn")
     runner.run()
     synthetic = SyntheticSet.load(runner.entries["distill"].folder)
     direct = distill(runner.dataset, runner.config.distill, runner.config.seed)
@@ -60,9 +66,9 @@ def test_another_ipc_computes_no_expert(start, tmp_path, caplog):
     first = start(tmp_path)
     first.run()
     before = entries(tmp_path)
-    with caplog.at_level(logging.INFO, "ddcal"):
-        second = start(tmp_path, ipc=3)
-        second.run()
+    caplog.clear()
+    second = start(tmp_path, ipc=3)
+    second.run()
     assert second.cache_hits == ["experts"]
     assert second.seconds["experts"] == first.entries["experts"].meta["seconds"]
     assert second.keys["distill"] != first.keys["distill"]
@@ -71,9 +77,9 @@ def test_another_ipc_computes_no_expert(start, tmp_path, caplog):
 
 def test_more_experts_train_the_new_ones_alone(start, tmp_path, caplog):
     start(tmp_path).run()
-    with caplog.at_level(logging.INFO, "ddcal"):
-        more = start(tmp_path, experts={**EXPERTS, "count": 3})
-        more.run()
+    caplog.clear()
+    more = start(tmp_path, experts={**EXPERTS, "count": 3})
+    more.run()
     assert "experts: 1 trained by this process, 2 were in the store" in said(caplog)
     assert more.cache_hits == []
     assert [what for _, what in entries(tmp_path)] == [
@@ -150,8 +156,8 @@ def test_a_damaged_expert_is_trained_again_for_the_distilled_set(start, tmp_path
     content = path.read_bytes()
     path.write_bytes(content[:-4] + b"0000")
     other = start(tmp_path, student_steps=3)
-    with caplog.at_level(logging.INFO, "ddcal"):
-        other.run()
+    caplog.clear()
+    other.run()
     assert other.cache_hits == ["experts"] and path.read_bytes() == content
     assert any("2 of 2 trained" in text for text in said(caplog))
 
@@ -195,7 +201,7 @@ def test_the_cosine_of_the_approximation_is_a_metric(start, tmp_path):
 
 
 def test_a_distilling_target_has_experts_and_their_metrics(start, tmp_path):
-    runner = start(tmp_path, target="distill")
+    runner = start(tmp_path)
     metrics = runner.run()
     assert list(runner.entries) == ["experts", "distill"]
     assert {"val/ece", "experts/loss"} <= metrics.keys() and not any(name.startswith("test/") for name in metrics)
