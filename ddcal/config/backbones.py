@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ddcal.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveInt, Ratio
 
@@ -40,11 +40,13 @@ class DMConfig(Config):
 class ExpertsConfig(Config):
     """The trajectories that MTT matches: networks trained on the real data, kept epoch by epoch; PAPER.md, MTT.
 
-    Only the epochs that can be read are trained and kept: ``max_start`` + ``expert_epochs`` − 1 of them.
+    Only the epochs that can be read are trained and kept: ``max_start`` + ``expert_epochs`` − 1 of them. ``epochs``
+    says so explicitly: trials that read different epochs (other IPCs) share experts that are long enough for all.
     ``precision`` is that of the file: half of it halves the disk and moves the weights by up to 0.05 % (float16).
     """
 
     count: PositiveInt = 100
+    epochs: PositiveInt | None = None
     lr: PositiveFloat = 0.01
     momentum: Momentum = 0.0
     weight_decay: NonNegativeFloat = 0.0
@@ -58,7 +60,7 @@ class MTTConfig(Config):
 
     ``rate`` is where the student's learned rate starts and ``rate_lr`` the rate of learning it. ``batch`` is images a
     student step; a set with no more images is taken whole. ``gradient``: see `ddcal.distill.unroll.unroll_gradient`;
-    ``tesla`` is an approximation.
+    ``tesla`` is an approximation, whose cosine to the exact gradient is reported.
     """
 
     student_steps: PositiveInt | None = None
@@ -72,6 +74,23 @@ class MTTConfig(Config):
     gradient: Literal["exact", "segments", "full", "tesla"] = "exact"
     init: Literal["noise", "real"] = "real"
     experts: ExpertsConfig = ExpertsConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> MTTConfig:
+        problem = too_few_epochs(self.experts.epochs, self.max_start, self.expert_epochs)
+        if problem:
+            raise ValueError(problem)
+        return self
+
+
+def too_few_epochs(epochs: int | None, max_start: int | None, expert_epochs: int | None) -> str | None:
+    """Return a sentence if experts of so many epochs end before the last epoch that is read; None is not known yet."""
+    if epochs is None or max_start is None or expert_epochs is None or epochs >= max_start - 1 + expert_epochs:
+        return None
+    return (
+        f"experts.epochs is {epochs}, but epoch {max_start - 1 + expert_epochs} is read (max_start {max_start} + "
+        f"expert_epochs {expert_epochs} - 1): raise it, or leave it out"
+    )
 
 
 class RTPConfig(Config):

@@ -110,6 +110,7 @@ def resolve_distill(config: DistillConfig, dataset: str) -> DistillConfig:
     found = preset(config.family, config.backbone, dataset, config.ipc)
     values = config.model_dump()
     _fill(values, {n.removeprefix("distill."): v for n, v in found.values.items() if n.startswith("distill.")})
+    _fill_expert_epochs(values)
     return DistillConfig.model_validate(values)
 
 
@@ -122,6 +123,7 @@ def resolve(trial: TrialConfig) -> TrialConfig:
     values = trial.model_dump()
     values["data"]["validation_fraction"] = trial.data.resolved_validation_fraction
     _fill(values, preset_of(trial).values)
+    _fill_expert_epochs(values["distill"])
     _fill(values["train"], TRAIN_DEFAULTS)
     if values["train"]["lr"] is None and trial.distill.backbone != "mtt":
         values["train"]["lr"] = DEFAULT_RATE
@@ -129,6 +131,13 @@ def resolve(trial: TrialConfig) -> TrialConfig:
     values["train"]["network"] = trial.train.network.over(trial.network).model_dump()
     values["calibrate"]["t_min"], values["calibrate"]["t_max"] = trial.calibrate.bounds
     return TrialConfig.model_validate(values)
+
+
+def _fill_expert_epochs(distill: dict[str, Any]) -> None:
+    """Make explicit how long MTT's experts are trained: to the last epoch that is read."""
+    mtt = distill["mtt"]
+    if distill["backbone"] == "mtt" and mtt["experts"]["epochs"] is None:
+        mtt["experts"]["epochs"] = mtt["max_start"] - 1 + mtt["expert_epochs"]
 
 
 def _fill(values: dict[str, Any], defaults: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ddcal.config.backbones import DMConfig, MatchingConfig, MTTConfig, RTPConfig
+from ddcal.config.backbones import DMConfig, MatchingConfig, MTTConfig, RTPConfig, too_few_epochs
 from ddcal.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveInt, Ratio
 
 DATASETS = ("digits", "cifar10", "cifar100", "fashion-mnist", "npz")
@@ -252,10 +252,17 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
     fits_on_val = method == "ts_val" or (method == "mts" and backbone == "full")
     if fits_on_val and trial.data.resolved_validation_fraction == 0.0:
         problems.append(f"calibrate.method is {method!r} but data.validation_fraction is 0: there is no val to fit on")
-    if backbone == "mtt":
-        problems.append(
-            "distill.backbone is 'mtt': its experts are no stage of a trial yet; ddcal.distill.distill() runs it"
+    if backbone == "mtt" and trial.distill.mtt.experts.epochs is not None:
+        from ddcal.config.presets import preset_of  # imports this module
+
+        mtt, published = trial.distill.mtt, preset_of(trial).values
+        problem = too_few_epochs(
+            mtt.experts.epochs,
+            mtt.max_start or published.get("distill.mtt.max_start"),
+            mtt.expert_epochs or published.get("distill.mtt.expert_epochs"),
         )
+        if problem:
+            problems.append(f"distill.mtt.{problem} (the preset of distill.ipc {trial.distill.ipc})")
     if backbone == "rtp" and trial.distill.rtp.bases is None:
         from ddcal.config.presets import preset_of  # imports this module
 

@@ -119,6 +119,8 @@ def synthetic_set(distiller: Distiller, dataset: Dataset, config: DistillConfig,
         "preprocessing": dataset.preprocessing.kind,
         "versions": {"ddcal": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
+    if isinstance(distiller, TrajectoryMatching) and distiller.cosines:
+        provenance["gradient"] = {"approximation": "tesla", "cosine_to_exact": distiller.cosines}
     return SyntheticSet(
         images=distiller.images.detach().cpu().clone(),
         labels=distiller.labels.cpu().clone(),

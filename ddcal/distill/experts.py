@@ -29,10 +29,10 @@ PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": to
 
 
 def kept_epochs(config: DistillConfig) -> int:
-    """Return the last epoch that trajectory matching can read: the highest start plus the expert epochs."""
+    """Return how many epochs an expert trains: as given, or the last that trajectory matching can read."""
     mtt = config.mtt
     assert mtt.max_start and mtt.expert_epochs, "the config must be resolved"
-    return mtt.max_start - 1 + mtt.expert_epochs
+    return mtt.experts.epochs or mtt.max_start - 1 + mtt.expert_epochs
 
 
 class ExpertTraining:
@@ -43,6 +43,8 @@ class ExpertTraining:
         epoch: Epochs done.
         epochs: Epochs to do, `kept_epochs`.
         snapshots: Copies of the weights as vectors (P,), on the CPU, in the precision of the config.
+        errors: What that precision costs each snapshot: ‖stored − computed‖ / ‖computed‖.
+        losses: The mean loss of each epoch.
     """
 
     def __init__(self, dataset: Dataset, config: DistillConfig, seed: int, index: int, device: torch.device) -> None:
@@ -62,7 +64,10 @@ class ExpertTraining:
             weight_decay=self.settings.weight_decay,
         )
         self.flip = dataset.name not in DATASETS_WITHOUT_FLIP
-        self.snapshots = [self._snapshot()]
+        self.snapshots: list[Tensor] = []
+        self.errors: list[float] = []
+        self.losses: list[float] = []
+        self._keep()
 
     def step(self) -> float:
         """Train one epoch and return its mean loss.
@@ -88,13 +93,14 @@ class ExpertTraining:
             self.optimizer.step()
             total += loss.detach() * len(chosen)
         self.epoch += 1
-        self.snapshots.append(self._snapshot())
+        self._keep()
         if not bool(torch.isfinite(self.snapshots[-1]).all()) or not bool(torch.isfinite(total)):
             raise DivergedError(
                 f"experts: expert {self.index + 1} diverged in epoch {self.epoch} of {self.epochs}: lower "
                 f"distill.mtt.experts.lr ({self.settings.lr:g})"
             )
-        return float(total) / len(split)
+        self.losses.append(float(total) / len(split))
+        return self.losses[-1]
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs to go on bit-exactly."""
@@ -104,6 +110,8 @@ class ExpertTraining:
             "network": {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()},
             "momentum": [buffer.cpu().clone() for buffer in buffers if buffer is not None],
             "snapshots": torch.stack(self.snapshots),
+            "errors": list(self.errors),
+            "losses": list(self.losses),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -114,15 +122,19 @@ class ExpertTraining:
         for parameter, buffer in zip(self.network.parameters(), state["momentum"], strict=False):
             self.optimizer.state[parameter]["momentum_buffer"] = buffer.to(self.device).clone()
         self.snapshots = list(state["snapshots"].clone())
+        self.errors, self.losses = list(state["errors"]), list(state["losses"])
 
     def save(self, folder: Path) -> None:
         """Write the trajectory, (epochs + 1, P), into the folder."""
         save_file({"trajectory": torch.stack(self.snapshots)}, folder / TRAJECTORY)
 
-    def _snapshot(self) -> Tensor:
+    def _keep(self) -> None:
         """Copy the weights: `parameters_to_vector` concatenates, so nothing is a view of live parameters."""
         vector = parameters_to_vector(self.network.parameters()).detach().cpu()
-        return vector.to(PRECISIONS[self.settings.precision])
+        stored = vector.to(PRECISIONS[self.settings.precision])
+        exact = vector.double()
+        self.snapshots.append(stored)
+        self.errors.append(float((stored.double() - exact).norm() / exact.norm()))
 
 
 class Experts:

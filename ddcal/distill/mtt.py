@@ -11,14 +11,14 @@ import math
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cosine_similarity, cross_entropy
 
 from ddcal.config import DistillConfig
 from ddcal.data import Dataset
 from ddcal.data.augment import augment
 from ddcal.distill.experts import Experts, skeleton, unflatten
 from ddcal.distill.learned import LearnedImages
-from ddcal.distill.unroll import Tensors, unroll_gradient
+from ddcal.distill.unroll import Method, Tensors, UnrollGradient, unroll_gradient
 from ddcal.errors import DivergedError
 from ddcal.seeding import generator
 
@@ -45,6 +45,8 @@ class TrajectoryMatching(LearnedImages):
     Attributes:
         learning_rate: The learned rate.
         clamps: How often the rate had to be held at `LOWEST_RATE`.
+        cosines: Iteration (from 1) → the cosine of the image gradient that was taken to the exact one, where
+            ``gradient: tesla``, an approximation, is asked for: in the first iteration and at the probe's points.
     """
 
     learning_rate: float
@@ -62,6 +64,9 @@ class TrajectoryMatching(LearnedImages):
         self.learning_rate, self.rate_velocity, self.clamps = mtt.rate, 0.0, 0
         self.network = skeleton(dataset, config, generator(seed, "distill", "skeleton")).to(device)
         self.names = [name for name, _ in self.network.named_parameters()]
+        self.cosines: dict[int, float] = {}
+        points = config.probe.points if mtt.gradient == "tesla" else 0
+        self.compared = {1, *(math.ceil(k * self.iterations / points) for k in range(1, points + 1))}
 
     def step(self) -> float:
         """Run one iteration and return its loss, the normalised squared distance.
@@ -85,16 +90,22 @@ class TrajectoryMatching(LearnedImages):
             weights = dict(zip(self.names, parameters, strict=True))
             return cross_entropy(functional_call(self.network, weights, (images,)), self.device_labels[chosen])
 
-        found = unroll_gradient(
-            step_loss,
-            lambda parameters, inputs: trajectory_distance(parameters, target, start),
-            start,
-            [self.images],
-            torch.tensor(self.learning_rate, device=self.device),
-            self.steps,
-            method=self.settings.gradient,
-            segment=max(1, round(math.sqrt(self.steps))),
-        )
+        def gradient(method: Method) -> UnrollGradient:
+            return unroll_gradient(
+                step_loss,
+                lambda parameters, inputs: trajectory_distance(parameters, target, start),
+                start,
+                [self.images],
+                torch.tensor(self.learning_rate, device=self.device),
+                self.steps,
+                method=method,
+                segment=max(1, round(math.sqrt(self.steps))),
+            )
+
+        found = gradient(self.settings.gradient)
+        if self.settings.gradient == "tesla" and self.iteration + 1 in self.compared:
+            taken, exact = (value.inputs[0].flatten().double() for value in (found, gradient("exact")))
+            self.cosines[self.iteration + 1] = float(cosine_similarity(taken, exact, dim=0))
         loss = float(found.loss)
         also = (
             f", or lower the student's rate, learned from distill.mtt.rate ({self.settings.rate:g}) with "
@@ -108,13 +119,15 @@ class TrajectoryMatching(LearnedImages):
     def state(self) -> dict[str, Tensor]:
         """Return copies of what the next iteration starts from."""
         learned = torch.tensor([self.learning_rate, self.rate_velocity, float(self.clamps)], dtype=torch.float64)
-        return super().state() | {"rate": learned}
+        compared = torch.tensor(list(self.cosines.items()), dtype=torch.float64).reshape(-1, 2)
+        return super().state() | {"rate": learned, "cosines": compared}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state` returned."""
         super().restore(state)
         self.learning_rate, self.rate_velocity, clamps = state["rate"].tolist()
         self.clamps = int(clamps)
+        self.cosines = {int(iteration): cosine for iteration, cosine in state["cosines"].tolist()}
 
     def _batches(self) -> list[Tensor]:
         """Return the images of every student step: without replacement, reshuffled when used up."""

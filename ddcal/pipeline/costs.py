@@ -14,6 +14,7 @@ from typing import Any
 from ddcal.config import TrialConfig
 from ddcal.config.backbones import OWN_SECTION
 from ddcal.config.trial import held_out_per_class
+from ddcal.distill.experts import kept_epochs
 from ddcal.pipeline.work import TRAIN_POINTS
 
 PUBLISH_SECONDS = 0.02
@@ -39,7 +40,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Amount:
-    """How much a stage computes: ``units`` (networks, or 1) times ``steps`` and fidelity ``points``."""
+    """How much a stage computes: ``units`` (networks, experts, or 1) times ``steps`` and fidelity ``points``."""
 
     units: int
     steps: int
@@ -72,6 +73,11 @@ def stage_kind(config: TrialConfig, stage: str) -> Kind:
     """Return the kind of a stage of a *resolved* trial."""
     data, distill, train, calibrate = config.data, config.distill, config.train, config.calibrate
     values: dict[str, Any] = {"data": data.model_dump(mode="json")}
+    if stage == "experts":
+        values |= {"network": distill.network.model_dump()}
+        values |= distill.mtt.experts.model_dump(include={"batch_size", "augment", "precision"})
+        what = f"{data.name} experts, width {distill.network.width}, augment {distill.mtt.experts.augment}"
+        return _kind(stage, what, "epoch of an expert", values)
     if stage == "distill":
         values |= {name: getattr(distill, name) for name in ("backbone", "ipc")}
         values |= {"network": distill.network.model_dump(), "probe": distill.probe.model_dump(exclude={"points"})}
@@ -80,6 +86,8 @@ def stage_kind(config: TrialConfig, stage: str) -> Kind:
             section = OWN_SECTION[distill.backbone]
             own = getattr(distill, section).model_dump()
             values[section] = {name: value for name, value in own.items() if isinstance(value, int)}  # not the rates
+            if distill.backbone == "mtt":
+                values["gradient"] = distill.mtt.gradient
             if distill.mask.ratio > 0.0:
                 values["mask"] = distill.mask.model_dump(exclude={"ratio"})
                 masked = " masked"
@@ -109,6 +117,8 @@ def stage_kind(config: TrialConfig, stage: str) -> Kind:
 def stage_amount(config: TrialConfig, stage: str) -> Amount:
     """Return how much a stage of a *resolved* trial computes."""
     networks = config.train.networks
+    if stage == "experts":
+        return Amount(config.distill.mtt.experts.count, kept_epochs(config.distill), 0)
     if stage == "distill":
         iterations = 1 if config.distill.backbone == "real" else config.distill.iterations or 1
         points = config.distill.probe.points

@@ -12,6 +12,7 @@ from ddcal.config import NetworkConfig, TrialConfig
 from ddcal.config.trial import held_out_per_class
 from ddcal.data.shapes import DatasetShape
 from ddcal.distill import images_per_class
+from ddcal.distill.experts import kept_epochs
 from ddcal.networks import ConvNet, default_depth
 
 TENSOR_HEADER_BYTES = 130
@@ -37,6 +38,12 @@ METRICS_BYTES = 6144
 
 DIAGRAM_BYTES = 90_000
 """reliability.png with up to five calibrations."""
+
+EPOCH_BYTES = 60
+"""One epoch of an expert as JSON: its loss and its rounding error."""
+
+MEMBER_BYTES = 240
+"""One expert in the list of them, as JSON: its key and the sum of its trajectory."""
 
 SMALL_PREPROCESSING = 4096
 """Preprocessing tensors of at most so many numbers are kept in a distilled set."""
@@ -65,10 +72,15 @@ def stage_bytes(config: TrialConfig, stage: str, shape: DatasetShape) -> int:
 
     Args:
         config: Resolved.
-        stage: ``distill``, ``train``, ``calibrate`` or ``evaluate``.
+        stage: One of `ddcal.pipeline.keys.STAGES`.
         shape: Of the trial's data.
     """
     networks, features = config.train.networks, shape.channels * shape.size**2
+    if stage == "experts":
+        count, epochs = config.distill.mtt.experts.count, kept_epochs(config.distill)
+        text = MANIFEST_BYTES + EPOCH_BYTES * (epochs + 1)
+        one = _trajectory_bytes(config, shape) + TENSOR_HEADER_BYTES + text
+        return count * one + MANIFEST_BYTES + count * (MEMBER_BYTES + EPOCH_BYTES * (epochs + 1))
     if stage == "distill":
         count = images_per_class(config.distill, shape.classes, shape.channels, shape.size) * shape.classes
         tensors = 4 * count * features + 8 * count + 3 * TENSOR_HEADER_BYTES
@@ -88,8 +100,19 @@ def stage_bytes(config: TrialConfig, stage: str, shape: DatasetShape) -> int:
     return 2 * text + DIAGRAM_BYTES + MANIFEST_BYTES
 
 
+def _trajectory_bytes(config: TrialConfig, shape: DatasetShape) -> int:
+    """Return the size of one expert's weights before its first epoch and after each."""
+    weights, _ = parameter_bytes(config.distill.network.over(NetworkConfig()), shape)  # float32, and no buffers
+    share = 1 if config.distill.mtt.experts.precision == "float32" else 2
+    return (kept_epochs(config.distill) + 1) * (weights // share)
+
+
 def checkpoint_bytes(config: TrialConfig, stage: str, shape: DatasetShape) -> int:
     """Return the size of an unfinished stage's checkpoint, twice while it is replaced; 0 for the short stages."""
+    if stage == "experts":
+        weights, parts = parameter_bytes(config.distill.network.over(NetworkConfig()), shape)
+        state = _trajectory_bytes(config, shape) + 2 * weights + 2 * parts * 512
+        return 2 * (state + EPOCH_BYTES * kept_epochs(config.distill) + MANIFEST_BYTES)
     if stage == "distill":
         return 2 * (8 * config.distill.ipc * shape.classes * shape.channels * shape.size**2 + MANIFEST_BYTES)
     if stage == "train":

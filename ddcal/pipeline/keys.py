@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Literal
 
 from ddcal.config import TrialConfig, resolve
 from ddcal.config.backbones import OWN_SECTION, SECTIONS
@@ -13,9 +13,11 @@ from ddcal.pipeline.environment import Environment
 LIMITS = ("clip", "update_limit")
 """Settings of ``distill`` that are no part of its key where they are off."""
 
-STAGES = ("distill", "train", "calibrate", "evaluate")
+STAGES = ("experts", "distill", "train", "calibrate", "evaluate")
+"""All stages in their order; ``experts`` is one of ``backbone: mtt`` alone."""
 
 ALGORITHM_VERSIONS = {
+    "experts": 1,
     "distill/real": 1,
     "distill/dc": 1,
     "distill/dsa": 1,
@@ -32,8 +34,14 @@ ALGORITHM_VERSIONS = {
 def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:
     """Return the part of a *resolved* trial config that the stage's numbers depend on.
 
-    Settings without effect are left out: the masks of a calibration that masks nothing, the loops of ``real``.
+    Settings without effect are left out: the masks of a calibration that masks nothing, the loops of ``real``. The
+    experts' part is the distilling network and ``mtt.experts`` alone, so that sets of any ipc and mask share them.
     """
+    if stage == "experts":
+        return {
+            "network": config.distill.network.model_dump(mode="json"),
+            "experts": config.distill.mtt.experts.model_dump(mode="json"),
+        }
     if stage == "distill":
         values = config.distill.model_dump(mode="json", exclude={"family"})  # the resolved values say it all
         backbone = config.distill.backbone
@@ -60,10 +68,8 @@ def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:
     return config.evaluate.model_dump(mode="json")
 
 
-def stage_keys(config: TrialConfig, fingerprint: str, environment: Environment) -> dict[str, str]:
-    """Return stage → key, a sha256 in hex, for every stage that the trial has.
-
-    ``distill.backbone: full`` has no distill stage; its networks train on the real data.
+def expert_keys(config: TrialConfig, fingerprint: str, environment: Environment) -> list[str]:
+    """Return the key of each expert of a trial (MTT), which the number of experts is no part of.
 
     Args:
         config: Resolved or not; both give the same keys.
@@ -71,21 +77,48 @@ def stage_keys(config: TrialConfig, fingerprint: str, environment: Environment) 
         environment: Device, precision and threads.
     """
     config = resolve(config)
+    identity = _identity(config, "experts", fingerprint, environment)
+    del identity["config"]["experts"]["count"]
+    return [_key(identity | {"expert": index}) for index in range(config.distill.mtt.experts.count)]
+
+
+def stage_keys(
+    config: TrialConfig, fingerprint: str, environment: Environment, target: Literal["ddnn", "distill"] = "ddnn"
+) -> dict[str, str]:
+    """Return stage → key, a sha256 in hex, for every stage that the trial has.
+
+    ``distill.backbone: full`` has no distill stage; its networks train on the real data. ``mtt`` alone has experts.
+
+    Args:
+        config: Resolved or not; both give the same keys.
+        fingerprint: Of the data source, from `ddcal.data.dataset_fingerprint`.
+        environment: Device, precision and threads.
+        target: ``distill`` leaves out what comes after the distilled set.
+    """
+    config = resolve(config)
     backbone = config.distill.backbone
-    data = config.data.model_dump(mode="json", exclude={"root"}) | {"fingerprint": fingerprint}
     keys: dict[str, str] = {}
     for stage in STAGES:
-        if stage == "distill" and backbone == "full":
+        if (stage == "distill" and backbone == "full") or (stage == "experts" and backbone != "mtt"):
             continue
-        version = ALGORITHM_VERSIONS[f"distill/{backbone}" if stage == "distill" else stage]
-        identity = {
-            "stage": stage,
-            "algorithm_version": version,
-            "config": stage_config(config, stage),
-            "data": data,
-            "seed": config.seed,
-            "upstream": sorted(keys.values()),
-            "environment": environment.identity(),
-        }
-        keys[stage] = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        identity = _identity(config, stage, fingerprint, environment)
+        keys[stage] = _key(identity | {"upstream": sorted(keys.values())})
+        if stage == target:
+            break
     return keys
+
+
+def _identity(config: TrialConfig, stage: str, fingerprint: str, environment: Environment) -> dict[str, Any]:
+    """Return what decides over a stage of a resolved trial, but for the stages before it."""
+    return {
+        "stage": stage,
+        "algorithm_version": ALGORITHM_VERSIONS[f"distill/{config.distill.backbone}" if stage == "distill" else stage],
+        "config": stage_config(config, stage),
+        "data": config.data.model_dump(mode="json", exclude={"root"}) | {"fingerprint": fingerprint},
+        "seed": config.seed,
+        "environment": environment.identity(),
+    }
+
+
+def _key(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

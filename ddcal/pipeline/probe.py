@@ -11,13 +11,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 
 from ddcal.calibration import masked_temperature_scaling, score
 from ddcal.config import NetworkConfig, TrialConfig
 from ddcal.config.trial import DATASETS_WITHOUT_FLIP, held_out_per_class
-from ddcal.data import Dataset
+from ddcal.data import Dataset, Split
 from ddcal.distill import images_per_class, make_distiller
 from ddcal.distill.engine import Distiller
+from ddcal.distill.experts import Experts, ExpertTraining, kept_epochs, skeleton
 from ddcal.distill.matching import GradientMatching
 from ddcal.errors import BadInput
 from ddcal.networks import build_network
@@ -52,7 +54,7 @@ def measure(config: TrialConfig, stage: str, dataset: Dataset, environment: Envi
 
     Args:
         config: Resolved.
-        stage: ``distill``, ``train``, ``calibrate`` or ``evaluate``.
+        stage: One of `ddcal.pipeline.keys.STAGES`.
         dataset: The trial's data.
         environment: Where the stage would compute.
 
@@ -90,12 +92,23 @@ def _timed(call: Callable[[], object], device: str) -> float:
     return time.perf_counter() - began
 
 
+def _experts(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
+    mtt, batch = config.distill.mtt, config.distill.mtt.experts.batch_size
+    total, measured = len(dataset.train), BATCHES * batch
+    quiet = mtt.experts.model_copy(update={"lr": QUIET})
+    distill = config.distill.model_copy(update={"mtt": mtt.model_copy(update={"experts": quiet})})
+    part = replace(dataset, train=Split(dataset.train.images[:measured], dataset.train.labels[:measured]))
+    training = ExpertTraining(part, distill, config.seed, 0, torch.device(device))
+    return Cost(seconds_of(training.step, device) * math.ceil(total / batch) / math.ceil(len(part.train) / batch))
+
+
 def _distill(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
     matching = config.distill.matching.model_copy(update={"image_lr": QUIET, "network_lr": QUIET})
+    mtt = config.distill.mtt.model_copy(update={"image_lr": QUIET, "rate_lr": QUIET})
+    distill = config.distill.model_copy(update={"matching": matching, "mtt": mtt})
+    experts = made_up_experts(config, dataset) if distill.backbone == "mtt" else None
     began = time.perf_counter()
-    distiller = make_distiller(
-        dataset, config.distill.model_copy(update={"matching": matching}), config.seed, torch.device(device)
-    )
+    distiller = make_distiller(dataset, distill, config.seed, torch.device(device), experts)
     once = time.perf_counter() - began
     step = iteration_seconds(distiller, device)
     point = 0.0
@@ -104,6 +117,14 @@ def _distill(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
         epochs, val = config.distill.probe.epochs, dataset.val.images[: config.distill.probe.images]
         point = epochs * _epoch_seconds(training, device) + _score_seconds(training, dataset, len(val), device)
     return Cost(step, point, once)
+
+
+def made_up_experts(config: TrialConfig, dataset: Dataset) -> Experts:
+    """Return one expert that never trained: an iteration costs the same with any."""
+    network = skeleton(dataset, config.distill, generator(config.seed, "plan", "expert"))
+    start = parameters_to_vector(network.parameters()).detach()
+    epochs = torch.arange(kept_epochs(config.distill) + 1)
+    return Experts([start * (1.0 + 0.01 * epochs[:, None])])
 
 
 def iteration_seconds(distiller: Distiller, device: str) -> float:
@@ -247,6 +268,7 @@ def _random_logits(config: TrialConfig, dataset: Dataset) -> dict[str, Tensor]:
 
 
 MEASURES: dict[str, Callable[[TrialConfig, Dataset, str], Cost]] = {
+    "experts": _experts,
     "distill": _distill,
     "train": _train,
     "calibrate": _calibrate,

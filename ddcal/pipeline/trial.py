@@ -17,11 +17,12 @@ from ddcal.config.metrics import METRICS
 from ddcal.data import Dataset, dataset_fingerprint, load_dataset
 from ddcal.pipeline.diagram import DIAGRAM, draw_diagram
 from ddcal.pipeline.environment import Environment, default_device
-from ddcal.pipeline.keys import stage_keys
+from ddcal.pipeline.keys import expert_keys, stage_keys
 from ddcal.pipeline.leases import Lease, Leases, open_leases
 from ddcal.pipeline.store import Entry, Store, open_store
 
 if TYPE_CHECKING:
+    from ddcal.pipeline.expert_stage import ExpertsWork
     from ddcal.pipeline.work import StageWork
 
 logger = logging.getLogger(__name__)
@@ -30,8 +31,17 @@ CHECKPOINT_SECONDS = 30.0
 WAIT_SECONDS = 0.2
 """How long one `TrialRunner.advance` waits for a stage that another process computes."""
 
-SPANS = {"distill": (0.0, 0.5), "train": (0.5, 0.9), "calibrate": (0.9, 0.95), "evaluate": (0.95, 1.0)}
-"""Which part of ``progress`` each stage is: fixed, so that a point means the same whether computed or cached."""
+SPANS = {
+    "experts": (0.0, 0.0),
+    "distill": (0.0, 0.5),
+    "train": (0.5, 0.9),
+    "calibrate": (0.9, 0.95),
+    "evaluate": (0.95, 1.0),
+}
+"""Which part of ``progress`` each stage is: fixed, so that a point means the same whether computed or cached.
+
+Experts are none of it: a point of MTT lies where it lies for backbones without them.
+"""
 
 EVALUATION = "evaluation.json"
 CALIBRATION = "calibration.json"
@@ -48,6 +58,7 @@ class Advance:
             of a trial also has ``test/…``. None between two points.
         cached: Whether the point was replayed from a finished stage.
         waiting: Whether nothing was done, as another process computes the stage.
+        fraction: The share of the stage that is done, in [0, 1].
     """
 
     stage: str
@@ -55,6 +66,7 @@ class Advance:
     point: dict[str, Any] | None = None
     cached: bool = False
     waiting: bool = False
+    fraction: float = 0.0
 
 
 class DatasetCache:
@@ -121,8 +133,7 @@ class TrialRunner:
         self.environment = environment or Environment(default_device())
         self.target = target
         self.fingerprint = dataset_fingerprint(self.config.data)
-        keys = stage_keys(self.config, self.fingerprint, self.environment)
-        self.keys = {"distill": keys["distill"]} if target == "distill" else keys
+        self.keys = stage_keys(self.config, self.fingerprint, self.environment, target)
         self.entries: dict[str, Entry] = {}
         self.cache_hits: list[str] = []
         self.seconds: dict[str, float] = {}
@@ -180,16 +191,20 @@ class TrialRunner:
             self._compute_short(stage, began)
             return self._replay(stage, self.entries[stage])
         work = self._work or self._begin(stage)
+        waited = work.waited
         if work.fraction < 1.0 and self._emitted == len(work.curve):  # points of a checkpoint come before more work
             work.step()
-        self._spent += time.perf_counter() - began
+        waited = work.waited - waited
+        self.waited += waited
+        self._spent += time.perf_counter() - began - waited
         if work.fraction >= 1.0:
             self._finish(stage, work)
         elif time.monotonic() - self._saved_at >= self._checkpoint_seconds:
             self.checkpoint()
         if self._emitted < len(work.curve):
             return self._point(stage, work.curve, cached=False)
-        return Advance(stage, self._progress(stage, work.fraction))
+        progress = self._progress(stage, work.fraction)
+        return Advance(stage, progress, waiting=waited > 0.0, fraction=work.fraction)
 
     def run(self, on_advance: Callable[[Advance], None] | None = None) -> dict[str, Any]:
         """Go on to the end, whatever happens give back what is held, and return the metrics.
@@ -307,6 +322,8 @@ class TrialRunner:
         return Advance(stage, self._progress(stage, fraction), waiting=True)
 
     def _end_lease(self) -> None:
+        if self._work is not None:
+            self._work.close()
         if self._lease is not None:
             self._lease.release()
             self._lease = None
@@ -326,18 +343,34 @@ class TrialRunner:
     def _make_work(self, stage: str) -> StageWork:
         from ddcal.pipeline.work import DistillWork, TrainWork
 
+        if stage == "experts":
+            return self._experts()
         if stage == "distill":
-            return DistillWork(self.config, self.dataset, self.environment.device)
+            experts = None
+            if "experts" in self.keys:
+                found = self._experts()
+                while found.fraction < 1.0:  # looks them up; what was removed meanwhile is trained again
+                    found.step()
+                experts = found.experts()
+            return DistillWork(self.config, self.dataset, self.environment.device, experts)
         return TrainWork(self.config, self.dataset, self._synthetic(), self.environment.device)
+
+    def _experts(self) -> ExpertsWork:
+        from ddcal.pipeline.expert_stage import ExpertsWork
+
+        keys = expert_keys(self.config, self.fingerprint, self.environment)
+        place = (self.store, self._leases, self._gpu)
+        return ExpertsWork(self.config, self.dataset, self.environment.device, keys, *place)
 
     def _finish(self, stage: str, work: StageWork) -> None:
         def write(folder: Path) -> dict[str, Any]:
             work.write(folder)
             config = self.config.model_dump(mode="json")
-            return {"curve": work.curve, "seconds": self._spent, "gpu": self._gpu, "config": config}
+            return {"curve": work.curve, "seconds": self._spent, "gpu": self._gpu, "config": config} | work.meta()
 
         began = time.perf_counter()
         self._take(stage, self.store.publish(stage, self.keys[stage], write))
+        self.seconds[stage] = self._spent  # of this trial alone, also where the store had a part of it
         self._end_lease()
         self._spent += time.perf_counter() - began
         logger.info("%s: done in %.1f s", stage, self._spent)
@@ -410,21 +443,28 @@ class TrialRunner:
         progress = self._progress(stage, values["fraction"])
         point: dict[str, Any] = {"progress": progress, "stage": stage, "complete": False}
         point |= {f"val/{name}": values[name] for name in METRICS if name in values}
+        point |= {name: value for name, value in values.items() if "/" in name}  # metrics of the stage itself
         if "val/ece_10" in point and self.config.evaluate.bins == 10:
             point["val/ece"] = point["val/ece_10"]
         if stage == self._plan[-1] and self._emitted == len(curve) and stage in self.entries:  # `trial: distill`
             self._plan, self.done, self.metrics = [], True, {k: v for k, v in point.items() if k.startswith("val/")}
-            point["complete"] = True
+            self.metrics |= self._facts()
+            point |= {"complete": True, **self.metrics}
         return Advance(stage, progress, point, cached)
 
     def _final(self, stage: str, entry: Entry) -> Advance:
         self.metrics = dict(entry.meta["values"]["metrics"]) if stage == "evaluate" else {}  # distilled without probes
+        self.metrics |= self._facts()
         self.done = True
         point = {"progress": 1.0, "stage": stage, "complete": True, **self.metrics}
         return Advance(stage, 1.0, point, cached=stage in self.cache_hits)
 
+    def _facts(self) -> dict[str, float]:
+        """Return the metrics that stages have of themselves: of experts, and of an approximate gradient."""
+        return {name: value for entry in self.entries.values() for name, value in entry.meta.get("facts", {}).items()}
+
     def _progress(self, stage: str, fraction: float) -> float:
-        low, high = (0.0, 1.0) if self.target == "distill" else SPANS[stage]
+        low, high = (0.0, 1.0) if self.target == "distill" and stage == "distill" else SPANS[stage]
         return round(low + (high - low) * fraction, 6)
 
 

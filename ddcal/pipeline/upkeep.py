@@ -29,6 +29,7 @@ class Listed:
         seconds: How long it took to compute.
         what: A few words on what it is.
         config: The trial that it was computed for; None where a stage records none.
+        members: Keys of entries that this one is nothing without: the single experts of a trial's experts.
     """
 
     stage: str
@@ -38,6 +39,7 @@ class Listed:
     seconds: float
     what: str
     config: dict[str, Any] | None = None
+    members: tuple[str, ...] = ()
 
 
 def list_entries(store: Store) -> Iterator[Listed]:
@@ -49,7 +51,8 @@ def list_entries(store: Store) -> Iterator[Listed]:
                 manifest = read_manifest(content, stage, key)
                 meta = manifest["meta"]
                 size = sum(record["bytes"] for record in manifest["files"].values()) + len(content or b"")
-                entry = Listed(stage, key, size, manifest["created"], meta["seconds"], _what(meta), meta.get("config"))
+                facts = (meta["seconds"], _what(meta), meta.get("config"), tuple(meta.get("members", ())))
+                entry = Listed(stage, key, size, manifest["created"], *facts)
             except (ValueError, KeyError, TypeError):
                 continue
             found.append(entry)
@@ -92,6 +95,7 @@ def prune_store(
     """
     now = time.time() if now is None else now
     entries = list(list_entries(store))
+    kept = {*kept, *(key for entry in entries if entry.key in kept for key in entry.members)}
     size = sum(entry.bytes for entry in entries)
     removed = []
     for entry in sorted(entries, key=lambda entry: entry.created):
@@ -114,5 +118,10 @@ def _what(meta: dict[str, object]) -> str:
     if not isinstance(config, dict):
         return ""
     distill = config["distill"]
+    if "members" in meta or "expert" in meta:
+        which = (
+            f"expert {meta['expert']}" if "expert" in meta else f"list of {distill['mtt']['experts']['count']} experts"
+        )
+        return f"{config['data']['name']} {which} seed {config['seed']}"
     mask = f" mask {distill['mask']['ratio']:g}" if distill["mask"]["ratio"] else ""
     return f"{config['data']['name']} {distill['backbone']} ipc {distill['ipc']}{mask} seed {config['seed']}"

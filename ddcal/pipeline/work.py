@@ -16,11 +16,16 @@ from ddcal.config.presets import DEFAULT_RATE, TRAIN_DEFAULTS, preset_of
 from ddcal.config.trial import DATASETS_WITHOUT_FLIP, held_out_per_class
 from ddcal.data import Dataset
 from ddcal.distill import SyntheticSet, make_distiller, synthetic_set
+from ddcal.distill.experts import Experts
+from ddcal.distill.mtt import TrajectoryMatching
 from ddcal.training import DDNNTraining, split_holdout
 
 TRAIN_POINTS = 4
 NETWORKS = "networks.safetensors"
 LOGITS = "logits.safetensors"
+
+GRADIENT_COSINE = "distill/gradient_cosine"
+"""The metric that says how near an approximate gradient is to the exact one."""
 
 
 class StageWork(Protocol):
@@ -29,9 +34,11 @@ class StageWork(Protocol):
     Attributes:
         curve: The fidelity points passed so far: ``{"fraction": of the stage, <metric>: value, …}``.
         fraction: The share of the stage's work that is done, in [0, 1].
+        waited: Seconds spent waiting for other processes.
     """
 
     curve: list[dict[str, float]]
+    waited: float
 
     @property
     def fraction(self) -> float:
@@ -49,13 +56,21 @@ class StageWork(Protocol):
     def write(self, folder: Path) -> None:
         """Write the finished stage's files."""
 
+    def meta(self) -> dict[str, Any]:
+        """Return what the manifest records of the finished stage beside what every one does: ``facts`` are metrics."""
+
+    def close(self) -> None:
+        """Give back what other processes may wait for; `step` may be called again."""
+
 
 class DistillWork:
     """The distill stage: a distiller, and a short probe network's ``val`` score at fixed fractions of them."""
 
-    def __init__(self, config: TrialConfig, dataset: Dataset, device: str) -> None:
+    waited = 0.0
+
+    def __init__(self, config: TrialConfig, dataset: Dataset, device: str, experts: Experts | None = None) -> None:
         self.config, self.dataset, self.device = config, dataset, device
-        self.distiller = make_distiller(dataset, config.distill, config.seed, device)
+        self.distiller = make_distiller(dataset, config.distill, config.seed, device, experts)
         self.curve: list[dict[str, float]] = []
 
     @property
@@ -69,7 +84,7 @@ class DistillWork:
         points, total = self.config.distill.probe.points, self.distiller.iterations
         reached = sum(1 for k in range(1, points + 1) if self.distiller.iteration >= math.ceil(k * total / points))
         if reached > len(self.curve):
-            metrics = self._probe()
+            metrics = self._probe() | self._gradient_cosine()
             while len(self.curve) < reached:
                 self.curve.append({"fraction": (len(self.curve) + 1) / points, "loss": loss, **metrics})
 
@@ -85,6 +100,20 @@ class DistillWork:
     def write(self, folder: Path) -> None:
         """Write the distilled set."""
         synthetic_set(self.distiller, self.dataset, self.config.distill, self.config.seed).save(folder)
+
+    def meta(self) -> dict[str, Any]:
+        """Return the lowest cosine that an approximate gradient (MTT, ``tesla``) was seen to have to the exact one."""
+        if not isinstance(self.distiller, TrajectoryMatching) or not self.distiller.cosines:
+            return {}
+        return {"facts": {GRADIENT_COSINE: min(self.distiller.cosines.values())}}
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def _gradient_cosine(self) -> dict[str, float]:
+        if not isinstance(self.distiller, TrajectoryMatching) or not self.distiller.cosines:
+            return {}
+        return {GRADIENT_COSINE: list(self.distiller.cosines.values())[-1]}
 
     def _probe(self) -> dict[str, float]:
         probe, val = self.config.distill.probe, self.dataset.val
@@ -138,6 +167,8 @@ def probe_training(
 
 class TrainWork:
     """The train stage: the networks, and their logits on everything that calibration and evaluation will ask for."""
+
+    waited = 0.0
 
     def __init__(self, config: TrialConfig, dataset: Dataset, synthetic: SyntheticSet | None, device: str) -> None:
         self.config, self.dataset, self.device = config, dataset, device
@@ -197,6 +228,13 @@ class TrainWork:
             logits = [self._logits(index, images) for index in range(len(networks))]
             tensors[f"{name}_logits"], tensors[f"{name}_labels"] = torch.stack(logits), labels.cpu().clone()
         save_file(tensors, folder / LOGITS)
+
+    def meta(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Do nothing."""
 
     def _logits(self, index: int, images: Tensor) -> Tensor:
         if len(images) == 0:

@@ -99,7 +99,8 @@ class StudyProgress:
     def on_advance(self, advance: Advance) -> None:
         """Move the progress bar."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=advance.progress, description=f"{advance.stage:<9}")
+            share = f" {advance.fraction:.0%}" if advance.stage == "experts" else ""  # which is no part of progress
+            self._bar.update(self._task, completed=advance.progress, description=f"{advance.stage + share:<9}")
 
     def on_interrupt(self, count: int) -> None:
         """Say what Ctrl-C does; the second one ends this process, and with it the Ray that it has started."""

@@ -22,7 +22,7 @@ MARGIN = 0.15
 
 MIB = 2**20
 
-WITHOUT_MEMORY = {"seed", "iterations", "epochs", "points", "outer", "inner", "draws", "solver"}
+WITHOUT_MEMORY = {"seed", "iterations", "epochs", "count", "points", "outer", "inner", "draws", "solver"}
 """Whole numbers and names that change how long a stage computes, and not what it holds at once."""
 
 

@@ -175,7 +175,7 @@ def make_plan(
         machine=machine,
         packing=packing,
         time=time,
-        warnings=[*warnings, *_packing_warnings(study, machine, at_a_time)],
+        warnings=[*warnings, *_packing_warnings(study, machine, at_a_time), *_approximations(extremes)],
     )
 
 
@@ -219,6 +219,15 @@ def _packing_warnings(study: StudyConfig, machine: Machine, at_a_time: int) -> l
             f"{machine.gpus}: the study cannot run here"
         )
     return warnings
+
+
+def _approximations(extremes: Iterable[PlannedTrial]) -> list[str]:
+    if not any(t.config.distill.backbone == "mtt" and t.config.distill.mtt.gradient == "tesla" for t in extremes):
+        return []
+    return [
+        "distill.mtt.gradient is 'tesla', an approximation: the metric distill/gradient_cosine says how near the exact "
+        "gradient it is"
+    ]
 
 
 def _existing_store(study: StudyConfig, root: Path) -> tuple[Store | None, Path]:

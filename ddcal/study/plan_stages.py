@@ -20,6 +20,10 @@ from ddcal.pipeline import Environment, stage_keys
 from ddcal.pipeline.keys import STAGES
 
 READS = {
+    "experts": (
+        *("seed", "data.", "network.", "distill.network.", "distill.mtt.experts."),
+        *("distill.backbone", "distill.family", "distill.ipc", "distill.mtt.max_start", "distill.mtt.expert_epochs"),
+    ),
     "distill": ("seed", "data.", "network.", "distill."),
     "train": ("seed", "data.", "network.", "distill.", "train."),
     "calibrate": ("seed", "data.", "network.", "distill.", "train.", "calibrate."),
@@ -78,8 +82,7 @@ class Planner:
             ddcal.data.DataError: if its data is missing.
         """
         config = resolve(trial_from(self.study.base, values))
-        keys = self.keys(config)
-        return PlannedTrial(config, {"distill": keys["distill"]} if self.study.trial == "distill" else keys)
+        return PlannedTrial(config, self.keys(config))
 
     def keys(self, config: TrialConfig) -> dict[str, str]:
         """Return stage → key of a trial in the study's environment.
@@ -90,7 +93,7 @@ class Planner:
         data = config.data.model_dump_json()
         if data not in self._fingerprints:
             self._fingerprints[data] = dataset_fingerprint(config.data)
-        return stage_keys(config, self._fingerprints[data], self.environment)
+        return stage_keys(config, self._fingerprints[data], self.environment, self.study.trial)
 
     def drawn(self) -> list[PlannedTrial]:
         """Return the trials that the study's searcher suggests without results, enqueued ones first."""

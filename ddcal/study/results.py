@@ -20,7 +20,7 @@ from ddcal.study.packing import Packing, memory_groups
 if TYPE_CHECKING:
     import pandas
 
-STAGES = ("distill", "train", "calibrate", "evaluate")
+STAGES = ("experts", "distill", "train", "calibrate", "evaluate")
 TRIALS, PARETO, SUMMARY, STUDY = "trials.csv", "pareto.csv", "summary.json", "study.yaml"
 CONFIRMATION = "confirmation.json"
 WINNER_METRIC = "val/nll"
@@ -255,6 +255,8 @@ def pareto_front(study: StudyConfig, trials: list[Trial]) -> list[Trial]:
 def trial_rows(study: StudyConfig, trials: list[Trial]) -> list[dict[str, Any]]:
     """Return one flat row a trial, every row with the same columns."""
     metrics = sorted({name for trial in trials for name in trial.metrics or {}})
+    experts = any("experts" in (trial.keys or {}) for trial in trials)
+    stages = STAGES if experts else STAGES[1:]
     rows = []
     for trial in trials:
         row: dict[str, Any] = {
@@ -265,10 +267,10 @@ def trial_rows(study: StudyConfig, trials: list[Trial]) -> list[dict[str, Any]]:
         }
         row |= {name: trial.values.get(name) for name in study.space}
         row |= {name: (trial.metrics or {}).get(name) for name in metrics}
-        row |= {f"key/{stage}": (trial.keys or {}).get(stage) for stage in STAGES}
+        row |= {f"key/{stage}": (trial.keys or {}).get(stage) for stage in stages}
         row |= {"cache_hits": " ".join(trial.cache_hits), "waited_seconds": round(trial.waited_seconds, 3)}
         row |= {"saved_seconds": round(trial.saved_seconds, 3), "saved_gpu_seconds": round(trial.saved_gpu_seconds, 3)}
-        row |= {f"seconds/{stage}": (trial.stage_seconds or {}).get(stage) for stage in STAGES}
+        row |= {f"seconds/{stage}": (trial.stage_seconds or {}).get(stage) for stage in stages}
         row |= {"attempt": trial.attempt, "progress": trial.progress, "gpu": trial.gpu}
         row |= {"seconds": trial.seconds, "node": trial.node, "error": trial.error, "log": trial.log}
         rows.append(row)

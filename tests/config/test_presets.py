@@ -92,16 +92,28 @@ def test_a_backbone_with_one_kind_of_pass_refuses_where(backbone):
         TrialConfig.model_validate({"distill": {"backbone": backbone, "mask": {"where": "inner"}, "rtp": {"bases": 1}}})
 
 
-def test_mtt_is_no_backbone_of_a_trial_yet():
-    with pytest.raises(
-        ValueError, match=r"its experts are no stage of a trial yet; ddcal\.distill\.distill\(\) runs it"
-    ):
-        TrialConfig.model_validate({"distill": {"backbone": "mtt"}})
-    found = preset("published", "mtt", "cifar10", 10).values
-    assert (found["train.epochs"], found["train.augment"]) == (1000, "dsa")
+def mtt_trial(ipc, **mtt):
+    values = {"data": {"name": "cifar10"}, "distill": {"backbone": "mtt", "ipc": ipc, "mtt": mtt}}
+    return TrialConfig.model_validate(values)
 
 
-@pytest.mark.parametrize("backbone", ["real", "full", "dc", "dsa", "dm"])
+@pytest.mark.parametrize(("ipc", "given", "epochs"), [(1, {}, 3), (10, {}, 21), (50, {}, 41), (1, {"epochs": 9}, 9)])
+def test_experts_are_trained_to_the_last_epoch_that_is_read(ipc, given, epochs):
+    found = resolve(mtt_trial(ipc, experts=given))
+    assert found.distill.mtt.experts.epochs == epochs
+    assert (found.train.epochs, found.train.augment, found.train.lr) == (1000, "dsa", None)
+
+
+def test_experts_that_end_too_soon_are_refused():
+    said = r"experts\.epochs is 20, but epoch 21 is read \(max_start 20 \+ expert_epochs 2 - 1\)"
+    with pytest.raises(ValueError, match=rf"distill\.mtt\.{said}.*preset of distill\.ipc 10"):
+        mtt_trial(10, experts={"epochs": 20})
+    with pytest.raises(ValueError, match=said):
+        mtt_trial(10, max_start=20, expert_epochs=2, experts={"epochs": 20})
+    assert mtt_trial(10, experts={"epochs": 21}).distill.mtt.experts.epochs == 21
+
+
+@pytest.mark.parametrize("backbone", ["real", "full", "dc", "dsa", "dm", "mtt"])
 def test_resolving_twice_changes_nothing_and_what_is_given_stays(backbone):
     trial = TrialConfig.model_validate({"distill": {"backbone": backbone, "iterations": 7}, "train": {"epochs": 3}})
     once = resolve(trial)

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from ddcal.config import NetworkConfig
 from ddcal.config.presets import resolve_distill
 from ddcal.data import augment, draw_augmentation
-from ddcal.distill import make_distiller
+from ddcal.distill import make_distiller, synthetic_set
 from ddcal.distill.experts import Experts, ExpertTraining, kept_epochs, train_experts, unflatten
 from ddcal.distill.mtt import LOWEST_RATE, trajectory_distance
 from ddcal.networks import build_network
@@ -175,6 +175,41 @@ def test_a_file_gives_the_weights_back_to_its_precision(precision, most, dataset
     assert float(((found - exact).abs() / exact.abs())[normal].max()) <= most
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_the_rounding_error_is_that_of_the_stored_weights(precision, dataset, make_config):
+    training = ExpertTraining(dataset, make_config("mtt", mtt={"experts": {"precision": precision}}), SEED, 0, CPU)
+    training.step()
+    exact = torch.cat([p.detach().flatten() for p in training.network.parameters()]).double()
+    error = float((training.snapshots[1].double() - exact).norm() / exact.norm())
+    assert training.errors[1] == pytest.approx(error, rel=1e-12)
+    assert error == 0.0 if precision == "float32" else 1e-5 < error < 1e-2
+
+
+def test_the_cosine_of_the_approximation_is_that_of_the_two_gradients(dataset, make_config):
+    """One iteration from the same start: the images move by the gradient alone."""
+    settings = {"iterations": 4, "probe": {"points": 2}}
+    tesla, exact = (
+        make_distiller(dataset, make_config("mtt", mtt={"gradient": method}, **settings), SEED)
+        for method in ("tesla", "exact")
+    )
+    before = tesla.images.clone()
+    tesla.step()
+    exact.step()
+    moved = [(one.images - before).flatten().double() for one in (tesla, exact)]
+    assert tesla.cosines == {1: pytest.approx(float(torch.cosine_similarity(*moved, dim=0)), abs=1e-5)}
+    assert exact.cosines == {} and tesla.cosines[1] < 0.999999
+    other = make_distiller(dataset, make_config("mtt", mtt={"gradient": "tesla"}, **settings), SEED)
+    other.restore(tesla.state())
+    for _ in range(3):
+        tesla.step()
+        other.step()
+    assert list(tesla.cosines) == [1, 2, 4] and other.cosines == tesla.cosines
+    assert synthetic_set(tesla, dataset, tesla.config, SEED).provenance["gradient"] == {
+        "approximation": "tesla",
+        "cosine_to_exact": tesla.cosines,
+    }
+
+
 def test_an_expert_goes_on_from_its_state(dataset, make_config):
     config = make_config("mtt", mtt={"experts": {"momentum": 0.9}})
     whole, first, second = (ExpertTraining(dataset, config, SEED, 1, CPU) for _ in range(3))
@@ -184,6 +219,8 @@ def test_an_expert_goes_on_from_its_state(dataset, make_config):
         while training.epoch < training.epochs:
             training.step()
     assert torch.equal(torch.stack(whole.snapshots), torch.stack(second.snapshots))
+    assert (whole.errors, whole.losses) == (second.errors, second.losses)
+    assert len(whole.errors) == len(whole.losses) + 1 == whole.epochs + 1
 
 
 def test_more_experts_do_not_change_the_first(dataset, make_config):

@@ -4,11 +4,15 @@ import pytest
 
 from ddcal.config import resolve
 from ddcal.pipeline import Environment, stage_keys
-from ddcal.pipeline.keys import LIMITS, stage_config
+from ddcal.pipeline.keys import LIMITS, expert_keys, stage_config
 
 ALL = ["distill", "train", "calibrate", "evaluate"]
 HERE = Environment("cpu", 1)
 PRINT = "0" * 64
+
+
+MTT = {"distill__backbone": "mtt"}
+EXPERTS = {**MTT, "distill__mtt": {"max_start": 2, "expert_epochs": 1, "experts": {"count": 2, "epochs": 4}}}
 
 
 def keys_of(config, fingerprint=PRINT, environment=HERE):
@@ -87,6 +91,49 @@ def test_a_change_reaches_exactly_the_stages_it_can_influence(base, change, chan
 
 
 @pytest.mark.parametrize(
+    ("change", "changed"),
+    [
+        ({"distill__ipc": 3}, ALL),
+        ({"distill__mask__ratio": 0.5}, ALL),
+        ({"distill__mtt__image_lr": 3.0}, ALL),
+        ({"distill__mtt__gradient": "tesla"}, ALL),
+        ({"distill__mtt__max_start": 3}, ALL),  # the epochs are enough
+        ({"distill__probe__points": 3}, ALL),
+        ({"train__epochs": 9}, ALL[1:]),
+        ({"distill__mtt__experts__epochs": 5}, ["experts", *ALL]),
+        ({"distill__mtt__experts__count": 3}, ["experts", *ALL]),
+        ({"distill__mtt__experts__lr": 0.02}, ["experts", *ALL]),
+        ({"distill__mtt__experts__precision": "float16"}, ["experts", *ALL]),
+        ({"distill__network": {"width": 5}}, ["experts", *ALL]),
+        ({"network__width": 5}, ["experts", *ALL]),
+        ({"seed": 1}, ["experts", *ALL]),
+        ({"data__zca": True}, ["experts", *ALL]),
+    ],
+    ids=str,
+)
+def test_a_change_reaches_the_experts_only_if_they_are_trained_otherwise(change, changed, make_trial):
+    before, after = keys_of(make_trial(**EXPERTS)), keys_of(make_trial(**{**EXPERTS, **change}))
+    assert list(after) == ["experts", *ALL]
+    assert [stage for stage in after if before[stage] != after[stage]] == changed
+
+
+def test_more_experts_are_the_same_ones_and_further_ones(make_trial):
+    def keys(**change):
+        return expert_keys(make_trial(**{**EXPERTS, **change}), PRINT, HERE)
+
+    two, three = keys(), keys(distill__mtt__experts__count=3)
+    assert len(set(three)) == 3 and three[:2] == two
+    assert not set(keys(distill__mtt__experts__lr=0.02, distill__mtt__experts__count=3)) & set(three)
+    assert not set(keys(seed=1)) & set(two)
+
+
+def test_a_distilling_target_ends_with_the_distilled_set(make_trial):
+    config = make_trial(**MTT)
+    assert list(stage_keys(config, PRINT, HERE, "distill")) == ["experts", "distill"]
+    assert stage_keys(config, PRINT, HERE, "distill").items() <= keys_of(config).items()
+
+
+@pytest.mark.parametrize(
     "other",
     [
         {"fingerprint": "1" * 64},
@@ -103,7 +150,7 @@ def test_the_device_is_part_of_the_identity():
     assert HERE.identity() == {"device": "cpu", "precision": "float32", "threads": 1}
 
 
-@pytest.mark.parametrize("backbone", ["real", "full", "dc", "dsa"])
+@pytest.mark.parametrize("backbone", ["real", "full", "dc", "dsa", "mtt"])
 def test_resolved_or_not_gives_the_same_keys(backbone, make_trial):
     for config in (make_trial(distill__backbone=backbone), make_trial(distill={"backbone": backbone}, train={})):
         assert keys_of(config) == keys_of(resolve(config)) == keys_of(resolve(resolve(config)))

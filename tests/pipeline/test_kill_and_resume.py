@@ -18,12 +18,12 @@ runner = TrialRunner(config, open_store(sys.argv[1]), Environment("cpu", 1), che
 while not runner.done:
     sys.stdin.readline()  # one advance a line, so that the parent decides where the end comes
     advance = runner.advance()
-    print(advance.stage, advance.progress, flush=True)
+    print(advance.stage, advance.fraction if advance.stage == "experts" else advance.progress, flush=True)
 """
 
 
 def run_and_kill(config, root, stage, progress):
-    """Kill a child with SIGKILL as it works on what follows ``progress`` of the trial."""
+    """Kill a child with SIGKILL as it works on what follows ``progress`` of the trial, or of the experts."""
     command = [sys.executable, "-c", CHILD, str(root), config.model_dump_json()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as child:
@@ -83,3 +83,29 @@ def test_a_killed_trial_goes_on_to_the_same_bits(
     for name in ("distill", "train", "calibrate"):
         assert runner.entries[name].files == expected.entries[name].files
     assert list((tmp_path / "partial").iterdir()) == []
+
+
+MTT = {
+    "distill__backbone": "mtt",
+    "distill__mtt": {"student_steps": 2, "max_start": 7, "expert_epochs": 2, "experts": {"count": 3, "momentum": 0.9}},
+}
+
+
+def test_killed_experts_go_on_to_the_same_bits(make_trial, environment, datasets, tmp_path, caplog):
+    """Eight epochs an expert, killed in the second one: the first is in the store, of the second its checkpoint."""
+    config = make_trial(**MTT)
+    expected, expected_points = finish(config, tmp_path / "undisturbed", environment, datasets)
+    root = tmp_path / "killed"
+    run_and_kill(config, root, "experts", 0.5)
+    assert len(list((root / "experts").iterdir())) == 1
+    with caplog.at_level(logging.INFO, "ddcal"):
+        runner, points = finish(config, root, environment, datasets)
+    said = [record.getMessage() for record in caplog.records]
+    (went_on,) = [text for text in said if "goes on from its checkpoint" in text]
+    assert went_on.startswith("experts: ") and 49 <= int(went_on.split()[-2]) < 67
+    assert "experts: 2 trained by this process, 1 were in the store" in said
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+    assert (runner.metrics, points) == (expected.metrics, expected_points)
+    for name in ("experts", "distill", "train", "calibrate"):
+        assert runner.entries[name].files == expected.entries[name].files
+    assert list((root / "partial").iterdir()) == []
