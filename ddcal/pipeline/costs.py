@@ -110,7 +110,7 @@ def stage_amount(config: TrialConfig, stage: str) -> Amount:
     """Return how much a stage of a *resolved* trial computes."""
     networks = config.train.networks
     if stage == "distill":
-        iterations = 1 if config.distill.backbone == "real" else config.distill.iterations or 1
+        iterations = 1 if config.distill.backbone in ("real", "file") else config.distill.iterations or 1
         points = config.distill.probe.points
         scored = {math.ceil(k * iterations / points) for k in range(1, points + 1)}
         return Amount(1, iterations, len(scored))
