@@ -159,9 +159,8 @@ def _image_faults(images: Tensor, config: FileConfig, shape: tuple[int, int, int
     faults = []
     channels, *sides = images.shape[1:]
     if shape is not None and (channels, *sides) != (shape[1], shape[2], shape[2]):
-        hint = (
-            "; this looks like (M, S, S, C): move the channels" if images.shape[1:] == (*shape[2:], *shape[1:]) else ""
-        )
+        last = tuple(images.shape[1:]) == (shape[2], shape[2], shape[1])
+        hint = "; this looks like (M, S, S, C): move the channels" if last else ""
         right = f"(M, {shape[1]}, {shape[2]}, {shape[2]})"
         faults.append(
             Fault(key, path, f"has images of shape {tuple(images.shape)}; for this dataset it must be {right}{hint}")
