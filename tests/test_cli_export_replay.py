@@ -16,7 +16,7 @@ from ddcal.study.export import ExportError, export_trial
 FILES = {
     "README.md", "MLproject", "run.yaml", "run.lock.json", "evaluation.json", "reliability.png",
     "distilled/synthetic.safetensors", "distilled/synthetic.json", "networks/networks.safetensors",
-    "networks/calibration.json",
+    "networks/calibration.json", "distilled.png",
 }  # fmt: skip
 
 

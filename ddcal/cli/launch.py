@@ -12,8 +12,12 @@ import typer
 from ddcal.cli.base import Address, AsJson, Debug, Overrides, StudyFolder, app
 from ddcal.config.loading import read_study, study_problems
 from ddcal.config.searchers import trials_sentence
+from ddcal.pipeline.imported import check_imports
 
 if TYPE_CHECKING:
+    from ddcal.config import StudyConfig
+    from ddcal.config.problems import Problem
+    from ddcal.pipeline.imported import FileReport
     from ddcal.study.results import StudyResults
     from ddcal.study.runner import Hooks
 
@@ -25,7 +29,15 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """Check study files and print every mistake in them."""
-    reports = [(file, *study_problems(file, overrides or ())) for file in studies]
+    checked: list[FileReport] = []
+
+    def check_files(study: StudyConfig) -> list[Problem]:
+        checked.append(check_imports(study))
+        return checked[-1].problems
+
+    reports = [(file, *study_problems(file, overrides or (), check_files)) for file in studies]
+    for warning in dict.fromkeys(warning for report in checked for warning in report.warnings):
+        typer.echo(f"warning: {warning}", err=True)
     for file, study, problems in [] if as_json else reports:
         if study is not None:
             typer.echo(f"{file}: ok ({trials_sentence(study)})")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ddcal.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveInt, Ratio
 
-SECTIONS = ("matching", "dm", "mtt", "rtp")
-OWN_SECTION = {"dc": "matching", "dsa": "matching", "dm": "dm", "mtt": "mtt", "rtp": "rtp"}
+SECTIONS = ("matching", "dm", "mtt", "rtp", "file")
+OWN_SECTION = {"dc": "matching", "dsa": "matching", "dm": "dm", "mtt": "mtt", "rtp": "rtp", "file": "file"}
 """Backbone → the section of ``distill`` that is its own; the others have no effect on it."""
 
 Momentum = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
@@ -112,3 +112,46 @@ class RTPConfig(Config):
     clip: PositiveFloat = 2.0
     regularisation: NonNegativeFloat = 0.0
     gradient: Literal["exact", "segments", "full"] = "exact"
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+Means = Annotated[tuple[FiniteFloat, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=16)]
+Stds = Annotated[tuple[PositiveFloat, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=16)]
+
+
+class FileConfig(Config):
+    """A distilled set that others made, read from a file (``.pt``, ``.npz`` or ``.safetensors``).
+
+    Attributes:
+        images: Path of the images (M, C, S, S), alone or with their labels.
+        labels: Path of the labels (M,), where they lie in a file of their own.
+        preprocessing: What was done to the images before they were stored: ``normalized`` (a mean and a std per
+            channel), ``zca``, or nothing (``pixels``: uint8, or floats in [0, 1]).
+        mean: The mean of each channel that they were normalized with; left out, it is that of the dataset here.
+        std: The std of each channel, with ``mean``.
+        lr: The learning rate that was learned with the images (MTT); the default of ``train.lr``.
+        index: Which set, where the file holds several (those of DC, DSA and DM do).
+    """
+
+    images: str | None = None
+    labels: str | None = None
+    preprocessing: Literal["normalized", "zca", "pixels"] | None = None
+    mean: Means | None = None
+    std: Stds | None = None
+    lr: PositiveFloat | None = None
+    index: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> FileConfig:
+        if (self.mean is None) != (self.std is None):
+            given, missing = ("mean", "std") if self.std is None else ("std", "mean")
+            raise ValueError(f"{given} is given without {missing}: give both, one number a channel, or neither")
+        if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} numbers and std {len(self.std)}: give one a channel in each")
+        if self.mean is not None and self.preprocessing not in (None, "normalized"):
+            raise ValueError(f"preprocessing is {self.preprocessing!r}, which has no mean and std: leave them out")
+        return self

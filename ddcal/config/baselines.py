@@ -87,7 +87,7 @@ def _base(study: StudyConfig) -> dict[str, Any]:
 
 def _published(study: StudyConfig, backbone: Any, broken: Collection[str]) -> Iterator[tuple[str, Any]]:
     """Yield (name, value) of the space's active names that have a published value for ``backbone``."""
-    base, looped = _base(study), backbone not in ("real", "full")
+    base, looped = _base(study), backbone not in ("real", "full", "file")
     ipc = base.get("distill.ipc", TrialConfig().distill.ipc)
     if "distill.ipc" in study.space:
         domain = study.space["distill.ipc"]

@@ -21,7 +21,7 @@ MAX_COMBINATIONS = 4096
 """Corner combinations of a space that are tried; a larger space is tried in pairs and at random."""
 
 
-def _combinations(study: StudyConfig, space: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
+def combinations(study: StudyConfig, space: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
     """Yield active values of the space's corners: all combinations, or pairs and random ones of a large space."""
     order = search_order(space)
     candidates: dict[str, list[Any]] = {name: list(space[name].corners) for name in order}
@@ -87,7 +87,7 @@ def check_corners(study: StudyConfig, base: dict[str, Any], broken: set[str]) ->
     """
     space = {name: domain for name, domain in study.space.items() if name not in broken}
     problems: dict[tuple[KeyPath, str], Problem] = {}
-    for values in _combinations(study, space):
+    for values in combinations(study, space):
         for rule, text in _violations(base, values).items():
             section, tails = rule[0], {name: name.rpartition(".")[2] for name in (*broken, *values, *flatten(base))}
             if rule in problems or any(_mentions(text, name) or _mentions(text, tails[name]) for name in broken):

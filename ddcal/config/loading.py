@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,12 +69,17 @@ def _located(problem: Problem, file: str, lines: dict[str, int], overrides: Sequ
     return replace(problem, file=file)
 
 
-def study_problems(path: str | Path, overrides: Iterable[str] = ()) -> tuple[StudyConfig | None, list[Problem]]:
+def study_problems(
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    more: Callable[[StudyConfig], list[Problem]] | None = None,
+) -> tuple[StudyConfig | None, list[Problem]]:
     """Read a study file and return the study, or None and everything that is wrong with it.
 
     Args:
         path: The YAML file.
         overrides: ``--set`` arguments, ``key.path=value``, applied in order before anything is checked.
+        more: Further checks of a study that is right in itself, for example of the files that it names.
 
     Returns:
         The study and no problems, or None and the problems in the order of their lines.
@@ -103,6 +108,8 @@ def study_problems(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Stu
     if study is not None:
         found += check_study(study, broken | _names(known))
     problems += [problem for problem in found if problem.path not in known]
+    if study is not None and not problems and more is not None:
+        problems += more(study)
     located = [_located(problem, file, reader.lines, parsed) for problem in problems]
     return (None if problems else study), sorted(located, key=lambda problem: (problem.line is None, problem.line or 0))
 

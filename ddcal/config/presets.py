@@ -126,7 +126,8 @@ def resolve(trial: TrialConfig) -> TrialConfig:
     _fill_expert_epochs(values["distill"])
     _fill(values["train"], TRAIN_DEFAULTS)
     if values["train"]["lr"] is None and trial.distill.backbone != "mtt":
-        values["train"]["lr"] = DEFAULT_RATE
+        learned = trial.distill.file.lr if trial.distill.backbone == "file" else None
+        values["train"]["lr"] = learned or DEFAULT_RATE
     values["distill"]["network"] = trial.distill.network.over(trial.network).model_dump()
     values["train"]["network"] = trial.train.network.over(trial.network).model_dump()
     values["calibrate"]["t_min"], values["calibrate"]["t_max"] = trial.calibrate.bounds

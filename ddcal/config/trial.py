@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ddcal.config.backbones import DMConfig, MatchingConfig, MTTConfig, RTPConfig, too_few_epochs
+from ddcal.config.backbones import DMConfig, FileConfig, MatchingConfig, MTTConfig, RTPConfig, too_few_epochs
 from ddcal.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveInt, Ratio
 
 DATASETS = ("digits", "cifar10", "cifar100", "fashion-mnist", "npz")
@@ -15,7 +15,7 @@ DATASETS_WITHOUT_FLIP = ("digits",)
 """Mirrored digits are other digits: DSA draws no flip for these (PAPER.md, DSA operations)."""
 
 DatasetName = Literal["digits", "cifar10", "cifar100", "fashion-mnist", "npz"]
-Backbone = Literal["real", "full", "dc", "dsa", "dm", "mtt", "rtp"]
+Backbone = Literal["real", "full", "dc", "dsa", "dm", "mtt", "rtp", "file"]
 Family = Literal["published", "rethinking"]
 CalibrationMethod = Literal["none", "ts_train", "ts_holdout", "ts_val", "mts"]
 
@@ -132,6 +132,7 @@ class DistillConfig(Config):
     dm: DMConfig = DMConfig()
     mtt: MTTConfig = MTTConfig()
     rtp: RTPConfig = RTPConfig()
+    file: FileConfig = FileConfig()
     probe: ProbeConfig = ProbeConfig()
     network: NetworkOverride = NetworkOverride()
 
@@ -152,7 +153,7 @@ class DistillConfig(Config):
 class TrainConfig(Config):
     """Training of the DDNNs; None takes the backbone's own evaluation recipe (PAPER.md, Evaluation training).
 
-    ``lr`` left out is the learned rate of a set that has one (MTT), and 0.01 elsewhere.
+    ``lr`` left out is the learned rate of a set that has one (MTT, or ``distill.file.lr``), and 0.01 elsewhere.
     """
 
     loss: Literal["cross_entropy"] = "cross_entropy"
@@ -271,10 +272,35 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
                 f"distill.rtp.bases is missing: none is published for data.name {trial.data.name!r} at distill.ipc "
                 f"{trial.distill.ipc}; give a number (0 learns the images themselves)"
             )
+    if backbone == "file":
+        problems += _file_problems(trial)
     if backbone in NO_BATCH_NORM and trial.network.norm == "batch" and trial.distill.network.norm is None:
         problems.append(
             f"network.norm is 'batch', which {backbone} cannot use in the distilling network "
             f"({NO_BATCH_NORM[backbone]}): set distill.network.norm to 'instance'"
+        )
+    return problems
+
+
+def _file_problems(trial: TrialConfig) -> list[str]:
+    """Return what a trial on a file of distilled tensors does not say, or says of it and cannot be."""
+    file, problems = trial.distill.file, []
+    if file.images is None:
+        problems.append(
+            "distill.file.images is missing: with distill.backbone 'file' it is the path of the distilled images "
+            "(.pt, .npz or .safetensors)"
+        )
+    if file.preprocessing is None:
+        problems.append(
+            "distill.file.preprocessing is missing: say what was done to the images before they were stored, "
+            "'normalized', 'zca' or 'pixels' (nothing)"
+        )
+    if file.preprocessing == "zca" and not trial.data.zca:
+        problems.append("distill.file.preprocessing is 'zca' but data.zca is false: networks would be tested without")
+    if file.preprocessing == "normalized" and file.mean is None and trial.data.zca:
+        problems.append(
+            "distill.file.preprocessing is 'normalized' but data.zca is true: set data.zca to false, or give "
+            "distill.file.mean and distill.file.std, so that the images can be whitened"
         )
     return problems
 

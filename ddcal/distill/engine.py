@@ -15,6 +15,7 @@ from ddcal.config.presets import resolve_distill
 from ddcal.data import Dataset
 from ddcal.distill.dm import DistributionMatching
 from ddcal.distill.experts import Experts, train_experts
+from ddcal.distill.imported import ImportedImages
 from ddcal.distill.matching import GradientMatching
 from ddcal.distill.mtt import TrajectoryMatching
 from ddcal.distill.real import RandomRealSubset
@@ -53,6 +54,7 @@ BACKBONES: dict[str, Callable[[Dataset, DistillConfig, int, torch.device], Disti
     "dsa": GradientMatching,
     "dm": DistributionMatching,
     "rtp": AddressableMemories,
+    "file": ImportedImages,
 }
 
 
@@ -110,7 +112,7 @@ def synthetic_set(distiller: Distiller, dataset: Dataset, config: DistillConfig,
     small = {name: value for name, value in preprocessing.items() if value.numel() <= 4096}
     provenance: dict[str, Any] = {
         "backbone": config.backbone,
-        "config": config.model_dump(mode="json"),
+        "config": config.model_dump(mode="json", exclude={"file"}),
         "seed": seed,
         "iterations": distiller.iteration,
         "dataset": dataset.name,
@@ -121,6 +123,8 @@ def synthetic_set(distiller: Distiller, dataset: Dataset, config: DistillConfig,
     }
     if isinstance(distiller, TrajectoryMatching) and distiller.cosines:
         provenance["gradient"] = {"approximation": "tesla", "cosine_to_exact": distiller.cosines}
+    if isinstance(distiller, ImportedImages):
+        provenance |= distiller.provenance
     return SyntheticSet(
         images=distiller.images.detach().cpu().clone(),
         labels=distiller.labels.cpu().clone(),

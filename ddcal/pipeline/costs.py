@@ -120,7 +120,7 @@ def stage_amount(config: TrialConfig, stage: str) -> Amount:
     if stage == "experts":
         return Amount(config.distill.mtt.experts.count, kept_epochs(config.distill), 0)
     if stage == "distill":
-        iterations = 1 if config.distill.backbone == "real" else config.distill.iterations or 1
+        iterations = 1 if config.distill.backbone in ("real", "file") else config.distill.iterations or 1
         points = config.distill.probe.points
         scored = {math.ceil(k * iterations / points) for k in range(1, points + 1)}
         return Amount(1, iterations, len(scored))

@@ -14,6 +14,7 @@ from ddcal.data.shapes import DatasetShape
 from ddcal.distill import images_per_class
 from ddcal.distill.experts import kept_epochs
 from ddcal.networks import ConvNet, default_depth
+from ddcal.pipeline.progress_images import PROGRESS_CLASSES, PROGRESS_POINTS, WITHOUT_PROGRESS
 
 TENSOR_HEADER_BYTES = 130
 """One tensor in the header of a safetensors file: its name, type, shape and place."""
@@ -87,7 +88,10 @@ def stage_bytes(config: TrialConfig, stage: str, shape: DatasetShape) -> int:
         fitted = (features, features**2, features**2) if config.data.zca else (shape.channels, shape.channels)
         kept = sum(4 * numbers + TENSOR_HEADER_BYTES for numbers in fitted if numbers <= SMALL_PREPROCESSING)
         text = MANIFEST_BYTES + POINT_BYTES * config.distill.probe.points + DESCRIPTION_BYTES + 32 * shape.classes
-        return tensors + kept + text
+        shown = (PROGRESS_POINTS + 1) * min(PROGRESS_CLASSES, shape.classes) * features + 2 * TENSOR_HEADER_BYTES
+        source = tensors if config.distill.backbone == "file" else 0  # the imported tensors as they were stored
+        progress = 0 if config.distill.backbone in WITHOUT_PROGRESS else shown
+        return tensors + source + progress + kept + text
     if stage == "train":
         weights, parts = parameter_bytes(config.train.network.over(NetworkConfig()), shape)
         images = sum(train_images(config, shape)) + shape.val + shape.test
@@ -113,8 +117,11 @@ def checkpoint_bytes(config: TrialConfig, stage: str, shape: DatasetShape) -> in
         weights, parts = parameter_bytes(config.distill.network.over(NetworkConfig()), shape)
         state = _trajectory_bytes(config, shape) + 2 * weights + 2 * parts * 512
         return 2 * (state + EPOCH_BYTES * kept_epochs(config.distill) + MANIFEST_BYTES)
+    features = shape.channels * shape.size**2
     if stage == "distill":
-        return 2 * (8 * config.distill.ipc * shape.classes * shape.channels * shape.size**2 + MANIFEST_BYTES)
+        learned = 8 * config.distill.ipc * shape.classes * features
+        shown = (PROGRESS_POINTS + 1) * min(PROGRESS_CLASSES, shape.classes) * features
+        return 2 * (learned + shown + MANIFEST_BYTES)
     if stage == "train":
         weights, parts = parameter_bytes(config.train.network.over(NetworkConfig()), shape)
         return 2 * config.train.networks * (2 * weights + 2 * parts * 512) + 2 * MANIFEST_BYTES

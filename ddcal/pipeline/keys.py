@@ -24,6 +24,7 @@ ALGORITHM_VERSIONS = {
     "distill/dm": 1,
     "distill/mtt": 1,
     "distill/rtp": 1,
+    "distill/file": 1,
     "train": 1,
     "calibrate": 1,
     "evaluate": 1,
@@ -35,7 +36,11 @@ def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:
     """Return the part of a *resolved* trial config that the stage's numbers depend on.
 
     Settings without effect are left out: the masks of a calibration that masks nothing, the loops of ``real``. The
-    experts' part is the distilling network and ``mtt.experts`` alone, so that sets of any ipc and mask share them.
+    experts' part is the distilling network and ``mtt.experts`` alone, so that sets of any ipc and mask share them. An
+    imported file is its content, not its path.
+
+    Raises:
+        ddcal.distill.tensor_file.TensorFileError: if that file cannot be read.
     """
     if stage == "experts":
         return {
@@ -51,10 +56,14 @@ def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:
         for section in SECTIONS:
             if section != OWN_SECTION.get(backbone):
                 del values[section]
-        if backbone == "real":
+        if backbone in ("real", "file"):
             del values["mask"], values["iterations"]
         elif config.distill.mask.ratio == 0.0:
             values["mask"] = {"ratio": 0.0}
+        if backbone == "file":
+            from ddcal.distill.tensor_file import content_digest, file_identity  # torch, which other keys do without
+
+            values["file"] = file_identity(config.distill.file, content_digest(config.distill.file))
         return values
     if stage == "train":
         return config.train.model_dump(mode="json")
@@ -75,6 +84,9 @@ def expert_keys(config: TrialConfig, fingerprint: str, environment: Environment)
         config: Resolved or not; both give the same keys.
         fingerprint: Of the data source, from `ddcal.data.dataset_fingerprint`.
         environment: Device, precision and threads.
+
+    Raises:
+        ddcal.distill.tensor_file.TensorFileError: as `stage_config`.
     """
     config = resolve(config)
     identity = _identity(config, "experts", fingerprint, environment)

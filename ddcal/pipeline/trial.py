@@ -15,6 +15,7 @@ import torch
 from ddcal.config import DataConfig, TrialConfig, resolve
 from ddcal.config.metrics import METRICS
 from ddcal.data import Dataset, dataset_fingerprint, load_dataset
+from ddcal.errors import BadInput
 from ddcal.pipeline.diagram import DIAGRAM, draw_diagram
 from ddcal.pipeline.environment import Environment, default_device
 from ddcal.pipeline.keys import expert_keys, stage_keys
@@ -352,7 +353,12 @@ class TrialRunner:
                 while found.fraction < 1.0:  # looks them up; what was removed meanwhile is trained again
                     found.step()
                 experts = found.experts()
-            return DistillWork(self.config, self.dataset, self.environment.device, experts)
+            work = DistillWork(self.config, self.dataset, self.environment.device, experts)
+            if self.config.distill.backbone == "file":
+                now = stage_keys(self.config, self.fingerprint, self.environment)[stage]
+                if now != self.keys[stage]:
+                    raise BadInput(f"distill.file.images: {self.config.distill.file.images} changed meanwhile")
+            return work
         return TrainWork(self.config, self.dataset, self._synthetic(), self.environment.device)
 
     def _experts(self) -> ExpertsWork:

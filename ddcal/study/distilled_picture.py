@@ -1,28 +1,35 @@
-"""Distilled images as a picture: a row a class, back from network inputs to what an eye can read."""
+"""Distilled images as pictures, a row a class: the finished set, and how a few of its images came about."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ddcal.calibration import save_figure
 from ddcal.config import DataConfig
 from ddcal.distill import SyntheticSet
-from ddcal.pipeline import Store
+from ddcal.pipeline import Entry, Store
+from ddcal.pipeline.progress_images import PROGRESS
 
 logger = logging.getLogger(__name__)
 
 PICTURE = "distilled.png"
+PROGRESS_PICTURE = "progress.png"
 MAX_CLASSES, MAX_IMAGES = 20, 10
 """At most so many classes, and images of each, are shown."""
 
 GAP = 0.08
 """White between two images, in parts of their side."""
+
+NAMES_INCHES, TITLE_INCHES = 1.4, 2.6
+"""Room for the classes' names, and the least for the title, in inches."""
 
 
 class DistilledPictures:
@@ -41,17 +48,31 @@ class DistilledPictures:
             key: Its key.
             data: The data section of its trial; only ZCA asks for the real images, once a study.
         """
-        path = self.folder / key[:16] / PICTURE
+
+        def draw(entry: Entry, path: Path) -> Path:
+            synthetic = SyntheticSet.load(entry.folder)
+            return draw_distilled(synthetic, self._inverse_of(synthetic, data), path)
+
+        return self._drawn(store, key, PICTURE, draw)
+
+    def progress(self, store: Store, key: str) -> Path | None:
+        """Return the picture of how a set came about, drawn now if it is not there; None if it has none.
+
+        Args:
+            store: Where the set is.
+            key: Its key.
+        """
+        return self._drawn(store, key, PROGRESS_PICTURE, draw_progress)
+
+    def _drawn(self, store: Store, key: str, name: str, draw: Callable[[Entry, Path], Path | None]) -> Path | None:
+        path = self.folder / key[:16] / name
         if path.is_file():
             return path
         try:
             entry = store.get("distill", key)
-            if entry is None:
-                return None
-            synthetic = SyntheticSet.load(entry.folder)
-            return draw_distilled(synthetic, self._inverse_of(synthetic, data), path)
+            return None if entry is None else draw(entry, path)
         except Exception as error:  # a picture is not worth a retry
-            logger.warning("no picture of the distilled images %s: %s: %s", key[:12], type(error).__name__, error)
+            logger.warning("no %s of the distilled set %s: %s: %s", name, key[:12], type(error).__name__, error)
             return None
 
     def _inverse_of(self, synthetic: SyntheticSet, data: dict[str, Any]) -> Callable[[Tensor], Tensor]:
@@ -79,38 +100,78 @@ def draw_distilled(synthetic: SyntheticSet, inverse: Callable[[Tensor], Tensor],
     Returns:
         ``path``.
     """
-    from matplotlib.figure import Figure
-
     classes = min(synthetic.num_classes, MAX_CLASSES)
     shown = min(synthetic.images_per_class, MAX_IMAGES)
     images = synthetic.images.view(synthetic.num_classes, synthetic.images_per_class, *synthetic.images.shape[1:])
-    chosen = images[:classes, :shown].flatten(0, 1)
-    pictures = inverse(chosen).clamp(0.0, 1.0)
-    if pictures.shape[1] not in (1, 3):
-        pictures = pictures.mean(1, keepdim=True)
-    channels, height, width = pictures.shape[1:]
-    gap = max(1, round(GAP * height))
-    sheet = torch.ones(channels, classes * (height + gap) - gap, shown * (width + gap) - gap)
-    for index, picture in enumerate(pictures):
-        top, left = (index // shown) * (height + gap), (index % shown) * (width + gap)
-        sheet[:, top : top + height, left : left + width] = picture
-
-    names = synthetic.provenance.get("class_names") or [str(label) for label in range(synthetic.num_classes)]
-    figure = Figure(figsize=(2.4 + 0.5 * shown, 0.7 + 0.5 * classes), layout="constrained")
-    axes = figure.add_subplot()
-    array = sheet.permute(1, 2, 0).numpy()
-    axes.imshow(array[..., 0] if channels == 1 else array, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    rows = [index * (height + gap) + (height - 1) / 2 for index in range(classes)]
-    axes.set_yticks(rows, [str(name) for name in names[:classes]], fontsize=9)
-    axes.set_xticks(())
-    axes.tick_params(length=0)
-    for side in axes.spines.values():
-        side.set_visible(False)
+    pictures = inverse(images[:classes, :shown].flatten(0, 1)).clamp(0.0, 1.0)
     facts = f"{synthetic.provenance.get('backbone', '')}, {synthetic.ipc} images a class".lstrip(", ")
     cut = []
     if classes < synthetic.num_classes:
         cut.append(f"{classes} of {synthetic.num_classes} classes")
     if shown < synthetic.images_per_class:
         cut.append(f"{shown} of {synthetic.images_per_class} images each")
-    figure.suptitle(facts + (f"\n{', '.join(cut)}" if cut else ""), fontsize=9)
-    return save_figure(figure, path)
+    title = facts + (f"\n{', '.join(cut)}" if cut else "")
+    names = synthetic.provenance.get("class_names") or [str(label) for label in range(synthetic.num_classes)]
+    return save_figure(_sheet(pictures.unflatten(0, (classes, shown)), [str(n) for n in names[:classes]], title), path)
+
+
+def draw_progress(entry: Entry, path: Path) -> Path | None:
+    """Draw the images that a distill stage kept as they came about, a column a moment, and save a PNG.
+
+    Args:
+        entry: The stage, whose curve tells the probe's accuracy at some of the moments.
+        path: The file.
+
+    Returns:
+        ``path``, or None if the stage kept none.
+    """
+    if PROGRESS not in entry.files:
+        return None
+    kept = load_file(entry.folder / PROGRESS)
+    provenance = SyntheticSet.load(entry.folder).provenance
+    pictures = (kept["images"].float() / 255.0).transpose(0, 1)
+    fractions, accuracy = kept["fractions"].tolist(), _accuracy_at(entry.meta["curve"], provenance["iterations"])
+    columns = []
+    for fraction in fractions:
+        moment = round(fraction * provenance["iterations"])
+        score = f"\nval {100 * accuracy[moment]:.1f} %" if moment in accuracy else "\n "
+        columns.append(("start" if fraction == 0.0 else f"{100 * fraction:.0f} %") + score)
+    names = provenance.get("class_names") or [str(label) for label in range(len(pictures))]
+    title = f"{provenance['backbone']}, the first image of each class over {provenance['iterations']} iterations"
+    if len(pictures) < len(names):
+        title += f"\n{len(pictures)} of {len(names)} classes"
+    return save_figure(_sheet(pictures, [str(name) for name in names[: len(pictures)]], title, columns), path)
+
+
+def _accuracy_at(curve: list[dict[str, float]], iterations: int) -> dict[int, float]:
+    """Return iteration → the accuracy of the probe on ``val`` there."""
+    return {math.ceil(p["fraction"] * iterations - 1e-9): p["accuracy"] for p in curve if "accuracy" in p}
+
+
+def _sheet(pictures: Tensor, rows: list[str], title: str, columns: list[str] | None = None) -> Any:
+    """Return a figure of pictures (rows, columns, C, H, W) in [0, 1], named at the left and, if asked, below."""
+    from matplotlib.figure import Figure
+
+    if pictures.shape[2] not in (1, 3):
+        pictures = pictures.mean(2, keepdim=True)
+    down, across, channels, height, width = pictures.shape
+    gap = max(1, round(GAP * height))
+    sheet = torch.ones(channels, down * (height + gap) - gap, across * (width + gap) - gap)
+    for row in range(down):
+        for column in range(across):
+            top, left = row * (height + gap), column * (width + gap)
+            sheet[:, top : top + height, left : left + width] = pictures[row, column]
+    cell = 0.5 if columns is None else 0.75
+    size = (NAMES_INCHES + max(cell * across, TITLE_INCHES), (0.7 if columns is None else 1.0) + cell * down)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    array = sheet.permute(1, 2, 0).numpy()
+    axes.imshow(array[..., 0] if channels == 1 else array, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_yticks([row * (height + gap) + (height - 1) / 2 for row in range(down)], rows, fontsize=9)
+    middles = [column * (width + gap) + (width - 1) / 2 for column in range(across)]
+    axes.set_xticks(middles if columns else (), columns or (), fontsize=8)
+    axes.tick_params(length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    figure.suptitle(title, fontsize=9)
+    return figure

@@ -282,6 +282,10 @@ class StudyDriver:
         config = trial_config.model_dump(mode="json")
         if config["data"]["root"] is not None:  # trials run in folders of their own
             config["data"]["root"] = str(Path(config["data"]["root"]).expanduser().absolute())
+        for name in ("images", "labels"):
+            if config["distill"]["file"][name] is not None:
+                path = Path(config["distill"]["file"][name])
+                config["distill"]["file"][name] = str(path.expanduser().absolute())
         keys = stage_keys(trial_config, self._fingerprint(trial_config.data), self.environment)
         same = json.dumps(values, sort_keys=True)
         first = self._known.setdefault(same, number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 from ddcal import __version__
 from ddcal.config import TrialConfig
 from ddcal.errors import BadInput, StoreError
-from ddcal.pipeline.store import Entry, file_sha256, open_store
+from ddcal.pipeline.store import Entry, Store, file_sha256, open_store
 from ddcal.study.references import Reference
 from ddcal.study.results import StudyResults, Trial
 from ddcal.study.study_store import cache_place
@@ -20,15 +21,22 @@ from ddcal.study.study_store import cache_place
 RUN, LOCK = "run.yaml", "run.lock.json"
 FORMAT_VERSION = 1
 COPIED = {
-    "distill": {"synthetic.safetensors": "distilled", "synthetic.json": "distilled"},
+    "distill": {
+        "synthetic.safetensors": "distilled",
+        "synthetic.json": "distilled",
+        "source.safetensors": "distilled",  # of an imported set
+    },
     "train": {"networks.safetensors": "networks"},
     "calibrate": {"calibration.json": "networks"},
     "evaluate": {"evaluation.json": ".", "reliability.png": "."},
 }
 """Stage → file of its entry → folder of the export."""
 
-NOT_COMPARED = ("reliability.png",)
-"""Pictures: drawn from evaluation.json, which is compared."""
+SOURCE = "distilled/source.safetensors"
+"""What a replay reads in place of the file that a set was imported from."""
+
+NOT_COMPARED = ("reliability.png", "progress.safetensors")
+"""Pictures: drawn from evaluation.json, which is compared, or of the way to images that are; older stages have none."""
 
 CUDA_TOLERANCE = 0.02
 """Absolute; grid_sample's backward is not deterministic on CUDA. On the CPU the tolerance is 0."""
@@ -73,7 +81,7 @@ def export_trial(results: StudyResults, trial: Trial, target: Path | str) -> Pat
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _write(temporary, results, trial, found)
+        _write(temporary, results, trial, found, store)
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)
@@ -129,7 +137,7 @@ def describe_run(results: StudyResults, trial: Trial, entries: dict[str, Entry])
     }
 
 
-def _write(folder: Path, results: StudyResults, trial: Trial, entries: dict[str, Entry]) -> None:
+def _write(folder: Path, results: StudyResults, trial: Trial, entries: dict[str, Entry], store: Store) -> None:
     folder.mkdir(parents=True)
     for stage, files in COPIED.items():
         for name, place in files.items():
@@ -146,10 +154,23 @@ def _write(folder: Path, results: StudyResults, trial: Trial, entries: dict[str,
     (folder / RUN).write_text(header + yaml.safe_dump(run, sort_keys=False))
     (folder / LOCK).write_text(json.dumps(run, indent=1, sort_keys=True) + "\n")
     (folder / "MLproject").write_text(f"name: {trial.trial_key}\nentry_points:\n  main:\n    command: ddcal replay .\n")
-    (folder / "README.md").write_text(_readme(results, trial, run))
+    (folder / "README.md").write_text(_readme(results, trial, run, _draw_distilled(folder, results, trial, store)))
 
 
-def _readme(results: StudyResults, trial: Trial, run: dict[str, Any]) -> str:
+def _draw_distilled(folder: Path, results: StudyResults, trial: Trial, store: Store) -> list[Path]:
+    """Copy the pictures of the distilled images into the export, drawn now if the study has none; return them."""
+    if not trial.keys or "distill" not in trial.keys:
+        return []
+    from ddcal.study.distilled_picture import DistilledPictures  # torch and matplotlib
+
+    with tempfile.TemporaryDirectory(prefix="ddcal-") as scratch:
+        pictures = DistilledPictures(Path(scratch))
+        data, key = (trial.config or {})["data"], trial.keys["distill"]
+        drawn = [path for path in (pictures.picture(store, key, data), pictures.progress(store, key)) if path]
+        return [Path(shutil.copyfile(path, folder / path.name)) for path in drawn]
+
+
+def _readme(results: StudyResults, trial: Trial, run: dict[str, Any], pictures: list[Path]) -> str:
     values = "\n".join(f"| `{name}` | {value} |" for name, value in trial.values.items())
     metrics = trial.metrics or {}
     rows = []
@@ -179,6 +200,18 @@ artefact comes out equal to the last bit; on a GPU within {CUDA_TOLERANCE}.
 
 - `run.yaml`: resolved config, expected metrics, the digest of every artefact, versions, device, threads, commit.
 - `distilled/`: the distilled images with labels and their preprocessing (safetensors and JSON).
-- `networks/`: the trained networks and their temperatures.
+{_described(trial, pictures)}- `networks/`: the trained networks and their temperatures.
 - `evaluation.json`, `reliability.png`: all metrics, and the reliability diagram on the test images.
 """
+
+
+def _described(trial: Trial, pictures: list[Path]) -> str:
+    """Return the lines on the pictures of the distilled images, and on the tensors that they were imported from."""
+    said = {
+        "distilled.png": "the distilled images, a row a class, with the preprocessing undone",
+        "progress.png": "the first image of each class at the start, at every quarter of distillation and at its end",
+    }
+    lines = [f"- `{path.name}`: {said[path.name]}.\n" for path in pictures]
+    if TrialConfig.model_validate(trial.config).distill.backbone == "file":
+        lines.insert(0, f"- `{SOURCE}`: the imported tensors as they were; a replay needs no other file.\n")
+    return "".join(lines)

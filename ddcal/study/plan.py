@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddcal.config import StudyConfig, TrialConfig
+from ddcal.config import ConfigError, StudyConfig, TrialConfig
 from ddcal.config.places import is_url
 from ddcal.pipeline import Environment, Store
 from ddcal.pipeline.costs import Cost, Kind, stage_kind
+from ddcal.pipeline.imported import check_imports
 from ddcal.pipeline.keys import STAGES
 from ddcal.pipeline.s3_store import S3Store
 from ddcal.pipeline.upkeep import list_entries
@@ -109,6 +110,9 @@ def make_plan(
     Raises:
         BadInput: if data is missing, or ``probe`` needs a GPU and there is none.
     """
+    imported = check_imports(study)
+    if imported.problems:
+        raise ConfigError(imported.problems)
     environment = Environment("cuda" if on_cuda(study) else "cpu", study.resources.threads)
     if probe:
         refuse_without_gpu(environment)
@@ -175,7 +179,12 @@ def make_plan(
         machine=machine,
         packing=packing,
         time=time,
-        warnings=[*warnings, *_packing_warnings(study, machine, at_a_time), *_approximations(extremes)],
+        warnings=[
+            *imported.warnings,
+            *warnings,
+            *_packing_warnings(study, machine, at_a_time),
+            *_approximations(extremes),
+        ],
     )
 
 

@@ -18,7 +18,7 @@ from ddcal.data import dataset_fingerprint
 from ddcal.pipeline import Advance, Environment, TrialRunner, open_store
 from ddcal.pipeline.environment import default_device
 from ddcal.pipeline.store import file_sha256
-from ddcal.study.export import COPIED, FORMAT_VERSION, LOCK, NOT_COMPARED, RUN, ExportError
+from ddcal.study.export import COPIED, FORMAT_VERSION, LOCK, NOT_COMPARED, RUN, SOURCE, ExportError
 from ddcal.study.provenance import NUMERIC_PACKAGES, package_versions
 
 REQUIRED = ("config", "target", "environment", "data_fingerprint", "versions", "tolerance", "metrics", "stages")
@@ -143,7 +143,7 @@ def replay(
     environment = Environment(device, run["environment"]["threads"], run["environment"]["precision"])
     with tempfile.TemporaryDirectory(prefix="ddcal-replay-") as scratch:
         runner = TrialRunner(
-            TrialConfig.model_validate(run["config"]), open_store(store or scratch), environment, target=run["target"]
+            _config(run, Path(folder)), open_store(store or scratch), environment, target=run["target"]
         )
         runner.run(on_advance)
         tolerance = run["tolerance"]
@@ -158,6 +158,16 @@ def replay(
                 for name in sorted(recorded["files"].keys() | files.keys())
             ]
     return comparisons
+
+
+def _config(run: dict[str, Any], folder: Path) -> TrialConfig:
+    """Return the run's config; an imported set is read from the copy of its tensors in the export."""
+    config = TrialConfig.model_validate(run["config"])
+    if config.distill.backbone != "file":
+        return config
+    copied = {"images": str((folder / SOURCE).absolute()), "labels": None, "index": 0}
+    distill = config.distill.model_copy(update={"file": config.distill.file.model_copy(update=copied)})
+    return config.model_copy(update={"distill": distill})
 
 
 def _changed_files(folder: Path, stages: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 from collections.abc import Callable
@@ -9,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ddcal.config import StudyConfig, read_study, trial_from
+from ddcal.config import ConfigError, StudyConfig, read_study, trial_from
 from ddcal.config.places import is_url
 from ddcal.errors import BadInput, ResourceError
 from ddcal.pipeline import Advance, Environment, Store
+from ddcal.pipeline.imported import check_imports
 from ddcal.pipeline.leases import Leases, open_leases
 from ddcal.study.cluster_leases import cluster_leases
 from ddcal.study.driver import StudyDriver
@@ -26,6 +28,8 @@ from ddcal.study.samplers import check_installed
 from ddcal.study.study_store import check_remote_store, store_place
 from ddcal.study.tracking import make_mirror
 from ddcal.study.worker import Assignment
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,7 @@ def _run(
     with ctrl_c(hooks.on_interrupt) as interrupts:
         check_installed(study.search.searcher)
         _check_data(study)
+        _check_files(study)
         check_remote_store(study)
         finished = 0 if earlier is None else sum(trial.outcome is not None for trial in earlier.records)
 
@@ -309,6 +314,15 @@ def _check_data(study: StudyConfig) -> None:
     variants: list[dict[str, Any]] = [{"data.name": name} for name in domain.corners] if domain else [{}]
     for values in variants:
         dataset_fingerprint(trial_from(study.base, values).data)
+
+
+def _check_files(study: StudyConfig) -> None:
+    """Raise ConfigError now for files that no trial could import, and warn of those that are not what is said."""
+    report = check_imports(study)
+    if report.problems:
+        raise ConfigError(report.problems)
+    for warning in report.warnings:
+        logger.warning("%s", warning)
 
 
 def _debug_device(study: StudyConfig) -> str:

@@ -197,24 +197,23 @@ class Mirror:
             dataset = Dataset(name, event["fingerprint"][:36], "ddcal", root or name)
             inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
             self._client.log_inputs(trial["run"], inputs)
-        for picture in (self._diagram(event), self._distilled(trial["data"], event["keys"].get("distill"))):
+        for picture in (self._diagram(event), *self._distilled(trial["data"], event["keys"].get("distill"))):
             if picture is not None:
                 self._log_file(trial["run"], picture)
         self._client.set_terminated(trial["run"], STATUS.get(event["outcome"], "FAILED"), end_time=event["time"])
         del self.cursor.runs[str(event["number"])]
 
-    def _distilled(self, data: dict[str, Any], key: str | None) -> Path | None:
-        """Return the picture of a trial's distilled images, drawn once a distilled set; None if there is none."""
+    def _distilled(self, data: dict[str, Any], key: str | None) -> tuple[Path | None, ...]:
+        """Return the pictures of a trial's distilled images, drawn once a distilled set; None for one it has not."""
         self._facts = self._facts or _facts(self.directory)
         if key is None or not self._facts["store"] or not self._files:
-            return None
+            return ()
         if self._pictures is None:
             from ddcal.study.distilled_picture import DistilledPictures  # torch and matplotlib
 
             self._pictures = DistilledPictures(self.directory / "figures" / "distilled")
         store = open_store(self._facts["store"], self._facts["cache"])
-        picture: Path | None = self._pictures.picture(store, key, data)
-        return picture
+        return self._pictures.picture(store, key, data), self._pictures.progress(store, key)
 
     def _diagram(self, event: dict[str, Any]) -> Path | None:
         """Return the trial's reliability diagram, fetched from the store if that is elsewhere."""

@@ -1,8 +1,10 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from ddcal.config import resolve
+from ddcal.distill.tensor_file import TensorFileError
 from ddcal.pipeline import Environment, stage_keys
 from ddcal.pipeline.keys import LIMITS, expert_keys, stage_config
 
@@ -174,3 +176,31 @@ def test_a_gpu_of_another_machine_is_part_of_the_identity():
     """A head node without a GPU gives the keys of the node that has one."""
     there = Environment("cuda", kind="cuda:NVIDIA H200")
     assert there.identity() == {"device": "cuda:NVIDIA H200", "precision": "float32", "threads": 1}
+
+
+def test_an_imported_set_is_its_content_and_what_is_said_of_it(make_trial, tmp_path):
+    images, labels = torch.randn(20, 1, 8, 8), torch.arange(20) % 10
+
+    def keys(path, content=images, file=None, **changes):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        torch.save((content, labels), tmp_path / path)
+        said = {"images": str(tmp_path / path), "preprocessing": "normalized", **(file or {})}
+        return keys_of(make_trial(**{"distill__backbone": "file", "distill__file": said, **changes}))
+
+    first = keys("a/set.pt")
+    assert keys("b/other.pt") == first
+    assert keys("a/set.pt", distill__iterations=9, distill__mask={"ratio": 0.5}, distill__dm={"image_lr": 9.0}) == first
+    for other in (
+        keys("a/set.pt", images + 1),
+        keys("a/set.pt", file={"lr": 0.02}),
+        keys("a/set.pt", file={"mean": [0.1], "std": [1.0]}),
+    ):
+        assert not set(other.values()) & set(first.values())
+    (tmp_path / "a" / "set.pt").unlink()
+    with pytest.raises(TensorFileError, match="there is no such file"):
+        keys_of(
+            make_trial(
+                distill__backbone="file",
+                distill__file={"images": str(tmp_path / "a" / "set.pt"), "preprocessing": "normalized"},
+            )
+        )

@@ -1,10 +1,14 @@
 import numpy as np
+import pytest
 import torch
 from matplotlib.image import imread
+from safetensors.torch import load_file
 
+from ddcal.config import TrialConfig, resolve
 from ddcal.data.preprocessing import Normalisation
 from ddcal.distill import SyntheticSet
-from ddcal.pipeline import open_store
+from ddcal.pipeline import DatasetCache, Environment, TrialRunner, open_store
+from ddcal.pipeline.work import DistillWork
 from ddcal.study.distilled_picture import MAX_CLASSES, MAX_IMAGES, DistilledPictures
 
 
@@ -80,3 +84,65 @@ def test_zca_is_undone_with_the_data(tmp_path):
     pictures = DistilledPictures(tmp_path / "pictures")
     drawn = [imread(pictures.picture(store, name * 16, data)) for name in ("zca", "plain")]
     assert np.abs(drawn[0] - drawn[1]).max() < 0.02
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory):
+    """A store with a distill stage of DC over 6 iterations, and the stage's key."""
+    trial = TrialConfig.model_validate(TINY)
+    runner = TrialRunner(trial, open_store(tmp_path_factory.mktemp("store")), Environment("cpu", 1), target="distill")
+    runner.run()
+    return runner
+
+
+TINY = {
+    "network": {"width": 4},
+    "distill": {
+        "backbone": "dc", "ipc": 2, "iterations": 6, "matching": {"outer": 1, "inner": 1, "image_lr": 10.0},
+        "probe": {"points": 2, "epochs": 1},
+    },
+}  # fmt: skip
+
+
+def test_the_way_of_a_set_is_drawn(distilled, tmp_path):
+    pictures = DistilledPictures(tmp_path)
+    path = pictures.progress(distilled.store, distilled.keys["distill"])
+    assert path.name == "progress.png" and imread(path).std() > 0.1
+
+
+def test_the_way_begins_at_the_start_and_ends_with_the_set(distilled):
+    folder = distilled.entries["distill"].folder
+    kept, synthetic = load_file(folder / "progress.safetensors"), SyntheticSet.load(folder)
+    assert kept["fractions"].tolist() == [0, 2 / 6, 3 / 6, 5 / 6, 1]  # the iterations at or after each quarter
+    assert kept["images"].shape == (5, 10, 1, 8, 8) and kept["images"].dtype == torch.uint8
+    last = (distilled.dataset.inverse_transform(synthetic.images[::2]) * 255).round().to(torch.uint8)
+    assert torch.equal(kept["images"][-1], last) and not torch.equal(kept["images"][0], last)
+
+
+def test_images_that_do_not_change_have_no_way(tmp_path):
+    values = {**TINY, "distill": {"backbone": "real", "ipc": 2, "probe": {"points": 0}}}
+    store = open_store(tmp_path / "store")
+    runner = TrialRunner(TrialConfig.model_validate(values), store, Environment("cpu", 1), target="distill")
+    runner.run()
+    assert not (runner.entries["distill"].folder / "progress.safetensors").exists()
+    assert DistilledPictures(tmp_path / "pictures").progress(store, runner.keys["distill"]) is None
+
+
+def test_a_restored_stage_keeps_what_it_had(tmp_path):
+    """Also from a checkpoint that an earlier ddcal wrote, which had no pictures: then there are none."""
+    trial = TrialConfig.model_validate(TINY)
+    dataset = DatasetCache().get(trial.data)
+    for kept in (True, False):
+        first = DistillWork(resolve(trial), dataset, "cpu")
+        for _ in range(4):
+            first.step()
+        state = first.state()
+        if not kept:
+            del state["progress"]
+        second = DistillWork(resolve(trial), dataset, "cpu")
+        second.restore(state)
+        while second.fraction < 1.0:
+            second.step()
+        (tmp_path / str(kept)).mkdir()
+        second.write(tmp_path / str(kept))
+        assert (tmp_path / str(kept) / "progress.safetensors").exists() == kept

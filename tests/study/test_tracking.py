@@ -16,6 +16,7 @@ from servers import mlflow_server, refusing
 from ddcal.errors import BadInput, TrackingError
 from ddcal.study import following, load_study, run_study
 from ddcal.study.cursor import CURSOR
+from ddcal.study.export import export_trial
 from ddcal.study.ledger import LEDGER, Ledger, read_ledger
 from ddcal.study.mlflow_client import tracking_uri
 from ddcal.study.runner import Hooks, resume_study
@@ -106,6 +107,18 @@ def test_one_parent_run_a_study(tracked):
     view = json.loads(client.get_experiment(parent.info.experiment_id).tags["mlflow.sharedViewState.ddcal"])
     assert {"metrics.`val/ece`", "params.`distill.ipc`", "tags.`ddcal.outcome`"} <= set(view["selectedColumns"])
     assert set(children) == {"tiny-0000", "tiny-0001"}
+
+
+def test_a_trial_that_learns_images_shows_how(tiny_study, tmp_path):
+    base = {"distill": {"backbone": "dc", "iterations": 4, "matching": {"outer": 1, "inner": 1}}}
+    results = run_study(tiny_study(base=base, search={"trials": 1}, tracking={}), output=tmp_path, debug=True)
+    client, _, children = runs_of(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = children.values()
+    assert artifacts(client, run) == {"config.yaml", "reliability.png", "distilled.png", "progress.png"}
+    export_trial(results, results.best, tmp_path / "best")
+    readme = (tmp_path / "best" / "README.md").read_text()
+    for name in ("distilled.png", "progress.png"):
+        assert (tmp_path / "best" / name).is_file() and f"`{name}`" in readme
 
 
 def test_a_child_run_holds_its_trial(tracked):
