@@ -384,7 +384,7 @@ def steps_part(options: argparse.Namespace) -> None:
         end="",
     )
     print(f"{'loss':>10}{'update':>10}  (relative errors)")
-    for backbone, settings in rows:
+    for backbone, settings in (row for row in rows if row[0] in options.backbones):
         config = {"backbone": backbone, "ipc": ipc, "iterations": 9, "network": {"width": options.width}, **settings}
         case = {"config": config, "classes": classes, "per_class": real, "device": options.device}
         turns = measure(case | {"kind": "turns", "turns": options.turns}, options.threads)
@@ -416,6 +416,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=10, help="images a step (unroll)")
     parser.add_argument("--full-limit", type=float, default=6000.0, help="MB beyond which no full graph is tried")
     parser.add_argument("--rtp-steps", type=int, default=150)
+    parser.add_argument("--backbones", nargs="+", choices=PLAIN, default=list(PLAIN), help="(steps)")
     parser.add_argument("--classes", type=int, default=4, help="(steps)")
     parser.add_argument("--ipc", type=int, default=4, help="(steps)")
     parser.add_argument("--real-batch", type=int, default=32, help="a class (steps)")
