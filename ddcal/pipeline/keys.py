@@ -10,9 +10,6 @@ from ddcal.config import TrialConfig, resolve
 from ddcal.config.backbones import OWN_SECTION, SECTIONS
 from ddcal.pipeline.environment import Environment
 
-LIMITS = ("clip", "update_limit")
-"""Settings of ``distill`` that are no part of its key where they are off."""
-
 STAGES = ("experts", "distill", "train", "calibrate", "evaluate")
 """All stages in their order; ``experts`` is one of ``backbone: mtt`` alone."""
 
@@ -30,6 +27,9 @@ ALGORITHM_VERSIONS = {
     "evaluate": 1,
 }
 """Raised whenever a stage's numbers change, so that old artefacts are not taken for new ones."""
+
+LIMITS = ("clip", "update_limit")
+"""Settings of ``distill`` that are no part of its key where they are off."""
 
 
 def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ from ddcal.seeding import generator
 
 SIZE, CHANNELS, MB = 32, 3, 1e6
 GRAPH_MB = 4.4
-"""What a full graph holds a step and image at width 128 (measured; see the part ``unroll``)."""
+"""What a full graph is taken to hold a step and image at width 128, before one was measured."""
 
 
 def random_dataset(classes: int, per_class: int) -> Dataset:
@@ -338,18 +338,23 @@ def unroll_part(options: argparse.Namespace) -> None:
 def rtp_part(options: argparse.Namespace) -> None:
     """Peak memory of RTP at its published number of steps."""
     print(f"\n== rtp: 20 images a step, width {options.width}, momentum 0.9; peak MB (seconds)")
-    cases = [(method, n) for n in (options.rtp_steps // 10, options.rtp_steps) for method in ("full", *("exact",))]
-    for method, steps in [*cases, ("segments", options.rtp_steps)]:
-        expected = graph_megabytes(options.width, steps * 20)
-        if method == "full" and expected > options.full_limit:
-            print(
-                f"   {method:<9} {steps:>4} steps: not run, about {expected:.0f} MB by {GRAPH_MB} MB a step and image"
-            )
+    first, peaks = max(1, options.rtp_steps // 10), {}
+    for method, steps in (
+        ("full", first),
+        ("full", options.rtp_steps),
+        ("exact", first),
+        ("exact", options.rtp_steps),
+        ("segments", options.rtp_steps),
+    ):
+        if method == "full" and graph_megabytes(options.width, steps * 20) > options.full_limit:
+            guess = f", about {peaks[method] * steps / first:.0f} MB by those of {first}" if method in peaks else ""
+            print(f"   {method:<9} {steps:>4} steps: not run{guess}")
             continue
         rtp = {"bases": 16, "steps": steps, "batch_per_class": 2, "real_batch": 2, "gradient": method}
         config = {"backbone": "rtp", "ipc": 1, "rtp": rtp, "network": {"width": options.width}}
         case = {"kind": "peak", "who": "own", "config": config, "classes": 10, "per_class": 4}
         found = measure(case | {"device": options.device}, options.threads)
+        peaks[method] = found["peak"] / MB
         print(f"   {method:<9} {steps:>4} steps: {found['peak'] / MB:.0f} ({found['seconds']:.1f})", flush=True)
 
 
@@ -379,7 +384,7 @@ def steps_part(options: argparse.Namespace) -> None:
         end="",
     )
     print(f"{'loss':>10}{'update':>10}  (relative errors)")
-    for backbone, settings in rows:
+    for backbone, settings in (row for row in rows if row[0] in options.backbones):
         config = {"backbone": backbone, "ipc": ipc, "iterations": 9, "network": {"width": options.width}, **settings}
         case = {"config": config, "classes": classes, "per_class": real, "device": options.device}
         turns = measure(case | {"kind": "turns", "turns": options.turns}, options.threads)
@@ -411,6 +416,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=10, help="images a step (unroll)")
     parser.add_argument("--full-limit", type=float, default=6000.0, help="MB beyond which no full graph is tried")
     parser.add_argument("--rtp-steps", type=int, default=150)
+    parser.add_argument("--backbones", nargs="+", choices=PLAIN, default=list(PLAIN), help="(steps)")
     parser.add_argument("--classes", type=int, default=4, help="(steps)")
     parser.add_argument("--ipc", type=int, default=4, help="(steps)")
     parser.add_argument("--real-batch", type=int, default=32, help="a class (steps)")
