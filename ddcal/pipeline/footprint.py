@@ -14,7 +14,7 @@ from ddcal.data.shapes import DatasetShape
 from ddcal.distill import images_per_class
 from ddcal.distill.experts import kept_epochs
 from ddcal.networks import ConvNet, default_depth
-from ddcal.pipeline.progress_images import PROGRESS_CLASSES, PROGRESS_POINTS, WITHOUT_PROGRESS
+from ddcal.pipeline.pictures import MAX_CLASSES, MAX_IMAGES, PROGRESS_CLASSES, PROGRESS_POINTS, WITHOUT_PROGRESS
 
 TENSOR_HEADER_BYTES = 130
 """One tensor in the header of a safetensors file: its name, type, shape and place."""
@@ -90,8 +90,10 @@ def stage_bytes(config: TrialConfig, stage: str, shape: DatasetShape) -> int:
         text = MANIFEST_BYTES + POINT_BYTES * config.distill.probe.points + DESCRIPTION_BYTES + 32 * shape.classes
         shown = (PROGRESS_POINTS + 1) * min(PROGRESS_CLASSES, shape.classes) * features + 2 * TENSOR_HEADER_BYTES
         source = tensors if config.distill.backbone == "file" else 0  # the imported tensors as they were stored
+        per_class = min(MAX_IMAGES, images_per_class(config.distill, shape.classes, shape.channels, shape.size))
+        grid = min(MAX_CLASSES, shape.classes) * per_class * features + TENSOR_HEADER_BYTES if config.data.zca else 0
         progress = 0 if config.distill.backbone in WITHOUT_PROGRESS else shown
-        return tensors + source + progress + kept + text
+        return tensors + source + progress + grid + kept + text
     if stage == "train":
         weights, parts = parameter_bytes(config.train.network.over(NetworkConfig()), shape)
         images = sum(train_images(config, shape)) + shape.val + shape.test

@@ -19,7 +19,7 @@ from ddcal.distill import SyntheticSet, make_distiller, synthetic_set
 from ddcal.distill.experts import Experts
 from ddcal.distill.imported import ImportedImages
 from ddcal.distill.mtt import TrajectoryMatching
-from ddcal.pipeline.progress_images import ProgressImages
+from ddcal.pipeline.pictures import StagePictures
 from ddcal.training import DDNNTraining, split_holdout
 
 TRAIN_POINTS = 4
@@ -74,7 +74,7 @@ class DistillWork:
         self.config, self.dataset, self.device = config, dataset, device
         self.distiller = make_distiller(dataset, config.distill, config.seed, device, experts)
         self.curve: list[dict[str, float]] = []
-        self.progress = ProgressImages(self.distiller, dataset)
+        self.pictures = StagePictures(self.distiller, dataset)
 
     @property
     def fraction(self) -> float:
@@ -83,9 +83,9 @@ class DistillWork:
 
     def step(self) -> None:
         """Run one iteration, and the probe if a fidelity point is reached."""
-        self.progress.note()
+        self.pictures.note()
         loss = self.distiller.step()
-        self.progress.note()
+        self.pictures.note()
         points, total = self.config.distill.probe.points, self.distiller.iterations
         reached = sum(1 for k in range(1, points + 1) if self.distiller.iteration >= math.ceil(k * total / points))
         if reached > len(self.curve):
@@ -95,18 +95,18 @@ class DistillWork:
 
     def state(self) -> dict[str, Any]:
         """Return the distiller's state and the curve so far."""
-        return {"distiller": self.distiller.state(), "curve": self.curve, "progress": self.progress.state()}
+        return {"distiller": self.distiller.state(), "curve": self.curve, "pictures": self.pictures.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a `state`."""
         self.distiller.restore(state["distiller"])
         self.curve = [dict(point) for point in state["curve"]]
-        self.progress.restore(state.get("progress", {}))
+        self.pictures.restore(state.get("pictures", {}))
 
     def write(self, folder: Path) -> None:
         """Write the distilled set, a few of its images as they came about, and an imported set's own tensors."""
         synthetic_set(self.distiller, self.dataset, self.config.distill, self.config.seed).save(folder)
-        self.progress.write(folder)
+        self.pictures.write(folder)
         if isinstance(self.distiller, ImportedImages):
             self.distiller.save_source(folder)
 

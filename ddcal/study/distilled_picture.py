@@ -13,23 +13,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ddcal.calibration import save_figure
+from ddcal.calibration.reliability import DOTS_PER_INCH
 from ddcal.config import DataConfig
 from ddcal.distill import SyntheticSet
 from ddcal.pipeline import Entry, Store
-from ddcal.pipeline.progress_images import PROGRESS
+from ddcal.pipeline.pictures import MAX_CLASSES, MAX_IMAGES, PICTURES
 
 logger = logging.getLogger(__name__)
 
 PICTURE = "distilled.png"
 PROGRESS_PICTURE = "progress.png"
-MAX_CLASSES, MAX_IMAGES = 20, 10
-"""At most so many classes, and images of each, are shown."""
-
 GAP = 0.08
 """White between two images, in parts of their side."""
 
-NAMES_INCHES, TITLE_INCHES = 1.4, 2.6
-"""Room for the classes' names, and the least for the title, in inches."""
+LETTER_INCHES, MAX_NAME = 0.075, 28
+"""Room for a letter of a name or of the title, in inches; a longer name is cut."""
 
 
 class DistilledPictures:
@@ -46,11 +44,15 @@ class DistilledPictures:
         Args:
             store: Where the set is.
             key: Its key.
-            data: The data section of its trial; only ZCA asks for the real images, once a study.
+            data: The data section of its trial; only a whitened set of an earlier ddcal, which has no pictures of its
+                own, asks for the real images, once a study.
         """
 
         def draw(entry: Entry, path: Path) -> Path:
             synthetic = SyntheticSet.load(entry.folder)
+            kept = load_file(entry.folder / PICTURES) if PICTURES in entry.files else {}
+            if "grid" in kept:
+                return draw_grid(synthetic, kept["grid"].float() / 255.0, path)
             return draw_distilled(synthetic, self._inverse_of(synthetic, data), path)
 
         return self._drawn(store, key, PICTURE, draw)
@@ -104,7 +106,14 @@ def draw_distilled(synthetic: SyntheticSet, inverse: Callable[[Tensor], Tensor],
     shown = min(synthetic.images_per_class, MAX_IMAGES)
     images = synthetic.images.view(synthetic.num_classes, synthetic.images_per_class, *synthetic.images.shape[1:])
     pictures = inverse(images[:classes, :shown].flatten(0, 1)).clamp(0.0, 1.0)
-    facts = f"{synthetic.provenance.get('backbone', '')}, {synthetic.ipc} images a class".lstrip(", ")
+    return draw_grid(synthetic, pictures.unflatten(0, (classes, shown)), path)
+
+
+def draw_grid(synthetic: SyntheticSet, pictures: Tensor, path: Path) -> Path:
+    """Draw pictures (classes, images, C, H, W) in [0, 1] of a distilled set, its first ones, and save a PNG."""
+    classes, shown = pictures.shape[:2]
+    count = f"{synthetic.ipc} image{'s' * (synthetic.ipc != 1)} a class"
+    facts = f"{synthetic.provenance.get('backbone', '')}, {count}".lstrip(", ")
     cut = []
     if classes < synthetic.num_classes:
         cut.append(f"{classes} of {synthetic.num_classes} classes")
@@ -112,7 +121,7 @@ def draw_distilled(synthetic: SyntheticSet, inverse: Callable[[Tensor], Tensor],
         cut.append(f"{shown} of {synthetic.images_per_class} images each")
     title = facts + (f"\n{', '.join(cut)}" if cut else "")
     names = synthetic.provenance.get("class_names") or [str(label) for label in range(synthetic.num_classes)]
-    return save_figure(_sheet(pictures.unflatten(0, (classes, shown)), [str(n) for n in names[:classes]], title), path)
+    return save_figure(_sheet(pictures, [str(n) for n in names[:classes]], title), path)
 
 
 def draw_progress(entry: Entry, path: Path) -> Path | None:
@@ -125,11 +134,13 @@ def draw_progress(entry: Entry, path: Path) -> Path | None:
     Returns:
         ``path``, or None if the stage kept none.
     """
-    if PROGRESS not in entry.files:
+    if PICTURES not in entry.files:
         return None
-    kept = load_file(entry.folder / PROGRESS)
+    kept = load_file(entry.folder / PICTURES)
+    if "progress" not in kept:
+        return None
     provenance = SyntheticSet.load(entry.folder).provenance
-    pictures = (kept["images"].float() / 255.0).transpose(0, 1)
+    pictures = (kept["progress"].float() / 255.0).transpose(0, 1)
     fractions, accuracy = kept["fractions"].tolist(), _accuracy_at(entry.meta["curve"], provenance["iterations"])
     columns = []
     for fraction in fractions:
@@ -138,6 +149,8 @@ def draw_progress(entry: Entry, path: Path) -> Path | None:
         columns.append(("start" if fraction == 0.0 else f"{100 * fraction:.0f} %") + score)
     names = provenance.get("class_names") or [str(label) for label in range(len(pictures))]
     title = f"{provenance['backbone']}, the first image of each class over {provenance['iterations']} iterations"
+    if accuracy:
+        title += "\nbelow: accuracy on val of a short network trained on the set"
     if len(pictures) < len(names):
         title += f"\n{len(pictures)} of {len(names)} classes"
     return save_figure(_sheet(pictures, [str(name) for name in names[: len(pictures)]], title, columns), path)
@@ -161,17 +174,23 @@ def _sheet(pictures: Tensor, rows: list[str], title: str, columns: list[str] | N
         for column in range(across):
             top, left = row * (height + gap), column * (width + gap)
             sheet[:, top : top + height, left : left + width] = pictures[row, column]
-    cell = 0.5 if columns is None else 0.75
-    size = (NAMES_INCHES + max(cell * across, TITLE_INCHES), (0.7 if columns is None else 1.0) + cell * down)
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.add_subplot()
+    rows = [row if len(row) <= MAX_NAME else f"{row[: MAX_NAME - 1]}…" for row in rows]
+    lines = title.splitlines()
+    margin, above = 0.2 + LETTER_INCHES * max(map(len, rows)), 0.15 + 0.17 * max(2, len(lines))
+    below = 0.1 if columns is None else 0.45
+    side = max(0.5 if columns is None else 0.75, width / DOTS_PER_INCH)  # no image is made smaller than it is
+    across_inches, down_inches = side * across, side * down
+    page = max(margin + across_inches + 0.1, 0.2 + LETTER_INCHES * max(map(len, lines)))
+    tall = below + down_inches + above
+    figure = Figure(figsize=(page, tall))
+    axes = figure.add_axes((margin / page, below / tall, across_inches / page, down_inches / tall))
     array = sheet.permute(1, 2, 0).numpy()
-    axes.imshow(array[..., 0] if channels == 1 else array, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(array[..., 0] if channels == 1 else array, cmap="gray", vmin=0, vmax=1, interpolation="antialiased")
     axes.set_yticks([row * (height + gap) + (height - 1) / 2 for row in range(down)], rows, fontsize=9)
     middles = [column * (width + gap) + (width - 1) / 2 for column in range(across)]
     axes.set_xticks(middles if columns else (), columns or (), fontsize=8)
     axes.tick_params(length=0)
-    for side in axes.spines.values():
-        side.set_visible(False)
-    figure.suptitle(title, fontsize=9)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    figure.text(0.5, 1 - 0.06 / tall, title, ha="center", va="top", fontsize=9)
     return figure

@@ -35,7 +35,7 @@ COPIED = {
 SOURCE = "distilled/source.safetensors"
 """What a replay reads in place of the file that a set was imported from."""
 
-NOT_COMPARED = ("reliability.png", "progress.safetensors")
+NOT_COMPARED = ("reliability.png", "pictures.safetensors")
 """Pictures: drawn from evaluation.json, which is compared, or of the way to images that are; older stages have none."""
 
 CUDA_TOLERANCE = 0.02

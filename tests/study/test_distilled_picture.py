@@ -112,11 +112,11 @@ def test_the_way_of_a_set_is_drawn(distilled, tmp_path):
 
 def test_the_way_begins_at_the_start_and_ends_with_the_set(distilled):
     folder = distilled.entries["distill"].folder
-    kept, synthetic = load_file(folder / "progress.safetensors"), SyntheticSet.load(folder)
+    kept, synthetic = load_file(folder / "pictures.safetensors"), SyntheticSet.load(folder)
     assert kept["fractions"].tolist() == [0, 2 / 6, 3 / 6, 5 / 6, 1]  # the iterations at or after each quarter
-    assert kept["images"].shape == (5, 10, 1, 8, 8) and kept["images"].dtype == torch.uint8
+    assert kept["progress"].shape == (5, 10, 1, 8, 8) and kept["progress"].dtype == torch.uint8
     last = (distilled.dataset.inverse_transform(synthetic.images[::2]) * 255).round().to(torch.uint8)
-    assert torch.equal(kept["images"][-1], last) and not torch.equal(kept["images"][0], last)
+    assert torch.equal(kept["progress"][-1], last) and not torch.equal(kept["progress"][0], last)
 
 
 def test_images_that_do_not_change_have_no_way(tmp_path):
@@ -124,7 +124,7 @@ def test_images_that_do_not_change_have_no_way(tmp_path):
     store = open_store(tmp_path / "store")
     runner = TrialRunner(TrialConfig.model_validate(values), store, Environment("cpu", 1), target="distill")
     runner.run()
-    assert not (runner.entries["distill"].folder / "progress.safetensors").exists()
+    assert not (runner.entries["distill"].folder / "pictures.safetensors").exists()
     assert DistilledPictures(tmp_path / "pictures").progress(store, runner.keys["distill"]) is None
 
 
@@ -138,11 +138,24 @@ def test_a_restored_stage_keeps_what_it_had(tmp_path):
             first.step()
         state = first.state()
         if not kept:
-            del state["progress"]
+            del state["pictures"]
         second = DistillWork(resolve(trial), dataset, "cpu")
         second.restore(state)
         while second.fraction < 1.0:
             second.step()
         (tmp_path / str(kept)).mkdir()
         second.write(tmp_path / str(kept))
-        assert (tmp_path / str(kept) / "progress.safetensors").exists() == kept
+        assert (tmp_path / str(kept) / "pictures.safetensors").exists() == kept
+
+
+def test_a_whitened_set_is_drawn_without_the_data(tmp_path):
+    values = {**TINY, "data": {"name": "digits", "zca": True}, "distill": {"backbone": "real", "ipc": 12}}
+    store = open_store(tmp_path / "store")
+    runner = TrialRunner(TrialConfig.model_validate(values), store, Environment("cpu", 1), target="distill")
+    runner.run()
+    entry = runner.entries["distill"]
+    kept, synthetic = load_file(entry.folder / "pictures.safetensors"), SyntheticSet.load(entry.folder)
+    shown = runner.dataset.inverse_transform(synthetic.images).unflatten(0, (10, 12))[:, :10]
+    assert torch.equal(kept["grid"], (shown * 255).round().to(torch.uint8)) and list(kept) == ["grid"]
+    nowhere = {"name": "npz", "root": str(tmp_path / "nowhere.npz")}
+    assert DistilledPictures(tmp_path / "pictures").picture(store, entry.key, nowhere) is not None

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -9,8 +10,10 @@ from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from ddcal.cli import app
-from ddcal.config import DataConfig
+from ddcal.config import DataConfig, TrialConfig
 from ddcal.data import load_dataset
+from ddcal.errors import BadInput
+from ddcal.pipeline import Environment, TrialRunner, open_store
 from ddcal.study import load_study
 
 LABELS = torch.arange(10).repeat_interleave(2)
@@ -76,8 +79,6 @@ def test_a_copy_elsewhere_is_the_same_stage(study_of, files, tmp_path):
     """And another lr or content is another one."""
     study = study_of()
     moved = {"distill.file": {"images": str(files / "moved.npz"), "preprocessing": "normalized", "lr": 0.05}}
-    import numpy as np
-
     np.savez(files / "moved.npz", images=torch.load(files / "images.pt").numpy(), labels=LABELS.numpy())
     keys = {}
     for name, changes in (("here", {}), ("moved", moved), ("lr", {"distill.file.lr": 0.06})):
@@ -143,3 +144,14 @@ def test_doubts_are_told_and_refuse_nothing(study_of):
     assert result.exit_code == 0 and "warning" in result.output and "all values lie in [0, 1]" in result.output
     plan = ddcal("plan", study, "--json")
     assert any("all values lie in [0, 1]" in warning for warning in json.loads(plan.stdout)["warnings"])
+
+
+def test_a_file_that_changes_under_a_trial_is_refused(files, tmp_path):
+    """What it holds then is not what the stage's key says."""
+    file = {"images": str(files / "images.pt"), "labels": str(files / "labels.pt"), "preprocessing": "normalized"}
+    trial = TrialConfig.model_validate({"distill": {"backbone": "file", "ipc": 2, "file": file}})
+    runner = TrialRunner(trial, open_store(tmp_path / "store"), Environment("cpu", 1), target="distill")
+    torch.save(torch.randn(20, 1, 8, 8), files / "images.pt")
+    with pytest.raises(BadInput, match=r"distill\.file\.images: .*images\.pt changed meanwhile"):
+        runner.run()
+    assert not runner.store.has("distill", runner.keys["distill"])

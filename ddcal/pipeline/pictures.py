@@ -1,4 +1,7 @@
-"""A few distilled images as they come about: the same ones before the first iteration and at every quarter after."""
+"""Pictures that a distill stage keeps: how a few images came about, and a grid of the set where only it can undo ZCA.
+
+They are bytes, ready to be shown without the dataset.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,12 @@ from torch import Tensor
 from ddcal.data import Dataset
 from ddcal.distill import Distiller
 
-PROGRESS = "progress.safetensors"
-"""Pictures uint8 (T, n, C, S, S) under ``images``, and the fraction of the iterations of each T under ``fractions``."""
+PICTURES = "pictures.safetensors"
+"""uint8: ``progress`` (T, n, C, S, S), with the fraction of the iterations of each T under ``fractions``; ``grid``
+(classes, images, C, S, S). Each is there or not."""
+
+MAX_CLASSES, MAX_IMAGES = 20, 10
+"""A grid has at most so many classes, and images of each."""
 
 PROGRESS_POINTS = 4
 PROGRESS_CLASSES = 10
@@ -23,8 +30,8 @@ WITHOUT_PROGRESS = ("real", "file")
 """Backbones whose images do not change."""
 
 
-class ProgressImages:
-    """Pictures of the first image of the first classes of a distiller, in bytes: small, and ready to be shown."""
+class StagePictures:
+    """Keeps pictures of the first image of the first classes of a distiller as it goes on, and of the set at the end."""
 
     def __init__(self, distiller: Distiller, dataset: Dataset) -> None:
         """Watch ``distiller``; nothing is kept before the first `note`."""
@@ -39,7 +46,7 @@ class ProgressImages:
         marks = {math.ceil(k * total / PROGRESS_POINTS) for k in range(PROGRESS_POINTS + 1)}
         if total > 1 and iteration in marks and iteration not in self._pictures:
             images = self._distiller.images.detach()[self._shown.to(self._distiller.images.device)].cpu()
-            self._pictures[iteration] = (self._dataset.inverse_transform(images) * 255.0).round().to(torch.uint8)
+            self._pictures[iteration] = self._shown_as(images)
 
     def state(self) -> dict[str, Tensor]:
         """Return what was kept."""
@@ -50,10 +57,19 @@ class ProgressImages:
         self._pictures = {int(iteration): pictures for iteration, pictures in state.items()}
 
     def write(self, folder: Path) -> None:
-        """Write what was kept, if it begins at the beginning."""
-        if 0 not in self._pictures:
-            return
-        moments = sorted(self._pictures)
-        fractions = torch.tensor([moment / self._distiller.iterations for moment in moments], dtype=torch.float64)
-        pictures = torch.stack([self._pictures[moment] for moment in moments])
-        save_file({"images": pictures, "fractions": fractions}, folder / PROGRESS)
+        """Write what was kept, if it begins at the beginning, and the grid of a whitened set."""
+        tensors: dict[str, Tensor] = {}
+        if 0 in self._pictures:
+            moments = sorted(self._pictures)
+            fractions = [moment / self._distiller.iterations for moment in moments]
+            tensors["fractions"] = torch.tensor(fractions, dtype=torch.float64)
+            tensors["progress"] = torch.stack([self._pictures[moment] for moment in moments])
+        if self._dataset.preprocessing.kind == "zca":  # its matrices are too large to be kept with the set
+            images = self._distiller.images.detach().unflatten(0, (self._dataset.num_classes, -1))
+            chosen = images[:MAX_CLASSES, :MAX_IMAGES].cpu()
+            tensors["grid"] = self._shown_as(chosen.flatten(0, 1)).unflatten(0, chosen.shape[:2])
+        if tensors:
+            save_file(tensors, folder / PICTURES)
+
+    def _shown_as(self, images: Tensor) -> Tensor:
+        return (self._dataset.inverse_transform(images) * 255.0).round().to(torch.uint8)
