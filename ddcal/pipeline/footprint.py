@@ -6,13 +6,11 @@ were measured on digits and CIFAR-10 and are checked by a test against a finishe
 
 from __future__ import annotations
 
-import torch
-
 from ddcal.config import NetworkConfig, TrialConfig
 from ddcal.config.trial import held_out_per_class
 from ddcal.data.shapes import DatasetShape
 from ddcal.distill import images_per_class
-from ddcal.networks import ConvNet, default_depth
+from ddcal.networks import network_on_meta
 
 TENSOR_HEADER_BYTES = 130
 """One tensor in the header of a safetensors file: its name, type, shape and place."""
@@ -44,10 +42,7 @@ SMALL_PREPROCESSING = 4096
 
 def parameter_bytes(network: NetworkConfig, shape: DatasetShape) -> tuple[int, int]:
     """Return (bytes, number of tensors) of one network's weights."""
-    depth = default_depth(shape.size) if network.depth is None else network.depth
-    with torch.device("meta"):
-        built = ConvNet(shape.channels, shape.size, shape.classes, width=network.width, depth=depth, norm=network.norm)
-    tensors = built.state_dict().values()
+    tensors = network_on_meta(network, shape.channels, shape.size, shape.classes).state_dict().values()
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors), len(tensors)
 
 
