@@ -4,6 +4,7 @@ import pytest
 
 from ddcal.config import resolve
 from ddcal.pipeline import Environment, stage_keys
+from ddcal.pipeline.keys import stage_config
 
 ALL = ["distill", "train", "calibrate", "evaluate"]
 HERE = Environment("cpu", 1)
@@ -37,6 +38,11 @@ def keys_of(config, fingerprint=PRINT, environment=HERE):
         ({}, {"train__augment": "dsa"}, ALL[1:]),
         ({}, {"train__holdout": 0.5}, ALL[1:]),
         ({}, {"train__network": {"norm": "batch"}}, ALL[1:]),
+        ({}, {"train__network": {"name": "mlp"}}, ALL[1:]),  # which evaluates the same set
+        ({}, {"train__network": {"name": "alexnet"}}, ALL[1:]),
+        ({}, {"distill__network": {"name": "mlp"}}, ALL),
+        ({}, {"network": {"name": "mlp"}}, ALL),
+        ({"train__network": {"name": "mlp"}}, {"train__network": {"name": "mlp", "width": 9}}, ALL[1:]),
         ({}, {"calibrate__method": "none"}, ALL[2:]),
         ({}, {"calibrate__method": "ts_train"}, ALL[2:]),
         ({}, {"calibrate__mask__ratio": 0.5}, ALL[2:]),
@@ -64,6 +70,11 @@ def keys_of(config, fingerprint=PRINT, environment=HERE):
         ({"calibrate__method": "none"}, {"calibrate__t_max": 9.0}, []),
         ({"calibrate__mask__ratio": 0.0}, {"calibrate__mask__unit": "patch"}, []),
         ({"calibrate__mask__ratio": 0.0}, {"calibrate__draws": 7}, []),
+        # the ConvNet's width, depth and norm are not those of another network, nor is what that has not
+        ({"distill__network": {"name": "mlp"}, "train__network": {"name": "mlp"}}, {"network": {"depth": 1}}, []),
+        ({"train__network": {"name": "mlp"}}, {"train__network": {"name": "mlp", "width": 128, "norm": "none"}}, []),
+        ({"train__network": {"name": "alexnet"}}, {"train__network": {"name": "alexnet", "width": 128}}, []),
+        ({}, {"train__network": {"name": "convnet"}}, []),
         # the preset written out is the preset
         ({}, {"distill__matching__init": "noise"}, []),
         ({}, {"train__augment": "none"}, []),
@@ -117,3 +128,11 @@ def test_a_gpu_of_another_machine_is_part_of_the_identity():
     """A head node without a GPU gives the keys of the node that has one."""
     there = Environment("cuda", kind="cuda:NVIDIA H200")
     assert there.identity() == {"device": "cuda:NVIDIA H200", "precision": "float32", "threads": 1}
+
+
+def test_the_convnet_in_a_key_is_as_it_was_before_there_were_others(make_trial):
+    """Stores that were filled when the ConvNet was the only network go on serving."""
+    config = resolve(make_trial(distill__network={"depth": 1}, train__network={"norm": "batch"}))
+    convnet = {"name": "convnet", "width": 4, "depth": None, "norm": "instance"}
+    assert stage_config(config, "distill")["network"] == convnet | {"depth": 1}
+    assert stage_config(config, "train")["network"] == convnet | {"norm": "batch"}
