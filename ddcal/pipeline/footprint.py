@@ -10,6 +10,7 @@ from ddcal.config import NetworkConfig, TrialConfig
 from ddcal.config.trial import held_out_per_class
 from ddcal.data.shapes import DatasetShape
 from ddcal.distill import images_per_class
+from ddcal.errors import BadInput
 from ddcal.networks import network_on_meta
 
 TENSOR_HEADER_BYTES = 130
@@ -41,8 +42,15 @@ SMALL_PREPROCESSING = 4096
 
 
 def parameter_bytes(network: NetworkConfig, shape: DatasetShape) -> tuple[int, int]:
-    """Return (bytes, number of tensors) of one network's weights."""
-    tensors = network_on_meta(network, shape.channels, shape.size, shape.classes).state_dict().values()
+    """Return (bytes, number of tensors) of one network's weights.
+
+    Raises:
+        BadInput: if the network cannot take images of that size.
+    """
+    try:
+        tensors = network_on_meta(network, shape.channels, shape.size, shape.classes).state_dict().values()
+    except ValueError as error:
+        raise BadInput(str(error)) from error
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors), len(tensors)
 
 
