@@ -2,6 +2,7 @@
 
 from ddcal.config.checks import trial_from
 from ddcal.config.loading import ConfigError, read_study, study_problems
+from ddcal.config.networks import NetworkConfig
 from ddcal.config.presets import resolve
 from ddcal.config.problems import Problem
 from ddcal.config.study import StudyConfig
@@ -11,7 +12,6 @@ from ddcal.config.trial import (
     DistillConfig,
     EvaluateConfig,
     MaskConfig,
-    NetworkConfig,
     TrainConfig,
     TrialConfig,
 )

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from ddcal.config.backbones import DMConfig, FileConfig, MatchingConfig, MTTConfig, RTPConfig, too_few_epochs
 from ddcal.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveInt, Ratio
+from ddcal.config.networks import NetworkConfig, NetworkOverride, network_problems
 
 DATASETS = ("digits", "cifar10", "cifar100", "fashion-mnist", "npz")
 DATASETS_WITHOUT_FLIP = ("digits",)
@@ -56,28 +57,6 @@ class DataConfig(Config):
         return self
 
 
-class NetworkConfig(Config):
-    """The ConvNet of PAPER.md: ``depth`` None follows the image size (2 at 8 px, 3 at 28 and 32, 4 at 64, 5 at 128)."""
-
-    name: Literal["convnet"] = "convnet"
-    width: PositiveInt = 128
-    depth: Annotated[int, Field(ge=1, le=8)] | None = None
-    norm: Literal["instance", "batch", "none"] = "instance"
-
-
-class NetworkOverride(Config):
-    """A network for one stage alone: what is left out is as in the trial's ``network``."""
-
-    name: Literal["convnet"] | None = None
-    width: PositiveInt | None = None
-    depth: Annotated[int, Field(ge=1, le=8)] | None = None
-    norm: Literal["instance", "batch", "none"] | None = None
-
-    def over(self, base: NetworkConfig) -> NetworkConfig:
-        """Return ``base`` with this override's values in it."""
-        return base.model_copy(update=self.model_dump(exclude_none=True))
-
-
 class MaskConfig(Config):
     """A random mask: an element is kept where u >= ratio (PAPER.md, Mask); 0 keeps everything."""
 
@@ -108,8 +87,8 @@ class ProbeConfig(Config):
 
 _ONE_CLASS = "one class at a time is compared, where batch statistics mean nothing"
 _NO_STATISTICS = "its weights move through an unrolled loop, which has no place for running statistics"
-NO_BATCH_NORM = {"dc": _ONE_CLASS, "dsa": _ONE_CLASS, "dm": _ONE_CLASS, "mtt": _NO_STATISTICS, "rtp": _NO_STATISTICS}
-"""Backbone → why its distilling network cannot have batch norm."""
+NO_BATCH_NORM = {"dm": _ONE_CLASS, "mtt": _NO_STATISTICS, "rtp": _NO_STATISTICS}
+"""Backbone → why its distilling network cannot have batch norm; DC and DSA fix its statistics before each matching."""
 
 
 class DistillConfig(Config):
@@ -274,7 +253,12 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
             )
     if backbone == "file":
         problems += _file_problems(trial)
-    if backbone in NO_BATCH_NORM and trial.network.norm == "batch" and trial.distill.network.norm is None:
+    networks = {"distill": trial.distill.network, "train": trial.train.network}
+    if backbone == "full":
+        del networks["distill"]
+    problems += network_problems(trial.network, networks, trial.data.name, trial.data.resolution)
+    inherited = trial.distill.network.norm is None and trial.distill.network.over(trial.network).norm == "batch"
+    if backbone in NO_BATCH_NORM and inherited:
         problems.append(
             f"network.norm is 'batch', which {backbone} cannot use in the distilling network "
             f"({NO_BATCH_NORM[backbone]}): set distill.network.norm to 'instance'"

@@ -21,7 +21,7 @@ from ddcal.config.trial import DATASETS_WITHOUT_FLIP
 from ddcal.data import Dataset
 from ddcal.data.augment import augment, draw_augmentation
 from ddcal.errors import DivergedError
-from ddcal.networks import ConvNet, build_network
+from ddcal.networks import Network, build_network
 from ddcal.seeding import generator
 
 TRAJECTORY = "trajectory.safetensors"
@@ -167,7 +167,7 @@ def train_experts(dataset: Dataset, config: DistillConfig, seed: int, device: to
     return Experts(trajectories)
 
 
-def skeleton(dataset: Dataset, config: DistillConfig, draws: torch.Generator) -> ConvNet:
+def skeleton(dataset: Dataset, config: DistillConfig, draws: torch.Generator) -> Network:
     """Return the distilling network of a config, newly initialised."""
     network = config.network.over(NetworkConfig())
     return build_network(network, dataset.channels, dataset.image_size, dataset.num_classes, draws)

@@ -13,7 +13,7 @@ from ddcal.distill.limits import clipped, diverged, limited, what_limits
 from ddcal.distill.mdt import SyntheticMask
 from ddcal.distill.real import random_subset
 from ddcal.divergence import loss_problem, value_problem
-from ddcal.networks import ConvNet, build_network
+from ddcal.networks import Network, build_network
 from ddcal.seeding import generator
 
 
@@ -68,7 +68,7 @@ class LearnedImages:
         """Return where a class lies in the set."""
         return slice(label * self.config.ipc, (label + 1) * self.config.ipc)
 
-    def fresh_network(self) -> ConvNet:
+    def fresh_network(self) -> Network:
         """Return the iteration's own network, newly initialised."""
         draws = generator(self.seed, "distill", "network", self.iteration)
         shape = (self.dataset.channels, self.dataset.image_size, self.dataset.num_classes)
@@ -127,9 +127,9 @@ class RealBatches:
         self.indices = [dataset.train.indices_of(label) for label in range(dataset.num_classes)]
         self.size, self.device = size, device
 
-    def draw(self, label: int, stream: torch.Generator) -> Tensor:
+    def draw(self, label: int, stream: torch.Generator, size: int | None = None) -> Tensor:
         """Return ``size`` images of the class without replacement, or all if it has fewer; (n, C, H, W)."""
         indices = self.indices[label]
-        count = min(self.size, len(indices))
+        count = min(self.size if size is None else size, len(indices))
         chosen = indices[torch.randperm(len(indices), generator=stream)[:count]]
         return self.images[chosen.to(self.device)]

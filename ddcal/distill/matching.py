@@ -18,9 +18,13 @@ from ddcal.data.augment import augment
 from ddcal.distill.learned import LearnedImages, RealBatches
 from ddcal.distill.limits import diverged
 from ddcal.divergence import loss_problem, usual_cross_entropy
+from ddcal.networks import fix_statistics
 from ddcal.seeding import generator
 
 EPSILON = 1e-6
+
+STATISTICS_IMAGES = 16
+"""Real images a class that fix a batch norm's statistics."""
 
 
 def matching_distance(synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
@@ -43,7 +47,11 @@ def matching_distance(synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> Te
 
 
 class GradientMatching(LearnedImages):
-    """DC (``backbone: dc``) and DSA (``backbone: dsa``), one `step` an iteration, resumable between iterations."""
+    """DC (``backbone: dc``) and DSA (``backbone: dsa``), one `step` an iteration, resumable between iterations.
+
+    A network with batch norm has its statistics fixed from one real batch, neither augmented nor masked, before each
+    matching, since the batches that are matched hold one class alone; while it is trained it uses those of its batches.
+    """
 
     def __init__(self, dataset: Dataset, config: DistillConfig, seed: int, device: torch.device) -> None:
         matching = config.matching
@@ -62,7 +70,7 @@ class GradientMatching(LearnedImages):
         iteration = self.iteration
         streams = {
             name: generator(self.seed, "distill", name, iteration)
-            for name in ("real", "augment", "inner-augment", "order")
+            for name in ("real", "augment", "inner-augment", "order", "statistics")
         }
         self.mask.begin(iteration, tuple(self.images.shape))
         network = self.fresh_network()
@@ -77,6 +85,8 @@ class GradientMatching(LearnedImages):
 
     def _update_images(self, network: nn.Module, streams: dict[str, torch.Generator]) -> float:
         """One SGD step on the images; the losses of all classes are summed."""
+        if self.network_config.norm == "batch":
+            self._fix_statistics(network, streams["statistics"])
         weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
         gradient = torch.empty_like(self.images)
         losses = []
@@ -103,8 +113,14 @@ class GradientMatching(LearnedImages):
         self.descend(gradient, rate, settings.image_momentum, loss, key, usual=usual, also=also)
         return loss
 
+    def _fix_statistics(self, network: nn.Module, stream: torch.Generator) -> None:
+        """Fix the statistics of batch norms until the network is trained."""
+        classes = range(self.dataset.num_classes)
+        fix_statistics(network, torch.cat([self.real.draw(label, stream, STATISTICS_IMAGES) for label in classes]))
+
     def _train_network(self, network: nn.Module, streams: dict[str, torch.Generator]) -> None:
         """``inner`` epochs of plain SGD over the whole synthetic set."""
+        network.train()
         parameters = list(network.parameters())
         batch, rate = self.config.matching.inner_batch, self.config.matching.network_lr
         worst = torch.zeros((), device=self.device)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ddcal.config import TrialConfig
 from ddcal.config.backbones import OWN_SECTION
+from ddcal.config.networks import NetworkOverride
 from ddcal.config.trial import held_out_per_class
 from ddcal.distill.experts import kept_epochs
 from ddcal.pipeline.work import TRAIN_POINTS
@@ -91,7 +92,7 @@ def stage_kind(config: TrialConfig, stage: str) -> Kind:
             if distill.mask.ratio > 0.0:
                 values["mask"] = distill.mask.model_dump(exclude={"ratio"})
                 masked = " masked"
-        what = f"{data.name} {distill.backbone} ipc {distill.ipc}{masked}, width {distill.network.width}"
+        what = f"{data.name} {distill.backbone} ipc {distill.ipc}{masked}, {_network(distill.network)}"
         return _kind(stage, what, "iteration", values)
     images = "all images" if distill.backbone == "full" else f"{_trained_on(config)} images a class"
     values["images"] = images
@@ -100,7 +101,7 @@ def stage_kind(config: TrialConfig, stage: str) -> Kind:
     if stage == "train":
         values |= {"network": train.network.model_dump()}
         values |= train.model_dump(include={"batch_size", "augment", "loss", "holdout"})
-        what = f"{data.name} {images}, width {train.network.width}, augment {train.augment}"
+        what = f"{data.name} {images}, {_network(train.network)}, augment {train.augment}"
         return _kind(stage, what, "epoch of a network", values)
     if stage == "calibrate":
         values |= {"method": calibrate.method, "solver": calibrate.solver}
@@ -128,6 +129,12 @@ def stage_amount(config: TrialConfig, stage: str) -> Amount:
         epochs = config.train.epochs or 1
         return Amount(networks, epochs, min(TRAIN_POINTS, epochs))
     return Amount(networks if stage == "calibrate" else 1, 1, 0)
+
+
+def _network(network: NetworkOverride) -> str:
+    """Return a resolved network in words; the ConvNet, which is the usual one, by its width alone."""
+    name = "" if network.name == "convnet" else f"{network.name} "
+    return f"{name}width {network.width}" if network.width is not None else name.rstrip()
 
 
 def _trained_on(config: TrialConfig) -> int:

@@ -6,14 +6,13 @@ were measured on digits and CIFAR-10 and are checked by a test against a finishe
 
 from __future__ import annotations
 
-import torch
-
 from ddcal.config import NetworkConfig, TrialConfig
 from ddcal.config.trial import held_out_per_class
 from ddcal.data.shapes import DatasetShape
 from ddcal.distill import images_per_class
 from ddcal.distill.experts import kept_epochs
-from ddcal.networks import ConvNet, default_depth
+from ddcal.errors import BadInput
+from ddcal.networks import network_on_meta
 from ddcal.pipeline.pictures import MAX_CLASSES, MAX_IMAGES, PROGRESS_CLASSES, PROGRESS_POINTS, WITHOUT_PROGRESS
 
 TENSOR_HEADER_BYTES = 130
@@ -51,11 +50,15 @@ SMALL_PREPROCESSING = 4096
 
 
 def parameter_bytes(network: NetworkConfig, shape: DatasetShape) -> tuple[int, int]:
-    """Return (bytes, number of tensors) of one network's weights."""
-    depth = default_depth(shape.size) if network.depth is None else network.depth
-    with torch.device("meta"):
-        built = ConvNet(shape.channels, shape.size, shape.classes, width=network.width, depth=depth, norm=network.norm)
-    tensors = built.state_dict().values()
+    """Return (bytes, number of tensors) of one network's weights.
+
+    Raises:
+        BadInput: if the network cannot take images of that size.
+    """
+    try:
+        tensors = network_on_meta(network, shape.channels, shape.size, shape.classes).state_dict().values()
+    except ValueError as error:
+        raise BadInput(str(error)) from error
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors), len(tensors)
 
 

@@ -18,7 +18,8 @@ def what_to_halve(config: TrialConfig, stage: str) -> list[str]:
     """
     distill, train = config.distill, config.train
     owner, network = ("distill", distill.network) if stage in ("experts", "distill") else ("train", train.network)
-    wide = _half(f"{owner}.network.width", network.width or config.network.width)
+    width = network.over(config.network).width
+    wide = [] if width is None else _half(f"{owner}.network.width", width)  # LeNet's layers have fixed widths
     if stage == "experts":
         return [*_half("distill.mtt.experts.batch_size", distill.mtt.experts.batch_size), *wide]
     if stage == "distill":

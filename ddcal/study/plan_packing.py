@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ddcal.config import NetworkConfig, StudyConfig, TrialConfig
+from ddcal.config.networks import ARCHITECTURES
 from ddcal.errors import BadInput
 from ddcal.pipeline import Environment
 
@@ -111,9 +112,10 @@ def slots(study: StudyConfig, machine: Machine) -> tuple[int, str]:
 
 def _network(config: TrialConfig) -> str:
     network = config.train.network.over(NetworkConfig())
+    width = f" width {network.width}" if network.width else ""
     depth = f" depth {network.depth}" if network.depth else ""
-    norm = f" {network.norm}" if network.norm != "instance" else ""
-    return f"{network.name} width {network.width}{depth}{norm}"
+    norm = f" {network.norm}" if network.norm != ARCHITECTURES[network.name].norms[0] else ""
+    return f"{network.name}{width}{depth}{norm}"
 
 
 def refuse_without_gpu(environment: Environment) -> None:

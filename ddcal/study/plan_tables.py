@@ -61,7 +61,8 @@ def setting_lines(settings: list[Setting]) -> Iterator[str]:
     sections: dict[str, dict[str, list[str]]] = {}
     for one in settings:
         section, _, name = one.name.partition(".")
-        if name.startswith("network.") and one.source != "study":  # as the trial's network says
+        inherited = name.startswith("network.") and one.source != "study"
+        if inherited and ".network.name=" not in one.where:  # as the trial's network says
             continue
         mark = "*" if one.source == "preset" else ""
         where = f" ({one.where.rpartition('.')[2]})" if one.where else ""

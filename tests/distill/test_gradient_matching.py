@@ -21,13 +21,17 @@ MASKS = [
 ]
 
 
-def logits_of(parameters, images, depth=2):
-    """The ConvNet of PAPER.md as one expression of its parameters."""
+def instance_norm(block, images):
+    return F.group_norm(images, images.shape[1])
+
+
+def logits_of(parameters, images, norm=instance_norm, depth=2):
+    """The ConvNet of PAPER.md as one expression of its parameters; ``norm`` is without the affine part."""
     for block in range(depth):
         prefix = f"blocks.{block}"
         images = F.conv2d(images, parameters[f"{prefix}.0.weight"], parameters[f"{prefix}.0.bias"], padding=1)
-        width = images.shape[1]
-        images = F.group_norm(images, width, parameters[f"{prefix}.1.weight"], parameters[f"{prefix}.1.bias"])
+        weight, bias = parameters[f"{prefix}.1.weight"], parameters[f"{prefix}.1.bias"]
+        images = norm(block, images) * weight[:, None, None] + bias[:, None, None]
         images = F.avg_pool2d(F.relu(images), 2)
     return images.flatten(1) @ parameters["classifier.weight"].T + parameters["classifier.bias"]
 
@@ -39,7 +43,8 @@ class Definition:
         self.dataset, self.config, self.settings = dataset, config, config.matching
         self.images, self.velocity = images.double().clone(), velocity.double().clone()
         self.streams = {
-            name: generator(SEED, "distill", name, iteration) for name in ("real", "augment", "inner-augment", "order")
+            name: generator(SEED, "distill", name, iteration)
+            for name in ("real", "augment", "inner-augment", "order", "statistics")
         }
         mask = config.mask
         self.mask_stream = generator(SEED, "distill", "mask", 0 if mask.resample == "fixed" else iteration)
@@ -54,6 +59,31 @@ class Definition:
             generator(SEED, "distill", "network", iteration),
         )
         self.parameters = {name: value.detach().double() for name, value in network.named_parameters()}
+        self.statistics = {}
+
+    def norm(self, block, images):
+        """Instance norm, or batch norm with the statistics that are fixed, or else with those of the images."""
+        if self.config.network.norm != "batch":
+            return instance_norm(block, images)
+        mean, variance = images.mean((0, 2, 3)), images.var((0, 2, 3), unbiased=False)
+        mean, variance = self.statistics.get(block, (mean, variance))
+        return (images - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
+
+    def fix_statistics(self):
+        """From 16 real images a class, neither augmented nor masked, anew before each matching."""
+        chosen = []
+        for label in range(self.dataset.num_classes):
+            members = self.dataset.train.indices_of(label)
+            chosen.append(members[torch.randperm(len(members), generator=self.streams["statistics"])[:16]])
+        found = {}
+
+        def norm(block, images):
+            found[block] = images.mean((0, 2, 3)), images.var((0, 2, 3), unbiased=True)
+            return self.norm(block, images)
+
+        self.statistics = {}
+        logits_of(self.parameters, self.dataset.train.images[torch.cat(chosen)].double(), norm)
+        self.statistics = found
 
     def masked(self, images, index, where):
         mask = self.config.mask
@@ -73,13 +103,15 @@ class Definition:
 
     def weight_gradients(self, images, labels, create_graph=False):
         parameters = {name: value.clone().requires_grad_() for name, value in self.parameters.items()}
-        loss = F.cross_entropy(logits_of(parameters, images), labels)
+        loss = F.cross_entropy(logits_of(parameters, images, self.norm), labels)
         gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=create_graph)
         return dict(zip(parameters, gradients, strict=True))
 
     def matching_loss(self, images):
         """The loss of one image update as a function of all images; draws real batches, augmentation and masks."""
         total, ipc = torch.zeros((), dtype=torch.float64), self.config.ipc
+        if self.config.network.norm == "batch":
+            self.fix_statistics()
         for label in range(self.dataset.num_classes):
             members = self.dataset.train.indices_of(label)
             order = torch.randperm(len(members), generator=self.streams["real"])[: self.settings.real_batch]
@@ -102,6 +134,7 @@ class Definition:
 
     def train_network(self):
         ipc = self.config.ipc
+        self.statistics = {}
         labels = torch.arange(self.dataset.num_classes).repeat_interleave(ipc)
         for _ in range(self.settings.inner):
             order = torch.randperm(len(self.images), generator=self.streams["order"])
@@ -149,6 +182,23 @@ def test_iterations_are_those_of_the_definition(backbone, name, mask, make_datas
     """Two iterations of two updates: fresh networks, inner epochs, siamese draws, masks, no flip on digits."""
     dataset = make_dataset(name, channels=2)
     config = make_config(backbone, mask=mask, matching={"network_lr": 0.05})
+    distiller = make_distiller(dataset, config, SEED)
+    images, velocity = distiller.images.clone(), torch.zeros_like(distiller.images)
+    for iteration in range(2):
+        distiller.step()
+        defined = Definition(dataset, config, iteration, images, velocity).run()
+        images, velocity = defined.images, defined.velocity
+    torch.testing.assert_close(distiller.images.double(), images, rtol=1e-3, atol=3e-4)
+    torch.testing.assert_close(distiller.velocity.double(), velocity, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("mask", [{"ratio": 0.0}, {"ratio": 0.4}], ids=str)
+@pytest.mark.parametrize("backbone", ["dc", "dsa"])
+def test_batch_norm_has_its_statistics_fixed_from_one_real_batch_before_each_matching(
+    backbone, mask, make_dataset, make_config
+):
+    dataset = make_dataset(per_class=25)  # more than the 16 that are taken
+    config = make_config(backbone, mask=mask, network={"norm": "batch"}, matching={"network_lr": 0.05, "outer": 3})
     distiller = make_distiller(dataset, config, SEED)
     images, velocity = distiller.images.clone(), torch.zeros_like(distiller.images)
     for iteration in range(2):

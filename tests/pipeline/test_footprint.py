@@ -2,10 +2,11 @@
 
 import pytest
 
-from ddcal.config import resolve
+from ddcal.config import NetworkConfig, resolve
 from ddcal.data import dataset_shape
+from ddcal.errors import BadInput
 from ddcal.pipeline import TrialRunner, open_store
-from ddcal.pipeline.footprint import checkpoint_bytes, stage_bytes, whitening_bytes
+from ddcal.pipeline.footprint import checkpoint_bytes, parameter_bytes, stage_bytes, whitening_bytes
 from ddcal.pipeline.upkeep import list_entries
 
 SLACK = 16_384
@@ -21,8 +22,9 @@ SLACK = 16_384
         {"distill__backbone": "full", "calibrate__method": "mts", "calibrate__draws": 100, "train__epochs": 1},
         {"distill__backbone": "real", "data__zca": True, "evaluate__bins": 200, "train__network__norm": "batch"},
         {"distill__backbone": "rtp", "distill__rtp": {"bases": 4, "steps": 2, "batch_per_class": 2}},
+        {"distill__backbone": "real", "train__network": {"name": "resnet18", "width": 4, "norm": "batch"}},
     ],
-    ids=["dc", "wide", "holdout", "full", "zca", "rtp"],
+    ids=["dc", "wide", "holdout", "full", "zca", "rtp", "resnet18"],
 )
 def test_stages_take_at_most_what_is_predicted(changes, make_trial, tmp_path, environment):
     trial = resolve(make_trial(**changes))
@@ -43,6 +45,12 @@ def test_stages_take_at_most_what_is_predicted(changes, make_trial, tmp_path, en
         text = trial.evaluate.bins * 1000 + 60_000 if stage == "evaluate" else 0
         draws = 100 * trial.calibrate.draws if stage == "calibrate" else 0
         assert real <= predicted <= 1.25 * real + SLACK + text + draws, stage
+
+
+def test_data_that_only_a_look_shows_to_be_too_small_for_a_network(make_trial):
+    shape = dataset_shape(make_trial().data)
+    with pytest.raises(BadInput, match="vgg11: five poolings of 2×2 leave nothing of 8-px images"):
+        parameter_bytes(NetworkConfig(name="vgg11"), shape)
 
 
 def test_whitening_matrices(make_trial, arrays_32=(3, 32)):

@@ -46,6 +46,11 @@ def keys_of(config, fingerprint=PRINT, environment=HERE):
         ({}, {"train__augment": "dsa"}, ALL[1:]),
         ({}, {"train__holdout": 0.5}, ALL[1:]),
         ({}, {"train__network": {"norm": "batch"}}, ALL[1:]),
+        ({}, {"train__network": {"name": "mlp"}}, ALL[1:]),  # which evaluates the same set
+        ({}, {"train__network": {"name": "alexnet"}}, ALL[1:]),
+        ({}, {"distill__network": {"name": "mlp"}}, ALL),
+        ({}, {"network": {"name": "mlp"}}, ALL),
+        ({"train__network": {"name": "mlp"}}, {"train__network": {"name": "mlp", "width": 9}}, ALL[1:]),
         ({}, {"calibrate__method": "none"}, ALL[2:]),
         ({}, {"calibrate__method": "ts_train"}, ALL[2:]),
         ({}, {"calibrate__mask__ratio": 0.5}, ALL[2:]),
@@ -74,6 +79,11 @@ def keys_of(config, fingerprint=PRINT, environment=HERE):
         ({"calibrate__method": "none"}, {"calibrate__t_max": 9.0}, []),
         ({"calibrate__mask__ratio": 0.0}, {"calibrate__mask__unit": "patch"}, []),
         ({"calibrate__mask__ratio": 0.0}, {"calibrate__draws": 7}, []),
+        # the ConvNet's width, depth and norm are not those of another network, nor is what that has not
+        ({"distill__network": {"name": "mlp"}, "train__network": {"name": "mlp"}}, {"network": {"depth": 1}}, []),
+        ({"train__network": {"name": "mlp"}}, {"train__network": {"name": "mlp", "width": 128, "norm": "none"}}, []),
+        ({"train__network": {"name": "alexnet"}}, {"train__network": {"name": "alexnet", "width": 128}}, []),
+        ({}, {"train__network": {"name": "convnet"}}, []),
         # the preset written out is the preset
         ({}, {"distill__matching__init": "noise"}, []),
         ({}, {"train__augment": "none"}, []),
@@ -204,3 +214,11 @@ def test_an_imported_set_is_its_content_and_what_is_said_of_it(make_trial, tmp_p
                 distill__file={"images": str(tmp_path / "a" / "set.pt"), "preprocessing": "normalized"},
             )
         )
+
+
+def test_the_convnet_in_a_key_is_as_it_was_before_there_were_others(make_trial):
+    """Stores that were filled when the ConvNet was the only network go on serving."""
+    config = resolve(make_trial(distill__network={"depth": 1}, train__network={"norm": "batch"}))
+    convnet = {"name": "convnet", "width": 4, "depth": None, "norm": "instance"}
+    assert stage_config(config, "distill")["network"] == convnet | {"depth": 1}
+    assert stage_config(config, "train")["network"] == convnet | {"norm": "batch"}

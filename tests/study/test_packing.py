@@ -71,6 +71,8 @@ def groups_of(changes, stages=STAGES):
         ({"distill.backbone": "dc", "train.augment": "dsa", "distill.matching.init": "real"}, {"distill"}),
         ({"network.width": 32}, {"distill", "train", "calibrate"}),
         ({"train.network.width": 32}, {"train", "calibrate"}),
+        ({"train.network.name": "alexnet"}, {"train", "calibrate"}),
+        ({"distill.network.name": "mlp"}, {"distill"}),
         ({"data.resolution": 16}, {"distill", "train", "calibrate"}),
     ],
 )
