@@ -8,6 +8,7 @@ from typing import Any
 
 from ddcal.config import TrialConfig, resolve
 from ddcal.config.backbones import OWN_SECTION, SECTIONS
+from ddcal.config.trial import IMAGE_FILE_DATASETS
 from ddcal.pipeline.environment import Environment
 
 STAGES = ("distill", "train", "calibrate", "evaluate")
@@ -66,7 +67,9 @@ def stage_keys(config: TrialConfig, fingerprint: str, environment: Environment) 
     """
     config = resolve(config)
     backbone = config.distill.backbone
-    data = config.data.model_dump(mode="json", exclude={"root"}) | {"fingerprint": fingerprint}
+    # What only image files have stays out of the keys of the others; the variant is told by the fingerprint.
+    without = {"root", "variant"} | (set() if config.data.name in IMAGE_FILE_DATASETS else {"resize"})
+    data = config.data.model_dump(mode="json", exclude=without) | {"fingerprint": fingerprint}
     keys: dict[str, str] = {}
     for stage in STAGES:
         if stage == "distill" and backbone == "full":
