@@ -88,10 +88,15 @@ def _options(
 def validate(
     studies: Annotated[list[Path], typer.Argument(metavar="STUDY...", help="The study files to check.")],
     overrides: Overrides = None,
+    data: Annotated[bool, typer.Option("--data", help="Look for the files of the data sets too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check study files and print every mistake in them."""
     reports = [(file, *study_problems(file, overrides or ())) for file in studies]
+    if data:
+        from ddcal.study.data_check import with_data_problems
+
+        reports = [(file, *with_data_problems(file, study, problems)) for file, study, problems in reports]
     for file, study, problems in [] if as_json else reports:
         if study is not None:
             typer.echo(f"{file}: ok ({trials_sentence(study)})")

@@ -41,20 +41,20 @@ def stored_side(config: DataConfig, images: ImageFolder) -> int:
     """
     if config.resolution:
         return config.resolution
-    return (
-        IMAGENETTE_SIDE if images.name == "imagenette" else image_side(images.path / images.listing.paths["train"][0])
-    )
+    if images.name == "imagenette":
+        return IMAGENETTE_SIDE
+    return image_side(images.path, images.listing.paths["train"])
 
 
 def decoded_folder(config: DataConfig, source: Source, fingerprint: str) -> Path | None:
-    """Return the folder that has the decoded images of a source of kind ``images``; None if they are still to decode."""
+    """Return the folder with the decoded images of a source of kind ``images``; None if they are still to decode."""
     assert source.images is not None
     name = _folder_name(config, source.images, fingerprint)
     return next((place / name for place in _places(source) if (place / name / MANIFEST).is_file()), None)
 
 
 def open_decoded(config: DataConfig, source: Source, fingerprint: str) -> tuple[RawData, Path]:
-    """Return the images of a source of kind ``images``, mapped from the cache, and the folder that keeps what is derived.
+    """Return the images of a source of kind ``images``, mapped from the cache, and where to keep what is derived.
 
     What is not in the cache is decoded first, by one process a host while others wait; a cache whose checksums do not
     agree is thrown away and made anew. The cache lies in ``.ddcal`` beside the files, or in the user's cache
@@ -70,19 +70,18 @@ def open_decoded(config: DataConfig, source: Source, fingerprint: str) -> tuple[
         if (raw := _opened(place / name, source.images)) is not None:
             return raw, place
     needed = len(source.images.listing) * 3 * stored_side(config, source.images) ** 2
-    place = _place_with_room(source, needed)
+    place = decoded_place(source, needed)
     with _locked(place / f"{name}.lock") as alone:
         raw = _opened(place / name, source.images)  # another process may have made it meanwhile
         if raw is None:
             if alone:
                 for left in place.glob(f".{name}-*.tmp"):  # of a process that was killed
                     shutil.rmtree(left, ignore_errors=True)
+                shutil.rmtree(place / name, ignore_errors=True)  # what somebody deleted half of
             _decode(config, source.images, place / name)
             raw = _opened(place / name, source.images)
     if raw is None:
-        raise DataError(
-            f"{place / name}: the decoded images cannot be read back; the disk or its file system is at fault"
-        )
+        raise DataError(f"{place / name}: the decoded images cannot be read back: check the disk")
     return raw, place
 
 
@@ -103,7 +102,12 @@ def _places(source: Source) -> tuple[Path, Path]:
     return source.root / CACHE_FOLDER, users
 
 
-def _place_with_room(source: Source, needed: int) -> Path:
+def decoded_place(source: Source, needed: int) -> Path:
+    """Return the folder, made if it is not there, that can keep ``needed`` bytes of decoded images.
+
+    Raises:
+        DataError: if neither of the two places can, naming both.
+    """
     said = []
     for place in _places(source):
         try:
@@ -128,21 +132,20 @@ def _opened(folder: Path, images: ImageFolder) -> RawData | None:
     """Return what a folder of decoded images has, after checking every byte; None if it is not there or damaged."""
     if not (folder / MANIFEST).is_file():
         return None
-    arrays = {}
+    arrays, labels = {}, images.listing.labels
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        for part, labels in images.listing.labels.items():
+        for part in labels:
             path = folder / f"{part}.npy"
             if _sums(path) != manifest[part]:
                 raise ValueError(f"the checksums of {path.name} do not agree")
             arrays[part] = np.load(path, mmap_mode="c", allow_pickle=False)
-            if len(arrays[part]) != len(labels):
-                raise ValueError(f"{path.name} has {len(arrays[part])} images for {len(labels)} labels")
+            if len(arrays[part]) != len(labels[part]):
+                raise ValueError(f"{path.name} has {len(arrays[part])} images for {len(labels[part])} labels")
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"{folder}: damaged ({error}); the images are decoded anew", file=sys.stderr, flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         return None
-    labels = images.listing.labels
     return RawData(arrays["train"], labels["train"], arrays["test"], labels["test"], images.listing.class_names)
 
 

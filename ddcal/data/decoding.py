@@ -23,25 +23,27 @@ WIDE_MODES = ("I", "F")
 """Pillow's modes with more than 8 bits a channel begin so; a conversion to RGB would cut their values off."""
 
 
-def image_side(path: Path) -> int:
-    """Return the side of a square image in pixels, from its header.
+def image_side(folder: Path, paths: Sequence[str]) -> int:
+    """Return the side of the first image that can be opened, in pixels, from its header.
 
     Raises:
-        DataError: if it cannot be read or is not square.
+        DataError: if it is not square, or none can be opened.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as an image ({error})") from error
-    if width != height:
-        raise DataError(
-            f"{path}: is {width} × {height} px, and images must be square: set data.resolution, to which they are "
-            "resized and cut (data.resize: crop) or squashed"
-        )
-    return width
+    for path in paths:
+        try:
+            with Image.open(folder / path) as image:
+                width, height = image.size
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            continue  # the decoding lists all of these
+        if width != height:
+            raise DataError(
+                f"{folder / path}: is {width} × {height} px, and images must be square: set data.resolution, to which "
+                "they are resized and cut (data.resize: crop) or squashed"
+            )
+        return width
+    raise DataError(f"{folder}: none of its {len(paths)} training images can be opened, for example {paths[0]}")
 
 
 def decode_image(path: Path, side: int, resize: str | None) -> np.ndarray:

@@ -30,7 +30,8 @@ def dataset_fingerprint(config: DataConfig) -> str:
 
     Nothing is decoded. Contents are hashed once and kept in ``<data root>/.ddcal/fingerprints.json`` with each file's
     size and modification time; later calls compare those alone. Of image files, one entry keeps a digest over all
-    sizes and times, and one over all contents. If the folder cannot be written, files are hashed every time. ``zca``, ``resolution`` and ``validation_fraction`` are settings, not files: they are not part of it.
+    sizes and times, and one over all contents. If the folder cannot be written, files are hashed every time. ``zca``,
+    ``resolution``, ``resize`` and ``validation_fraction`` are settings, not files: they are not part of it.
 
     Raises:
         DataError: if the files are missing or cannot be read, listing the missing ones.

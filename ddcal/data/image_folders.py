@@ -66,16 +66,16 @@ def image_layout(name: str, variant: str) -> ImageLayout:
             ("train", "val"),
             (),
             "train/<wnid>/*.JPEG, val/<wnid>/*.JPEG",
-            f"On a machine with internet run torchvision.datasets.Imagenette(ROOT, size={variant!r}, download=True) and "
-            "copy ROOT here, or set data.root or $DDCAL_DATA to the folder that has it, or data.variant to the one of "
-            "full, 320px and 160px that is there",
+            f"On a machine with internet run torchvision.datasets.Imagenette(ROOT, size={variant!r}, download=True) "
+            "and copy ROOT here, or set data.root or $DDCAL_DATA to the folder that has it, or data.variant to the one "
+            "that is there (full, 320px, 160px)",
         )
     return ImageLayout(
         "",
         ("train", "test"),
         (),
         "train/<class>/<image>, test/<class>/<image>",
-        "Set data.root to the folder above them",
+        "Set data.root to the folder that holds train/ and test/",
     )
 
 
@@ -189,25 +189,27 @@ class _Reader:
 
     def state(self, paths: list[str]) -> str:
         """Return a digest over path, size and time of the images that belong to the data set."""
-        return hashlib.sha256("\n".join(f"{path} {self._states[path]}" for path in sorted(paths)).encode()).hexdigest()
+        return hashlib.sha256("\n".join(map(self._states.__getitem__, sorted(paths))).encode()).hexdigest()
 
     def _walk(self, place: str) -> Iterator[str]:
         inner = []
         with os.scandir(self.folder / place) as entries:
             for entry in entries:
-                path = f"{place}/{entry.name}"
-                if entry.name.startswith("."):
+                name = entry.name
+                path = f"{place}/{name}"
+                if name.startswith("."):
                     continue
-                if entry.is_dir():
-                    inner.append(path)
-                elif entry.name.lower().endswith(EXTENSIONS):
-                    try:
-                        status = entry.stat()
-                    except OSError as error:
-                        self.problems.append(f"{path}: {error.strerror or error}")
-                        continue
-                    self._states[path] = f"{status.st_size} {status.st_mtime_ns}"
-                    yield path
+                if not name.lower().endswith(EXTENSIONS):
+                    if entry.is_dir():
+                        inner.append(path)
+                    continue
+                try:
+                    status = entry.stat()
+                except OSError as error:
+                    self.problems.append(f"{path}: {error.strerror or error}")
+                    continue
+                self._states[path] = f"{path} {status.st_size} {status.st_mtime_ns}"
+                yield path
         for path in inner:
             yield from self._walk(path)
 

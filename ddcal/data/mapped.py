@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map_only
 from ddcal.data.preprocessing import CHUNK, Preprocessing, unit_images
 
 aten = torch.ops.aten
+READ_ONLY = "these images are a read-only map of the data set's files: clone() them first"
 
 
 class MappedImages(Tensor):
@@ -42,8 +43,11 @@ class MappedImages(Tensor):
         images.stored, images.rows, images.preprocessing = stored, rows, preprocessing
         return images
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"MappedImages(shape={tuple(self.shape)}, device={self.device})"
+
+    def __setitem__(self, *_: Any) -> None:
+        raise RuntimeError(READ_ONLY)
 
     def inputs(self, rows: Tensor | None = None) -> Tensor:
         """Return images as a usual tensor (n, C, S, S): those at ``rows`` of ``stored``, or all."""
@@ -51,7 +55,7 @@ class MappedImages(Tensor):
         return unit if self.preprocessing is None else self.preprocessing.transform(unit)
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls,
         func: Any,
         types: Any,
@@ -65,7 +69,7 @@ class MappedImages(Tensor):
                 return result
         for argument, value in zip(func._schema.arguments, args, strict=False):
             if isinstance(value, MappedImages) and argument.alias_info is not None and argument.alias_info.is_write:
-                raise RuntimeError("these images are a read-only map of the data set's files: clone() them first")
+                raise RuntimeError(READ_ONLY)
         args, kwargs = tree_map_only(MappedImages, lambda images: images.inputs(), (args, kwargs))
         return func(*args, **kwargs)
 
