@@ -265,4 +265,5 @@ def _read_official(name: str, root: Path) -> RawData:
         ) from error
     arrays = {f"x_{part}": np.asarray(dataset.data) for part, dataset in parts.items()}
     arrays |= {f"y_{part}": np.asarray(dataset.targets) for part, dataset in parts.items()}
-    return check_arrays(root / folder, arrays, tuple(parts["train"].classes))
+    names = DIGITS if name == "mnist" else tuple(parts["train"].classes)  # torchvision calls a 0 "0 - zero"
+    return check_arrays(root / folder, arrays, names)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_image
+from image_files import write_image
 
 import ddcal.data.decoded as module
 from ddcal.config import DataConfig

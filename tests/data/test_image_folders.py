@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 import torchvision
-from conftest import write_image
+from image_files import write_image
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, Resize
 
