@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 def validate(
     studies: Annotated[list[Path], typer.Argument(metavar="STUDY...", help="The study files to check.")],
     overrides: Overrides = None,
+    data: Annotated[bool, typer.Option("--data", help="Look for the files of the data sets too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check study files and print every mistake in them."""
@@ -36,6 +37,10 @@ def validate(
         return checked[-1].problems
 
     reports = [(file, *study_problems(file, overrides or (), check_files)) for file in studies]
+    if data:
+        from ddcal.study.data_check import with_data_problems
+
+        reports = [(file, *with_data_problems(file, study, problems)) for file, study, problems in reports]
     for warning in dict.fromkeys(warning for report in checked for warning in report.warnings):
         typer.echo(f"warning: {warning}", err=True)
     for file, study, problems in [] if as_json else reports:

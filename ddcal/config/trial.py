@@ -11,11 +11,18 @@ from ddcal.config.backbones import DMConfig, FileConfig, MatchingConfig, MTTConf
 from ddcal.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveInt, Ratio
 from ddcal.config.networks import NetworkConfig, NetworkOverride, network_problems
 
-DATASETS = ("digits", "cifar10", "cifar100", "fashion-mnist", "npz")
-DATASETS_WITHOUT_FLIP = ("digits",)
+DATASETS = (
+    *("digits", "mnist", "fashion-mnist", "cifar10", "cifar100"),
+    *("tiny-imagenet", "imagenette", "image-folder", "npz"),
+)
+IMAGE_FILE_DATASETS = ("tiny-imagenet", "imagenette", "image-folder")
+"""These lie as one file an image; they are decoded once, at ``data.resolution``."""
+DATASETS_WITHOUT_FLIP = ("digits", "mnist")
 """Mirrored digits are other digits: DSA draws no flip for these (PAPER.md, DSA operations)."""
 
-DatasetName = Literal["digits", "cifar10", "cifar100", "fashion-mnist", "npz"]
+DatasetName = Literal[
+    "digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet", "imagenette", "image-folder", "npz"
+]
 Backbone = Literal["real", "full", "dc", "dsa", "dm", "mtt", "rtp", "file"]
 Family = Literal["published", "rethinking"]
 CalibrationMethod = Literal["none", "ts_train", "ts_holdout", "ts_val", "mts"]
@@ -27,12 +34,17 @@ class DataConfig(Config):
     ``validation_fraction`` of the real training images of every class becomes ``val`` before anything else sees them;
     None means 0.3 for digits and 0.1 elsewhere. 0 is for comparison with published figures only: nothing may be
     searched or selected then. The split does not depend on the trial's seed, so replicates share one ``val``.
+
+    ``resize`` says how image files that are not square become so: ``crop`` resizes the short side and cuts out the
+    centre, ``squash`` resizes both sides. ``variant`` is which of ImageNette's three downloads to read.
     """
 
     name: DatasetName = "digits"
     root: str | None = None
     zca: bool = False
     resolution: Annotated[int, Field(ge=8, le=1024)] | None = None
+    resize: Literal["crop", "squash"] = "crop"
+    variant: Literal["full", "320px", "160px"] = "full"
     validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)] | None = None
 
     @property
@@ -54,6 +66,18 @@ class DataConfig(Config):
                 "root is missing; with name: npz it must be the path of a .npz file that holds "
                 "x_train, y_train, x_test, y_test"
             )
+        if self.name == "image-folder" and self.root is None:
+            raise ValueError(
+                "root is missing; with name: image-folder it must be the path of a folder that holds train/ and test/, "
+                "each with one folder of images a class"
+            )
+        if self.resize != "crop" and self.name not in IMAGE_FILE_DATASETS:
+            raise ValueError(
+                f"resize is {self.resize!r}, which means something for {', '.join(IMAGE_FILE_DATASETS)} alone, "
+                f"not for {self.name}: leave it out"
+            )
+        if self.variant != "full" and self.name != "imagenette":
+            raise ValueError(f"variant is {self.variant!r}, which imagenette alone has, not {self.name}: leave it out")
         return self
 
 

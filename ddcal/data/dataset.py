@@ -10,9 +10,17 @@ import torch
 from torch import Tensor
 
 from ddcal.config import DataConfig
+from ddcal.data.decoded import open_decoded
 from ddcal.data.errors import DataError
 from ddcal.data.fingerprint import CACHE_FOLDER, source_fingerprint
-from ddcal.data.preprocessing import Preprocessing, cached_whitening, fit_normalisation, unit_images
+from ddcal.data.mapped import MappedImages
+from ddcal.data.preprocessing import (
+    Preprocessing,
+    cached_normalisation,
+    cached_whitening,
+    fit_normalisation,
+    unit_images,
+)
 from ddcal.data.sources import RawData, locate_source, read_source
 from ddcal.seeding import generator
 
@@ -21,7 +29,10 @@ DIGITS_TEST_FRACTION = 0.3
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images float32 (N, C, H, W), preprocessed, and labels int64 (N,), both on the CPU."""
+    """Images float32 (N, C, H, W), preprocessed, and labels int64 (N,), both on the CPU.
+
+    Images that were decoded from files are a read-only `MappedImages`: rows become values when they are taken.
+    """
 
     images: Tensor
     labels: Tensor
@@ -84,7 +95,13 @@ def load_dataset(config: DataConfig) -> Dataset:
     """
     source = locate_source(config)
     fingerprint = source_fingerprint(config.name, source)
-    raw = read_source(config, source)
+    resolution, folder = config.resolution, None if source.root is None else source.root / CACHE_FOLDER
+    if source.kind == "images":
+        raw, folder = open_decoded(config, source, fingerprint)
+        resolution = None  # decoded at that side
+    else:
+        raw = read_source(config, source)
+    mapped = source.kind == "images" and not config.zca  # whitening a batch anew each time costs too much
     train, test = torch.arange(len(raw.train_labels)), torch.arange(len(raw.test_labels))
     test_images, test_labels = raw.test_images, raw.test_labels
     if config.name == "digits":
@@ -92,25 +109,38 @@ def load_dataset(config: DataConfig) -> Dataset:
         test_images, test_labels = raw.train_images, raw.train_labels
     fraction = config.resolved_validation_fraction
     train, val = split_by_class(raw.train_labels, train, fraction, "val-split")
-    _check_split(raw, train, val, fraction, source_name=", ".join(map(str, source.files.values())))
+    _check_split(raw, train, val, fraction, source.place)
     train, val = _shuffled(train, "train-order"), _shuffled(val, "val-order")
 
-    train_images = unit_images(raw.train_images, train, config.resolution)
+    train_images: Tensor
+    if mapped:
+        train_images = MappedImages(torch.from_numpy(raw.train_images), train, None)
+    else:
+        train_images = unit_images(raw.train_images, train, resolution)
+    identity = f"{fingerprint} validation_fraction={fraction!r} resolution={config.resolution}"
+    if source.kind == "images":
+        identity += f" resize={config.resize}"
     preprocessing: Preprocessing
     if config.zca:
-        folder = None if source.root is None else source.root / CACHE_FOLDER
-        identity = f"{fingerprint} validation_fraction={fraction!r} resolution={config.resolution}"
         preprocessing = cached_whitening(train_images, folder, identity)
+    elif mapped and folder is not None:
+        preprocessing = cached_normalisation(train_images, folder, identity)
     else:
         preprocessing = fit_normalisation(train_images)
 
     def split(images: np.ndarray, labels: np.ndarray, indices: Tensor) -> Split:
-        inputs = preprocessing.transform(unit_images(images, indices, config.resolution))
+        inputs: Tensor
+        if mapped:
+            inputs = MappedImages(torch.from_numpy(images), indices, preprocessing)
+        else:
+            inputs = preprocessing.transform(unit_images(images, indices, resolution))
         return Split(inputs, torch.from_numpy(labels)[indices])
 
     return Dataset(
         name=config.name,
-        train=Split(preprocessing.transform(train_images), torch.from_numpy(raw.train_labels)[train]),
+        train=split(raw.train_images, raw.train_labels, train)
+        if mapped
+        else Split(preprocessing.transform(train_images), torch.from_numpy(raw.train_labels)[train]),
         val=split(raw.train_images, raw.train_labels, val),
         test=split(test_images, test_labels, test),
         num_classes=len(raw.class_names),

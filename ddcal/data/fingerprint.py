@@ -8,14 +8,19 @@ import json
 import os
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ddcal.config import DataConfig
 from ddcal.data.errors import DataError
+from ddcal.data.image_folders import ImageFolder, raise_problems
+from ddcal.data.progress import progress
 from ddcal.data.sources import Source, locate_source
 
 DATA_VERSION = 1
 """Raised whenever the same files give other images, labels or splits."""
+READERS = 8
+"""Threads that read image files; most of their time is waiting."""
 CACHE_FOLDER = ".ddcal"
 """Folder beside the source files that keeps what is derived from them; it can be deleted at any time."""
 
@@ -24,11 +29,12 @@ def dataset_fingerprint(config: DataConfig) -> str:
     """Return 64 hex digits that change when the dataset's files change; where the files lie has no influence.
 
     Nothing is decoded. Contents are hashed once and kept in ``<data root>/.ddcal/fingerprints.json`` with each file's
-    size and modification time; later calls compare those alone. If the folder cannot be written, files are hashed
-    every time. ``zca``, ``resolution`` and ``validation_fraction`` are settings, not files: they are not part of it.
+    size and modification time; later calls compare those alone. Of image files, one entry keeps a digest over all
+    sizes and times, and one over all contents. If the folder cannot be written, files are hashed every time. ``zca``,
+    ``resolution``, ``resize`` and ``validation_fraction`` are settings, not files: they are not part of it.
 
     Raises:
-        DataError: if the files are missing or cannot be read.
+        DataError: if the files are missing or cannot be read, listing the missing ones.
     """
     return source_fingerprint(config.name, locate_source(config))
 
@@ -36,7 +42,10 @@ def dataset_fingerprint(config: DataConfig) -> str:
 def source_fingerprint(name: str, source: Source) -> str:
     """Return the fingerprint of a located source of the dataset ``name``; see `dataset_fingerprint`."""
     digest = hashlib.sha256(f"ddcal-data {DATA_VERSION} {name}".encode())
-    for role, content in sorted(_content_hashes(source).items()):
+    hashes = _content_hashes(source)
+    if source.images is not None:
+        hashes["images"] = _images_hash(source, source.images)
+    for role, content in sorted(hashes.items()):
         digest.update(f"\n{role} {content}".encode())
     return digest.hexdigest()
 
@@ -62,7 +71,7 @@ def _content_hashes(source: Source) -> dict[str, str]:
     """Return role → sha256 of the contents, from the kept ones where size and time still agree."""
     memory = None if source.root is None else source.root / CACHE_FOLDER / "fingerprints.json"
     known = _read_memory(memory)
-    hashes, news = {}, {}
+    hashes, news = dict[str, str](), dict[str, object]()
     for role, path in source.files.items():
         key = path.name if source.root is None else path.relative_to(source.root).as_posix()
         try:
@@ -79,9 +88,41 @@ def _content_hashes(source: Source) -> dict[str, str]:
             raise DataError(f"{path}: cannot be read ({error})") from error
         news[key] = {**state, "sha256": hashes[role]}
     if news and memory is not None:
-        text = json.dumps({**_read_memory(memory), **news}, indent=1, sort_keys=True)
-        write_atomically(memory, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        _keep(memory, news)
     return hashes
+
+
+def _images_hash(source: Source, images: ImageFolder) -> str:
+    """Return a sha256 over the paths and contents of all image files, kept as long as no size or time changes."""
+    assert source.root is not None
+    listing, memory = images.listing, source.root / CACHE_FOLDER / "fingerprints.json"
+    key = f"{images.path.relative_to(source.root).as_posix()}/*"
+    entry = _read_memory(memory).get(key)
+    if isinstance(entry, dict) and entry.get("state") == listing.state and isinstance(entry.get("sha256"), str):
+        return entry["sha256"]
+    paths = sorted(path for part in listing.paths.values() for path in part)
+
+    def content(path: str) -> str | OSError:
+        try:
+            return hashlib.sha256((images.path / path).read_bytes()).hexdigest()
+        except OSError as error:
+            return error
+
+    digest, problems = hashlib.sha256(), []
+    with progress(f"reading {images.name}", len(paths)) as done, ThreadPoolExecutor(READERS) as pool:
+        for path, found in zip(paths, pool.map(content, paths), strict=True):
+            if isinstance(found, OSError):
+                problems.append(f"{path}: {found.strerror or found}")
+            digest.update(f"{path} {found}\n".encode())
+            done(1)
+    raise_problems(images.path, problems)
+    _keep(memory, {key: {"state": listing.state, "sha256": digest.hexdigest()}})
+    return digest.hexdigest()
+
+
+def _keep(memory: Path, entries: dict[str, object]) -> None:
+    text = json.dumps({**_read_memory(memory), **entries}, indent=1, sort_keys=True)
+    write_atomically(memory, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _read_memory(path: Path | None) -> dict[str, object]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ CHUNK = 256
 ZCA_EPS = 0.1
 ZCA_VERSION = 1
 """Raised whenever the same images give another whitening."""
+NORMALISATION_VERSION = 1
+"""Raised whenever the same images give another mean or deviation."""
 MAX_ZCA_FEATURES = 3 * 64 * 64
 """Largest C·H·W that ZCA is fitted on; its matrices hold the square of that (600 MB each here)."""
 
@@ -74,6 +76,7 @@ class Whitening:
 
 
 Preprocessing = Normalisation | Whitening
+Fitted = TypeVar("Fitted", Normalisation, Whitening)
 
 
 def from_tensors(kind: str, tensors: dict[str, Tensor]) -> Preprocessing:
@@ -93,20 +96,20 @@ def from_tensors(kind: str, tensors: dict[str, Tensor]) -> Preprocessing:
     raise DataError(f"preprocessing kind is {kind!r}; it must be {Normalisation.kind!r} or {Whitening.kind!r}")
 
 
-def unit_images(images: np.ndarray, indices: Tensor, resolution: int | None) -> Tensor:
+def unit_images(images: np.ndarray | Tensor, indices: Tensor, resolution: int | None) -> Tensor:
     """Return the images at ``indices`` as float32 (N, C, S, S) in [0, 1], resized if a resolution is given.
 
     Args:
-        images: (N, H, W, C), uint8 (divided by 255) or float32 in [0, 1].
+        images: (N, H, W, C), uint8 (divided by 255) or float32 in [0, 1]; a tensor may be on any device.
         indices: int64, which images and in which order.
         resolution: Side S after antialiased bilinear resizing, in pixels; None keeps the stored size.
     """
-    stored = torch.from_numpy(images)
+    stored = images if isinstance(images, Tensor) else torch.from_numpy(images)
     channels, side = images.shape[3], resolution or images.shape[1]
-    result = torch.empty((len(indices), channels, side, side))
+    result = torch.empty((len(indices), channels, side, side), device=stored.device)
     for start in range(0, len(indices), CHUNK):
         chunk = stored[indices[start : start + CHUNK]].permute(0, 3, 1, 2).float()
-        if images.dtype == np.uint8:
+        if stored.dtype == torch.uint8:
             chunk = chunk / 255.0
         if side != images.shape[1]:
             chunk = F.interpolate(chunk, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
@@ -162,20 +165,43 @@ def cached_whitening(images: Tensor, folder: Path | None, identity: str) -> Whit
     Raises:
         DataError: as `fit_whitening`.
     """
-    if folder is None:
-        return fit_whitening(images)
+    path = (
+        None
+        if folder is None
+        else folder / f"zca-{_key(f'{identity} eps={ZCA_EPS} version={ZCA_VERSION}')}.safetensors"
+    )
+    return _kept(Whitening, path, lambda: fit_whitening(images))
+
+
+def cached_normalisation(images: Tensor, folder: Path, identity: str) -> Normalisation:
+    """Return the normalisation fitted on ``images``, from ``folder`` where it was fitted before.
+
+    Args:
+        images: [0, 1] training images (N, C, H, W); read only where nothing is kept.
+        folder: Where means and deviations are kept; an unwritable folder keeps nothing.
+        identity: What decides over the images: fingerprint, split, resolution and resizing.
+    """
+    path = folder / f"normalisation-{_key(f'{identity} version={NORMALISATION_VERSION}')}.safetensors"
+    return _kept(Normalisation, path, lambda: fit_normalisation(images))
+
+
+def _key(identity: str) -> str:
+    return hashlib.sha256(identity.encode()).hexdigest()[:24]
+
+
+def _kept(kind: type[Fitted], path: Path | None, fit: Callable[[], Fitted]) -> Fitted:
+    if path is None:
+        return fit()
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save
 
-    key = hashlib.sha256(f"{identity} eps={ZCA_EPS} version={ZCA_VERSION}".encode()).hexdigest()[:24]
-    path = folder / f"zca-{key}.safetensors"
     try:
-        return Whitening(**load_file(path))
+        return kind(**load_file(path))
     except (OSError, SafetensorError, TypeError):  # not there, or damaged: fitted anew
-        whitening = fit_whitening(images)
+        fitted = fit()
     # Not save_file: it makes files that only their owner can read, also in a data root that is shared.
-    write_atomically(path, lambda temporary: temporary.write_bytes(save(whitening.to_tensors())))
-    return whitening
+    write_atomically(path, lambda temporary: temporary.write_bytes(save(fitted.to_tensors())))
+    return fitted
 
 
 def _per_channel(values: Tensor, images: Tensor) -> Tensor:

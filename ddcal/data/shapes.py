@@ -8,6 +8,7 @@ import torch
 
 from ddcal.config import DataConfig
 from ddcal.data.dataset import DIGITS_TEST_FRACTION, split_by_class
+from ddcal.data.decoded import stored_side
 from ddcal.data.sources import locate_source, read_source
 
 
@@ -33,16 +34,23 @@ class DatasetShape:
 
 
 def dataset_shape(config: DataConfig) -> DatasetShape:
-    """Return the shape of a dataset; its files are read, but nothing is scaled, whitened or kept.
+    """Return the shape of a dataset; its files are read, but nothing is decoded, scaled, whitened or kept.
 
     Raises:
         DataError: if files are missing, damaged or malformed.
     """
-    raw = read_source(config, locate_source(config))
-    train, test = torch.arange(len(raw.train_labels)), len(raw.test_labels)
+    source = locate_source(config)
+    if source.images is not None:
+        listing = source.images.listing
+        labels, test, classes = listing.labels["train"], len(listing.labels["test"]), len(listing.class_names)
+        side, channels = stored_side(config, source.images), 3
+    else:
+        raw = read_source(config, source)
+        labels, test, classes = raw.train_labels, len(raw.test_labels), len(raw.class_names)
+        side, channels = config.resolution or raw.train_images.shape[1], raw.train_images.shape[3]
+    train = torch.arange(len(labels))
     if config.name == "digits":
-        train, taken = split_by_class(raw.train_labels, train, DIGITS_TEST_FRACTION, "digits-test")
+        train, taken = split_by_class(labels, train, DIGITS_TEST_FRACTION, "digits-test")
         test = len(taken)
-    train, val = split_by_class(raw.train_labels, train, config.resolved_validation_fraction, "val-split")
-    _, side, _, channels = raw.train_images.shape
-    return DatasetShape(len(train), len(val), test, len(raw.class_names), channels, config.resolution or side)
+    train, val = split_by_class(labels, train, config.resolved_validation_fraction, "val-split")
+    return DatasetShape(len(train), len(val), test, classes, channels, side)

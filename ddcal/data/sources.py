@@ -16,17 +16,21 @@ from typing import Any, Literal
 import numpy as np
 
 from ddcal.config import DataConfig
+from ddcal.config.trial import IMAGE_FILE_DATASETS
 from ddcal.data.errors import DataError
+from ddcal.data.image_folders import ImageFolder, image_layout
 
 DIGITS = tuple(str(digit) for digit in range(10))
 CLASS_NAMES = {
     "digits": DIGITS,
+    "mnist": DIGITS,
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     "fashion-mnist": (
         *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
         *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     ),
 }
+IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 OFFICIAL = {
     "cifar10": (
         "CIFAR10",
@@ -34,11 +38,8 @@ OFFICIAL = {
         (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"),
     ),
     "cifar100": ("CIFAR100", "cifar-100-python", ("train", "test", "meta")),
-    "fashion-mnist": (
-        "FashionMNIST",
-        "FashionMNIST/raw",
-        tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")),
-    ),
+    "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw", IDX_FILES),
+    "mnist": ("MNIST", "MNIST/raw", IDX_FILES),
 }
 """Dataset → torchvision's class, the folder of the official files below the data root, and the files."""
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -62,11 +63,18 @@ class Source:
         kind: How they are read.
         files: What they are called in a fingerprint → where they lie.
         root: The folder whose ``.ddcal`` may keep what is derived from them; None keeps nothing (digits).
+        images: Of kind ``images``: the folder with one file an image, beside what ``files`` has.
     """
 
-    kind: Literal["digits", "npz", "official"]
+    kind: Literal["digits", "npz", "official", "images"]
     files: Mapping[str, Path]
     root: Path | None
+    images: ImageFolder | None = None
+
+    @property
+    def place(self) -> str:
+        """Where the data set lies, for messages."""
+        return str(self.images.path) if self.images else ", ".join(map(str, self.files.values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +116,10 @@ def locate_source(config: DataConfig) -> Source:
             )
         return Source("npz", {"npz": root}, root.parent)
     archive = root / f"{config.name}.npz"
-    if archive.is_file():
+    if archive.is_file() and config.name != "image-folder":
         return Source("npz", {"npz": archive}, root)
+    if config.name in IMAGE_FILE_DATASETS:
+        return _locate_images(config, root, archive)
     class_name, folder, names = OFFICIAL[config.name]
     files = {name: root / folder / name for name in names}
     missing = [name for name, path in files.items() if not path.is_file()]
@@ -123,8 +133,25 @@ def locate_source(config: DataConfig) -> Source:
     return Source("official", files, root)
 
 
+def _locate_images(config: DataConfig, root: Path, archive: Path) -> Source:
+    layout = image_layout(config.name, config.variant)
+    folder = root / layout.folder
+    missing = [f"{name}/" for name in layout.folders if not (folder / name).is_dir()]
+    missing += [name for name in layout.files if not (folder / name).is_file()]
+    if missing:
+        without = f"neither {archive} (holding {', '.join(NPZ_KEYS)}) nor" if layout.folder else "not"
+        hint = (
+            " (it has val/: rename it to test/ or link it)" if "test/" in missing and (folder / "val").is_dir() else ""
+        )
+        raise DataError(
+            f"data.name is {config.name!r}, but there is {without} the layout {layout.shape} in {folder} "
+            f"(missing: {', '.join(missing)}){hint}. {layout.help}"
+        )
+    return Source("images", {name: folder / name for name in layout.files}, root, ImageFolder(config.name, folder))
+
+
 def read_source(config: DataConfig, source: Source) -> RawData:
-    """Read and check the arrays of a located dataset.
+    """Read and check the arrays of a located dataset; image files are read by `ddcal.data.decoded.open_decoded`.
 
     Raises:
         DataError: if a file is damaged or an array is not what `RawData` says; the message names file and array.
@@ -238,4 +265,5 @@ def _read_official(name: str, root: Path) -> RawData:
         ) from error
     arrays = {f"x_{part}": np.asarray(dataset.data) for part, dataset in parts.items()}
     arrays |= {f"y_{part}": np.asarray(dataset.targets) for part, dataset in parts.items()}
-    return check_arrays(root / folder, arrays, tuple(parts["train"].classes))
+    names = DIGITS if name == "mnist" else tuple(parts["train"].classes)  # torchvision calls a 0 "0 - zero"
+    return check_arrays(root / folder, arrays, names)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ddcal.config import TrialConfig, resolve
 from ddcal.config.backbones import OWN_SECTION, SECTIONS
+from ddcal.config.trial import IMAGE_FILE_DATASETS
 from ddcal.pipeline.environment import Environment
 
 STAGES = ("experts", "distill", "train", "calibrate", "evaluate")
@@ -122,11 +123,13 @@ def stage_keys(
 
 def _identity(config: TrialConfig, stage: str, fingerprint: str, environment: Environment) -> dict[str, Any]:
     """Return what decides over a stage of a resolved trial, but for the stages before it."""
+    # What only image files have stays out of the keys of the others; the variant is told by the fingerprint.
+    without = {"root", "variant"} | (set() if config.data.name in IMAGE_FILE_DATASETS else {"resize"})
     return {
         "stage": stage,
         "algorithm_version": ALGORITHM_VERSIONS[f"distill/{config.distill.backbone}" if stage == "distill" else stage],
         "config": stage_config(config, stage),
-        "data": config.data.model_dump(mode="json", exclude={"root"}) | {"fingerprint": fingerprint},
+        "data": config.data.model_dump(mode="json", exclude=without) | {"fingerprint": fingerprint},
         "seed": config.seed,
         "environment": environment.identity(),
     }

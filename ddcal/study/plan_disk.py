@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddcal.config import DataConfig, TrialConfig
-from ddcal.data import CACHE_FOLDER, DatasetShape, dataset_shape
+from ddcal.data import CACHE_FOLDER, DatasetShape, dataset_fingerprint, dataset_shape
+from ddcal.data.decoded import decoded_folder, decoded_place
 from ddcal.data.sources import locate_source
 from ddcal.pipeline.footprint import checkpoint_bytes, stage_bytes, whitening_bytes
 from ddcal.study.plan_stages import Candidates, PlannedTrial
@@ -85,6 +86,12 @@ def disk_uses(
     uses.append(DiskUse("checkpoints of unfinished stages", str(store), 0, at_a_time * unfinished))
     own = STUDY_BYTES + trials * TRIAL_BYTES
     uses.append(DiskUse("ledger, logs, Ray and MLflow", str(root), own, own))
+    for data in {trial.config.data.model_dump_json(): trial.config.data for trial in extremes}.values():
+        source = locate_source(data)
+        if source.kind == "images" and decoded_folder(data, source, dataset_fingerprint(data)) is None:
+            shape = shapes[data]
+            images = (shape.train + shape.val + shape.test) * shape.channels * shape.size**2
+            uses.append(DiskUse(f"decoded {data.name}, once", str(decoded_place(source, images)), images, images))
     datasets = {trial.config.data.model_dump_json(): trial.config for trial in extremes if trial.config.data.zca}
     for config in datasets.values():
         source = locate_source(config.data)

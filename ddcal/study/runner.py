@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ddcal.config import ConfigError, StudyConfig, read_study, trial_from
+from ddcal.config import ConfigError, StudyConfig, read_study
 from ddcal.config.places import is_url
 from ddcal.errors import BadInput, ResourceError
 from ddcal.pipeline import Advance, Environment, Store
 from ddcal.pipeline.imported import check_imports
 from ddcal.pipeline.leases import Leases, open_leases
 from ddcal.study.cluster_leases import cluster_leases
+from ddcal.study.data_check import asked_data
 from ddcal.study.driver import StudyDriver
 from ddcal.study.following import Tracking
 from ddcal.study.interrupt import CtrlC, ctrl_c
@@ -310,10 +311,8 @@ def _check_data(study: StudyConfig) -> None:
     """Raise DataError now rather than once in every trial, for every dataset that the study can ask for."""
     from ddcal.data import dataset_fingerprint
 
-    domain = study.space.get("data.name")
-    variants: list[dict[str, Any]] = [{"data.name": name} for name in domain.corners] if domain else [{}]
-    for values in variants:
-        dataset_fingerprint(trial_from(study.base, values).data)
+    for data in asked_data(study):
+        dataset_fingerprint(data)
 
 
 def _check_files(study: StudyConfig) -> None:

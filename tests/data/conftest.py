@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from image_files import write_tiny_imagenet
 
 
 def tiny_arrays(classes=3, per_class=10, size=8, channels=3):
@@ -31,3 +32,9 @@ def write_npz(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def tiny_imagenet(tmp_path):
+    """A data root that holds tiny-imagenet-200/: 3 classes of 10 images, 6 labelled ones in val."""
+    return write_tiny_imagenet(tmp_path)

@@ -151,17 +151,18 @@ def test_cifar100_in_the_official_layout(tmp_path, without_checksums):
     assert raw.class_names[99] == "name 99"
 
 
-def test_fashion_mnist_in_the_official_layout(tmp_path):
-    folder = tmp_path / "FashionMNIST" / "raw"
+@pytest.mark.parametrize(("name", "folder"), [("fashion-mnist", "FashionMNIST"), ("mnist", "MNIST")])
+def test_the_idx_files_in_the_official_layout(tmp_path, name, folder):
+    folder = tmp_path / folder / "raw"
     folder.mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8)
     for part in ("train", "t10k"):
         (folder / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, 20, 28, 28) + pixels.tobytes())
         labels = bytes(index % 10 for index in range(20))
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, 20) + labels)
-    raw = read(name="fashion-mnist", root=str(tmp_path))
+    raw = read(name=name, root=str(tmp_path))
     assert np.array_equal(raw.train_images[..., 0], pixels) and raw.train_labels.tolist() == [*range(10), *range(10)]
-    assert raw.class_names == CLASS_NAMES["fashion-mnist"]
+    assert raw.class_names == CLASS_NAMES[name]
 
 
 def test_official_files_that_are_incomplete_or_not_the_real_ones(tmp_path):
