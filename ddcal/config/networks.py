@@ -44,7 +44,15 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "resnet18": Architecture(width=64),
 }
 
-IMAGES = {"digits": (1, 8), "mnist": (1, 28), "fashion-mnist": (1, 28), "cifar10": (3, 32), "cifar100": (3, 32)}
+IMAGES = {
+    "digits": (1, 8),
+    "mnist": (1, 28),
+    "fashion-mnist": (1, 28),
+    "cifar10": (3, 32),
+    "cifar100": (3, 32),
+    "tiny-imagenet": (3, 64),
+    "imagenette": (3, 128),
+}
 """Dataset → (channels, side in pixels) where the name says it; other data is looked at when a network is built."""
 
 
