@@ -31,7 +31,7 @@ WITHOUT_PROGRESS = ("real", "file")
 
 
 class StagePictures:
-    """Keeps pictures of the first image of the first classes as a distiller goes on, and of the set at the end."""
+    """Keeps pictures of the first image of each class as a distiller goes on, and of the set at its end."""
 
     def __init__(self, distiller: Distiller, dataset: Dataset) -> None:
         """Watch ``distiller``; nothing is kept before the first `note`."""
