@@ -19,6 +19,7 @@ from ddcal.distill import SyntheticSet, make_distiller, synthetic_set
 from ddcal.distill.experts import Experts
 from ddcal.distill.imported import ImportedImages
 from ddcal.distill.mtt import TrajectoryMatching
+from ddcal.pipeline.keys import stage_config
 from ddcal.pipeline.pictures import StagePictures
 from ddcal.training import DDNNTraining, split_holdout
 
@@ -105,7 +106,10 @@ class DistillWork:
 
     def write(self, folder: Path) -> None:
         """Write the distilled set, a few of its images as they came about, and an imported set's own tensors."""
-        synthetic_set(self.distiller, self.dataset, self.config.distill, self.config.seed).save(folder)
+        made = synthetic_set(self.distiller, self.dataset, self.config.distill, self.config.seed)
+        if not isinstance(self.distiller, ImportedImages):  # they say themselves what they are
+            made.provenance["config"] = stage_config(self.config, "distill")  # what has no effect is not told either
+        made.save(folder)
         self.pictures.write(folder)
         if isinstance(self.distiller, ImportedImages):
             self.distiller.save_source(folder)

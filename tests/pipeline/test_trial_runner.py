@@ -297,6 +297,19 @@ def test_target_distill_stops_at_the_set_and_its_probes_score(undisturbed, tmp_p
     assert again.metrics == runner.metrics
 
 
+@pytest.mark.parametrize(("backbone", "changes"), [("real", {"ratio": 0.3}), ("dsa", {"unit": "patch"})])
+def test_a_set_says_the_same_whichever_of_its_trials_made_it(backbone, changes, tmp_path, start):
+    """Else a trial that found its set in the store would replay as different."""
+    made = [
+        start(tmp_path / str(index), distill__backbone=backbone, distill__mask=mask)
+        for index, mask in enumerate([{}, changes])
+    ]
+    for runner in made:
+        run(runner)
+    first, second = (runner.entries["distill"] for runner in made)
+    assert first.key == second.key and first.files == second.files
+
+
 def test_target_distill_without_probes_ends_without_metrics(tmp_path, start):
     runner = start(tmp_path, target="distill", distill__probe__points=0)
     (point,) = points_of(run(runner))
