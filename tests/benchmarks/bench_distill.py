@@ -2,7 +2,7 @@
 
 Run it as a script:
 
-    python tests/benchmarks/bench_distill.py                 # all of it, under 10 minutes on 2 cores
+    python tests/benchmarks/bench_distill.py                 # all of it, about 10 minutes of one core
     python tests/benchmarks/bench_distill.py --parts steps --help
 
 Every peak is that of a process of its own: on a CPU the highest resident memory while the step runs, less the resident
@@ -421,7 +421,7 @@ def main() -> None:
     parser.add_argument("--ipc", type=int, default=4, help="(steps)")
     parser.add_argument("--real-batch", type=int, default=32, help="a class (steps)")
     parser.add_argument("--inner-steps", type=int, default=5, help="of MTT and RTP (steps)")
-    parser.add_argument("--turns", type=int, default=5, help="(steps)")
+    parser.add_argument("--turns", type=int, default=3, help="(steps)")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
