@@ -19,7 +19,7 @@ NETWORKS = {
 def test_images_move_and_stay_finite(name, backbone, make_dataset, make_config):
     size, network = NETWORKS[name]
     dataset = make_dataset(size=size)
-    small = {"mtt": {"student_steps": 2, "experts": {"count": 1}}, "rtp": {"steps": 2}}
+    small = {"mtt": {"student_steps": 2, "image_lr": 0.01, "experts": {"count": 1}}, "rtp": {"steps": 2}}
     network = {"name": name, "width": None, "depth": None, **network}
     distiller = make_distiller(dataset, make_config(backbone, network=network, **small), 1)
     before = distiller.images.clone()
