@@ -20,6 +20,7 @@ from ddcal.config import DistillConfig, NetworkConfig
 from ddcal.config.trial import DATASETS_WITHOUT_FLIP
 from ddcal.data import Dataset
 from ddcal.data.augment import augment, draw_augmentation
+from ddcal.divergence import loss_problem, usual_cross_entropy
 from ddcal.errors import DivergedError
 from ddcal.networks import Network, build_network
 from ddcal.seeding import generator
@@ -73,13 +74,15 @@ class ExpertTraining:
         """Train one epoch and return its mean loss.
 
         Raises:
-            DivergedError: if the loss or a weight is not finite.
+            DivergedError: if the loss of a batch is not finite or has exploded (`ddcal.divergence`), at that batch, or
+                a weight is not finite at the end.
         """
         split = self.dataset.train
         order_stream = generator(self.seed, "experts", f"order-{self.index}", self.epoch)
         augment_stream = generator(self.seed, "experts", f"augment-{self.index}", self.epoch)
-        total = torch.zeros((), device=self.device)
-        for chosen in torch.randperm(len(split), generator=order_stream).split(self.settings.batch_size):
+        total = before = torch.zeros((), device=self.device)
+        batches = torch.randperm(len(split), generator=order_stream).split(self.settings.batch_size)
+        for batch, chosen in enumerate(batches):
             images, labels = split.images[chosen].to(self.device), split.labels[chosen].to(self.device)
             if self.settings.augment == "dsa":
                 size, place = images.shape[2], str(self.device)
@@ -91,16 +94,27 @@ class ExpertTraining:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
-            total += loss.detach() * len(chosen)
+            total = total + loss.detach() * len(chosen)
+            if batch:  # of the batch before: to wait for this one would leave a GPU idle
+                self._check(before, f"at batch {batch} of {len(batches)}")
+            before = loss.detach()
+        self._check(before, f"at batch {len(batches)} of {len(batches)}")
         self.epoch += 1
         self._keep()
-        if not bool(torch.isfinite(self.snapshots[-1]).all()) or not bool(torch.isfinite(total)):
-            raise DivergedError(
-                f"experts: expert {self.index + 1} diverged in epoch {self.epoch} of {self.epochs}: lower "
-                f"distill.mtt.experts.lr ({self.settings.lr:g})"
-            )
+        if not bool(torch.isfinite(self.snapshots[-1]).all()):
+            raise self._diverged(self.epoch, "its weights are not finite")
         self.losses.append(float(total) / len(split))
         return self.losses[-1]
+
+    def _check(self, loss: Tensor, where: str) -> None:
+        if problem := loss_problem("loss", float(loss), usual_cross_entropy(self.dataset.num_classes)):
+            raise self._diverged(self.epoch + 1, f"{problem} {where}")
+
+    def _diverged(self, epoch: int, problem: str) -> DivergedError:
+        return DivergedError(
+            f"experts: expert {self.index + 1} diverged in epoch {epoch} of {self.epochs} ({problem}): lower "
+            f"distill.mtt.experts.lr ({self.settings.lr:g})"
+        )
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs to go on bit-exactly."""

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from ddcal.config import DistillConfig
+from ddcal.config.presets import resolve_distill
 from ddcal.distill import distill, make_distiller
+from ddcal.distill.experts import ExpertTraining
 from ddcal.distill.limits import clipped, limited
 from ddcal.divergence import LOSS_LIMIT, VALUE_LIMIT, loss_problem, value_problem
 from ddcal.errors import DivergedError
@@ -74,6 +76,22 @@ def test_a_broken_loss_is_caught_at_once_and_changes_nothing(backbone, dataset, 
         distiller.step()
     after = distiller.state()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_expert_that_diverges_is_caught_at_its_batch(dataset, make_config, monkeypatch):
+    config = make_config("mtt", mtt={"experts": {"count": 1, "batch_size": 8}, "max_start": 3, "expert_epochs": 1})
+    training = ExpertTraining(dataset, resolve_distill(config, dataset.name), 0, 0, torch.device("cpu"))
+    training.step()
+    calls = []
+
+    def breaks(logits, labels):
+        calls.append(len(labels))
+        return nan_loss(logits, labels) if len(calls) == 2 else logits.logsumexp(1).mean()
+
+    monkeypatch.setattr("ddcal.distill.experts.cross_entropy", breaks)
+    with pytest.raises(DivergedError, match=r"^experts: expert 1 diverged in epoch 2 of \d+ \(loss nan at batch 2 of"):
+        training.step()
+    assert len(calls) == 3 and training.epoch == 1 and len(training.snapshots) == 2
 
 
 def nan_loss(logits, labels):
