@@ -25,6 +25,7 @@ from ddcal.distill.mdt import SyntheticMask
 from ddcal.distill.real import random_subset
 from ddcal.distill.unroll import Tensors, unroll_gradient
 from ddcal.divergence import loss_problem, usual_cross_entropy, value_problem
+from ddcal.errors import BadInput
 from ddcal.networks import build_network
 from ddcal.seeding import generator
 
@@ -43,12 +44,12 @@ def decoded_per_class(ipc: int, classes: int, channels: int, size: int, bases: i
         downsample: d, by which the bases' side is divided.
 
     Raises:
-        ValueError: if the bases leave no room for one coefficient vector a class.
+        BadInput: if the bases leave no room for one coefficient vector a class.
     """
     left = ipc * classes * channels * size * size - bases * channels * (size // downsample) ** 2
     count = left // (classes * bases)
     if count < 1:
-        raise ValueError(
+        raise BadInput(
             f"distill.rtp.bases is {bases}: they take all of the storage of {ipc} images a class, and leave no "
             "coefficients: take fewer, or a larger distill.rtp.downsample"
         )

@@ -53,6 +53,12 @@ def test_data_that_only_a_look_shows_to_be_too_small_for_a_network(make_trial):
         parameter_bytes(NetworkConfig(name="vgg11"), shape)
 
 
+def test_bases_that_take_all_of_the_storage(make_trial):
+    trial = resolve(make_trial(distill__backbone="rtp", distill__ipc=1, distill__rtp={"bases": 40}))
+    with pytest.raises(BadInput, match="bases is 40: they take all of the storage of 1 images a class"):
+        stage_bytes(trial, "distill", dataset_shape(trial.data))
+
+
 def test_whitening_matrices(make_trial, arrays_32=(3, 32)):
     trial = resolve(make_trial(data__name="cifar10", data__zca=True))
     shape = dataset_shape(resolve(make_trial()).data)
