@@ -148,6 +148,8 @@ class ExpertsWork:
 
     def _next(self) -> None:
         missing = [index for index in range(len(self.keys)) if index not in self.entries]
+        if not missing:  # another process has published the one of a checkpoint
+            return
         self._asked %= len(missing)
         index = missing[self._asked]
         if self._look_up(index, self.keys[index]):

@@ -10,6 +10,7 @@ from ddcal.distill import SyntheticSet, distill
 from ddcal.distill.experts import Experts
 from ddcal.errors import DivergedError
 from ddcal.pipeline import TrialRunner, open_store
+from ddcal.pipeline.expert_stage import ExpertsWork
 from ddcal.pipeline.keys import expert_keys
 from ddcal.pipeline.leases import FreeLease, NoLeases
 from ddcal.pipeline.upkeep import list_entries, prune_store
@@ -198,6 +199,25 @@ def test_the_cosine_of_the_approximation_is_a_metric(start, tmp_path):
     exact = start(tmp_path, gradient="exact")
     assert "distill/gradient_cosine" not in exact.run()
     assert exact.cache_hits == ["experts"]
+
+
+def test_the_last_expert_of_a_checkpoint_may_be_there_by_now(start, tmp_path):
+    """It was lost when the checkpoint was taken up, and another process has published it before the first step."""
+    runner = start(tmp_path)
+
+    def work():
+        keys = expert_keys(runner.config, runner.fingerprint, runner.environment)
+        return ExpertsWork(runner.config, runner.dataset, "cpu", keys, open_store(tmp_path), NoLeases())
+
+    stopped = work()
+    while stopped.fraction <= 0.5 or stopped.state()["index"] < 0 or stopped.state()["expert"]["epoch"] == 0:
+        stopped.step()
+    late = work()
+    late.restore(stopped.state())
+    assert late.state()["index"] == 1 and list(late.entries) == [0]
+    runner.run()
+    late.step()
+    assert late.fraction == 1.0 and late.state() == {"index": -1}
 
 
 def test_a_distilling_target_has_experts_and_their_metrics(start, tmp_path):
