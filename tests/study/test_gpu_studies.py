@@ -34,7 +34,10 @@ def runs_of(root, name):
 def test_a_trial_gets_one_more_attempt_with_more_memory(found, root):
     grown, too_large, small = found["grow"]["trials"]
     assert grown[:3] == ["complete", 2, 0.3333] and grown[4] == 1.0
-    assert too_large[:3] == ["out_of_memory", 2, 0.3333] and "at 0.3333 (the trial had 1/3 of a GPU" in too_large[3]
+    assert (
+        too_large[:3] == ["out_of_memory", 2, 0.3333]
+        and "at 0.3333 (stage train; the trial had 1/3 of a GPU" in too_large[3]
+    )
     assert small[:3] == ["complete", 1, 0.25]
     statuses, count = runs_of(root, "grow")
     assert count == 4 and statuses == {
