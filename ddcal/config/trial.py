@@ -37,6 +37,9 @@ class DataConfig(Config):
 
     ``resize`` says how image files that are not square become so: ``crop`` resizes the short side and cuts out the
     centre, ``squash`` resizes both sides. ``variant`` is which of ImageNette's three downloads to read.
+
+    ``train_images`` keeps about so many of the real training images, drawn once and the same share of every class, for
+    studies at reduced scale; None keeps all. ``val`` and ``test`` stay as they are.
     """
 
     name: DatasetName = "digits"
@@ -45,6 +48,7 @@ class DataConfig(Config):
     resolution: Annotated[int, Field(ge=8, le=1024)] | None = None
     resize: Literal["crop", "squash"] = "crop"
     variant: Literal["full", "320px", "160px"] = "full"
+    train_images: PositiveInt | None = None
     validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)] | None = None
 
     @property

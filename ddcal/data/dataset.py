@@ -110,6 +110,7 @@ def load_dataset(config: DataConfig) -> Dataset:
     fraction = config.resolved_validation_fraction
     train, val = split_by_class(raw.train_labels, train, fraction, "val-split")
     _check_split(raw, train, val, fraction, source.place)
+    train = reduced(raw.train_labels, train, config.train_images, source.place)
     train, val = _shuffled(train, "train-order"), _shuffled(val, "val-order")
 
     train_images: Tensor
@@ -120,6 +121,8 @@ def load_dataset(config: DataConfig) -> Dataset:
     identity = f"{fingerprint} validation_fraction={fraction!r} resolution={config.resolution}"
     if source.kind == "images":
         identity += f" resize={config.resize}"
+    if config.train_images is not None:
+        identity += f" train_images={config.train_images}"
     preprocessing: Preprocessing
     if config.zca:
         preprocessing = cached_whitening(train_images, folder, identity)
@@ -172,6 +175,29 @@ def split_by_class(labels: np.ndarray, indices: Tensor, fraction: float, stream:
         order = torch.randperm(len(members), generator=permutations)
         taken[members[order[: round(fraction * len(members))]]] = True
     return indices[~taken], indices[taken]
+
+
+def reduced(labels: np.ndarray, train: Tensor, images: int | None, source_name: str) -> Tensor:
+    """Return the training indices that ``data.train_images`` keeps: the same share of every class.
+
+    Args:
+        labels: int64 (N,), the labels of all images.
+        train: int64, the training images without ``val``; every class is there.
+        images: About how many to keep: each class keeps its rounded share. None, or more than there are, keeps all.
+        source_name: Where the data is from, for the error.
+
+    Raises:
+        DataError: if a class would have no image left.
+    """
+    if images is None or images >= len(train):
+        return train
+    kept = split_by_class(labels, train, images / len(train), "train-images")[1]
+    counts = np.bincount(labels[kept.numpy()], minlength=int(labels.max()) + 1)
+    if counts.min() == 0:
+        raise DataError(
+            f"{source_name}: data.train_images {images} leaves no training image of class {counts.argmin()}; raise it"
+        )
+    return kept
 
 
 def _check_split(raw: RawData, train: Tensor, val: Tensor, fraction: float, source_name: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ddcal.config import DataConfig
-from ddcal.data.dataset import DIGITS_TEST_FRACTION, split_by_class
+from ddcal.data.dataset import DIGITS_TEST_FRACTION, reduced, split_by_class
 from ddcal.data.decoded import stored_side
 from ddcal.data.sources import locate_source, read_source
 
@@ -53,4 +53,5 @@ def dataset_shape(config: DataConfig) -> DatasetShape:
         train, taken = split_by_class(labels, train, DIGITS_TEST_FRACTION, "digits-test")
         test = len(taken)
     train, val = split_by_class(labels, train, config.resolved_validation_fraction, "val-split")
+    train = reduced(labels, train, config.train_images, source.place)
     return DatasetShape(len(train), len(val), test, classes, channels, side)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ddcal.config import DistillConfig
 from ddcal.config.backbones import FileConfig
 from ddcal.data import Dataset
+from ddcal.distill.real import FixedImages
 from ddcal.distill.tensor_file import TensorFileError, check_tensors, file_identity, read_tensor_file
 
 logger = logging.getLogger(__name__)
@@ -98,12 +99,10 @@ def contradictions(images: Tensor, file: FileConfig, pixels: Tensor, whitened: T
     return []
 
 
-class ImportedImages:
-    """The ``file`` backbone as a distiller: one iteration that does nothing but keep the imported images.
+class ImportedImages(FixedImages):
+    """The ``file`` backbone as a distiller: the images that were imported.
 
     Attributes:
-        images: In network-input space, float32 (M, C, S, S), ordered by class.
-        labels: int64 (M,).
         learning_rate: As stated.
         warnings: What speaks against the stated preprocessing.
     """
@@ -136,7 +135,6 @@ class ImportedImages:
         self.images = network_inputs(self._source.images, file, dataset)[order]
         self.labels = self._source.labels[order]
         self.learning_rate = file.lr
-        self.iterations, self.iteration = 1, 0
         real = dataset.train.images[:REAL_IMAGES]
         whitened = real if kind == "zca" else None
         self.warnings = contradictions(self._source.images, file, dataset.inverse_transform(real), whitened)
@@ -150,19 +148,6 @@ class ImportedImages:
             },
             "warnings": self.warnings,
         }
-
-    def step(self) -> float:
-        """Count the one iteration; there is no loss, so 0 is returned."""
-        self.iteration += 1
-        return 0.0
-
-    def state(self) -> dict[str, Tensor]:
-        """Nothing changes, so nothing is kept but the iteration."""
-        return {"iteration": torch.tensor(self.iteration)}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state` returned."""
-        self.iteration = int(state["iteration"])
 
     def save_source(self, folder: Path) -> None:
         """Write the tensors as they were stored, so that the set can be made again without the original file."""

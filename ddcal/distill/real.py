@@ -32,15 +32,19 @@ def random_subset(dataset: Dataset, ipc: int, seed: int) -> tuple[Tensor, Tensor
     return dataset.train.images[index].clone(), dataset.train.labels[index].clone()
 
 
-class RandomRealSubset:
-    """The ``real`` backbone as a distiller: one iteration that does nothing but keep the drawn images."""
+class FixedImages:
+    """Base of the backbones that learn nothing: one iteration, which keeps the images as they are.
 
+    Attributes:
+        images: In network-input space, float32 (M, C, H, W), ordered by class.
+        labels: int64 (M,).
+    """
+
+    images: Tensor
+    labels: Tensor
     learning_rate: float | None = None
-
-    def __init__(self, dataset: Dataset, config: DistillConfig, seed: int, device: torch.device) -> None:
-        self.images, self.labels = random_subset(dataset, config.ipc, seed)
-        self.iterations = 1
-        self.iteration = 0
+    iterations = 1
+    iteration = 0
 
     def step(self) -> float:
         """Count the one iteration; there is no loss, so 0 is returned."""
@@ -54,3 +58,10 @@ class RandomRealSubset:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state` returned."""
         self.iteration = int(state["iteration"])
+
+
+class RandomRealSubset(FixedImages):
+    """The ``real`` backbone as a distiller: the images that were drawn."""
+
+    def __init__(self, dataset: Dataset, config: DistillConfig, seed: int, device: torch.device) -> None:
+        self.images, self.labels = random_subset(dataset, config.ipc, seed)

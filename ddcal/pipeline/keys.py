@@ -125,6 +125,7 @@ def _identity(config: TrialConfig, stage: str, fingerprint: str, environment: En
     """Return what decides over a stage of a resolved trial, but for the stages before it."""
     # What only image files have stays out of the keys of the others; the variant is told by the fingerprint.
     without = {"root", "variant"} | (set() if config.data.name in IMAGE_FILE_DATASETS else {"resize"})
+    without |= {"train_images"} if config.data.train_images is None else set()
     return {
         "stage": stage,
         "algorithm_version": ALGORITHM_VERSIONS[f"distill/{config.distill.backbone}" if stage == "distill" else stage],

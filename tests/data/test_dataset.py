@@ -56,6 +56,24 @@ def test_labels_stay_with_their_images_and_test_keeps_its_order(arrays, write_np
     assert dataset.train.labels.tolist() != sorted(dataset.train.labels.tolist())
 
 
+def test_train_images_keeps_the_same_share_of_every_class_and_leaves_val_and_test(digits):
+    part, smaller = (load_dataset(DataConfig(train_images=count)) for count in (200, 100))
+    share = 200 / len(digits.train)
+    for label in range(10):
+        assert len(part.train.indices_of(label)) == round(share * len(digits.train.indices_of(label)))
+    pixels = [rows((one.inverse_transform(one.train.images) * 16).round()) for one in (smaller, part, digits)]
+    assert pixels[0] < pixels[1] < pixels[2]
+    for split in ("val", "test"):
+        assert torch.equal(getattr(part, split).labels, getattr(digits, split).labels)
+    whole = load_dataset(DataConfig(train_images=10**9))
+    assert torch.equal(whole.train.images, digits.train.images)
+
+
+def test_train_images_that_leave_a_class_empty_are_refused():
+    with pytest.raises(DataError, match=r"data\.train_images 3 leaves no training image of class 0; raise it"):
+        load_dataset(DataConfig(train_images=3))
+
+
 def test_smaller_fractions_are_nested_in_larger_ones():
     labels = np.arange(300) % 3
     everything = torch.arange(300)

@@ -176,12 +176,7 @@ def test_the_image_gradient_is_that_of_the_written_out_loss(backbone, mask, data
         assert float(distiller.velocity.view(-1)[element]) == pytest.approx(difference, rel=1e-3, abs=2e-4)
 
 
-@pytest.mark.parametrize("mask", MASKS, ids=str)
-@pytest.mark.parametrize(("backbone", "name"), [("dc", "digits"), ("dsa", "digits"), ("dsa", "cifar10")])
-def test_iterations_are_those_of_the_definition(backbone, name, mask, make_dataset, make_config):
-    """Two iterations of two updates: fresh networks, inner epochs, siamese draws, masks, no flip on digits."""
-    dataset = make_dataset(name, channels=2)
-    config = make_config(backbone, mask=mask, matching={"network_lr": 0.05})
+def two_iterations_are_the_definition(dataset, config):
     distiller = make_distiller(dataset, config, SEED)
     images, velocity = distiller.images.clone(), torch.zeros_like(distiller.images)
     for iteration in range(2):
@@ -190,6 +185,15 @@ def test_iterations_are_those_of_the_definition(backbone, name, mask, make_datas
         images, velocity = defined.images, defined.velocity
     torch.testing.assert_close(distiller.images.double(), images, rtol=1e-3, atol=3e-4)
     torch.testing.assert_close(distiller.velocity.double(), velocity, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=str)
+@pytest.mark.parametrize(("backbone", "name"), [("dc", "digits"), ("dsa", "digits"), ("dsa", "cifar10")])
+def test_iterations_are_those_of_the_definition(backbone, name, mask, make_dataset, make_config):
+    """Two iterations of two updates: fresh networks, inner epochs, siamese draws, masks, no flip on digits."""
+    dataset = make_dataset(name, channels=2)
+    config = make_config(backbone, mask=mask, matching={"network_lr": 0.05})
+    two_iterations_are_the_definition(dataset, config)
 
 
 @pytest.mark.parametrize("mask", [{"ratio": 0.0}, {"ratio": 0.4}], ids=str)
@@ -199,14 +203,7 @@ def test_batch_norm_has_its_statistics_fixed_from_one_real_batch_before_each_mat
 ):
     dataset = make_dataset(per_class=25)  # more than the 16 that are taken
     config = make_config(backbone, mask=mask, network={"norm": "batch"}, matching={"network_lr": 0.05, "outer": 3})
-    distiller = make_distiller(dataset, config, SEED)
-    images, velocity = distiller.images.clone(), torch.zeros_like(distiller.images)
-    for iteration in range(2):
-        distiller.step()
-        defined = Definition(dataset, config, iteration, images, velocity).run()
-        images, velocity = defined.images, defined.velocity
-    torch.testing.assert_close(distiller.images.double(), images, rtol=1e-3, atol=3e-4)
-    torch.testing.assert_close(distiller.velocity.double(), velocity, rtol=1e-3, atol=1e-3)
+    two_iterations_are_the_definition(dataset, config)
 
 
 def test_images_move_by_sgd_with_momentum(dataset, make_config):

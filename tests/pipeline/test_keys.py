@@ -6,7 +6,7 @@ import torch
 from ddcal.config import resolve
 from ddcal.distill.tensor_file import TensorFileError
 from ddcal.pipeline import Environment, stage_keys
-from ddcal.pipeline.keys import LIMITS, expert_keys, stage_config
+from ddcal.pipeline.keys import LIMITS, _identity, expert_keys, stage_config
 
 ALL = ["distill", "train", "calibrate", "evaluate"]
 HERE = Environment("cpu", 1)
@@ -14,6 +14,7 @@ PRINT = "0" * 64
 
 
 MTT = {"distill__backbone": "mtt"}
+REDUCED = ({}, {"data__train_images": 100})
 EXPERTS = {**MTT, "distill__mtt": {"max_start": 2, "expert_epochs": 1, "experts": {"count": 2, "epochs": 4}}}
 
 
@@ -166,6 +167,11 @@ def test_the_device_is_part_of_the_identity():
 def test_resolved_or_not_gives_the_same_keys(backbone, make_trial):
     for config in (make_trial(distill__backbone=backbone), make_trial(distill={"backbone": backbone}, train={})):
         assert keys_of(config) == keys_of(resolve(config)) == keys_of(resolve(resolve(config)))
+
+
+def test_train_images_is_in_the_keys_of_those_who_set_it_alone(make_trial):
+    all_images, some = (_identity(resolve(make_trial(**given)), "train", PRINT, HERE) for given in REDUCED)
+    assert "train_images" not in all_images["data"] and some["data"]["train_images"] == 100
 
 
 def test_limits_that_are_off_leave_the_keys_of_older_stores(make_trial):
