@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from ddcal.config import StudyConfig, TrialConfig, trial_from
 from ddcal.config.corners import combinations
+from ddcal.config.names import nest
 from ddcal.config.problems import Problem, problem_at
+from ddcal.config.trial import flatten
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 DECIDING = ("distill.backbone", "distill.ipc", "distill.file.", "data.")
 """Names, or beginnings of names, that decide which file is read and what it must be like."""
 
+BACKBONE = "distill.backbone"
 REAL_IMAGES = 2000
 
 
@@ -37,11 +40,13 @@ def imports(study: StudyConfig) -> list[TrialConfig]:
     while more := {other for name in wanted for other in space[name].when} - wanted:
         wanted |= more
     found: dict[str, TrialConfig] = {}
+    of_base = flatten(nest(study.base)[0]).get(BACKBONE)
     for values in combinations(study, {name: domain for name, domain in space.items() if name in wanted}):
+        if values.get(BACKBONE, of_base) != "file":  # what other backbones need may be in the rest of the space
+            continue
         trial = trial_from(study.base, values)
-        if trial.distill.backbone == "file":
-            decides = (trial.distill.file, trial.distill.ipc, trial.data)
-            found.setdefault(repr(decides), trial)
+        decides = (trial.distill.file, trial.distill.ipc, trial.data)
+        found.setdefault(repr(decides), trial)
     return list(found.values())
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddcal.config import ConfigError, StudyConfig, TrialConfig
+from ddcal.config.baselines import enqueued_points
 from ddcal.config.places import is_url
 from ddcal.pipeline import Environment, Store
 from ddcal.pipeline.costs import Cost, Kind, stage_kind
@@ -123,11 +124,15 @@ def make_plan(
     published = {entry.key for entry in entries}
 
     planner = Planner(study, environment)
-    extremes, size = planner.extremes(), planner.size
-    covered = size is not None and size <= study.search.trials
-    trials = extremes if covered else planner.drawn()  # in a space searched through there is no more than all of it
+    size, listed = planner.size, len(enqueued_points(study)) >= study.search.trials
+    covered = size is not None and size <= study.search.trials and not listed
+    extremes = planner.drawn() if listed else planner.extremes()
+    trials = extremes if covered or listed else planner.drawn()
     needed = _needed(trials)
-    candidates = {stage: planner.candidates(stage) for stage in needed}
+    candidates = {
+        stage: Candidates(found, countable=True) if listed else planner.candidates(stage)
+        for stage, found in needed.items()
+    }
     packing = pack(study, [trial.config for trial in trials], machine)
     at_a_time = packing[0].at_a_time
     disk = disk_uses(needed, candidates, study.search.trials, published, extremes, max(1, at_a_time), root, place)
@@ -169,8 +174,8 @@ def make_plan(
     return Plan(
         study=study.name,
         trials=study.search.trials,
-        basis=_basis(study, size, covered),
-        exact=covered or study.search.searcher in UNAFFECTED_BY_RESULTS,
+        basis=_basis(study, size, covered, listed),
+        exact=covered or listed or study.search.searcher in UNAFFECTED_BY_RESULTS,
         settings=settings_of(study, extremes),
         notes=preset_notes(study, extremes),
         stages=[_count(stage, needed[stage], candidates[stage], study.search.trials, published) for stage in needed],
@@ -211,8 +216,10 @@ def _count(
     )
 
 
-def _basis(study: StudyConfig, size: int | None, covered: bool) -> str:
+def _basis(study: StudyConfig, size: int | None, covered: bool, listed: bool) -> str:
     searcher, trials = study.search.searcher, study.search.trials
+    if listed:
+        return f"the {trials} points of search.enqueue"
     if covered:
         return f"all {size} points of the space; {trials} trials cover it"
     if searcher in UNAFFECTED_BY_RESULTS:

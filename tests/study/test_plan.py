@@ -60,6 +60,18 @@ def test_different_stages_are_counted(space, trials, exact, expected, tiny_study
     assert plan.exact == exact
 
 
+def test_a_study_of_enqueued_points_needs_just_these(tiny_study, tmp_path):
+    """Corners of the space that no trial takes, impossible ones too, are not looked at."""
+    space = IPC | {"distill.backbone": {"choice": ["real", "rtp"]}}
+    space["distill.rtp.bases"] = {"choice": [8, 100000], "when": {"distill.backbone": ["rtp"]}}
+    points = [{"distill.backbone": "real", "distill.ipc": ipc} for ipc in (1, 2)]
+    points.append({"distill.backbone": "rtp", "distill.ipc": 2, "distill.rtp.bases": 8})
+    search = {"searcher": "tpe", "trials": 3, "enqueue": points}
+    plan = make_plan(tiny_study(space=space, search=search), output=tmp_path)
+    assert plan.exact and plan.basis == "the 3 points of search.enqueue"
+    assert counts(plan)["distill"] == counts(plan)["evaluate"] == (3, 3)
+
+
 @pytest.mark.parametrize("searcher", ["random", "tpe"])
 def test_the_drawn_trials_are_those_of_the_study(searcher, tiny_study, tmp_path):
     """random: all of them; tpe: until it has learned. Enqueued ones come first."""
