@@ -12,6 +12,7 @@ from ddcal.calibration.metrics import (
     negative_log_likelihood,
     reliability_bins,
     score,
+    score_probabilities,
 )
 from ddcal.calibration.reliability import plot_reliability, save_figure
 from ddcal.calibration.temperature import CalibrationError, TemperatureFit, fit_temperature
@@ -33,4 +34,5 @@ __all__ = [
     "reliability_bins",
     "save_figure",
     "score",
+    "score_probabilities",
 ]
