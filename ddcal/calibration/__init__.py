@@ -10,6 +10,7 @@ from ddcal.calibration.binned import (
     maximum_calibration_error,
     reliability_bins,
 )
+from ddcal.calibration.bootstrap import Interval, bootstrap_difference, bootstrap_intervals
 from ddcal.calibration.masked import masked_temperature_scaling
 from ddcal.calibration.metrics import accuracy, brier_score, negative_log_likelihood, score, score_probabilities
 from ddcal.calibration.ranking import adaptive_ece, aurc
@@ -20,11 +21,14 @@ from ddcal.calibration.temperature import CalibrationError, TemperatureFit, fit_
 __all__ = [
     "BrierParts",
     "CalibrationError",
+    "Interval",
     "ReliabilityBins",
     "TemperatureFit",
     "accuracy",
     "adaptive_ece",
     "aurc",
+    "bootstrap_difference",
+    "bootstrap_intervals",
     "brier_decomposition",
     "brier_score",
     "classwise_ece",
