@@ -26,7 +26,7 @@ ALGORITHM_VERSIONS = {
     "distill/file": 1,
     "train": 1,
     "calibrate": 1,
-    "evaluate": 1,
+    "evaluate": 2,
 }
 """Raised whenever a stage's numbers change, so that old artefacts are not taken for new ones."""
 
