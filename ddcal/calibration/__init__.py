@@ -17,6 +17,7 @@ from ddcal.calibration.metrics import (
     negative_log_likelihood,
     reliability_bins,
     score,
+    score_probabilities,
 )
 from ddcal.calibration.reliability import plot_reliability, save_figure
 from ddcal.calibration.sweep import SweepFit, fit_temperatures, sweep_logits, sweep_masks
@@ -54,6 +55,7 @@ __all__ = [
     "reliability_bins",
     "save_figure",
     "score",
+    "score_probabilities",
     "sweep_logits",
     "sweep_masks",
 ]

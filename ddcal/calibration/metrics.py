@@ -26,6 +26,8 @@ PROBABILITY_SLACK = 1e-6
 """Rounding allowed outside [0, 1] in ``probs``; such values are clipped."""
 PROBABILITY_SUM_SLACK = 1e-4
 """Rounding allowed in the sum of a row of ``probs`` (float32 softmax of many classes); rows are not renormalised."""
+LEAST_PROBABILITY = 1e-12
+"""What `score_probabilities` takes for a smaller probability at the label, in the NLL alone: at most 27.6 nats."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +60,7 @@ class _Predictions:
     labels: Integers
     confidence: Floats
     correct: npt.NDArray[np.bool_]
-    nll: float = math.nan
+    nll: float
 
     @property
     def residual(self) -> Floats:
@@ -194,18 +196,24 @@ def score(logits: ArrayLike, labels: ArrayLike, temperature: float = 1.0, bins: 
         ValueError: NaN or infinite logits, no image, a label out of range or of a type that is not an integer, lengths
             that differ, a temperature that is zero or not finite, ``bins`` below 1.
     """
-    predictions, bins = _predict(logits, labels, temperature), check_count("bins", bins)
-    residual = predictions.residual
-    return {
-        "accuracy": float(predictions.correct.mean()),
-        "ece": _ece(predictions, bins),
-        "ece_10": _ece(predictions, 10),
-        "ece_15": _ece(predictions, 15),
-        "nll": predictions.nll,
-        "brier": _brier(residual),
-        "classwise_ece": _classwise(predictions.probs, residual, bins),
-        "adaptive_ece": _adaptive(predictions, bins),
-    }
+    return _score(_predict(logits, labels, temperature), check_count("bins", bins))
+
+
+def score_probabilities(probs: ArrayLike, labels: ArrayLike, bins: int = 15) -> dict[str, float]:
+    """Return what `score` returns, from probabilities: for calibrators that are more than a temperature.
+
+    A probability below 1e-12 at the label (histogram binning and isotonic regression give exact zeros) counts as 1e-12
+    in ``nll``, which is then finite and at most 27.6 nats an image; the other metrics take it as it is.
+
+    Args:
+        probs: (N, K) probabilities whose rows sum to 1; the prediction is the first of equal largest ones.
+        labels: (N,) integers in 0..K-1.
+        bins: Number of bins, at least 1.
+
+    Raises:
+        ValueError: As `expected_calibration_error` of ``probs``.
+    """
+    return _score(_from_probabilities(probs, labels), check_count("bins", bins))
 
 
 def check_logits(logits: ArrayLike, name: str = "logits") -> Floats:
@@ -286,7 +294,23 @@ def _from_probabilities(probs: ArrayLike, labels: ArrayLike) -> _Predictions:
     if abs(sums[worst] - 1.0) > PROBABILITY_SUM_SLACK:
         raise ValueError(f"probs[{worst}] sums to {sums[worst]:g}; every row must sum to 1")
     values = values.clip(0.0, 1.0)
-    return _Predictions(values, classes, values.max(axis=1), values.argmax(axis=1) == classes)
+    at_label = values[np.arange(len(classes)), classes]
+    nll = float(-np.log(at_label.clip(LEAST_PROBABILITY)).mean())
+    return _Predictions(values, classes, values.max(axis=1), values.argmax(axis=1) == classes, nll)
+
+
+def _score(predictions: _Predictions, bins: int) -> dict[str, float]:
+    residual = predictions.residual
+    return {
+        "accuracy": float(predictions.correct.mean()),
+        "ece": _ece(predictions, bins),
+        "ece_10": _ece(predictions, 10),
+        "ece_15": _ece(predictions, 15),
+        "nll": predictions.nll,
+        "brier": _brier(residual),
+        "classwise_ece": _classwise(predictions.probs, residual, bins),
+        "adaptive_ece": _adaptive(predictions, bins),
+    }
 
 
 def _bin_index(values: Floats, bins: int) -> Integers:

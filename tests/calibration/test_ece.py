@@ -98,6 +98,20 @@ def test_score_at_a_temperature_is_score_of_divided_logits() -> None:
     assert score(logits, labels, -2.5) == pytest.approx(score(-logits / 2.5, labels), abs=1e-12)
 
 
+def test_score_of_probabilities_is_score_of_logits() -> None:
+    logits, labels = sample(300, 5)
+    of_logits = score(logits, labels, 2.0, 12)
+    of_probabilities = calibration.score_probabilities(torch.softmax(logits / 2.0, dim=1), labels, 12)
+    assert of_probabilities == pytest.approx(of_logits, abs=1e-12)
+    assert tuple(of_probabilities) == tuple(METRICS)
+
+
+def test_score_of_a_probability_of_zero_at_the_label_is_finite() -> None:
+    metrics = calibration.score_probabilities(np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1]))
+    assert metrics["nll"] == pytest.approx(-np.log(1e-12) / 2)
+    assert metrics["brier"] == 1.0 and metrics["ece"] == 0.5 and metrics["accuracy"] == 0.5
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_agrees_with_independent_libraries(seed: int) -> None:
     logits, labels = sample(1000, 6, temperature=2.0, seed=seed)
@@ -231,6 +245,9 @@ def test_refused(logits: np.ndarray, labels: np.ndarray, options: dict, message:
 def test_refused_arguments_of_ece(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         expected_calibration_error(**arguments)
+    if arguments.keys() == {"probs", "labels"}:
+        with pytest.raises(ValueError, match=message):
+            calibration.score_probabilities(**arguments)
 
 
 def test_noise_floor_refuses_no_resample() -> None:
