@@ -6,9 +6,10 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from ddcal.config import TrialConfig, resolve
+from ddcal.config import TrainConfig, TrialConfig, resolve
 from ddcal.config.backbones import OWN_SECTION, SECTIONS
 from ddcal.config.calibrations import CALIBRATIONS, FOLD_METHODS, MASK_METHODS
+from ddcal.config.training import LOSS_SECTIONS
 from ddcal.config.trial import IMAGE_FILE_DATASETS, folds_of
 from ddcal.pipeline.environment import Environment
 
@@ -45,10 +46,10 @@ LIMITS = ("clip", "update_limit")
 def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:
     """Return the part of a *resolved* trial config that the stage's numbers depend on.
 
-    Settings without effect are left out: the masks of a calibration that masks nothing, the loops of ``real``. The
-    experts' part is the distilling network and ``mtt.experts`` alone, so that sets of any ipc and mask share them. The
-    folds' part is how networks are trained, but not how many, as a fold has one. An imported file is its content, not
-    its path.
+    Settings without effect are left out: the masks of a calibration that masks nothing, the loops of ``real``, the
+    sections of other losses. The experts' part is the distilling network and ``mtt.experts`` alone, so that sets of any
+    ipc and mask share them. The folds' part is how networks are trained, but not how many, as a fold has one. An
+    imported file is its content, not its path.
 
     Raises:
         ddcal.distill.tensor_file.TensorFileError: if that file cannot be read.
@@ -77,9 +78,9 @@ def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:
             values["file"] = file_identity(config.distill.file, content_digest(config.distill.file))
         return values
     if stage == "train":
-        return config.train.model_dump(mode="json")
+        return _train_config(config.train)
     if stage == "folds":
-        return {"train": stage_config(config, "train") | {"networks": 1}, "folds": folds_of(config)}
+        return {"train": _train_config(config.train) | {"networks": 1}, "folds": folds_of(config)}
     if stage == "calibrate":
         return _calibrate_config(config)
     return config.evaluate.model_dump(mode="json")
@@ -112,6 +113,16 @@ def masked_key(train_key: str, config: TrialConfig, ratio: float, draws: int) ->
     """
     values = {"unit": config.calibrate.mask.unit, "ratio": ratio, "draws": draws, "seed": config.seed}
     return _key({"stage": MASKED, "algorithm_version": ALGORITHM_VERSIONS[MASKED], "upstream": train_key, **values})
+
+
+def _train_config(train: TrainConfig) -> dict[str, Any]:
+    values = train.model_dump(mode="json")
+    for section in LOSS_SECTIONS:
+        if section != train.loss:
+            del values[section]
+    if train.loss == "focal" and train.focal.sample_dependent:
+        del values["focal"]["gamma"]
+    return values
 
 
 def expert_keys(config: TrialConfig, fingerprint: str, environment: Environment) -> list[str]:
