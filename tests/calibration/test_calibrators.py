@@ -296,7 +296,7 @@ def test_isotonic_regression_by_hand() -> None:
 
 
 def test_histogram_binning_by_hand() -> None:
-    """Two bins of two classes: of four images with p₀ below a half three are of class 1; the one above is of class 0."""
+    """Two bins of two classes: of four images with p₀ below a half three are of class 1; the one above is not."""
     p0 = np.array([0.1, 0.2, 0.3, 0.4, 0.9])
     logits, labels = np.log(np.stack([p0, 1 - p0], axis=1)), np.array([1, 1, 1, 0, 0])
     calibrator = HistogramBinning(bins=2).fit(logits, labels)
