@@ -449,7 +449,7 @@ class TrialRunner:
         return [n.to(device) for n in networks], images.to(device), labels.to(device)
 
     def train_logits(self) -> dict[str, torch.Tensor]:
-        """Return what the networks of the finished train stage say: ``<split>_logits`` (n, N, K), ``<split>_labels``."""
+        """Return the tensors of the finished train stage: ``<split>_logits`` (n, N, K) and ``<split>_labels`` (N,)."""
         from safetensors.torch import load_file
 
         from ddcal.pipeline.work import LOGITS
