@@ -27,7 +27,8 @@ def draw_diagram(values: dict[str, Any], config: TrialConfig, path: Path) -> Non
         )
         for name, bins in values["reliability"].items()
     }
-    order = [name for name in ("raw", "ts_train", "ts_holdout", "mts", "ts_val") if name in rows]
+    places = {"raw": 0, "ts_train": 1, "ts_val": 3}
+    order = sorted(rows, key=lambda name: places.get(name, 2))
     title = (
         f"{config.data.name}, {config.distill.backbone}, {config.distill.ipc} images per class; "
         f"test images, network 1 of {config.train.networks}"
