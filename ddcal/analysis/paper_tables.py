@@ -87,9 +87,9 @@ def beside_published(runs: pandas.DataFrame, table: TableName, *, reduced: bool 
     numbers have rows without these.
 
     Args:
-        runs: One row a network or a set, with `OUR_COLUMNS`: ``ipc`` missing for full data, ``method`` as in
-            ``published.yaml`` (``raw``, ``ts_train``, ``ts_holdout``, ``ts_val``, ``mts``, ``mdt``, ``mixup``,
-            ``label_smoothing``, ``focal``; any other stands alone), ``seed`` of the distilled set, ``value`` a fraction (the accuracy or
+        runs: One row a network or a set, with `OUR_COLUMNS`: ``ipc`` missing for full data; ``method`` as in
+            ``published.yaml`` (``raw``, ``ts_holdout``, ``ts_val``, ``mts``, ``mdt``, ``mixup``, ``label_smoothing``,
+            ``focal``; any other stands alone); ``seed`` of the distilled set; ``value`` a fraction (the accuracy or
             the ECE, as the table has it).
         table: Which.
         reduced: Add a column ``note`` with the words of reduced scale.

@@ -16,12 +16,11 @@ def clusters(count=60, width=80):
     return (10 * rng.normal(size=(3, width))[np.arange(count) % 3] + rng.normal(size=(count, width))).astype("float32")
 
 
-def test_the_same_bits_twice_and_others_for_another_seed():
+def test_the_same_bits_twice():
     features = clusters()
     first, perplexity = embed(features)
     assert first.dtype == np.float32 and first.shape == (60, 2) and perplexity == pytest.approx(59 / 3)
     assert embed(features)[0].tobytes() == first.tobytes()
-    assert embed(features, seed=1)[0].tobytes() != first.tobytes()
 
 
 def test_clusters_stay_together():
