@@ -182,14 +182,14 @@ def _ratio_line(axes: Axes, method: str, line: pandas.DataFrame, look: Look) -> 
 
 
 def _finish(figure: Figure, panels: list[Axes], title: str, reduced: bool) -> None:
-    entries = {}
+    entries: dict[str, Any] = {}
     for axes in panels:
         axes.set_ylim(bottom=0.0)
         for line, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, line)
     columns = max(2, int(figure.get_figwidth() / 1.9))
     figure.legend(
-        entries.values(), entries, loc="outside lower center", ncols=columns, columnspacing=1.2, handletextpad=0.4,
+        list(entries.values()), list(entries), loc="outside lower center", ncols=columns, columnspacing=1.2, handletextpad=0.4,
         frameon=False, fontsize=9,
     )  # fmt: skip
     headline(figure, title, reduced)
