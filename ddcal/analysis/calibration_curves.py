@@ -189,7 +189,7 @@ def _finish(figure: Figure, panels: list[Axes], title: str, reduced: bool) -> No
             entries.setdefault(label, line)
     columns = max(2, int(figure.get_figwidth() / 1.9))
     figure.legend(
-        list(entries.values()), list(entries), loc="outside lower center", ncols=columns, columnspacing=1.2, handletextpad=0.4,
-        frameon=False, fontsize=9,
+        list(entries.values()), list(entries), loc="outside lower center", ncols=columns,
+        columnspacing=1.2, handletextpad=0.4, frameon=False, fontsize=9,
     )  # fmt: skip
     headline(figure, title, reduced)
