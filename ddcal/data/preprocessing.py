@@ -81,7 +81,7 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def whiten(images: Tensor, mean: Tensor, matrix: Tensor) -> Tensor:
-    """Return (images − mean) · matrix of images (N, C, H, W); mean is (1, F), matrix (F, F). Can be traced for any N."""
+    """Return (images − mean) · matrix of images (N, C, H, W); mean (1, F), matrix (F, F). Can be traced for any N."""
     return ((images.flatten(1) - mean) @ matrix).view_as(images)
 
 

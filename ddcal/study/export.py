@@ -237,12 +237,13 @@ def _described_models(models: dict[str, Any]) -> str:
     }
     lines = [f"- `{PLACES[name]}{'/' if name == 'mlflow' else ''}`: {said[name]}." for name in models["formats"]]
     channels, height, width = models["input"]["shape"][1:]
+    temperature = format(models["temperature"], ".4g")
     return f"""
 ## The calibrated model
 
-Network {models["network"]} with its preprocessing and calibration (`{models["calibration"]}`, T = {models["temperature"]:.4g}).
-In: images, float32 (N, {channels}, {height}, {width}), pixel values in [0, 1] (bytes divided by 255), of that size. Out:
-probabilities, float32 (N, {models["output"]["shape"][1]}); `models.classes` of `run.yaml` names the classes.
+Network {models["network"]} with its preprocessing and its calibration (`{models["calibration"]}`, T = {temperature}).
+In: images of that size, float32 (N, {channels}, {height}, {width}), with values in [0, 1] (bytes divided by 255).
+Out: probabilities, float32 (N, {models["output"]["shape"][1]}); `models.classes` of `run.yaml` names the classes.
 
 {chr(10).join(lines)}
 - `{PREPROCESSING}`: the preprocessing alone, for those who load `networks.safetensors` themselves.

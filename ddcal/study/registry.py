@@ -42,8 +42,9 @@ def check_registry(results: StudyResults, name: str) -> str:
 def register_export(results: StudyResults, trial: Trial, folder: Path, name: str) -> tuple[int, bool]:
     """Register an export as a version of the model ``name``; one that was registered before is found again.
 
-    The files become artifacts of the trial's run; the version's source is the export, or the MLflow model in it. Then the version is made with all its tags in one request: if
-    anything fails there is no version, and no model that was not there before.
+    The files become artifacts of the trial's run (the version's source is the export, or the MLflow model in it), then
+    the version is made with all its tags in one request: if anything fails there is no version, and no model that was
+    not there before.
 
     Args:
         results: The study.
@@ -84,10 +85,8 @@ def register_export(results: StudyResults, trial: Trial, folder: Path, name: str
 
 def _upload(client: Any, run: Any, folder: Path, digest: str) -> str:
     """Make the export's files artifacts of the run and return the version's source."""
-    if (folder / PREPROCESSING).exists():  # the same run's models of another network must not overwrite these
-        place = f"{FOLDER}-{digest[:12]}"
-    else:
-        place = FOLDER
+    # With models: those of another network of the same run must not overwrite these.
+    place = f"{FOLDER}-{digest[:12]}" if (folder / PREPROCESSING).exists() else FOLDER
     client.log_artifacts(run.run_id, str(folder), place)
     source = f"{run.artifact_uri}/{place}"
     # With an MLflow model `models:/NAME/VERSION` can be loaded and served.

@@ -5,8 +5,9 @@ The program holds everything: preprocessing, network and calibration.
 
 from typing import Any
 
-import mlflow
 import numpy as np
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
 
 BATCH = 256
 """Images of one forward pass: bounds memory."""
@@ -15,7 +16,7 @@ SLACK = 1e-3
 """Rounding allowed outside [0, 1]."""
 
 
-class CalibratedClassifier(mlflow.pyfunc.PythonModel):
+class CalibratedClassifier(PythonModel):
     """Images, float32 (N, C, S, S) in [0, 1], to calibrated probabilities, float32 (N, K)."""
 
     def load_context(self, context: Any) -> None:
@@ -42,4 +43,4 @@ class CalibratedClassifier(mlflow.pyfunc.PythonModel):
             return torch.cat([self.program(batch) for batch in images.split(BATCH)]).numpy()
 
 
-mlflow.models.set_model(CalibratedClassifier())
+set_model(CalibratedClassifier())

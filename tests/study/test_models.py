@@ -355,13 +355,13 @@ def test_a_study_of_distilled_sets_has_no_model(tiny_study, tmp_path):
 
 
 def test_a_calibration_without_a_temperature_is_refused():
-    with pytest.raises(BadInput, match="calibrate.method is 'isotonic', which has no single temperature"):
+    with pytest.raises(BadInput, match=r"calibrate\.method is 'isotonic', which has no single temperature"):
         calibration_module("isotonic", {"nll": 0.3})
 
 
 @pytest.mark.parametrize("name", ["torch", "onnx"])
 def test_a_model_that_does_not_give_what_evaluate_scored_is_not_written(study, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(calibrated, "normalise", lambda images, mean, std: images - mean[:, None, None])
+    monkeypatch.setattr(calibrated, "normalise", lambda images, mean, std: mean[:, None, None] - images)
     result = ddcal("export", study.directory, "--trial", NORMALISED, "--to", tmp_path / "out", "--model", name)
     assert result.exit_code == 2 and f"--model {name}: its probabilities differ from evaluate's" in result.output
     assert not list(tmp_path.iterdir())
@@ -385,7 +385,7 @@ def test_a_network_that_torch_cannot_trace_is_refused():
             return images.flatten(1)[:, : int(images.sum())]
 
     images = torch.rand((4, 1, 8, 8), generator=generator(0, "test", "images"))
-    with pytest.raises(BadInput, match="torch.export cannot trace this network"):
+    with pytest.raises(BadInput, match=r"torch\.export cannot trace this network"):
         exported_program.trace(CalibratedModel(fit_normalisation(images), Stubborn(), Temperature(1.0)), images)
 
 
