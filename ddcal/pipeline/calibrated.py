@@ -80,10 +80,10 @@ def calibration_module(method: str, fit: dict[str, Any]) -> nn.Module:
     Raises:
         BadInput: if the method has not fitted one temperature.
     """
-    if not isinstance(fit.get("temperature"), float | int):
+    if "calibrator" in fit or not isinstance(fit.get("temperature"), float | int):  # one with more than a temperature
         raise BadInput(
             f"calibrate.method is {method!r}, which has no single temperature: a model can be made of the methods "
-            "that fit one (none, ts_train, ts_holdout, ts_val, mts)"
+            "that fit one (none, ts_train, ts_holdout, ts_cv, ts_val, mts, mts_distilled)"
         )
     return Temperature(float(fit["temperature"]))
 

@@ -354,9 +354,16 @@ def test_a_study_of_distilled_sets_has_no_model(tiny_study, tmp_path):
     assert result.exit_code == 2 and "has no network" in result.output and not (tmp_path / "out").exists()
 
 
-def test_a_calibration_without_a_temperature_is_refused():
-    with pytest.raises(BadInput, match=r"calibrate\.method is 'isotonic', which has no single temperature"):
-        calibration_module("isotonic", {"nll": 0.3})
+@pytest.mark.parametrize(
+    ("method", "fit"),
+    [
+        ("isotonic_val", {"calibrator": "isotonic", "nll": 0.3}),
+        ("ets_val", {"calibrator": "ensemble_temperature_scaling", "temperature": 2.0, "weights": [0.5, 0.4, 0.1]}),
+    ],
+)
+def test_a_calibration_that_is_more_than_a_temperature_is_refused(method, fit):
+    with pytest.raises(BadInput, match=rf"calibrate\.method is '{method}', which has no single temperature"):
+        calibration_module(method, fit)
 
 
 @pytest.mark.parametrize("name", ["torch", "onnx"])
