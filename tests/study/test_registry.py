@@ -28,7 +28,7 @@ def client(study):
 def test_an_export_is_registered_once(study, client, tmp_path):
     for said in ("is version 1 of tiny-model\n", "is version 1 of tiny-model, as before\n"):
         result = ddcal("export", study.directory, "--to", tmp_path / "out", "--register", "tiny-model")
-        assert result.exit_code == 0 and result.stdout.endswith(said)
+        assert result.exit_code == 0 and result.stdout.endswith(said), result.output
     (version,) = client.search_model_versions("name = 'tiny-model'")
     best, tags = study.best, version.tags
     assert tags["ddcal.trial_key"] == best.trial_key and tags["ddcal.outcome"] == "complete"
