@@ -6,13 +6,13 @@ from ddcal.config.networks import NetworkConfig
 from ddcal.config.presets import resolve
 from ddcal.config.problems import Problem
 from ddcal.config.study import StudyConfig
+from ddcal.config.training import TrainConfig
 from ddcal.config.trial import (
     CalibrateConfig,
     DataConfig,
     DistillConfig,
     EvaluateConfig,
     MaskConfig,
-    TrainConfig,
     TrialConfig,
 )
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from ddcal.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveInt
 from ddcal.config.places import is_url, parse_s3
-from ddcal.config.trial import Config, NonNegativeFloat, PositiveFloat, PositiveInt
 
 Scalar = str | int | float | bool | None
 

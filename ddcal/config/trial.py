@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from ddcal.config.backbones import DMConfig, FileConfig, MatchingConfig, MTTConfig, RTPConfig, too_few_epochs
-from ddcal.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveInt, Ratio
+from ddcal.config.base import Config, PositiveFloat, PositiveInt, Ratio
 from ddcal.config.networks import NetworkConfig, NetworkOverride, network_problems
+from ddcal.config.training import TrainConfig
 
 DATASETS = (
     *("digits", "mnist", "fashion-mnist", "cifar10", "cifar100"),
@@ -155,25 +156,6 @@ class DistillConfig(Config):
         if self.clip is not None and self.backbone == "rtp":
             raise ValueError(f"clip is {self.clip:g}; rtp has a limit of its own: set rtp.clip ({self.rtp.clip:g})")
         return self
-
-
-class TrainConfig(Config):
-    """Training of the DDNNs; None takes the backbone's own evaluation recipe (PAPER.md, Evaluation training).
-
-    ``lr`` left out is the learned rate of a set that has one (MTT, or ``distill.file.lr``), and 0.01 elsewhere.
-    """
-
-    loss: Literal["cross_entropy"] = "cross_entropy"
-    epochs: PositiveInt | None = None
-    lr: PositiveFloat | None = None
-    schedule: Literal["step", "constant"] | None = None
-    momentum: Ratio = 0.9
-    weight_decay: NonNegativeFloat | None = None
-    batch_size: PositiveInt | None = None
-    augment: Literal["none", "dsa"] | None = None
-    holdout: Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)] = 0.0
-    networks: Annotated[int, Field(ge=1, le=100)] = 5
-    network: NetworkOverride = NetworkOverride()
 
 
 def default_bounds(method: str) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """The differentiable augmentation of DSA (PAPER.md, DSA operations): one operation a call, drawn first, applied after.
 
-Drawing and applying are apart so that one draw can be applied to several batches (siamese augmentation).
+Drawing and applying are apart so that one draw can be applied to several batches (siamese augmentation). Two of the
+operations together, for every image on its own, are the usual augmentation of full data: `draw_crop_flip`.
 """
 
 from __future__ import annotations
@@ -71,14 +72,38 @@ def draw_augmentation(
     Raises:
         ValueError: if count or image_size is below 1.
     """
-    for name, value in (("count", count), ("image_size", image_size)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
+    _check_sizes(count, image_size)
     operations = [operation for operation in OPERATIONS if flip or operation != "flip"]
     index = torch.randint(len(operations), (1,), generator=generator, device=generator.device)
     operation = operations[int(index)]
     parameters = _draw(operation, 1 if siamese else count, image_size, generator)
     return Augmentation(operation, parameters.to(device), image_size, siamese)
+
+
+def draw_crop_flip(
+    count: int, image_size: int, generator: torch.Generator, *, flip: bool = True, device: str | torch.device = "cpu"
+) -> tuple[Augmentation, ...]:
+    """Draw a random crop and a horizontal flip for every image: the usual augmentation of training on full data.
+
+    The crop is one of the padded image, S/8 pixels of zeros on every side (4 at S = 32): a shift of up to so much down
+    and right. Apply each of what is returned with `augment`.
+
+    Args:
+        count: Images in the batch.
+        image_size: Height and width S of the images, in pixels.
+        generator: Source of every draw.
+        flip: False leaves the flip out (images of digits).
+        device: Where the parameters are put.
+
+    Raises:
+        ValueError: if count or image_size is below 1.
+    """
+    _check_sizes(count, image_size)
+    operations = ("crop", "flip") if flip else ("crop",)
+    return tuple(
+        Augmentation(operation, _draw(operation, count, image_size, generator).to(device), image_size, siamese=False)
+        for operation in operations
+    )
 
 
 def augment(images: Tensor, augmentation: Augmentation) -> Tensor:
@@ -114,6 +139,12 @@ def augment(images: Tensor, augmentation: Augmentation) -> Tensor:
         case "rotate":
             return _warp(images, _rotation_matrix(parameters))
     raise ValueError(f"operation is {augmentation.operation!r}; it must be one of {', '.join(OPERATIONS)}")
+
+
+def _check_sizes(count: int, image_size: int) -> None:
+    for name, value in (("count", count), ("image_size", image_size)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
 
 
 def _draw(operation: str, rows: int, size: int, generator: torch.Generator) -> Tensor:

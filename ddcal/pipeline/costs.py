@@ -102,6 +102,8 @@ def stage_kind(config: TrialConfig, stage: str) -> Kind:
         values |= {"network": train.network.model_dump()}
         values |= train.model_dump(include={"batch_size", "augment", "loss", "holdout"})
         what = f"{data.name} {images}, {_network(train.network)}, augment {train.augment}"
+        if train.loss != "cross_entropy":
+            what += f", {train.loss}"
         return _kind(stage, what, "epoch of a network", values)
     if stage == "calibrate":
         values |= {"method": calibrate.method, "solver": calibrate.solver}

@@ -6,8 +6,9 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from ddcal.config import TrialConfig, resolve
+from ddcal.config import TrainConfig, TrialConfig, resolve
 from ddcal.config.backbones import OWN_SECTION, SECTIONS
+from ddcal.config.training import LOSS_SECTIONS
 from ddcal.config.trial import IMAGE_FILE_DATASETS
 from ddcal.pipeline.environment import Environment
 
@@ -36,9 +37,9 @@ LIMITS = ("clip", "update_limit")
 def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:
     """Return the part of a *resolved* trial config that the stage's numbers depend on.
 
-    Settings without effect are left out: the masks of a calibration that masks nothing, the loops of ``real``. The
-    experts' part is the distilling network and ``mtt.experts`` alone, so that sets of any ipc and mask share them. An
-    imported file is its content, not its path.
+    Settings without effect are left out: the masks of a calibration that masks nothing, the loops of ``real``, the
+    sections of other losses. The experts' part is the distilling network and ``mtt.experts`` alone, so that sets of any
+    ipc and mask share them. An imported file is its content, not its path.
 
     Raises:
         ddcal.distill.tensor_file.TensorFileError: if that file cannot be read.
@@ -67,7 +68,7 @@ def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:
             values["file"] = file_identity(config.distill.file, content_digest(config.distill.file))
         return values
     if stage == "train":
-        return config.train.model_dump(mode="json")
+        return _train_config(config.train)
     if stage == "calibrate":
         values = config.calibrate.model_dump(mode="json")
         if config.calibrate.method != "mts":
@@ -76,6 +77,16 @@ def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:
             values["mask"], values["draws"] = {"ratio": 0.0}, 1
         return {"method": "none"} if config.calibrate.method == "none" else values
     return config.evaluate.model_dump(mode="json")
+
+
+def _train_config(train: TrainConfig) -> dict[str, Any]:
+    values = train.model_dump(mode="json")
+    for section in LOSS_SECTIONS:
+        if section != train.loss:
+            del values[section]
+    if train.loss == "focal" and train.focal.sample_dependent:
+        del values["focal"]["gamma"]
+    return values
 
 
 def expert_keys(config: TrialConfig, fingerprint: str, environment: Environment) -> list[str]:

@@ -10,6 +10,7 @@ from ddcal.config import StudyConfig, resolve, trial_from
 from ddcal.config.backbones import OWN_SECTION, SECTIONS
 from ddcal.config.names import nest
 from ddcal.config.presets import preset_of
+from ddcal.config.training import LOSS_SECTIONS
 from ddcal.config.trial import flatten
 from ddcal.study.plan_stages import PlannedTrial
 
@@ -80,9 +81,15 @@ def preset_notes(study: StudyConfig, trials: Sequence[PlannedTrial]) -> list[str
 
 
 def _has_effect(name: str, config: dict[str, Any]) -> bool:
-    """Whether a name is not of another backbone's section."""
-    section = name.split(".")[1] if name.startswith("distill.") else ""
-    return section not in SECTIONS or section == OWN_SECTION.get(config["distill.backbone"])
+    """Whether a name is of no other backbone's or loss's section."""
+    stage, section, *_ = [*name.split("."), ""]
+    if stage == "distill" and section in SECTIONS:
+        return section == OWN_SECTION.get(config["distill.backbone"])
+    if stage == "train" and section in LOSS_SECTIONS:
+        return section == config["train.loss"] and not (
+            name == "train.focal.gamma" and config["train.focal.sample_dependent"]
+        )
+    return True
 
 
 def _decides(other: str, name: str, configs: Sequence[dict[str, Any]]) -> bool:

@@ -11,20 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from ddcal.config import NetworkConfig, TrainConfig
-from ddcal.data.augment import augment, draw_augmentation
+from ddcal.data.augment import Augmentation, augment, draw_augmentation, draw_crop_flip
 from ddcal.divergence import loss_problem, usual_cross_entropy
 from ddcal.errors import DivergedError
 from ddcal.networks import build_network, predict_logits
 from ddcal.seeding import generator
-from ddcal.training.losses import LOSSES
+from ddcal.training.losses import make_loss
+from ddcal.training.mixup import draw_mixing
+from ddcal.training.schedules import rate_factor
 
 
 class DDNNTraining:
     """``config.networks`` networks trained by SGD on the same images (PAPER.md, Evaluation training).
 
-    SGD with momentum and weight decay; ``schedule: step`` multiplies the rate by 0.1 at half of the epochs. With
-    ``augment: dsa`` one DSA operation is drawn a batch, with parameters of its own for every image. Initialisation,
-    order and augmentation of network i derive from (seed, i), so adding networks does not change the first ones.
+    SGD with momentum and weight decay; for the rate see `ddcal.training.schedules`. With ``augment: dsa`` one DSA
+    operation is drawn a batch, with parameters of its own for every image; with ``crop_flip`` each is shifted, and
+    mirrored or not. Mixup mixes a batch before it is augmented. Initialisation, order, mixing and augmentation of
+    network i derive from (seed, i), so adding networks does not change the first ones.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class DDNNTraining:
         self.device = torch.device(device)
         self.images, self.labels = images.to(self.device), labels.to(self.device)
         self.epochs, self.epoch = config.epochs, 0
-        self.loss = LOSSES[config.loss]
+        self.loss = make_loss(config)
         self.usual_loss = usual_cross_entropy(num_classes)
         network_config = config.network.over(NetworkConfig())
         self.networks: list[nn.Module] = [
@@ -80,8 +83,7 @@ class DDNNTraining:
         Raises:
             DivergedError: if the loss of a batch is not finite or has exploded (`ddcal.divergence`), at that batch.
         """
-        past_half = self.epoch > 0 and 2 * self.epoch >= self.epochs
-        rate = self.rate * (0.1 if past_half and self.config.schedule != "constant" else 1.0)
+        rate = self.rate * rate_factor(self.config.schedule or "step", self.epoch, self.epochs)
         total = 0.0
         for index, (network, optimizer) in enumerate(zip(self.networks, self.optimizers, strict=True)):
             for group in optimizer.param_groups:
@@ -133,18 +135,21 @@ class DDNNTraining:
         network.train()
         order_stream = generator(self.seed, self.stage, f"order-{index}", self.epoch)
         augment_stream = generator(self.seed, self.stage, f"augment-{index}", self.epoch)
+        mixup_stream = generator(self.seed, self.stage, f"mixup-{index}", self.epoch)
         order = torch.randperm(len(self.images), generator=order_stream).to(self.device)
         total = torch.zeros((), device=self.device)
         batches = order.split(self.config.batch_size)
         before = total
         for batch, chosen in enumerate(batches):
-            images = self.images[chosen]
-            if self.config.augment == "dsa":
-                drawn = draw_augmentation(
-                    len(images), images.shape[2], augment_stream, siamese=False, flip=self.flip, device=str(self.device)
-                )
+            images, labels = self.images[chosen], self.labels[chosen]
+            mixing = None
+            if self.config.loss == "mixup":
+                mixing = draw_mixing(len(chosen), self.config.mixup.alpha, mixup_stream, self.device)
+                images = mixing.images(images)
+            for drawn in self._augmentations(len(images), augment_stream):
                 images = augment(images, drawn)
-            loss = self.loss(network(images), self.labels[chosen])
+            logits = network(images)
+            loss = mixing.loss(self.loss, logits, labels) if mixing else self.loss(logits, labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -154,6 +159,15 @@ class DDNNTraining:
             before = loss.detach()
         self._check(index, before, len(batches), len(batches))
         return total / len(self.images)
+
+    def _augmentations(self, count: int, stream: torch.Generator) -> tuple[Augmentation, ...]:
+        size = self.images.shape[2]
+        match self.config.augment:
+            case "dsa":
+                return (draw_augmentation(count, size, stream, siamese=False, flip=self.flip, device=self.device),)
+            case "crop_flip":
+                return draw_crop_flip(count, size, stream, flip=self.flip, device=self.device)
+        return ()
 
     def _check(self, index: int, loss: Tensor, batch: int, batches: int) -> None:
         if problem := loss_problem("loss", float(loss), self.usual_loss):

@@ -96,6 +96,30 @@ BROKEN = [
         ["base.calibrate.method", "train.holdout is 0"],
     ),
     ("base-no-val", HEAD + "base: {data.validation_fraction: 0}\n", ["base.data.validation_fraction: 0", "above 0"]),
+    (
+        "unknown-loss",
+        HEAD + "base: {train.loss: focl}\n",
+        ["base.train.loss: 'focl'", "cross_entropy, mixup, label_smoothing, focal", "did you mean 'focal'?"],
+    ),
+    ("loss-settings", HEAD + "base: {train.focal: 3}\n", ["base.train.focal: 3", "mapping"]),
+    ("loss-key", HEAD + "base: {train.mixup.beta: 1}\n", ["base.train.mixup.beta", "(the keys here: alpha)"]),
+    ("mixup-zero", HEAD + "base: {train.mixup.alpha: 0}\n", ["base.train.mixup.alpha: 0", "above 0"]),
+    (
+        "smoothing-whole",
+        HEAD + "base: {train.label_smoothing.epsilon: 1}\n",
+        ["base.train.label_smoothing.epsilon: 1", "below 1"],
+    ),
+    ("gamma-negative", HEAD + "base: {train.focal.gamma: -1}\n", ["base.train.focal.gamma: -1", "at least 0"]),
+    (
+        "two-gammas",
+        HEAD + "base: {train.focal: {gamma: 2, sample_dependent: true}}\n",
+        ["base.train.focal.gamma", "gamma is 2 but sample_dependent is true, whose gammas are 5 and 3", "leave gamma"],
+    ),
+    (
+        "corner-gammas",
+        HEAD + "base: {train.focal.sample_dependent: true}\nspace: {train.focal.gamma: {uniform: [1, 5]}}\n",
+        ["space.train.focal.gamma", "sample_dependent"],
+    ),
     ("space-list", HEAD + "space: [1]\n", ["space: [1]", "mapping"]),
     (
         "space-unknown",
@@ -137,7 +161,7 @@ BROKEN = [
     (
         "int-over-text",
         HEAD + "space: {train.augment: {int: [1, 9]}}\n",
-        ["space.train.augment.int", "choice: [none, dsa]"],
+        ["space.train.augment.int", "choice: [none, dsa, crop_flip]"],
     ),
     ("seed-range", HEAD + "space: {seed: {int: [0, 9]}}\n", ["space.seed.int", "choice: [0, 1, 2]"]),
     (

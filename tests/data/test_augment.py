@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from ddcal.config import NetworkConfig
-from ddcal.data.augment import OPERATIONS, Augmentation, augment, draw_augmentation
+from ddcal.data.augment import OPERATIONS, Augmentation, augment, draw_augmentation, draw_crop_flip
 from ddcal.networks import build_network
 from ddcal.seeding import generator
 
@@ -211,3 +211,28 @@ def test_images_that_do_not_fit_the_draw_are_refused():
         augment(images(), given("blur", (0,)))
     with pytest.raises(ValueError, match="count is 0"):
         draw_augmentation(0, 8, generator(0, "test", "augment"), siamese=False)
+
+
+@pytest.mark.parametrize(("size", "pad"), [(32, 4), (28, 4), (8, 1)])
+def test_crop_flip_is_a_crop_of_the_padded_image_then_a_flip(size, pad):
+    """Written out for every image: pad, cut at the drawn place, mirror."""
+    batch = images(60, size=size)
+    drawn = draw_crop_flip(60, size, generator(0, "test", "crop-flip"))
+    assert [one.operation for one in drawn] == ["crop", "flip"]
+    (shifts, mirrored), found = (one.parameters.long() for one in drawn), batch
+    for one in drawn:
+        found = augment(found, one)
+    padded = F.pad(batch, (pad,) * 4)
+    for index, ((down, right), (mirror,)) in enumerate(zip(shifts.tolist(), mirrored.tolist(), strict=True)):
+        top, left = pad - down, pad - right
+        expected = padded[index, :, top : top + size, left : left + size]
+        assert torch.equal(found[index], expected.flip(2) if mirror else expected)
+    assert shifts.min() == -pad and shifts.max() == pad and 15 < int(mirrored.sum()) < 45
+
+
+def test_crop_flip_of_digits_has_no_flip_and_the_same_crops():
+    plain, with_flip = (draw_crop_flip(9, 8, generator(0, "test", "crop-flip"), flip=flip) for flip in (False, True))
+    assert len(plain) == 1 and plain[0].operation == "crop"
+    assert torch.equal(plain[0].parameters, with_flip[0].parameters)
+    with pytest.raises(ValueError, match="count is 0"):
+        draw_crop_flip(0, 8, generator(0, "test", "crop-flip"))

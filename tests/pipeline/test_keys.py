@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddcal.config import resolve
+from ddcal.config import TrialConfig, resolve
 from ddcal.distill.tensor_file import TensorFileError
 from ddcal.pipeline import Environment, stage_keys
 from ddcal.pipeline.keys import LIMITS, _identity, expert_keys, stage_config
@@ -45,6 +45,15 @@ def keys_of(config, fingerprint=PRINT, environment=HERE):
         ({}, {"train__networks": 3}, ALL[1:]),
         ({}, {"train__lr": 0.02}, ALL[1:]),
         ({}, {"train__augment": "dsa"}, ALL[1:]),
+        ({}, {"train__augment": "crop_flip"}, ALL[1:]),
+        ({}, {"train__schedule": "cosine"}, ALL[1:]),
+        ({}, {"train__loss": "mixup"}, ALL[1:]),
+        ({}, {"train__loss": "focal"}, ALL[1:]),
+        ({"train__loss": "mixup"}, {"train__loss": "label_smoothing"}, ALL[1:]),
+        ({"train__loss": "mixup"}, {"train__mixup": {"alpha": 0.2}}, ALL[1:]),
+        ({"train__loss": "label_smoothing"}, {"train__label_smoothing": {"epsilon": 0.2}}, ALL[1:]),
+        ({"train__loss": "focal"}, {"train__focal": {"gamma": 2.0}}, ALL[1:]),
+        ({"train__loss": "focal"}, {"train__focal": {"sample_dependent": True}}, ALL[1:]),
         ({}, {"train__holdout": 0.5}, ALL[1:]),
         ({}, {"train__network": {"norm": "batch"}}, ALL[1:]),
         ({}, {"train__network": {"name": "mlp"}}, ALL[1:]),  # which evaluates the same set
@@ -61,6 +70,11 @@ def keys_of(config, fingerprint=PRINT, environment=HERE):
         ({}, {"calibrate__solver": "paper_lbfgs"}, ALL[2:]),
         ({}, {"evaluate__bins": 10}, ALL[3:]),
         # what has no effect changes nothing
+        ({}, {"train__mixup": {"alpha": 0.2}, "train__focal": {"gamma": 2.0}}, []),
+        ({}, {"train__label_smoothing": {"epsilon": 0.2}}, []),
+        ({"train__loss": "mixup"}, {"train__focal": {"sample_dependent": True}}, []),
+        ({"train__loss": "focal"}, {"train__mixup": {"alpha": 0.2}}, []),
+        ({"train__loss": "focal"}, {"train__focal": {"gamma": 3.0}}, []),
         ({}, {"data__root": "elsewhere"}, []),
         ({"distill__mask__ratio": 0.0}, {"distill__mask__unit": "pixel"}, []),
         ({"distill__mask__ratio": 0.0}, {"distill__mask__where": "inner"}, []),
@@ -172,6 +186,31 @@ def test_resolved_or_not_gives_the_same_keys(backbone, make_trial):
 def test_train_images_is_in_the_keys_of_those_who_set_it_alone(make_trial):
     all_images, some = (_identity(resolve(make_trial(**given)), "train", PRINT, HERE) for given in REDUCED)
     assert "train_images" not in all_images["data"] and some["data"]["train_images"] == 100
+
+
+@pytest.mark.parametrize(
+    ("backbone", "digest"),
+    [
+        ("real", "0ec8b2e00d729dab3cf5acdd5cfcd4efcec11ba514e13797d4f7de28a4d75369"),
+        ("dsa", "3c6ca90dca5a595315b36b09efc885a5a262d49426ef07b9069a177e386cd737"),
+        ("mtt", "afd2a99641c415c7e14c36c2a349d185c607596c1f45bfbcfa79ed3e5f23f15a"),
+        ("rtp", "42f6b7646fa93ea7587c52549a5d7a17dc00062b9a4d8376477716325a0427e8"),
+    ],
+)
+def test_networks_trained_before_there_were_other_losses_are_still_found(backbone, digest):
+    """The digests are those of the commit before; networks of that time are in people's stores."""
+    trial = {"data": {"name": "cifar10"}, "distill": {"backbone": backbone, "ipc": 1}}
+    assert keys_of(TrialConfig.model_validate(trial))["train"] == digest
+
+
+def test_a_sample_dependent_gamma_leaves_the_fixed_one_out(make_trial):
+    fixed, dependent = (
+        stage_config(resolve(make_trial(train__loss="focal", train__focal=focal)), "train")
+        for focal in ({}, {"sample_dependent": True})
+    )
+    assert fixed["focal"] == {"gamma": 3.0, "sample_dependent": False}
+    assert dependent["focal"] == {"sample_dependent": True}
+    assert not {"mixup", "label_smoothing"} & fixed.keys()
 
 
 def test_limits_that_are_off_leave_the_keys_of_older_stores(make_trial):

@@ -10,7 +10,7 @@ from ddcal.pipeline import Environment
 from ddcal.pipeline import probe as probing
 from ddcal.pipeline.costs import PUBLISH_SECONDS, Amount, Cost, stage_amount, stage_kind
 from ddcal.pipeline.probe import iteration_seconds, measure
-from ddcal.pipeline.work import DistillWork, TrainWork
+from ddcal.pipeline.work import DistillWork, TrainWork, probe_training
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,11 @@ from ddcal.pipeline.work import DistillWork, TrainWork
         ("train", {"distill__backbone": "real", "train__augment": "none"}, True),
         ("train", {"train__networks": 5, "train__lr": 1.0, "train__epochs": 9}, True),
         ("train", {"train__batch_size": 8}, False),
+        ("train", {"train__schedule": "cosine"}, True),
+        ("train", {"train__mixup": {"alpha": 0.2}, "train__focal": {"gamma": 1.0}}, True),
+        ("train", {"train__loss": "mixup"}, False),
+        ("train", {"train__augment": "crop_flip"}, False),
+        ("distill", {"train__loss": "mixup"}, True),
         ("train", {"train__network": {"name": "alexnet", "width": 4}}, False),
         ("calibrate", {"train__network": {"name": "alexnet", "width": 4}}, False),
         ("distill", {"train__network": {"name": "alexnet", "width": 4}}, True),
@@ -72,6 +77,21 @@ def test_the_amount_of_a_stage_is_what_the_work_does(iterations, points, make_tr
     while training.fraction < 1.0:
         training.step()
     assert stage_amount(trial, "train") == Amount(2, iterations, calls["point"])
+
+
+def test_the_words_on_a_kind_name_the_loss_where_it_is_not_the_usual_one(make_trial):
+    plain, mixed = (
+        stage_kind(resolve(make_trial(train__loss=loss)), "train").what for loss in ("cross_entropy", "mixup")
+    )
+    assert mixed == f"{plain}, mixup"
+
+
+@pytest.mark.parametrize("loss", ["mixup", "label_smoothing", "focal"])
+def test_the_probe_of_a_distilled_set_keeps_the_cross_entropy(loss, make_trial, datasets):
+    trial = resolve(make_trial(train__loss=loss, train__schedule="cosine", train__augment="crop_flip"))
+    dataset = datasets.get(trial.data)
+    probe = probe_training(trial, dataset, dataset.train.images[:4], dataset.train.labels[:4], "cpu")
+    assert (probe.config.loss, probe.config.schedule, probe.config.augment) == ("cross_entropy", "step", "none")
 
 
 def test_the_seconds_of_a_stage():

@@ -116,6 +116,18 @@ def test_disk_is_never_less_than_what_a_study_writes(tiny_study, tmp_path):
     assert plan.warnings == [] and all(room > 0 for room in plan.free.values())
 
 
+def test_settings_of_losses_that_no_trial_has_are_not_told(tiny_study, tmp_path):
+    space = {
+        "train.loss": {"choice": ["cross_entropy", "mixup", "focal"]},
+        "train.mixup.alpha": {"choice": [0.2, 1.0], "when": {"train.loss": ["mixup"]}},
+    }
+    plan = make_plan(tiny_study(space=space, search={"searcher": "grid", "trials": 4}), output=tmp_path)
+    assert counts(plan)["train"] == (4, 4) and counts(plan)["distill"] == (1, 1)
+    told = {setting.name: setting.value for setting in plan.settings if setting.name.startswith("train.")}
+    assert told["train.focal.gamma"] == 3.0 and told["train.focal.sample_dependent"] is False
+    assert not {"train.loss", "train.mixup.alpha", "train.label_smoothing.epsilon"} & told.keys()
+
+
 def test_a_disk_that_is_too_small_is_warned_of(tiny_study, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     plan = make_plan(tiny_study(), output=tmp_path)

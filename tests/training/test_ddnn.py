@@ -1,5 +1,6 @@
 import copy
 import io
+import math
 
 import pytest
 import torch
@@ -11,8 +12,12 @@ from ddcal.errors import DivergedError
 from ddcal.networks import build_network
 from ddcal.seeding import generator
 from ddcal.training import DDNNTraining
+from ddcal.training.mixup import Mixing, draw_mixing
+from ddcal.training.schedules import rate_factor
 
 NETWORK = {"width": 4, "depth": 2}
+AUGMENTS = ["none", "dsa", "crop_flip"]
+LOSSES = ["cross_entropy", "mixup", "label_smoothing", "focal"]
 
 
 @pytest.fixture(autouse=True)
@@ -53,10 +58,19 @@ def gradient_of(training, index=0):
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))])
 
 
-@pytest.mark.parametrize("augment", ["none", "dsa"])
-@pytest.mark.parametrize(("momentum", "norm"), [(0.9, "instance"), (0.0, "instance"), (0.9, "batch")])
-def test_training_goes_on_bit_exactly_from_any_epoch(augment, momentum, norm):
-    settings = {"augment": augment, "momentum": momentum, "network": {**NETWORK, "norm": norm}, "lr": 0.1}
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"augment": augment} for augment in AUGMENTS),
+        *({"loss": loss, "augment": "dsa"} for loss in LOSSES),
+        {"schedule": "cosine"},
+        {"momentum": 0.0},
+        {"network": {**NETWORK, "norm": "batch"}, "augment": "dsa", "loss": "mixup"},
+    ],
+    ids=str,
+)
+def test_training_goes_on_bit_exactly_from_any_epoch(settings):
+    settings = {"lr": 0.1, **settings}
     undisturbed = make_training(**settings)
     losses = run(undisturbed)
     for stop in range(5):
@@ -81,40 +95,48 @@ def test_a_state_is_a_copy_and_restores_more_than_once():
     assert run(training) == losses
 
 
-@pytest.mark.parametrize("augment", ["none", "dsa"])
-def test_more_networks_do_not_change_the_first_ones(augment):
-    few, many = (make_training(networks=count, augment=augment) for count in (2, 4))
+@pytest.mark.parametrize("augment", AUGMENTS)
+@pytest.mark.parametrize("loss", ["cross_entropy", "mixup"])
+def test_more_networks_do_not_change_the_first_ones(augment, loss):
+    few, many = (make_training(networks=count, augment=augment, loss=loss) for count in (2, 4))
     run(few)
     run(many)
     assert all(torch.equal(weights_of(few, index), weights_of(many, index)) for index in range(2))
     assert len({tuple(weights_of(many, index)[:5].tolist()) for index in range(4)}) == 4
 
 
+@pytest.mark.parametrize("augment", ["dsa", "crop_flip"])
 @pytest.mark.parametrize(
     ("changed", "same"), [({}, True), ({"seed": 1}, False), ({"stage": "probe"}, False), ({"flip": True}, False)]
 )
-def test_seed_and_stage_decide_the_bits(changed, same):
-    one, other = make_training(augment="dsa"), make_training(augment="dsa", **changed)
+def test_seed_and_stage_decide_the_bits(changed, same, augment):
+    one, other = make_training(augment=augment), make_training(augment=augment, **changed)
     run(one)
     run(other)
     assert torch.equal(weights_of(one), weights_of(other)) == same
 
 
 @pytest.mark.parametrize(
-    ("epochs", "factors"),
+    ("schedule", "factors"),
     [
-        (1, [1.0]),
-        (2, [1.0, 0.1]),
-        (3, [1.0, 1.0, 0.1]),
-        (4, [1.0, 1.0, 0.1, 0.1]),
-        (5, [1.0, 1.0, 1.0, 0.1, 0.1]),
+        ("step", [1.0]),
+        ("step", [1.0, 0.1]),
+        ("step", [1.0, 1.0, 0.1]),
+        ("step", [1.0, 1.0, 0.1, 0.1]),
+        ("step", [1.0, 1.0, 1.0, 0.1, 0.1]),
+        ("cosine", [1.0]),
+        ("cosine", [1.0, 0.5]),
+        ("cosine", [1.0, 0.75, 0.25]),
+        ("cosine", [1.0, (2 + math.sqrt(2)) / 4, 0.5, (2 - math.sqrt(2)) / 4]),
+        ("constant", [1.0, 1.0, 1.0]),
     ],
 )
-def test_the_rate_falls_to_a_tenth_at_half(epochs, factors):
+def test_the_rate_follows_the_schedule(schedule, factors):
     """Plain SGD on one batch: the rate is how far the weights move along the gradient."""
-    training = make_training(epochs=epochs, lr=0.2, momentum=0.0, weight_decay=0.0, batch_size=256)
+    settings = {"epochs": len(factors), "lr": 0.2, "momentum": 0.0, "weight_decay": 0.0, "batch_size": 256}
+    training = make_training(schedule=schedule, **settings)
     found = []
-    for _ in range(epochs):
+    for _ in factors:
         before, gradient = weights_of(training), gradient_of(training)
         training.step()
         moved = before - weights_of(training)
@@ -161,9 +183,67 @@ def test_batches_are_drawn_anew_every_epoch(batch_size, same):
     assert torch.allclose(*ends, atol=1e-5) == same
 
 
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ValueError, match="schedule is 'linear'; it must be one of step, cosine, constant"):
+        rate_factor("linear", 0, 4)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_an_epoch_has_the_loss_of_its_name(loss):
+    """One batch of everything, and weights that stand still: the epoch's loss is the loss written out."""
+    training = make_training(loss=loss, batch_size=256, lr=1e-12, networks=1, seed=5)
+    network, labels = training.networks[0], training.labels
+    if loss == "mixup":
+        mixing = draw_mixing(10, 1.0, generator(5, "train", "mixup-0", 0))
+        order = torch.randperm(10, generator=generator(5, "train", "order-0", 0))
+        images, labels = training.images[order], labels[order]
+        logits = network(mixing.share * images + (1 - mixing.share) * images[mixing.partners])
+        expected = mixing.share * F.cross_entropy(logits, labels)
+        expected = expected + (1 - mixing.share) * F.cross_entropy(logits, labels[mixing.partners])
+    else:
+        log_p = network(training.images).log_softmax(1)
+        own = log_p[torch.arange(10), labels]
+        expected = {
+            "cross_entropy": -own.mean(),
+            "label_smoothing": -(0.9 * own + 0.1 * log_p.mean(1)).mean(),
+            "focal": -((1 - own.exp()) ** 3 * own).mean(),
+        }[loss]
+    assert training.step() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_mixup_mixes_before_the_augmentation(monkeypatch):
+    seen = []
+    monkeypatch.setattr("ddcal.training.ddnn.augment", lambda images, drawn: seen.append(images) or images)
+    training = make_training(loss="mixup", augment="dsa", batch_size=256, networks=1, seed=5)
+    training.step()
+    mixing = draw_mixing(10, 1.0, generator(5, "train", "mixup-0", 0))
+    order = torch.randperm(10, generator=generator(5, "train", "order-0", 0))
+    assert 0.01 < mixing.share < 0.99
+    assert len(seen) == 1 and torch.equal(seen[0], mixing.images(training.images[order]))
+
+
+def test_mixup_that_mixes_nothing_is_the_cross_entropy(monkeypatch):
+    plain = make_training(augment="dsa")
+    mixed = make_training(augment="dsa", loss="mixup")
+    monkeypatch.setattr("ddcal.training.ddnn.draw_mixing", lambda count, *_: Mixing(1.0, torch.arange(count).flip(0)))
+    assert run(plain) == run(mixed)
+    assert torch.equal(weights_of(plain), weights_of(mixed)), "its draws are no part of the other streams"
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_crop_flip_moves_every_image_on_its_own_and_mirrors_where_that_is_allowed(flip, monkeypatch):
+    seen = []
+    monkeypatch.setattr("ddcal.training.ddnn.augment", lambda images, drawn: seen.append(drawn) or images)
+    training = make_training(augment="crop_flip", flip=flip, batch_size=256, networks=1)
+    training.step()
+    assert [drawn.operation for drawn in seen] == (["crop", "flip"] if flip else ["crop"])
+    assert all(len(drawn.parameters) == 10 and len(drawn.parameters.unique(dim=0)) > 1 for drawn in seen)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(("rate", "epochs"), [(1e12, 4), (1e30, 4)])
-def test_divergence_names_the_rate(rate, epochs):
-    training = make_training(lr=rate, epochs=epochs)
+def test_divergence_names_the_rate(rate, epochs, loss):
+    training = make_training(lr=rate, epochs=epochs, loss=loss)
     with pytest.raises(DivergedError, match=r"train: network 1 diverged in epoch \d of 4 .*lower train\.lr \(1e\+"):
         run(training)
 
@@ -197,27 +277,30 @@ def test_a_probe_that_diverges_does_not_blame_the_trials_rate():
     assert "train.lr" not in str(caught.value)
 
 
-def test_the_global_generator_is_neither_read_nor_advanced():
+@pytest.mark.parametrize("settings", [{"augment": "dsa", "loss": "mixup"}, {"augment": "crop_flip"}], ids=str)
+def test_the_global_generator_is_neither_read_nor_advanced(settings):
     torch.manual_seed(1)
-    first = make_training(augment="dsa", flip=True)
+    first = make_training(flip=True, **settings)
     run(first)
     torch.manual_seed(2)
     before = torch.get_rng_state()
-    second = make_training(augment="dsa", flip=True)
+    second = make_training(flip=True, **settings)
     run(second)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(weights_of(first), weights_of(second))
 
 
-def test_training_learns_what_can_be_learned():
-    training = make_training(epochs=60, lr=0.1)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_training_learns_what_can_be_learned(loss):
+    training = make_training(epochs=60, lr=0.1, loss=loss)
     losses = run(training)
-    assert losses[-1] < 0.1 * losses[0]
+    assert losses[-1] < (0.1 if loss in ("cross_entropy", "focal") else 0.8) * losses[0]
     assert bool((training.predict(0, training.images).argmax(1) == training.labels).all())
 
 
-def test_images_are_not_touched():
-    training = make_training(augment="dsa")
+@pytest.mark.parametrize("settings", [{"augment": "dsa", "loss": "mixup"}, {"augment": "crop_flip"}], ids=str)
+def test_images_are_not_touched(settings):
+    training = make_training(flip=True, **settings)
     before = training.images.clone()
     run(training)
     assert torch.equal(training.images, before)
