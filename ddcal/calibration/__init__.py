@@ -1,6 +1,11 @@
-"""Calibration of classifiers: metrics, temperature scaling, masked temperature scaling, reliability diagrams."""
+"""Calibration of classifiers: metrics, calibrators, masked temperature scaling and its sweeps, reliability diagrams."""
 
-from ddcal.calibration.masked import masked_temperature_scaling
+from ddcal.calibration.calibrator import Calibrator, load_calibrator
+from ddcal.calibration.ensemble_scaling import EnsembleTemperatureScaling
+from ddcal.calibration.histogram import HistogramBinning
+from ddcal.calibration.isotonic import IsotonicCalibration
+from ddcal.calibration.mask_ratio import RatioChoice, ratio_for_accuracy
+from ddcal.calibration.masked import fit_masked, masked_logits, masked_temperature_scaling
 from ddcal.calibration.metrics import (
     ReliabilityBins,
     accuracy,
@@ -14,23 +19,41 @@ from ddcal.calibration.metrics import (
     score,
 )
 from ddcal.calibration.reliability import plot_reliability, save_figure
+from ddcal.calibration.sweep import SweepFit, fit_temperatures, sweep_logits, sweep_masks
 from ddcal.calibration.temperature import CalibrationError, TemperatureFit, fit_temperature
+from ddcal.calibration.temperature_scaling import TemperatureScaling
+from ddcal.calibration.vector_scaling import VectorScaling
 
 __all__ = [
     "CalibrationError",
+    "Calibrator",
+    "EnsembleTemperatureScaling",
+    "HistogramBinning",
+    "IsotonicCalibration",
+    "RatioChoice",
     "ReliabilityBins",
+    "SweepFit",
     "TemperatureFit",
+    "TemperatureScaling",
+    "VectorScaling",
     "accuracy",
     "adaptive_ece",
     "brier_score",
     "classwise_ece",
     "ece_noise_floor",
     "expected_calibration_error",
+    "fit_masked",
     "fit_temperature",
+    "fit_temperatures",
+    "load_calibrator",
+    "masked_logits",
     "masked_temperature_scaling",
     "negative_log_likelihood",
     "plot_reliability",
+    "ratio_for_accuracy",
     "reliability_bins",
     "save_figure",
     "score",
+    "sweep_logits",
+    "sweep_masks",
 ]

@@ -55,11 +55,43 @@ def masked_temperature_scaling(
             `fit_temperature` refuses.
         CalibrationError: As `fit_temperature`.
     """
+    check_bounds(bounds)
+    check_solver(solver)
+    logits, used = masked_logits(network, images, labels, mask_ratio, draws, seed, unit)
+    return fit_masked(logits, used, bounds, solver)
+
+
+def masked_logits(
+    network: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    mask_ratio: float,
+    draws: int = 1,
+    seed: int = 0,
+    unit: MaskUnit = "element",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the network's logits of the masked images, draw by draw, and the labels of the images that were used.
+
+    Draw i at one ratio masks what it masks at every smaller ratio, and more, as the same uniform numbers decide.
+
+    Args:
+        network: As `masked_temperature_scaling`, like all that follows.
+        images: (N, C, H, W) float32.
+        labels: (N,) integers.
+        mask_ratio: In [0, 1]; at 0 all images are used and there is one draw.
+        draws: At least 1.
+        seed: The trial's seed.
+        unit: What is masked as one.
+
+    Returns:
+        float32 (draws, M, K) and the labels (M,), M being the images of which every class has the same number.
+
+    Raises:
+        ValueError: As `masked_temperature_scaling`.
+    """
     if not 0.0 <= mask_ratio <= 1.0:
         raise ValueError(f"mask_ratio is {mask_ratio!r}; it must be in [0, 1]")
     draws = check_count("draws", draws)
-    check_bounds(bounds)
-    check_solver(solver)
     if labels.ndim != 1 or len(images) != len(labels) or len(labels) == 0:
         raise ValueError(
             f"labels has shape {tuple(labels.shape)} and images {tuple(images.shape)}; "
@@ -74,7 +106,28 @@ def masked_temperature_scaling(
     for draw in range(draws):
         masked = mask_images(images, mask_ratio, generator(seed, "calibrate", "mask", draw), unit=unit)
         logits.append(predict_logits(network, masked))
-    pooled, repeated = torch.cat(logits), labels.repeat(draws)
+    return torch.stack(logits), labels
+
+
+def fit_masked(
+    logits: torch.Tensor, labels: torch.Tensor, bounds: tuple[float, float], solver: str = "bounded"
+) -> TemperatureFit:
+    """Return the temperature of masked logits, pooled over draws.
+
+    Args:
+        logits: (draws, M, K), from `masked_logits`.
+        labels: (M,), the same for every draw.
+        bounds: Lowest and highest temperature.
+        solver: As `fit_temperature`.
+
+    Returns:
+        As `masked_temperature_scaling`.
+
+    Raises:
+        ValueError, CalibrationError: As `fit_temperature`.
+    """
+    draws = len(logits)
+    pooled, repeated = logits.flatten(0, 1), labels.repeat(draws)
     fit = fit_temperature(pooled, repeated, bounds, solver)
     each = [fit] if draws == 1 else [fit_temperature(of_draw, labels, bounds, solver) for of_draw in logits]
     return replace(fit, draws=tuple(one.temperature for one in each), masked_accuracy=accuracy(pooled, repeated))

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from ddcal.config.backbones import DMConfig, FileConfig, MatchingConfig, MTTConfig, RTPConfig, too_few_epochs
 from ddcal.config.base import Config, PositiveFloat, PositiveInt, Ratio
+from ddcal.config.calibrations import FOLD_METHODS, VAL_METHODS, CalibrationMethod, default_bounds, folds_within
 from ddcal.config.networks import NetworkConfig, NetworkOverride, network_problems
 from ddcal.config.training import TrainConfig
 
@@ -26,7 +27,6 @@ DatasetName = Literal[
 ]
 Backbone = Literal["real", "full", "dc", "dsa", "dm", "mtt", "rtp", "file"]
 Family = Literal["published", "rethinking"]
-CalibrationMethod = Literal["none", "ts_train", "ts_holdout", "ts_val", "mts"]
 
 
 class DataConfig(Config):
@@ -158,16 +158,13 @@ class DistillConfig(Config):
         return self
 
 
-def default_bounds(method: str) -> tuple[float, float]:
-    """Return the temperature bounds of a calibration method where the config gives none (PAPER.md, MTS)."""
-    return (1.0, 20.0) if method in ("ts_train", "mts") else (0.05, 20.0)
-
-
 class CalibrateConfig(Config):
-    """The calibration after training (PAPER.md, names of the calibrations).
+    """The calibration after training (PAPER.md, names of the calibrations; `ddcal.config.calibrations`).
 
-    ``t_min`` and ``t_max`` left out are (1, 20) for fits on images the network was trained on (ts_train, mts) and
-    (0.05, 20) for held-out and val fits.
+    ``t_min`` and ``t_max`` left out are (1, 20) for fits on images the network was trained on (ts_train, mts,
+    mts_distilled) and (0.05, 20) for held-out, cross-validated and val fits. ``solver`` is that of methods with a
+    temperature alone. ``folds`` is the most parts into which ts_cv and mts_distilled cut the distilled images of a
+    class; where there are fewer images, every image is a part. The ratio of mts_distilled is found, not set.
     """
 
     method: CalibrationMethod = "mts"
@@ -176,6 +173,7 @@ class CalibrateConfig(Config):
     t_max: PositiveFloat | None = None
     solver: Literal["bounded", "paper_lbfgs"] = "bounded"
     draws: Annotated[int, Field(ge=1, le=1000)] = 1
+    folds: Annotated[int, Field(ge=2, le=100)] = 5
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -239,7 +237,9 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
                 f"train.holdout {trial.train.holdout:g} leaves no image to train on at distill.ipc "
                 f"{trial.distill.ipc}: lower the holdout or take more images per class (at least 2)"
             )
-    fits_on_val = method == "ts_val" or (method == "mts" and backbone == "full")
+    if method in FOLD_METHODS:
+        problems += _fold_problems(trial)
+    fits_on_val = method in VAL_METHODS or (method == "mts" and backbone == "full")
     if fits_on_val and trial.data.resolved_validation_fraction == 0.0:
         problems.append(f"calibrate.method is {method!r} but data.validation_fraction is 0: there is no val to fit on")
     if backbone == "mtt" and trial.distill.mtt.experts.epochs is not None:
@@ -274,6 +274,29 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
             f"({NO_BATCH_NORM[backbone]}): set distill.network.norm to 'instance'"
         )
     return problems
+
+
+def _fold_problems(trial: TrialConfig) -> list[str]:
+    """Return why the distilled images of a trial cannot be cut into folds."""
+    method, backbone, ipc = trial.calibrate.method, trial.distill.backbone, trial.distill.ipc
+    if backbone == "full":
+        return [f"calibrate.method is {method!r} but distill.backbone is 'full': use 'ts_val' there"]
+    held = held_out_per_class(ipc, trial.train.holdout)
+    if backbone != "rtp" and ipc - held < 2:  # of rtp more images than ipc are decoded; the stage counts them
+        left = f" and train.holdout leaves {ipc - held} of them" if held else ""
+        return [
+            f"calibrate.method is {method!r} but distill.ipc is {ipc}{left}: an image is predicted by a network that was "
+            "trained on the others of its class, so there must be at least 2; use 'mts' or 'ts_train' there"
+        ]
+    return []
+
+
+def folds_of(trial: TrialConfig) -> int:
+    """Return into how many folds a trial cuts its training images; of RTP, whose images outnumber ipc, at most."""
+    if trial.distill.backbone == "rtp":
+        return trial.calibrate.folds
+    kept = trial.distill.ipc - held_out_per_class(trial.distill.ipc, trial.train.holdout)
+    return folds_within(trial.calibrate.folds, kept)
 
 
 def _file_problems(trial: TrialConfig) -> list[str]:

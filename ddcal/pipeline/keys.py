@@ -8,12 +8,19 @@ from typing import Any, Literal
 
 from ddcal.config import TrainConfig, TrialConfig, resolve
 from ddcal.config.backbones import OWN_SECTION, SECTIONS
+from ddcal.config.calibrations import CALIBRATIONS, FOLD_METHODS, MASK_METHODS
 from ddcal.config.training import LOSS_SECTIONS
-from ddcal.config.trial import IMAGE_FILE_DATASETS
+from ddcal.config.trial import IMAGE_FILE_DATASETS, folds_of
 from ddcal.pipeline.environment import Environment
 
-STAGES = ("experts", "distill", "train", "calibrate", "evaluate")
-"""All stages in their order; ``experts`` is one of ``backbone: mtt`` alone."""
+STAGES = ("experts", "distill", "train", "folds", "calibrate", "evaluate")
+"""All stages in their order; ``experts`` is one of ``backbone: mtt`` alone, ``folds`` of `FOLD_METHODS`."""
+
+MASKED = "masked"
+"""Logits of masked images: entries that calibrate stages share, and no stage of a trial."""
+
+ENTRIES = (*STAGES, MASKED)
+"""All kinds of entries that a store has."""
 
 ALGORITHM_VERSIONS = {
     "experts": 1,
@@ -25,6 +32,8 @@ ALGORITHM_VERSIONS = {
     "distill/rtp": 1,
     "distill/file": 1,
     "train": 1,
+    "folds": 1,
+    "masked": 1,
     "calibrate": 1,
     "evaluate": 1,
 }
@@ -39,7 +48,8 @@ def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:
 
     Settings without effect are left out: the masks of a calibration that masks nothing, the loops of ``real``, the
     sections of other losses. The experts' part is the distilling network and ``mtt.experts`` alone, so that sets of any
-    ipc and mask share them. An imported file is its content, not its path.
+    ipc and mask share them. The folds' part is how networks are trained, but not how many, as a fold has one. An
+    imported file is its content, not its path.
 
     Raises:
         ddcal.distill.tensor_file.TensorFileError: if that file cannot be read.
@@ -69,13 +79,10 @@ def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:
         return values
     if stage == "train":
         return _train_config(config.train)
+    if stage == "folds":
+        return {"train": stage_config(config, "train") | {"networks": 1}, "folds": folds_of(config)}
     if stage == "calibrate":
-        values = config.calibrate.model_dump(mode="json")
-        if config.calibrate.method != "mts":
-            del values["mask"], values["draws"]
-        elif config.calibrate.mask.ratio == 0.0:
-            values["mask"], values["draws"] = {"ratio": 0.0}, 1
-        return {"method": "none"} if config.calibrate.method == "none" else values
+        return _calibrate_config(config)
     return config.evaluate.model_dump(mode="json")
 
 
@@ -87,6 +94,35 @@ def _train_config(train: TrainConfig) -> dict[str, Any]:
     if train.loss == "focal" and train.focal.sample_dependent:
         del values["focal"]["gamma"]
     return values
+
+
+def _calibrate_config(config: TrialConfig) -> dict[str, Any]:
+    method, calibration = config.calibrate.method, CALIBRATIONS[config.calibrate.method]
+    values = config.calibrate.model_dump(mode="json", exclude={"folds"})  # of the folds stage, where there is one
+    if method not in MASK_METHODS:
+        del values["mask"], values["draws"]
+    elif method == "mts_distilled":
+        del values["mask"]["ratio"]
+    elif config.calibrate.mask.ratio == 0.0:
+        values["mask"], values["draws"] = {"ratio": 0.0}, 1
+    if calibration.bounds is None:
+        del values["t_min"], values["t_max"]
+    if not calibration.temperature_alone:
+        del values["solver"]
+    return values
+
+
+def masked_key(train_key: str, config: TrialConfig, ratio: float, draws: int) -> str:
+    """Return the key of the logits of masked images, which calibrations that differ in bounds or solver share.
+
+    Args:
+        train_key: The train stage's, whose networks and images these are.
+        config: The trial, of which the unit of the mask and the seed count.
+        ratio: The mask's.
+        draws: How many masks are drawn.
+    """
+    values = {"unit": config.calibrate.mask.unit, "ratio": ratio, "draws": draws, "seed": config.seed}
+    return _key({"stage": MASKED, "algorithm_version": ALGORITHM_VERSIONS[MASKED], "upstream": train_key, **values})
 
 
 def expert_keys(config: TrialConfig, fingerprint: str, environment: Environment) -> list[str]:
@@ -111,7 +147,8 @@ def stage_keys(
 ) -> dict[str, str]:
     """Return stage → key, a sha256 in hex, for every stage that the trial has.
 
-    ``distill.backbone: full`` has no distill stage; its networks train on the real data. ``mtt`` alone has experts.
+    ``distill.backbone: full`` has no distill stage; its networks train on the real data. ``mtt`` alone has experts, and
+    cross-validation alone has folds, which do not depend on the networks of the train stage.
 
     Args:
         config: Resolved or not; both give the same keys.
@@ -125,8 +162,11 @@ def stage_keys(
     for stage in STAGES:
         if (stage == "distill" and backbone == "full") or (stage == "experts" and backbone != "mtt"):
             continue
+        if stage == "folds" and config.calibrate.method not in FOLD_METHODS:
+            continue
         identity = _identity(config, stage, fingerprint, environment)
-        keys[stage] = _key(identity | {"upstream": sorted(keys.values())})
+        upstream = [key for other, key in keys.items() if (other, stage) != ("train", "folds")]
+        keys[stage] = _key(identity | {"upstream": sorted(upstream)})
         if stage == target:
             break
     return keys

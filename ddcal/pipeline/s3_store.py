@@ -174,7 +174,7 @@ class S3Store(Store):
 
     def sweep(self, before: float, spare: Callable[[str], bool]) -> None:
         """Remove checkpoints of killed workers, and files of which the manifest never came."""
-        from ddcal.pipeline.keys import STAGES
+        from ddcal.pipeline.keys import ENTRIES
 
         assert self.cache is not None
         self.cache.sweep(before)
@@ -184,7 +184,7 @@ class S3Store(Store):
         for item in self.listing("tmp"):
             if item.modified < before:
                 self.delete(item.name)
-        for stage in STAGES:
+        for stage in ENTRIES:
             items = self.listing(stage)
             entries = {item.name.split("/")[1] for item in items if item.name.endswith(f"/{MANIFEST}")}
             for item in items:

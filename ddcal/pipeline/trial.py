@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from ddcal.config import DataConfig, TrialConfig, resolve
+from ddcal.config.calibrations import MASK_METHODS
 from ddcal.config.metrics import METRICS
 from ddcal.data import Dataset, dataset_fingerprint, load_dataset
 from ddcal.errors import BadInput
@@ -20,6 +21,7 @@ from ddcal.pipeline.diagram import DIAGRAM, draw_diagram
 from ddcal.pipeline.environment import Environment, default_device
 from ddcal.pipeline.keys import expert_keys, stage_keys
 from ddcal.pipeline.leases import Lease, Leases, open_leases
+from ddcal.pipeline.masked_stage import KEPT_BYTES, MaskedImages
 from ddcal.pipeline.store import Entry, Store, open_store
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from ddcal.pipeline.work import StageWork
 
 logger = logging.getLogger(__name__)
+
+WriteFiles = Callable[[Path], None]
 
 CHECKPOINT_SECONDS = 30.0
 WAIT_SECONDS = 0.2
@@ -36,12 +40,13 @@ SPANS = {
     "experts": (0.0, 0.0),
     "distill": (0.0, 0.5),
     "train": (0.5, 0.9),
+    "folds": (0.9, 0.9),
     "calibrate": (0.9, 0.95),
     "evaluate": (0.95, 1.0),
 }
 """Which part of ``progress`` each stage is: fixed, so that a point means the same whether computed or cached.
 
-Experts are none of it: a point of MTT lies where it lies for backbones without them.
+Experts and folds are none of it: a point lies where it lies for trials without them.
 """
 
 EVALUATION = "evaluation.json"
@@ -359,6 +364,10 @@ class TrialRunner:
                 if now != self.keys[stage]:
                     raise BadInput(f"distill.file.images: {self.config.distill.file.images} changed meanwhile")
             return work
+        if stage == "folds":
+            from ddcal.pipeline.folds import FoldsWork
+
+            return FoldsWork(self.config, self.dataset, self._synthetic(), self.environment.device)
         return TrainWork(self.config, self.dataset, self._synthetic(), self.environment.device)
 
     def _experts(self) -> ExpertsWork:
@@ -383,41 +392,61 @@ class TrialRunner:
         self._work, self._spent = None, 0.0
 
     def _compute_short(self, stage: str, began: float) -> None:
-        compute: Callable[[], tuple[str, dict[str, Any]]] = self._calibrate if stage == "calibrate" else self._evaluate
-        name, values = compute()
+        compute: Callable[[], tuple[dict[str, Any], WriteFiles, dict[str, Any]]]
+        compute = self._calibrate if stage == "calibrate" else self._evaluate
+        values, write_files, meta = compute()
+        name = CALIBRATION if stage == "calibrate" else EVALUATION
 
         def write(folder: Path) -> dict[str, Any]:
             (folder / name).write_text(json.dumps(values, indent=1, sort_keys=True))
-            if stage == "evaluate":
-                draw_diagram(values, self.config, folder / DIAGRAM)
-            return {"curve": [], "seconds": time.perf_counter() - began, "gpu": self._gpu, "values": values}
+            write_files(folder)
+            return {"curve": [], "seconds": time.perf_counter() - began, "gpu": self._gpu, "values": values} | meta
 
         self._take(stage, self.store.publish(stage, self.keys[stage], write))
         self._end_lease()
         logger.info("%s: done in %.2f s", stage, self.seconds[stage])
 
-    def _calibrate(self) -> tuple[str, dict[str, Any]]:
+    def _calibrate(self) -> tuple[dict[str, Any], WriteFiles, dict[str, Any]]:
         from safetensors.torch import load_file
 
-        from ddcal.pipeline.finish import calibrate, load_networks
+        from ddcal.pipeline.finish import calibrate
+        from ddcal.pipeline.folds import FOLD_LOGITS
+
+        masked = self.masked_images() if self.config.calibrate.method in MASK_METHODS else None
+        folds = load_file(self.entries["folds"].folder / FOLD_LOGITS) if "folds" in self.entries else None
+        found = calibrate(self.config, self._logits(), masked, folds)
+        members = {"members": sorted(set(masked.used))} if masked is not None and masked.used else {}
+        return found.values, found.write, members
+
+    def _evaluate(self) -> tuple[dict[str, Any], WriteFiles, dict[str, Any]]:
+        from ddcal.pipeline.finish import calibrators_of, evaluate
+
+        entry = self.entries["calibrate"]
+        calibrators = calibrators_of(entry.meta["values"], entry.folder)
+        values = evaluate(self.config, self._logits(), calibrators, entry.meta["values"])
+        return values, lambda folder: draw_diagram(values, self.config, folder / DIAGRAM), {}
+
+    def masked_images(self, keep: int | None = KEPT_BYTES) -> MaskedImages:
+        """Return the masked images of the finished train stage: the training images (DDNN) or ``val`` (FDNN).
+
+        Args:
+            keep: The largest size of their logits that goes into the store, in bytes; None keeps all.
+        """
+        return MaskedImages(self.config, self.store, self.keys["train"], self._networks_and_images, keep)
+
+    def _networks_and_images(self) -> tuple[list[torch.nn.Module], torch.Tensor, torch.Tensor]:
+        from safetensors.torch import load_file
+
+        from ddcal.pipeline.finish import load_networks
         from ddcal.pipeline.work import NETWORKS, training_images
 
-        networks: list[torch.nn.Module] = []
-        images, labels = torch.empty(0), torch.empty(0)
-        if self.config.calibrate.method == "mts":
-            networks = load_networks(load_file(self.entries["train"].folder / NETWORKS), self.config, self.dataset)
-            if self.config.distill.backbone == "full":
-                images, labels = self.dataset.val.images, self.dataset.val.labels
-            else:
-                images, labels, _, _ = training_images(self.config, self.dataset, self._synthetic())
-            device = self.environment.device
-            networks, images, labels = [n.to(device) for n in networks], images.to(device), labels.to(device)
-        return CALIBRATION, calibrate(self.config, self._logits(), networks, images, labels)
-
-    def _evaluate(self) -> tuple[str, dict[str, Any]]:
-        from ddcal.pipeline.finish import evaluate
-
-        return EVALUATION, evaluate(self.config, self._logits(), self.entries["calibrate"].meta["values"]["fits"])
+        networks = load_networks(load_file(self.entries["train"].folder / NETWORKS), self.config, self.dataset)
+        if self.config.distill.backbone == "full":
+            images, labels = self.dataset.val.images, self.dataset.val.labels
+        else:
+            images, labels, _, _ = training_images(self.config, self.dataset, self._synthetic())
+        device = self.environment.device
+        return [n.to(device) for n in networks], images.to(device), labels.to(device)
 
     def _logits(self) -> Any:
         from safetensors.torch import load_file

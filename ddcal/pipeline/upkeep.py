@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ddcal.pipeline.keys import STAGES
+from ddcal.pipeline.keys import ENTRIES
 from ddcal.pipeline.leases import open_leases
 from ddcal.pipeline.manifest import read_manifest
 from ddcal.pipeline.store import Store
@@ -29,7 +29,8 @@ class Listed:
         seconds: How long it took to compute.
         what: A few words on what it is.
         config: The trial that it was computed for; None where a stage records none.
-        members: Keys of entries that this one is nothing without: the single experts of a trial's experts.
+        members: Keys of entries that this one is made of and that nothing else names: the single experts of a trial's
+            experts, and the logits of masked images of a calibration.
     """
 
     stage: str
@@ -44,7 +45,7 @@ class Listed:
 
 def list_entries(store: Store) -> Iterator[Listed]:
     """Yield the entries by stage, oldest first; unreadable ones are left out (`verify_store` names them)."""
-    for stage in STAGES:
+    for stage in ENTRIES:
         found = []
         for key, content in store.keys(stage):
             try:
@@ -61,7 +62,7 @@ def list_entries(store: Store) -> Iterator[Listed]:
 
 def verify_store(store: Store) -> Iterator[tuple[str, str, str | None]]:
     """Yield (stage, key, fault) for every entry after reading all of its files; fault is None where it is whole."""
-    for stage in STAGES:
+    for stage in ENTRIES:
         for key, content in store.keys(stage):
             yield stage, key, store.fault(stage, key, content)
 
@@ -118,6 +119,9 @@ def _what(meta: dict[str, object]) -> str:
     if not isinstance(config, dict):
         return ""
     distill = config["distill"]
+    if "masked_ratio" in meta:
+        name, masked = f"{config['data']['name']} {distill['backbone']} ipc {distill['ipc']}", meta["masked_ratio"]
+        return f"{name} logits at mask ratio {masked:g} seed {config['seed']}"
     if "members" in meta or "expert" in meta:
         which = (
             f"expert {meta['expert']}" if "expert" in meta else f"list of {distill['mtt']['experts']['count']} experts"

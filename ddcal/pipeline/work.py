@@ -187,7 +187,7 @@ class TrainWork:
         self.config, self.dataset, self.device = config, dataset, device
         images, labels, held_images, held_labels = training_images(config, dataset, synthetic)
         self.images, self.labels, self.held_images, self.held_labels = images, labels, held_images, held_labels
-        rate = config.train.lr or (synthetic.learning_rate if synthetic is not None else None) or DEFAULT_RATE
+        rate = training_rate(config, synthetic)
         self.training = DDNNTraining(
             images,
             labels,
@@ -260,6 +260,11 @@ class TrainWork:
             return {}
         scores = [score(self._logits(i, val.images), val.labels) for i in range(len(self.training.networks))]
         return {name: math.fsum(s[name] for s in scores) / len(scores) for name in scores[0]}
+
+
+def training_rate(config: TrialConfig, synthetic: SyntheticSet | None) -> float:
+    """Return the learning rate of a resolved trial's networks: the config's, or that learned with the set."""
+    return config.train.lr or (synthetic.learning_rate if synthetic is not None else None) or DEFAULT_RATE
 
 
 def training_images(

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import yaml
 
 from ddcal.errors import BadInput, StoreError
-from ddcal.pipeline.keys import STAGES
+from ddcal.pipeline.keys import ENTRIES
 from ddcal.pipeline.store import Store
 from ddcal.pipeline.upkeep import list_entries
 from ddcal.study.ledger import begun, read_ledger
@@ -114,8 +114,8 @@ def all_but(store: Store, directory: Path) -> set[str]:
     if not any(str(folder) in users for users in references.values()):
         raise BadInput(f"--study {directory}: it does not use the artefact store {store.place}")
     alone = {key for key, users in references.items() if users == {str(folder)}}
-    kept = {key for stage in STAGES for key, _ in store.keys(stage)} - alone
-    lists = [entry for entry in list_entries(store) if entry.members]  # experts, to which their lists alone refer
+    kept = {key for stage in ENTRIES for key, _ in store.keys(stage)} - alone
+    lists = [entry for entry in list_entries(store) if entry.members]  # alone refer to what they list
     of_others = {key for entry in lists if entry.key in kept for key in entry.members}
     return kept - ({key for entry in lists if entry.key in alone for key in entry.members} - of_others)
 

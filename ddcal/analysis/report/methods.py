@@ -56,7 +56,9 @@ METHODS = (
         {"calibrate.method": "ts_cv", **CROSS_ENTROPY},
     ),
     Method("mixup", "mixup", "trained with mixup", {"train.loss": "mixup"}, "raw/"),
-    Method("label_smoothing", "label smoothing", "trained with label smoothing", {"train.loss": "label_smoothing"}, "raw/"),
+    Method(
+        "label_smoothing", "label smoothing", "trained with label smoothing", {"train.loss": "label_smoothing"}, "raw/"
+    ),
     Method("focal", "focal loss", "trained with focal loss", {"train.loss": "focal"}, "raw/"),
     Method("mts", "MTS, r = 0.9", "masked distilled images, default ratio and bounds", MTS),
     Method(
@@ -66,7 +68,9 @@ METHODS = (
         {"calibrate.method": "mts_distilled", **CROSS_ENTROPY},
     ),
     Method(TUNED, "MTS, r tuned on val", "the ratio with the lowest NLL on val", {}, sees="val"),
-    Method("ts_val", "TS, real val", "temperature fitted on real labelled images: the reference", MTS, "ts_val/", "val"),
+    Method(
+        "ts_val", "TS, real val", "temperature fitted on real labelled images: the reference", MTS, "ts_val/", "val"
+    ),
 )
 """In the order in which they are explained."""
 

@@ -120,9 +120,7 @@ def _extras(own: Mapping[str, Any] | None) -> Collection[str]:
     return ((own or {}).get(EXTRA) or {}).keys()
 
 
-def _study(
-    rows: Mapping[str, Any], dataset: str, stem: str, folder: Path, extra: bool = False
-) -> PaperStudy | None:
+def _study(rows: Mapping[str, Any], dataset: str, stem: str, folder: Path, extra: bool = False) -> PaperStudy | None:
     own = rows[dataset] or {}
     changes: dict[str, Any] = {"name": study_names(dataset, stem)[extra], "base.data.name": dataset}
     for place in (rows.get(ANY) or {}, own):
