@@ -100,7 +100,6 @@ def beside_published(runs: pandas.DataFrame, table: TableName, *, reduced: bool 
     Raises:
         ValueError: as `over_seeds`, or for another table, or if a value is outside [0, 1].
     """
-    import pandas
 
     theirs = published(table)
     keys: list[str] = _table(table)["keys"]

@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from ddcal.calibration.metrics import ArrayLike, Floats, check_logits
+from ddcal.calibration.checks import ArrayLike, Floats, check_logits
 
 DESCRIPTION = "calibrator.json"
 PARAMETERS = "calibrator.safetensors"

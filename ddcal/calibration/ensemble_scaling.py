@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from ddcal.calibration.calibrator import Tensors, check_fitted, fitted_logits, write_calibrator
-from ddcal.calibration.metrics import ArrayLike, Floats, check_logits_labels
+from ddcal.calibration.checks import ArrayLike, Floats, check_logits_labels
 from ddcal.calibration.temperature import check_bounds, fit_temperature
 from ddcal.calibration.temperature_scaling import TemperatureScaling
 

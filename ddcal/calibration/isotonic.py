@@ -17,7 +17,7 @@ from ddcal.calibration.calibrator import (
     softmax,
     write_calibrator,
 )
-from ddcal.calibration.metrics import ArrayLike, Floats, check_logits_labels
+from ddcal.calibration.checks import ArrayLike, Floats, check_logits_labels
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from ddcal.calibration.metrics import accuracy, check_count
+from ddcal.calibration.checks import check_count
+from ddcal.calibration.metrics import accuracy
 from ddcal.calibration.temperature import TemperatureFit, check_bounds, check_solver, fit_temperature
 from ddcal.masking import MaskUnit, mask_images
 from ddcal.networks import predict_logits

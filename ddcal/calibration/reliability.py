@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddcal.calibration.metrics import ReliabilityBins
+from ddcal.calibration.binned import ReliabilityBins
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from ddcal.calibration.checks import ArrayLike, Floats, check_logits_labels
 from ddcal.calibration.masked import masked_logits
-from ddcal.calibration.metrics import ArrayLike, Floats, check_logits_labels, score
+from ddcal.calibration.metrics import score
 from ddcal.calibration.temperature import check_bounds
 from ddcal.masking import MaskUnit
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ddcal.calibration.metrics import ArrayLike, Floats, Integers, check_logits_labels, negative_log_likelihood
+from ddcal.calibration.checks import ArrayLike, Floats, Integers, check_logits_labels
+from ddcal.calibration.metrics import negative_log_likelihood
 
 SOLVERS = ("bounded", "paper_lbfgs")
 """The solvers of `fit_temperature`: the optimum within bounds, or the paper's optimiser as it stands."""

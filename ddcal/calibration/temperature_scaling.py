@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from ddcal.calibration.calibrator import Tensors, check_fitted, fitted_logits, write_calibrator
-from ddcal.calibration.metrics import ArrayLike, Floats
+from ddcal.calibration.checks import ArrayLike, Floats
 from ddcal.calibration.temperature import check_bounds, check_solver, fit_temperature
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from ddcal.calibration.calibrator import Tensors, check_fitted, fitted_logits, softmax, write_calibrator
-from ddcal.calibration.metrics import ArrayLike, Floats, check_logits_labels
+from ddcal.calibration.checks import ArrayLike, Floats, check_logits_labels
 
 RIDGE = 1e-6
 """Default weight of the ridge: too small to be seen in the probabilities, and enough for a single optimum."""

@@ -13,6 +13,13 @@ METRICS: dict[str, Literal["min", "max"]] = {
     "brier": "min",
     "classwise_ece": "min",
     "adaptive_ece": "min",
+    "adaptive_ece_10": "min",
+    "adaptive_ece_15": "min",
+    "mce": "min",
+    "smooth_ece": "min",
+    "brier_calibration": "min",
+    "brier_refinement": "min",
+    "aurc": "min",
 }
 """Metric → the direction in which it is better. Each exists as ``val/…``, and as ``test/…`` in final results alone."""
 

@@ -30,7 +30,7 @@ from ddcal.calibration import (
     score,
     score_probabilities,
 )
-from ddcal.calibration.metrics import ArrayLike
+from ddcal.calibration.checks import ArrayLike
 from ddcal.config import NetworkConfig, TrialConfig
 from ddcal.config.calibrations import CALIBRATIONS, default_bounds
 from ddcal.data import Dataset

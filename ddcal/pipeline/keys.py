@@ -35,7 +35,7 @@ ALGORITHM_VERSIONS = {
     "folds": 1,
     "masked": 1,
     "calibrate": 1,
-    "evaluate": 1,
+    "evaluate": 2,
 }
 """Raised whenever a stage's numbers change, so that old artefacts are not taken for new ones."""
 

@@ -88,6 +88,13 @@ def test_score_has_the_configured_metrics_and_agrees_with_the_single_functions()
         "brier": calibration.brier_score(logits, labels),
         "classwise_ece": calibration.classwise_ece(logits, labels, 12),
         "adaptive_ece": calibration.adaptive_ece(logits, labels, 12),
+        "adaptive_ece_10": calibration.adaptive_ece(logits, labels, 10),
+        "adaptive_ece_15": calibration.adaptive_ece(logits, labels),
+        "mce": calibration.maximum_calibration_error(logits, labels, 12),
+        "smooth_ece": calibration.smooth_ece(logits, labels),
+        "brier_calibration": calibration.brier_decomposition(logits, labels, 12).calibration,
+        "brier_refinement": calibration.brier_decomposition(logits, labels, 12).refinement,
+        "aurc": calibration.aurc(logits, labels),
     }
     assert metrics["ece"] == pytest.approx(reliability_bins(logits, labels, 12).ece, abs=1e-12)
 
@@ -98,12 +105,28 @@ def test_score_at_a_temperature_is_score_of_divided_logits() -> None:
     assert score(logits, labels, -2.5) == pytest.approx(score(-logits / 2.5, labels), abs=1e-12)
 
 
+def test_score_of_probabilities_is_score_of_logits() -> None:
+    logits, labels = sample(300, 5)
+    of_logits = score(logits, labels, 2.0, 12)
+    of_probabilities = calibration.score_probabilities(torch.softmax(logits / 2.0, dim=1), labels, 12)
+    assert of_probabilities == pytest.approx(of_logits, abs=1e-12)
+    assert tuple(of_probabilities) == tuple(METRICS)
+
+
+def test_score_of_a_probability_of_zero_at_the_label_is_finite() -> None:
+    metrics = calibration.score_probabilities(np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1]))
+    assert metrics["nll"] == pytest.approx(-np.log(1e-12) / 2)
+    assert metrics["brier"] == 1.0 and metrics["ece"] == 0.5 and metrics["accuracy"] == 0.5
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_agrees_with_independent_libraries(seed: int) -> None:
     logits, labels = sample(1000, 6, temperature=2.0, seed=seed)
     metrics, probabilities = score(logits, labels), torch.softmax(logits, dim=1)
     ece = multiclass_calibration_error(probabilities, labels, num_classes=6, n_bins=15, norm="l1")
     assert metrics["ece"] == pytest.approx(float(ece), abs=1e-6)  # torchmetrics bins in float32
+    mce = multiclass_calibration_error(probabilities, labels, num_classes=6, n_bins=15, norm="max")
+    assert metrics["mce"] == pytest.approx(float(mce), abs=1e-6)
     accuracy = multiclass_accuracy(logits, labels, num_classes=6, average="micro")
     assert metrics["accuracy"] == pytest.approx(float(accuracy), abs=1e-6)
     assert metrics["nll"] == pytest.approx(log_loss(labels, probabilities.numpy()), abs=1e-12)
@@ -175,8 +198,11 @@ def test_properties(images: int, classes: int, bins: int, temperature: float, se
     labels = generator.integers(classes, size=images)
     metrics = score(logits, labels, temperature, bins)
     assert metrics["accuracy"] == calibration.accuracy(logits, labels)  # no positive temperature changes it
-    assert all(0.0 <= metrics[name] <= 1.0 + 1e-12 for name in METRICS if name not in ("nll", "brier"))
-    assert 0.0 <= metrics["brier"] <= 2.0 + 1e-12
+    brier = ("brier", "brier_calibration", "brier_refinement")
+    assert all(0.0 <= metrics[name] <= 1.0 + 1e-12 for name in METRICS if name not in ("nll", *brier))
+    assert all(0.0 <= metrics[name] <= 2.0 + 1e-12 for name in brier)
+    assert metrics["brier_calibration"] + metrics["brier_refinement"] == pytest.approx(metrics["brier"], abs=1e-12)
+    assert metrics["ece"] <= metrics["mce"] + 1e-12
     assert metrics["nll"] >= -1e-12
     order = generator.permutation(images)
     assert score(logits[order], labels[order], temperature, bins) == pytest.approx(metrics, abs=1e-9)
@@ -231,6 +257,9 @@ def test_refused(logits: np.ndarray, labels: np.ndarray, options: dict, message:
 def test_refused_arguments_of_ece(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         expected_calibration_error(**arguments)
+    if arguments.keys() == {"probs", "labels"}:
+        with pytest.raises(ValueError, match=message):
+            calibration.score_probabilities(**arguments)
 
 
 def test_noise_floor_refuses_no_resample() -> None:

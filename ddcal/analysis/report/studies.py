@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ddcal
-from ddcal.config import ConfigError, StudyConfig, read_study
+from ddcal.config import StudyConfig, read_study
 from ddcal.config.grid import grid_size
 from ddcal.config.problems import suggestion
 from ddcal.config.yaml_reader import Refused, YamlReader, read_text
