@@ -109,7 +109,7 @@ class Collected:
     studies: Mapping[str, Sequence[StudyResults]]
     _runs: dict[str, list[Run]] = field(default_factory=dict)
 
-    def runs(self, stem: str, **_: Any) -> list[Run]:
+    def runs(self, stem: str) -> list[Run]:
         """Return every trial of a stem's studies; of trials with equal settings the first."""
         if stem not in self._runs:
             found: dict[str, Run] = {}

@@ -1,14 +1,13 @@
-"""The calibrations that the report compares: where each number stands, and which real data it has used."""
+"""The calibrations that the report compares: where each number stands, and which real labels it has used."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from ddcal.analysis.report.cells import Cell, Collected, Run, make_cell
-
-Sees = Literal["nothing", "val"]
+from ddcal.config.calibrations import CALIBRATIONS, real_labels_used
 
 CROSS_ENTROPY = {"train.loss": "cross_entropy"}
 MTS = {"calibrate.method": "mts", **CROSS_ENTROPY}
@@ -22,10 +21,9 @@ class Method:
     Attributes:
         name: Its name in tables and CSV files.
         label: Its name for people.
-        note: What it does, in a sentence.
+        note: What it does, in a few words.
         where: Settings of its trials.
         place: Where their metrics of it stand: ``""`` for the trial's own calibration, else ``raw/`` and its like.
-        sees: Which real labelled images it was fitted or chosen on.
     """
 
     name: str
@@ -33,50 +31,43 @@ class Method:
     note: str
     where: Mapping[str, Any] = field(default_factory=dict)
     place: str = ""
-    sees: Sees = "nothing"
 
     def metric(self, name: str, split: str = "test") -> str:
         """Return the metric ``name`` of this calibration, as trials have it."""
         return f"{split}/{self.place}{name}"
 
 
+def _own(name: str, label: str, note: str) -> Method:
+    """Return the method that is a trial's own calibration."""
+    return Method(name, label, note, {"calibrate.method": name, **CROSS_ENTROPY})
+
+
+def _loss(name: str, label: str) -> Method:
+    """Return the method that is a loss, and nothing after training."""
+    return Method(name, label, f"trained with {label}, raw", {"train.loss": name}, "raw/")
+
+
 METHODS = (
-    Method("raw", "raw", "the network as trained", MTS, "raw/"),
+    Method("raw", "raw", "as trained, with cross-entropy", MTS, "raw/"),
     Method("ts_train", "TS, distilled images", "temperature fitted on the images it was trained on", MTS, "ts_train/"),
-    Method(
-        "ts_holdout",
-        "TS, 10 % held out",
-        "trained on nine tenths of the distilled images, temperature fitted on the last",
-        {"calibrate.method": "ts_holdout", **CROSS_ENTROPY},
-    ),
-    Method(
-        "ts_cv",
-        "TS, cross-validated",
-        "temperature fitted on distilled images that fold networks had not seen",
-        {"calibrate.method": "ts_cv", **CROSS_ENTROPY},
-    ),
-    Method("mixup", "mixup", "trained with mixup", {"train.loss": "mixup"}, "raw/"),
-    Method(
-        "label_smoothing", "label smoothing", "trained with label smoothing", {"train.loss": "label_smoothing"}, "raw/"
-    ),
-    Method("focal", "focal loss", "trained with focal loss", {"train.loss": "focal"}, "raw/"),
+    _own("ts_holdout", "TS, 10 % held out", "trained on nine tenths of the images, temperature fitted on the others"),
+    _own("ts_cv", "TS, cross-validated", "temperature fitted on images that fold networks had not seen"),
+    _loss("mixup", "mixup"),
+    _loss("label_smoothing", "label smoothing"),
+    _loss("focal", "focal loss"),
     Method("mts", "MTS, r = 0.9", "masked distilled images, default ratio and bounds", MTS),
-    Method(
-        "mts_distilled",
-        "MTS, r from distilled images",
-        "the ratio at which masked accuracy meets the cross-validated one",
-        {"calibrate.method": "mts_distilled", **CROSS_ENTROPY},
-    ),
-    Method(TUNED, "MTS, r tuned on val", "the ratio with the lowest NLL on val", {}, sees="val"),
-    Method(
-        "ts_val", "TS, real val", "temperature fitted on real labelled images: the reference", MTS, "ts_val/", "val"
-    ),
+    _own("mts_distilled", "MTS, r from distilled images", "where the masked accuracy meets the cross-validated one"),
+    Method(TUNED, "MTS, r tuned on val", "the ratio with the lowest NLL on val"),
+    Method("ts_val", "TS, real val", "temperature fitted on real labelled images: the reference", MTS, "ts_val/"),
+    _own("vs_val", "vector scaling, real val", "a factor and an offset a class"),
+    _own("ets_val", "ensemble TS, real val", "a mixture of scaled, raw and uniform probabilities"),
+    _own("isotonic_val", "isotonic, real val", "a rising function of each class's probability"),
+    _own("histogram_val", "histogram, real val", "the share of right images in bins of each class's probability"),
 )
 """In the order in which they are explained."""
 
 BY_NAME = {method.name: method for method in METHODS}
 
-DISTILLED_METHODS = tuple(method.name for method in METHODS)
 FIGURE_2 = ("raw", "ts_train", "mixup", "label_smoothing", "focal", "mts", "ts_val")
 """The methods of Figure 2, and the reference."""
 
@@ -102,14 +93,14 @@ def tuned(found: Collected, where: Mapping[str, Any]) -> list[Run]:
     return [best[seed] for seed in sorted(best)]
 
 
-def real_labels(method: Method, run: Run, val_images: int) -> int:
+def real_labels(method: Method, backbone: str, val_images: int) -> int:
     """Return how many real labelled images a method was fitted or chosen on, beside the training set itself.
 
     Args:
         method: The calibration.
-        run: A trial of it; a network of full data masks ``val`` for MTS.
+        backbone: What its networks were trained on; MTS of ``full`` masks ``val``.
         val_images: How many images ``val`` has.
     """
-    full = run.settings["distill.backbone"] == "full"
-    fitted = method.name in ("mts", "ts_val") if full else method.sees == "val"
-    return val_images if fitted else 0
+    if method.name == TUNED:
+        return val_images
+    return real_labels_used(method.name, val_images, backbone=backbone) if method.name in CALIBRATIONS else 0

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ddcal.analysis.paper_style import REDUCED_NOTE
 from ddcal.analysis.report.cells import Cell
@@ -91,14 +91,14 @@ def run_frame(rows: Sequence[Row]) -> pandas.DataFrame:
     return pandas.DataFrame(found, columns=names)
 
 
-def write_rows(rows: Sequence[Row], path: Path, *, reduced: bool, published: dict[tuple[str, str], Any]) -> Path:
+def write_rows(rows: Sequence[Row], path: Path, *, reduced: bool, published: Sequence[float | None]) -> Path:
     """Write rows as CSV: numbers as the ledger has them, without rounding and not in percent; return the path.
 
     Args:
         rows: Of a table.
         path: The file.
         reduced: Whether the scale is not the paper's.
-        published: (dataset, method) → the published number in percent.
+        published: The published number of each row in percent; None where there is none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     names = ["dataset", "backbone", "ipc", "method", "metric", "mean", "std", "low_95", "high_95", "seeds"]
@@ -106,7 +106,7 @@ def write_rows(rows: Sequence[Row], path: Path, *, reduced: bool, published: dic
     with path.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=names)
         writer.writeheader()
-        for row in rows:
+        for row, theirs in zip(rows, published, strict=True):
             low, high = row.cell.interval or (None, None)
             writer.writerow(
                 {
@@ -121,7 +121,7 @@ def write_rows(rows: Sequence[Row], path: Path, *, reduced: bool, published: dic
                     "high_95": high,
                     "seeds": len(row.cell.runs),
                     "real_labels": row.real_labels,
-                    "published_percent": published.get((row.dataset, row.method)),
+                    "published_percent": theirs,
                     "trials": " ".join(run.trial.trial_key for run in row.cell.runs),
                     "gaps": "; ".join(row.cell.gaps),
                     "note": REDUCED_NOTE if reduced else "",

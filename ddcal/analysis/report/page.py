@@ -46,7 +46,8 @@ class Number:
     strong: bool = False
 
 
-Entry = str | Number
+Entry = str | Number | Path
+"""What a table's cell holds: text, a number, or a file, which is linked."""
 
 
 @dataclass
@@ -98,7 +99,7 @@ class Page:
 
         Args:
             columns: Names.
-            rows: Text or numbers; every gap in them is told below the table, and counted.
+            rows: Text, numbers and files; every gap in them is told below the table, and counted.
             caption: Above it.
             files: The table as files, linked below.
             anchors: The id of each row, for links to it.
@@ -176,6 +177,8 @@ class Page:
     def _entry(self, entry: Entry, gaps: list[str]) -> str:
         if isinstance(entry, str):
             return rich_text(entry)
+        if isinstance(entry, Path):
+            return f'<a href="{self.link(entry)}">{html.escape(entry.name)}</a>'
         mark = ""
         if entry.gaps:
             gaps.append("; ".join(dict.fromkeys(entry.gaps)))
