@@ -24,8 +24,8 @@ from ddcal.calibration.checks import ArrayLike, Floats, Integers, check_count, c
 class HistogramBinning:
     """The share of images of a class among those of about the same probability; it may change the predicted class.
 
-    The softmax probability of every class is cut into equal-width bins, closed on the left, as for the ECE. A bin's value
-    is the share of its images that have the label; an empty bin's is its middle. Values are kept within
+    The softmax probability of every class is cut into equal-width bins, closed on the left, as for the ECE. A bin's
+    value is the share of its images that have the label; an empty bin's is its middle. Values are kept within
     `one_vs_rest_limits`, and rows are divided by their sum.
 
     Attributes:

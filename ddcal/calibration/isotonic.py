@@ -24,9 +24,9 @@ from ddcal.calibration.checks import ArrayLike, Floats, check_logits_labels
 class IsotonicCalibration:
     """A rising function of each class's probability, fitted by least squares; it may change the predicted class.
 
-    scikit-learn's IsotonicRegression fits "the label is k" against softmax(logits)_k; between its thresholds the function
-    is a straight line, beyond them constant. Its values are kept within `one_vs_rest_limits`, and rows are divided by
-    their sum.
+    scikit-learn's IsotonicRegression fits "the label is k" against softmax(logits)_k; between its thresholds the
+    function is a straight line, beyond them constant. Its values are kept within `one_vs_rest_limits`, and rows are
+    divided by their sum.
 
     Attributes:
         thresholds: For each class where its function bends and what it is there, two float64 arrays; once fitted.

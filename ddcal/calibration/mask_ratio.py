@@ -1,7 +1,8 @@
 """The ratio of masked temperature scaling from distilled images alone: mask until the accuracy is that of unseen ones.
 
 A network trained on distilled images is right on nearly all of them, which says nothing of its temperature. Masks make
-them hard. How hard they should be follows from cross-validation: as hard as distilled images that a network has not seen.
+them hard. How hard they should be is read off cross-validation: as hard as distilled images that a network has not
+seen.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class RatioChoice:
 def ratio_for_accuracy(accuracy_at: Callable[[float], float], target: float) -> RatioChoice:
     """Return the ratio at which the masked accuracy falls to ``target``.
 
-    The accuracy falls with the ratio but for noise (the masks of one draw grow with the ratio), so two neighbours of the
-    grid between which it falls below the target are found by bisection; the ratio is interpolated between them.
+    The accuracy falls with the ratio but for noise (the masks of one draw grow with the ratio), so two neighbours of
+    the grid between which it falls to the target are found by bisection; the ratio is interpolated between them.
 
     Args:
         accuracy_at: Returns the accuracy on images masked at a ratio; asked at ratios of `GRID` alone, at most seven.

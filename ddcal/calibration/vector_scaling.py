@@ -22,9 +22,9 @@ ITERATIONS = 10_000
 class VectorScaling:
     """softmax(w · logits + b) with one w and one b a class; it may change which class is predicted.
 
-    The mean negative log-likelihood plus ridge/2 · (|w − 1|² + |b|²) is minimised by L-BFGS. It is convex in (w, b); the
-    ridge makes the optimum a single one, which it is not without: the same number added to every b changes nothing, and
-    images that are all right would have w grow without end.
+    The mean negative log-likelihood plus ridge/2 · (|w − 1|² + |b|²) is minimised by L-BFGS. It is convex in (w, b);
+    the ridge makes the optimum a single one, which it is not without: the same number added to every b changes nothing,
+    and images that are all right would have w grow without end.
 
     Attributes:
         ridge: Weight of the ridge, 0 or more.

@@ -53,9 +53,7 @@ CALIBRATIONS: dict[str, Calibration] = {
     "ts_holdout": Calibration("TS on held-out distilled images", "distilled images held out of training"),
     "ts_cv": Calibration("cross-validated TS", "the distilled images, each by a network trained without it"),
     "mts": Calibration("MTS", "masked distilled images", bounds=TRAIN_BOUNDS),
-    "mts_distilled": Calibration(
-        "MTS, ratio from distilled images", "masked distilled images", bounds=TRAIN_BOUNDS
-    ),
+    "mts_distilled": Calibration("MTS, ratio from distilled images", "masked distilled images", bounds=TRAIN_BOUNDS),
     "ts_val": Calibration("TS on val", "val", True),
     "vs_val": Calibration("vector scaling on val", "val", True, None, False, False),
     "ets_val": Calibration("ensemble TS on val", "val", True, temperature_alone=False),

@@ -285,8 +285,8 @@ def _fold_problems(trial: TrialConfig) -> list[str]:
     if backbone != "rtp" and ipc - held < 2:  # of rtp more images than ipc are decoded; the stage counts them
         left = f" and train.holdout leaves {ipc - held} of them" if held else ""
         return [
-            f"calibrate.method is {method!r} but distill.ipc is {ipc}{left}: an image is predicted by a network that was "
-            "trained on the others of its class, so there must be at least 2; use 'mts' or 'ts_train' there"
+            f"calibrate.method is {method!r} but distill.ipc is {ipc}{left}: every image is predicted by a network "
+            "that was trained on others of its class, so there must be at least 2; use 'mts' or 'ts_train' there"
         ]
     return []
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from ddcal.config import TrialConfig
 from ddcal.config.backbones import OWN_SECTION
+from ddcal.config.calibrations import MASK_METHODS
 from ddcal.config.networks import NetworkOverride
-from ddcal.config.trial import held_out_per_class
+from ddcal.config.trial import folds_of, held_out_per_class
 from ddcal.distill.experts import kept_epochs
 from ddcal.pipeline.work import TRAIN_POINTS
 
@@ -41,7 +42,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Amount:
-    """How much a stage computes: ``units`` (networks, experts, or 1) times ``steps`` and fidelity ``points``."""
+    """How much a stage computes: ``units`` (networks, experts, folds, or 1) times ``steps`` and fidelity ``points``."""
 
     units: int
     steps: int
@@ -105,11 +106,16 @@ def stage_kind(config: TrialConfig, stage: str) -> Kind:
         if train.loss != "cross_entropy":
             what += f", {train.loss}"
         return _kind(stage, what, "epoch of a network", values)
+    if stage == "folds":
+        values |= {"network": train.network.model_dump(), "folds": folds_of(config)}
+        values |= train.model_dump(include={"batch_size", "augment", "loss", "holdout"})
+        what = f"{data.name} {images} in {folds_of(config)} folds, {_network(train.network)}, augment {train.augment}"
+        return _kind(stage, what, "epoch of a network", values)
     if stage == "calibrate":
         values |= {"method": calibrate.method, "solver": calibrate.solver}
         what = f"{data.name} {calibrate.method}, {images}"
-        if calibrate.method == "mts":
-            draws = calibrate.draws if calibrate.mask.ratio > 0.0 else 1
+        if calibrate.method in MASK_METHODS:
+            draws = calibrate.draws if calibrate.mask.ratio > 0.0 or calibrate.method != "mts" else 1
             values |= {"network": train.network.model_dump(), "draws": draws}
             what += f", {draws} mask{'s' * (draws != 1)}"
         return _kind(stage, what, "network", values)
@@ -127,6 +133,8 @@ def stage_amount(config: TrialConfig, stage: str) -> Amount:
         points = config.distill.probe.points
         scored = {math.ceil(k * iterations / points) for k in range(1, points + 1)}
         return Amount(1, iterations, len(scored))
+    if stage == "folds":
+        return Amount(folds_of(config), config.train.epochs or 1, 0)
     if stage == "train":
         epochs = config.train.epochs or 1
         return Amount(networks, epochs, min(TRAIN_POINTS, epochs))

@@ -27,8 +27,8 @@ def draw_diagram(values: dict[str, Any], config: TrialConfig, path: Path) -> Non
         )
         for name, bins in values["reliability"].items()
     }
-    first = [name for name in ("raw", "ts_train") if name in rows]
-    order = [*first, *(name for name in rows if name not in (*first, "ts_val")), *(["ts_val"] if "ts_val" in rows else [])]
+    places = {"raw": 0, "ts_train": 1, "ts_val": 3}
+    order = sorted(rows, key=lambda name: places.get(name, 2))
     title = (
         f"{config.data.name}, {config.distill.backbone}, {config.distill.ipc} images per class; "
         f"test images, network 1 of {config.train.networks}"

@@ -213,8 +213,8 @@ def evaluate(
     """Score the calibrated networks on ``val`` and ``test``, beside raw, ts_train and ts_val.
 
     Metrics are means over the networks; ``…_std`` is their standard deviation (n − 1; absent for one network).
-    ``val/ece`` and its like belong to the trial's own calibration, ``val/raw/ece`` to a reference. Calibrations that are
-    one temperature have ``temperature`` and its like too.
+    ``val/ece`` and its like belong to the trial's own calibration, ``val/raw/ece`` to a reference. Calibrations that
+    are one temperature have ``temperature`` and its like too.
 
     Args:
         config: Resolved.

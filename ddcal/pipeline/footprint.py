@@ -6,13 +6,16 @@ were measured on digits and CIFAR-10 and are checked by a test against a finishe
 
 from __future__ import annotations
 
+from ddcal.calibration import HistogramBinning
 from ddcal.config import NetworkConfig, TrialConfig
+from ddcal.config.calibrations import MASK_METHODS
 from ddcal.config.trial import held_out_per_class
 from ddcal.data.shapes import DatasetShape
 from ddcal.distill import images_per_class
 from ddcal.distill.experts import kept_epochs
 from ddcal.errors import BadInput
 from ddcal.networks import network_on_meta
+from ddcal.pipeline.masked_stage import KEPT_BYTES
 from ddcal.pipeline.pictures import MAX_CLASSES, MAX_IMAGES, PROGRESS_CLASSES, PROGRESS_POINTS, WITHOUT_PROGRESS
 
 TENSOR_HEADER_BYTES = 130
@@ -29,6 +32,15 @@ DESCRIPTION_BYTES = 2048
 
 FIT_BYTES = 320
 """One network's temperature fit as JSON, without mask draws; and twenty-odd bytes a mask draw."""
+
+CALIBRATOR_BYTES = 1024
+"""The JSON of one saved calibrator, and the header of its tensors."""
+
+RATIO_BYTES = 1024
+"""How the ratio of ``mts_distilled`` was chosen, as JSON."""
+
+MASKED_RATIOS = 8
+"""The most mask ratios that ``mts_distilled`` looks at, with the one it takes; without a mask nothing is kept."""
 
 BIN_BYTES = 120
 """One bin of one reliability diagram as JSON: its count, confidence and accuracy, indented."""
@@ -102,11 +114,40 @@ def stage_bytes(config: TrialConfig, stage: str, shape: DatasetShape) -> int:
         images = sum(train_images(config, shape)) + shape.val + shape.test
         logits = images * (4 * networks * shape.classes + 8)
         return networks * (weights + parts * TENSOR_HEADER_BYTES) + logits + 8 * TENSOR_HEADER_BYTES + MANIFEST_BYTES
+    if stage == "folds":
+        trained = train_images(config, shape)[0]
+        return trained * (4 * shape.classes + 16) + 3 * TENSOR_HEADER_BYTES + MANIFEST_BYTES
     if stage == "calibrate":
-        draws = config.calibrate.draws if config.calibrate.method == "mts" else 0
-        return 2 * networks * (FIT_BYTES + 32 * draws) + MANIFEST_BYTES  # once in its file, once in the manifest
+        draws = config.calibrate.draws if config.calibrate.method in MASK_METHODS else 0
+        text = 2 * (networks * (FIT_BYTES + 32 * draws) + RATIO_BYTES)  # once in its file, once in the manifest
+        return text + _masked_bytes(config, shape) + networks * _calibrator_bytes(config, shape) + MANIFEST_BYTES
     text = METRICS_BYTES + 5 * (config.evaluate.bins * BIN_BYTES + 32 * networks)
     return 2 * text + DIAGRAM_BYTES + MANIFEST_BYTES
+
+
+def _masked_bytes(config: TrialConfig, shape: DatasetShape) -> int:
+    """Return the size of the logits of masked images that a calibration leaves: entries of their own."""
+    settings = config.calibrate
+    if settings.method not in MASK_METHODS or (settings.method == "mts" and settings.mask.ratio == 0.0):
+        return 0
+    images = shape.val if config.distill.backbone == "full" else train_images(config, shape)[0]
+    logits = 4 * config.train.networks * settings.draws * images * shape.classes
+    if logits > KEPT_BYTES:  # not kept, unless classes of unequal size leave few enough of the images
+        logits = KEPT_BYTES if config.distill.backbone == "full" else 0
+    entry = logits + 8 * images + 2 * TENSOR_HEADER_BYTES + MANIFEST_BYTES if logits else 0
+    return entry * (1 if settings.method == "mts" else MASKED_RATIOS)
+
+
+def _calibrator_bytes(config: TrialConfig, shape: DatasetShape) -> int:
+    """Return the size of one network's calibrator, where it is more than a temperature."""
+    numbers = {
+        "vs_val": 2 * shape.classes,
+        "ets_val": 4,
+        "isotonic_val": (2 * shape.val + 1) * shape.classes,
+        "histogram_val": HistogramBinning.bins * shape.classes,
+    }
+    method = config.calibrate.method
+    return 8 * numbers[method] + CALIBRATOR_BYTES if method in numbers else 0
 
 
 def _trajectory_bytes(config: TrialConfig, shape: DatasetShape) -> int:
@@ -127,8 +168,11 @@ def checkpoint_bytes(config: TrialConfig, stage: str, shape: DatasetShape) -> in
         learned = 8 * config.distill.ipc * shape.classes * features
         shown = (PROGRESS_POINTS + 1) * min(PROGRESS_CLASSES, shape.classes) * features
         return 2 * (learned + shown + MANIFEST_BYTES)
-    if stage == "train":
+    if stage in ("train", "folds"):
         weights, parts = parameter_bytes(config.train.network.over(NetworkConfig()), shape)
+        if stage == "folds":
+            logits = 4 * train_images(config, shape)[0] * shape.classes
+            return 2 * (2 * weights + 2 * parts * 512 + logits + MANIFEST_BYTES)
         return 2 * config.train.networks * (2 * weights + 2 * parts * 512) + 2 * MANIFEST_BYTES
     return 0
 

@@ -80,20 +80,10 @@ def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:
     if stage == "train":
         return _train_config(config.train)
     if stage == "folds":
-        return {"train": stage_config(config, "train") | {"networks": 1}, "folds": folds_of(config)}
+        return {"train": _train_config(config.train) | {"networks": 1}, "folds": folds_of(config)}
     if stage == "calibrate":
         return _calibrate_config(config)
     return config.evaluate.model_dump(mode="json")
-
-
-def _train_config(train: TrainConfig) -> dict[str, Any]:
-    values = train.model_dump(mode="json")
-    for section in LOSS_SECTIONS:
-        if section != train.loss:
-            del values[section]
-    if train.loss == "focal" and train.focal.sample_dependent:
-        del values["focal"]["gamma"]
-    return values
 
 
 def _calibrate_config(config: TrialConfig) -> dict[str, Any]:
@@ -123,6 +113,16 @@ def masked_key(train_key: str, config: TrialConfig, ratio: float, draws: int) ->
     """
     values = {"unit": config.calibrate.mask.unit, "ratio": ratio, "draws": draws, "seed": config.seed}
     return _key({"stage": MASKED, "algorithm_version": ALGORITHM_VERSIONS[MASKED], "upstream": train_key, **values})
+
+
+def _train_config(train: TrainConfig) -> dict[str, Any]:
+    values = train.model_dump(mode="json")
+    for section in LOSS_SECTIONS:
+        if section != train.loss:
+            del values[section]
+    if train.loss == "focal" and train.focal.sample_dependent:
+        del values["focal"]["gamma"]
+    return values
 
 
 def expert_keys(config: TrialConfig, fingerprint: str, environment: Environment) -> list[str]:

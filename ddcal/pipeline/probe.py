@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from ddcal.calibration import masked_temperature_scaling, score
+from ddcal.calibration import TemperatureScaling, fit_masked, masked_logits, score
 from ddcal.config import NetworkConfig, TrialConfig
-from ddcal.config.trial import DATASETS_WITHOUT_FLIP, held_out_per_class
+from ddcal.config.calibrations import MASK_METHODS
+from ddcal.config.trial import DATASETS_WITHOUT_FLIP, folds_of, held_out_per_class
 from ddcal.data import Dataset, Split
 from ddcal.distill import images_per_class, make_distiller
 from ddcal.distill.engine import Distiller
@@ -26,7 +27,8 @@ from ddcal.networks import build_network
 from ddcal.pipeline.costs import Cost
 from ddcal.pipeline.diagram import DIAGRAM, draw_diagram
 from ddcal.pipeline.environment import Environment
-from ddcal.pipeline.finish import evaluate, fit_on_logits
+from ddcal.pipeline.finish import calibrate, evaluate
+from ddcal.pipeline.footprint import MASKED_RATIOS
 from ddcal.pipeline.work import probe_training
 from ddcal.seeding import generator
 from ddcal.training import DDNNTraining
@@ -160,15 +162,7 @@ def _train(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
     batch = config.train.batch_size
     assert batch, "the config must be resolved"
     images, labels, total = _training_images(config, dataset, BATCHES * batch)
-    training = DDNNTraining(
-        images,
-        labels,
-        config.train.model_copy(update={"networks": 1, "lr": QUIET}),
-        num_classes=dataset.num_classes,
-        flip=dataset.name not in DATASETS_WITHOUT_FLIP,
-        seed=config.seed,
-        device=device,
-    )
+    training = _training(config, dataset, images, labels, device)
     batches = math.ceil(total / batch) / math.ceil(len(images) / batch)
     step = batches * _epoch_seconds(training, device)
     point = _score_seconds(training, dataset, len(dataset.val), device)
@@ -177,17 +171,41 @@ def _train(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
     return Cost(step, point, logits * (total + len(dataset.val) + len(dataset.test)))
 
 
+def _folds(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
+    batch, folds = config.train.batch_size, folds_of(config)
+    assert batch, "the config must be resolved"
+    images, labels, total = _training_images(config, dataset)
+    kept = total - total // folds
+    shown = min(kept, BATCHES * batch)
+    training = _training(config, dataset, images[:shown], labels[:shown], device)
+    batches = math.ceil(kept / batch) / math.ceil(shown / batch)
+    step = batches * _epoch_seconds(training, device)
+    held = images[:SCORED_IMAGES].to(device)
+    once = seconds_of(lambda: training.predict(0, held).cpu(), device) / len(held) * total / folds
+    return Cost(step, once=once)
+
+
+def _training(config: TrialConfig, dataset: Dataset, images: Tensor, labels: Tensor, device: str) -> DDNNTraining:
+    return DDNNTraining(
+        images,
+        labels,
+        config.train.model_copy(update={"networks": 1, "lr": QUIET}),
+        num_classes=dataset.num_classes,
+        flip=dataset.name not in DATASETS_WITHOUT_FLIP,
+        seed=config.seed,
+        device=device,
+    )
+
+
 def _calibrate(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
     settings = config.calibrate
     if settings.method == "none":
         return Cost(0.0)
-    if settings.method != "mts":
+    if settings.method not in MASK_METHODS:
         logits = _random_logits(config, dataset)
-        return Cost(
-            seconds_of(
-                lambda: fit_on_logits(settings.method, logits, 0, settings.bounds, settings.solver), device, math.inf
-            )
-        )
+        one = config.model_copy(update={"train": config.train.model_copy(update={"networks": 1})})
+        folds = {"logits": logits["train_logits"][0], "labels": logits["train_labels"]}
+        return Cost(seconds_of(lambda: calibrate(one, logits, None, folds), device, math.inf))
     if config.distill.backbone == "full":
         images, labels = dataset.val.images, dataset.val.labels
     else:
@@ -201,23 +219,25 @@ def _calibrate(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
     ).to(device)
     images, labels = images.to(device), labels.to(device)
     draws = min(settings.draws, 2)
+    chosen = settings.method == "mts_distilled"
+    ratio = 0.5 if chosen else settings.mask.ratio
 
     def fit() -> object:
-        ratio, bounds, solver = settings.mask.ratio, settings.bounds, settings.solver
-        return masked_temperature_scaling(
-            network, images, labels, ratio, bounds, draws, config.seed, solver, settings.mask.unit
-        )
+        logits, used = masked_logits(network, images, labels, ratio, draws, config.seed, settings.mask.unit)
+        return fit_masked(logits, used, settings.bounds, settings.solver)
 
-    return Cost(seconds_of(fit, device, math.inf) * settings.draws / draws)  # the first call imports scipy
+    looks = MASKED_RATIOS if chosen else 1
+    return Cost(looks * seconds_of(fit, device, math.inf) * settings.draws / draws)  # the first call imports scipy
 
 
 def _evaluate(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
     logits = _random_logits(config, dataset)
-    fits = [{"temperature": 1.0, "at_bound": False}] * config.train.networks
+    values = {"fits": [{"temperature": 1.0, "at_bound": False}] * config.train.networks}
+    calibrators = [TemperatureScaling(temperature=1.0)] * config.train.networks
     with tempfile.TemporaryDirectory(prefix="ddcal-") as folder:
         return Cost(
             seconds_of(
-                lambda: draw_diagram(evaluate(config, logits, fits), config, Path(folder) / DIAGRAM),
+                lambda: draw_diagram(evaluate(config, logits, calibrators, values), config, Path(folder) / DIAGRAM),
                 device,
                 math.inf,  # the first call imports matplotlib
             )
@@ -271,6 +291,7 @@ MEASURES: dict[str, Callable[[TrialConfig, Dataset, str], Cost]] = {
     "experts": _experts,
     "distill": _distill,
     "train": _train,
+    "folds": _folds,
     "calibrate": _calibrate,
     "evaluate": _evaluate,
 }

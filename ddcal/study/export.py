@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,10 @@ COPIED = {
     "calibrate": {"calibration.json": "networks"},
     "evaluate": {"evaluation.json": ".", "reliability.png": "."},
 }
-"""Stage → file of its entry → folder of the export."""
+"""Stage → file of its entry → folder of the export; what lies in a folder of the entry lies in one there too."""
+
+CALIBRATORS = "calibrators/"
+"""Folder of calibrators in a calibrate entry and in ``networks``: where there is more to them than a temperature."""
 
 SOURCE = "distilled/source.safetensors"
 """What a replay reads in place of the file that a set was imported from."""
@@ -44,6 +48,23 @@ CUDA_TOLERANCE = 0.02
 
 class ExportError(BadInput):
     """What was asked for cannot be exported or replayed; the message says why and what would be right."""
+
+
+def copied_files(stage: str, files: Iterable[str]) -> dict[str, str]:
+    """Return which files of a stage's entry lie in an export: file → folder of the export.
+
+    Args:
+        stage: The stage.
+        files: The names of the entry's files.
+    """
+    fixed = COPIED.get(stage, {})
+    found = {}
+    for name in files:
+        if name in fixed:
+            found[name] = fixed[name]
+        elif stage == "calibrate" and name.startswith(CALIBRATORS):
+            found[name] = "networks"
+    return found
 
 
 def export_trial(results: StudyResults, trial: Trial, target: Path | str) -> Path:
@@ -139,13 +160,13 @@ def describe_run(results: StudyResults, trial: Trial, entries: dict[str, Entry])
 
 def _write(folder: Path, results: StudyResults, trial: Trial, entries: dict[str, Entry], store: Store) -> None:
     folder.mkdir(parents=True)
-    for stage, files in COPIED.items():
-        for name, place in files.items():
-            if stage in entries and name in entries[stage].files:
-                (folder / place).mkdir(exist_ok=True)
-                shutil.copyfile(entries[stage].folder / name, folder / place / name)
-                if file_sha256(folder / place / name) != entries[stage].files[name]:
-                    raise StoreError(f"{entries[stage].folder / name} changed while it was copied")
+    for stage, entry in entries.items():
+        for name, place in copied_files(stage, entry.files).items():
+            path = folder / place / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(entry.folder / name, path)
+            if file_sha256(path) != entry.files[name]:
+                raise StoreError(f"{entry.folder / name} changed while it was copied")
     run = describe_run(results, trial, entries)
     header = (
         f"# {trial.trial_key}: the whole of one run. `ddcal replay .` in this folder runs it again and compares.\n"
@@ -200,7 +221,7 @@ artefact comes out equal to the last bit; on a GPU within {CUDA_TOLERANCE}.
 
 - `run.yaml`: resolved config, expected metrics, the digest of every artefact, versions, device, threads, commit.
 - `distilled/`: the distilled images with labels and their preprocessing (safetensors and JSON).
-{_described(trial, pictures)}- `networks/`: the trained networks and their temperatures.
+{_described(trial, pictures)}- `networks/`: the trained networks and their calibration.
 - `evaluation.json`, `reliability.png`: all metrics, and the reliability diagram on the test images.
 """
 

@@ -22,7 +22,7 @@ MARGIN = 0.15
 
 MIB = 2**20
 
-WITHOUT_MEMORY = {"seed", "iterations", "epochs", "count", "points", "outer", "inner", "draws", "solver"}
+WITHOUT_MEMORY = {"seed", "iterations", "epochs", "count", "points", "outer", "inner", "draws", "solver", "folds"}
 """Whole numbers and names that change how long a stage computes, and not what it holds at once."""
 
 
@@ -44,7 +44,7 @@ def memory_groups(config: TrialConfig, stages: Iterable[str]) -> dict[str, str]:
         if stage == "evaluate":
             continue
         values = {"stage": stage, "data": data, stage: stage_config(config, stage)}
-        if stage in ("train", "calibrate"):
+        if stage in ("train", "folds", "calibrate"):
             values["distill"] = {"ipc": config.distill.ipc, "full": config.distill.backbone == "full"}
         if stage == "calibrate":
             values["train"] = config.train.model_dump(mode="json", include={"network", "networks"})

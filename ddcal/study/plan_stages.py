@@ -26,6 +26,7 @@ READS = {
     ),
     "distill": ("seed", "data.", "network.", "distill."),
     "train": ("seed", "data.", "network.", "distill.", "train."),
+    "folds": (*("seed", "data.", "network.", "distill.", "train."), "calibrate.method", "calibrate.folds"),
     "calibrate": ("seed", "data.", "network.", "distill.", "train.", "calibrate."),
     "evaluate": ("seed", "data.", "network.", "distill.", "train.", "calibrate.", "evaluate."),
 }

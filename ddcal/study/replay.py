@@ -18,7 +18,7 @@ from ddcal.data import dataset_fingerprint
 from ddcal.pipeline import Advance, Environment, TrialRunner, open_store
 from ddcal.pipeline.environment import default_device
 from ddcal.pipeline.store import file_sha256
-from ddcal.study.export import COPIED, FORMAT_VERSION, LOCK, NOT_COMPARED, RUN, SOURCE, ExportError
+from ddcal.study.export import FORMAT_VERSION, LOCK, NOT_COMPARED, RUN, SOURCE, ExportError, copied_files
 from ddcal.study.provenance import NUMERIC_PACKAGES, package_versions
 
 REQUIRED = ("config", "target", "environment", "data_fingerprint", "versions", "tolerance", "metrics", "stages")
@@ -174,13 +174,11 @@ def _changed_files(folder: Path, stages: dict[str, Any]) -> list[str]:
     """Return what is wrong with the artefacts that lie in the export, which a reader may use without a replay."""
     problems = []
     for stage, record in stages.items():
-        for name, place in COPIED.get(stage, {}).items():
-            path, digest = folder / place / name, record["files"].get(name)
-            if digest is None:
-                continue
+        for name, place in copied_files(stage, record["files"]).items():
+            path = folder / place / name
             if not path.is_file():
                 problems.append(f"{path} is missing")
-            elif file_sha256(path) != digest:
+            elif file_sha256(path) != record["files"][name]:
                 problems.append(f"{path} was changed: its sha256 is not stages.{stage}.files.{name} of {RUN}")
     return problems
 

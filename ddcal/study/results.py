@@ -20,7 +20,9 @@ from ddcal.study.packing import Packing, memory_groups
 if TYPE_CHECKING:
     import pandas
 
-STAGES = ("experts", "distill", "train", "calibrate", "evaluate")
+STAGES = ("experts", "distill", "train", "folds", "calibrate", "evaluate")
+OPTIONAL_STAGES = ("experts", "folds")
+"""Stages that have columns only where a trial has them."""
 TRIALS, PARETO, SUMMARY, STUDY = "trials.csv", "pareto.csv", "summary.json", "study.yaml"
 CONFIRMATION = "confirmation.json"
 WINNER_METRIC = "val/nll"
@@ -255,8 +257,8 @@ def pareto_front(study: StudyConfig, trials: list[Trial]) -> list[Trial]:
 def trial_rows(study: StudyConfig, trials: list[Trial]) -> list[dict[str, Any]]:
     """Return one flat row a trial, every row with the same columns."""
     metrics = sorted({name for trial in trials for name in trial.metrics or {}})
-    experts = any("experts" in (trial.keys or {}) for trial in trials)
-    stages = STAGES if experts else STAGES[1:]
+    there = {stage for trial in trials for stage in trial.keys or {}}
+    stages = [stage for stage in STAGES if stage in there or stage not in OPTIONAL_STAGES]
     rows = []
     for trial in trials:
         row: dict[str, Any] = {

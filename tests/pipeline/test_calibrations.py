@@ -7,7 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ddcal.calibration import expected_calibration_error, fit_temperature
+from ddcal.calibration import (
+    accuracy,
+    expected_calibration_error,
+    fit_temperature,
+    load_calibrator,
+    score,
+    score_probabilities,
+)
+from ddcal.config.calibrations import CALIBRATIONS
 from ddcal.data import load_dataset
 from ddcal.distill import SyntheticSet
 from ddcal.networks import predict_logits
@@ -22,7 +30,15 @@ METHODS = {
     "ts_holdout": {"train__holdout": 0.25},
     "ts_val": {},
     "mts": {},
+    "ts_cv": {"calibrate__folds": 2},
+    "mts_distilled": {"calibrate__folds": 2},
+    "vs_val": {},
+    "ets_val": {},
+    "isotonic_val": {},
+    "histogram_val": {},
 }
+TEMPERATURES = [method for method in METHODS if CALIBRATIONS[method].temperature_alone or method == "none"]
+OTHERS = [method for method in METHODS if method not in TEMPERATURES]
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +69,54 @@ def temperatures_of(runner):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_calibration_leaves_the_accuracy_alone(method, finish):
+def test_a_calibration_leaves_the_accuracy_alone_if_it_says_so(method, finish):
     metrics = finish(method).metrics
     for split in ("val", "test"):
-        assert metrics[f"{split}/accuracy"] == metrics[f"{split}/raw/accuracy"]
+        if CALIBRATIONS[method].keeps_accuracy:
+            assert metrics[f"{split}/accuracy"] == metrics[f"{split}/raw/accuracy"]
         assert metrics[f"{split}/accuracy"] > 0.3
         assert 0.0 < metrics[f"{split}/ece_noise_floor"] < 0.2
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TEMPERATURES)
+def test_metrics_are_those_of_the_logits_at_the_temperatures_to_the_bit(method, finish):
+    """As they were before there were calibrators with more than a temperature."""
+    runner = finish(method)
+    logits, temperatures = logits_of(runner), temperatures_of(runner)
+    for split in ("val", "test"):
+        scores = [score(logits[f"{split}_logits"][i], logits[f"{split}_labels"], temperatures[i], 15) for i in range(2)]
+        for name in scores[0]:
+            assert runner.metrics[f"{split}/{name}"] == math.fsum(one[name] for one in scores) / 2
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_metrics_are_those_of_the_probabilities_of_stored_calibrators(method, finish):
+    runner = finish(method)
+    logits, folder = logits_of(runner), runner.entries["calibrate"].folder
+    scores = []
+    for index in range(2):
+        calibrator = load_calibrator(folder / "calibrators" / str(index))
+        fitted = type(calibrator)().fit(logits["val_logits"][index], logits["val_labels"])
+        probabilities = calibrator.probabilities(logits["test_logits"][index])
+        assert torch.equal(
+            *(torch.from_numpy(c.probabilities(logits["test_logits"][index])) for c in (calibrator, fitted))
+        )
+        scores.append(score_probabilities(probabilities, logits["test_labels"], 15))
+    for name in scores[0]:
+        assert runner.metrics[f"test/{name}"] == math.fsum(one[name] for one in scores) / 2
+    assert not [name for name in runner.metrics if name.startswith("temperature")]
+    values = json.loads((runner.entries["evaluate"].folder / "evaluation.json").read_text())
+    assert method in values["reliability"] and method not in values["temperatures"]
+    assert (runner.entries["evaluate"].folder / "reliability.png").stat().st_size > 10_000
+
+
+def test_calibrators_are_stored_only_where_a_temperature_does_not_say_it_all(finish):
+    for method in METHODS:
+        files = {name.partition("/")[0] for name in finish(method).entries["calibrate"].files}
+        assert files == ({"calibration.json", "calibrators"} if method in OTHERS else {"calibration.json"})
+
+
+@pytest.mark.parametrize("method", TEMPERATURES)
 def test_metrics_are_means_over_the_networks_of_the_stored_logits(method, finish):
     runner = finish(method)
     logits, temperatures = logits_of(runner), temperatures_of(runner)
@@ -115,6 +170,35 @@ def test_trials_that_differ_in_calibration_share_the_rest(finish):
     assert sum("train" not in runner.cache_hits for runner in runners) <= 1
     assert finish("ts_holdout").keys["distill"] == runners[0].keys["distill"]
     assert finish("ts_holdout").keys["train"] != runners[0].keys["train"]
+
+
+def test_cross_validated_scaling_fits_one_temperature_on_the_images_left_out(finish):
+    runner = finish("ts_cv")
+    folds = load_file(runner.entries["folds"].folder / "folds.safetensors")
+    expected = fit_temperature(folds["logits"], folds["labels"], (0.05, 20.0)).temperature
+    assert temperatures_of(runner) == [expected, expected]
+    assert runner.metrics["folds/accuracy"] == accuracy(folds["logits"], folds["labels"])
+    assert list(runner.keys) == ["distill", "train", "folds", "calibrate", "evaluate"]
+
+
+def test_both_methods_of_folds_share_them_and_the_networks(finish):
+    cv, distilled = finish("ts_cv"), finish("mts_distilled")
+    assert cv.keys["folds"] == distilled.keys["folds"] and cv.keys["train"] == finish("none").keys["train"]
+    assert "folds" in cv.cache_hits or "folds" in distilled.cache_hits
+
+
+def test_the_ratio_from_distilled_images_meets_the_accuracy_of_the_folds(finish):
+    runner = finish("mts_distilled", calibrate__draws=3)
+    values = runner.entries["calibrate"].meta["values"]
+    assert values["cross_validated_accuracy"] == runner.metrics["folds/accuracy"]
+    assert runner.metrics["mask_ratio"] == values["mask_ratio"] and runner.metrics["mask_ratio_at_end"] == 0.0
+    above = max(ratio for ratio, right in values["masked_accuracies"] if right > values["cross_validated_accuracy"])
+    below = min(ratio for ratio, right in values["masked_accuracies"] if right <= values["cross_validated_accuracy"])
+    assert above < values["mask_ratio"] <= below
+    assert runner.metrics["masked_accuracy"] == pytest.approx(values["cross_validated_accuracy"], abs=0.1)
+    same = finish("mts", calibrate__mask__ratio=values["mask_ratio"], calibrate__draws=3)
+    assert temperatures_of(same) == temperatures_of(runner)
+    assert same.metrics["test/nll"] == runner.metrics["test/nll"]
 
 
 def test_holdout_takes_a_quarter_of_every_class_out_of_training(finish):

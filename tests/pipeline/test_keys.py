@@ -92,6 +92,20 @@ def keys_of(config, fingerprint=PRINT, environment=HERE):
         ({"calibrate__method": "ts_val"}, {"calibrate__mask__unit": "patch"}, []),
         ({"calibrate__method": "ts_val"}, {"calibrate__draws": 7}, []),
         ({"calibrate__method": "none"}, {"calibrate__t_max": 9.0}, []),
+        ({}, {"calibrate__folds": 2}, []),  # no folds there
+        ({}, {"calibrate__method": "vs_val"}, ALL[2:]),
+        ({"calibrate__method": "vs_val"}, {"calibrate__t_max": 9.0}, []),
+        ({"calibrate__method": "isotonic_val"}, {"calibrate__t_min": 0.5, "calibrate__solver": "paper_lbfgs"}, []),
+        ({"calibrate__method": "histogram_val"}, {"calibrate__mask__ratio": 0.5, "calibrate__draws": 3}, []),
+        ({"calibrate__method": "ets_val"}, {"calibrate__solver": "paper_lbfgs"}, []),
+        ({"calibrate__method": "ets_val"}, {"calibrate__t_max": 9.0}, ALL[2:]),
+        ({"calibrate__method": "ts_cv"}, {"calibrate__mask__ratio": 0.5, "calibrate__draws": 3}, []),
+        ({"calibrate__method": "ts_cv"}, {"calibrate__solver": "paper_lbfgs"}, ALL[2:]),
+        ({"calibrate__method": "mts_distilled"}, {"calibrate__mask__ratio": 0.5}, []),  # it is found
+        ({"calibrate__method": "mts_distilled"}, {"calibrate__mask__unit": "pixel"}, ALL[2:]),
+        ({"calibrate__method": "mts_distilled"}, {"calibrate__draws": 3}, ALL[2:]),
+        ({"calibrate__method": "mts_distilled"}, {"train__networks": 3}, ALL[1:]),  # but not the folds
+        ({"calibrate__method": "mts_distilled"}, {"train__epochs": 4}, ["train", "folds", *ALL[2:]]),
         ({"calibrate__mask__ratio": 0.0}, {"calibrate__mask__unit": "patch"}, []),
         ({"calibrate__mask__ratio": 0.0}, {"calibrate__draws": 7}, []),
         # the ConvNet's width, depth and norm are not those of another network, nor is what that has not
@@ -211,6 +225,22 @@ def test_a_sample_dependent_gamma_leaves_the_fixed_one_out(make_trial):
     assert fixed["focal"] == {"gamma": 3.0, "sample_dependent": False}
     assert dependent["focal"] == {"sample_dependent": True}
     assert not {"mixup", "label_smoothing"} & fixed.keys()
+
+
+OLD_KEYS = {
+    "none": ("4cc44da44c95b58b", "f95346a8a8cee7e4"),
+    "ts_train": ("4cc44da44c95b58b", "3440fc366d404aa8"),
+    "ts_val": ("4cc44da44c95b58b", "0c52fbbdf4268f36"),
+    "mts": ("4cc44da44c95b58b", "348310ff723d1c0d"),
+    "ts_holdout": ("fd79a1fa3d22d006", "0f23406cafc85abd"),
+}
+
+
+@pytest.mark.parametrize("method", OLD_KEYS)
+def test_keys_are_those_of_stores_that_were_filled_before_there_were_folds(method, make_trial):
+    keys = keys_of(make_trial(calibrate__method=method, train__holdout=0.5 if method == "ts_holdout" else 0.0))
+    assert (keys["train"][:16], keys["calibrate"][:16]) == OLD_KEYS[method]
+    assert list(keys) == ALL
 
 
 def test_limits_that_are_off_leave_the_keys_of_older_stores(make_trial):

@@ -43,6 +43,11 @@ from ddcal.pipeline.work import DistillWork, TrainWork, probe_training
         ("calibrate", {"calibrate__mask__ratio": 0.5}, True),
         ("calibrate", {"calibrate__draws": 2}, False),
         ("calibrate", {"calibrate__method": "ts_train"}, False),
+        ("calibrate", {"calibrate__method": "mts_distilled"}, False),
+        ("folds", {"train__networks": 5, "train__epochs": 9, "calibrate__draws": 2}, True),
+        ("folds", {"calibrate__folds": 5}, True),  # of two images a class there are two folds
+        ("folds", {"distill__ipc": 5}, False),
+        ("folds", {"train__batch_size": 8}, False),
         ("evaluate", {"calibrate__method": "none"}, True),
         ("evaluate", {"train__networks": 5}, False),
     ],
@@ -142,6 +147,18 @@ def test_the_call_is_repeated_unless_it_is_long(monkeypatch):
     monkeypatch.setattr(probing, "_timed", lambda call, device: calls.append(1) or next(seconds))
     assert probing.seconds_of(print, "cpu") == 9.0 and len(calls) == 1
     assert probing.seconds_of(print, "cpu") == pytest.approx((0.05 + 0.3) / 2)
+
+
+@pytest.mark.parametrize("method", ["ts_cv", "mts_distilled", "vs_val", "ets_val", "isotonic_val", "histogram_val"])
+def test_every_calibration_is_measured(method, make_trial, datasets, environment, monkeypatch):
+    monkeypatch.setattr(probing, "seconds_of", lambda call, *_: [call(), 0.5][1])
+    trial = resolve(make_trial(distill__backbone="real", distill__ipc=4, calibrate__method=method, calibrate__folds=2))
+    cost = measure(trial, "calibrate", datasets.get(trial.data), environment)
+    assert cost.step == 0.5 * (8 if method == "mts_distilled" else 1)
+    if method in ("ts_cv", "mts_distilled"):
+        folds = measure(trial, "folds", datasets.get(trial.data), environment)
+        assert folds.step == 0.5 and folds.once == pytest.approx(0.5 / 2)
+        assert stage_amount(trial, "folds") == Amount(2, 3, 0)
 
 
 def test_too_many_images_a_class_is_bad_input(make_trial, datasets, environment):
