@@ -21,10 +21,10 @@ from ddcal.pipeline.pictures import MAX_CLASSES, MAX_IMAGES, PROGRESS_CLASSES, P
 TENSOR_HEADER_BYTES = 130
 """One tensor in the header of a safetensors file: its name, type, shape and place."""
 
-MANIFEST_BYTES = 6144
+MANIFEST_BYTES = 8192
 """manifest.json without what grows: the resolved config, the sums of the files, a curve of four points."""
 
-POINT_BYTES = 320
+POINT_BYTES = 640
 """One fidelity point in a manifest."""
 
 DESCRIPTION_BYTES = 2048
@@ -45,7 +45,7 @@ MASKED_RATIOS = 8
 BIN_BYTES = 120
 """One bin of one reliability diagram as JSON: its count, confidence and accuracy, indented."""
 
-METRICS_BYTES = 6144
+METRICS_BYTES = 10_240
 """The metrics and temperatures of an evaluation as JSON."""
 
 DIAGRAM_BYTES = 90_000
