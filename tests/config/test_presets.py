@@ -56,6 +56,7 @@ def test_rows_of_trajectory_matching(family, dataset, ipc, row):
         ("dsa", (1000, "dsa", 5e-4, "step", 256, 0.01)),
         ("dm", (1000, "dsa", 5e-4, "step", 256, 0.01)),
         ("rtp", (300, "dsa", 0.0, "constant", 640, 0.01)),
+        ("full", (50, "crop_flip", 5e-4, "cosine", 128, 0.03)),
     ],
 )
 def test_every_backbone_has_an_evaluation_recipe(backbone, train):

@@ -27,7 +27,7 @@ def resolved(**settings):
          "distill.rtp.batch_per_class (32 → 16)", ["steps"]),
         ({"distill.backbone": "real"}, "distill", "distill.probe.images (1000 → 500)", []),
         ({"train.networks": 4}, "train", "train.batch_size (256 → 128)", ["train.network.width", "train.networks (4"]),
-        ({"distill.backbone": "full"}, "train", "train.batch_size (256 → 128)", ["train.network.width"]),
+        ({"distill.backbone": "full"}, "train", "train.batch_size (128 → 64)", ["train.network.width"]),
         ({"calibrate.method": "mts"}, "calibrate", "train.network.width (128 → 64)", []),
     ],
 )  # fmt: skip
