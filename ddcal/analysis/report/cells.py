@@ -15,12 +15,22 @@ MIN_SEEDS = 2
 """An interval needs at least so many."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
-    """A trial with its study."""
+    """A trial with its study; equal to another of the same number in the same folder."""
 
     study: StudyResults
     trial: Trial
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[str, int]:
+        return str(self.study.directory), self.trial.number
 
     @cached_property
     def settings(self) -> dict[str, Any]:

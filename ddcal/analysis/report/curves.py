@@ -42,9 +42,9 @@ def draw_ipc(found: Collected, drawings: Drawings, reduced: bool) -> None:
 
         curves = ece_against_ipc(pandas.DataFrame(rows))
         caption = (
-            "ECE on the test images (mean over seeds, bars: standard deviation between sets) of networks trained on few "
-            "images a class: lower is better. `TS, real val` has seen real labels and is the reference; the others saw the "
-            "distilled images alone."
+            "ECE on the test images (mean over seeds, bars: standard deviation between sets) of networks trained on "
+            "few images a class: lower is better. `TS, real val` has seen real labels and is the reference; the "
+            "others saw the distilled images alone."
         )
         return Drawn(plot_ece_against_ipc(curves, title=f"Figure 2: {found.dataset}", reduced=reduced), curves, caption)
 
@@ -57,14 +57,14 @@ def draw_ratio(found: Collected, drawings: Drawings, reduced: bool) -> None:
     runs, gaps = good_runs(found.select("mask_ratio", CROSS_ENTROPY))
 
     def draw() -> Drawn:
-        import pandas
 
         curves = ece_against_ratio(ratio_frame(found, runs))
         caption = (
-            "ECE on the test images against the ratio of MTS's mask. r = 0 is temperature scaling on the training images. "
-            "Temperatures are bounded to [1, 20], so a fit that would sharpen the network leaves it raw. The ratio that is "
-            "best here was seen by nobody: the table of calibrations says what each choice of it was allowed to look at. "
-            "`noise floor` is the ECE that a perfectly calibrated network would show on so many images."
+            "ECE on the test images against the ratio of MTS's mask. r = 0 is temperature scaling on the training "
+            "images. Temperatures are bounded to [1, 20], so a fit that would sharpen the network leaves it raw. The "
+            "ratio that is best here was seen by nobody: the table of calibrations says what each choice of it was "
+            "allowed to look at. `noise floor` is the ECE that a perfectly calibrated network would show on so many "
+            "images."
         )
         figure = plot_ece_against_ratio(curves, title=f"ECE against the mask ratio: {found.dataset}", reduced=reduced)
         return Drawn(figure, curves, caption)

@@ -100,7 +100,7 @@ class Drawings:
 
 
 def _digest(runs: Sequence[Run]) -> str:
-    identity = [sorted((run.trial.keys or {}).items()) + [("trial", run.trial.trial_key)] for run in runs]
+    identity = [[*sorted((run.trial.keys or {}).items()), ("trial", run.trial.trial_key)] for run in runs]
     return hashlib.sha256(json.dumps([__version__, DRAWING_VERSION, identity]).encode()).hexdigest()
 
 

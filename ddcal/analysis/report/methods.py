@@ -83,7 +83,7 @@ def method_cell(found: Collected, stem: str, method: Method, name: str, where: M
 
 
 def tuned(found: Collected, where: Mapping[str, Any]) -> list[Run]:
-    """Return, for each seed, the trial of the mask ratios' study with the lowest ``val/nll``, which real labels tell."""
+    """Return each seed's trial of the mask ratios' study with the lowest ``val/nll``, which real labels tell."""
     best: dict[int, Run] = {}
     for run in found.select("mask_ratio", where):
         if run.gap is None:

@@ -1,4 +1,4 @@
-"""Figures that look into sets and networks: spectra, maximum logits, features of blocks, reliability, pictures of sets."""
+"""Figures that look into sets and networks: spectra, maximum logits, features of blocks, reliability, pictures."""
 
 from __future__ import annotations
 
@@ -41,10 +41,11 @@ def draw_spectra(found: Collected, drawings: Drawings, artefacts: Artefacts, red
             masked = run.settings[BACKBONE] != "real" and run.settings[MDT] > 0.0
             spectra.append(spectrum(images, run.settings[BACKBONE], masked=masked, bases=bases or None))
         caption = (
-            f"The share of the sum of singular values that the largest ones hold, for sets of {count} images a class as the "
-            "networks see them. A curve near the diagonal spreads its information evenly; one in the upper left corner is "
-            "condensed into few directions. Dashed: with MDT. The area under the curve (0.5 on the diagonal) and the "
-            "effective rank are one number each for it. Sets that RTP decodes from few bases cannot be as even as others."
+            f"The share of the sum of singular values that the largest ones hold, for sets of {count} images a class "
+            "as the networks see them. A curve near the diagonal spreads its information evenly; one in the upper "
+            "left corner is condensed into few directions. Dashed: with MDT. The area under the curve (0.5 on the "
+            "diagonal) and the effective rank are one number each for it. Sets that RTP decodes from few bases "
+            "cannot be as even as others."
         )
         figure = plot_spectra(spectra, title=f"Figure 1: {found.dataset}", reduced=reduced)
         return Drawn(figure, spectrum_frame(spectra), caption, (("summary", spectrum_summary(spectra)),))
@@ -83,9 +84,9 @@ def draw_max_logits(found: Collected, drawings: Drawings, artefacts: Artefacts, 
             logits[name, f"masked {MASKED_RATIO:g}"] = predict_logits(artefacts.network(run), masked)
         distributions = max_logit_distributions(logits)
         caption = (
-            f"How large the largest logit is, over {len(next(iter(logits.values())))} test images: an FDNN and DDNNs (DSA, 10 "
-            f"images a class; one network each), on images as they are and with half of their numbers masked. The paper "
-            "finds the FDNN's spread out and the DDNN's concentrated."
+            f"How large the largest logit is, over {len(next(iter(logits.values())))} test images: an FDNN and DDNNs "
+            "(DSA, 10 images a class; one network each), on images as they are and with half of their numbers "
+            "masked. The paper finds the FDNN's spread out and the DDNN's concentrated."
         )
         figure = plot_max_logits(distributions, title=f"Figure 3: {found.dataset}", reduced=reduced)
         return Drawn(
@@ -143,9 +144,9 @@ def draw_reliability(run: Run, name: str, title: str, drawings: Drawings, artefa
             for place in range(len(found[one].counts))
         ]  # fmt: skip
         caption = (
-            "Confidence against accuracy on the test images, one panel a calibration, of the trial's first network. On the "
-            "dashed line the network is right as often as it says; red is over-confident, yellow under-confident. "
-            "Below: the share of the images in each bin."
+            "Confidence against accuracy on the test images, one panel a calibration, of the trial's first network. "
+            "On the dashed line the network is right as often as it says; red is over-confident, yellow "
+            "under-confident. Below: the share of the images in each bin."
         )
         return Drawn(plot_reliability({one: found[one] for one in order}, title), pandas.DataFrame(rows), caption)
 

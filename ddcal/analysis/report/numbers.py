@@ -1,4 +1,4 @@
-"""Rows of the report's tables: a cell of our numbers beside the published one, for the page, a CSV file and a picture."""
+"""Rows of the report's tables: a cell of our numbers beside the published one, for the page, a file and a picture."""
 
 from __future__ import annotations
 

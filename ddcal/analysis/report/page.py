@@ -111,16 +111,14 @@ class Page:
         lines = []
         for index, row in enumerate(rows):
             cells = "".join(
-                f"<td{_class(('number best' if isinstance(entry, Number) and entry.strong else 'number') if side else '')}>"
-                f"{self._entry(entry, gaps)}</td>"
+                f"<td{_class(_alignment(entry) if side else '')}>{self._entry(entry, gaps)}</td>"
                 for entry, side in zip(row, right, strict=True)
             )
             identity = f' id="{html.escape(anchors[index], quote=True)}"' if anchors else ""
             lines.append(f"<tr{identity}>{cells}</tr>")
         title = f"<caption>{rich_text(caption)}</caption>" if caption else ""
-        self._body.append(
-            f'<div class="wide"><table>{title}<thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-        )
+        body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+        self._body.append(f'<div class="wide"><table>{title}{body}</table></div>')
         self._gaps(gaps)
         self._files(files)
 
@@ -227,6 +225,10 @@ def rich_text(text: str) -> str:
     if len(parts) % 2 == 0:  # a backtick without a partner
         return html.escape(text)
     return "".join(f"<code>{html.escape(part)}</code>" if i % 2 else html.escape(part) for i, part in enumerate(parts))
+
+
+def _alignment(entry: Entry) -> str:
+    return "number best" if isinstance(entry, Number) and entry.strong else "number"
 
 
 def _class(name: str) -> str:

@@ -75,8 +75,8 @@ def paper_report(
     _sections(page, found, root, reduced=scale != FULL_SCALE)
     page.heading("The trials behind the numbers")
     page.text(
-        "Every number above links to the trials that it is the mean of: the number itself to the first, the small figures "
-        "after it to the others. The last column hands a trial on as a folder that anyone can replay."
+        "Every number above links to the trials that it is the mean of: the number itself to the first, the small "
+        "figures after it to the others. The last column hands a trial on as a folder that anyone can replay."
     )
     put_runs(page, [study for one in found for stem in STEMS for study in one.studies[stem]], output)
     return PaperReport(page.write(), page.missing)
@@ -84,11 +84,11 @@ def paper_report(
 
 def _introduction(page: Page, found: Sequence[Collected], scale: str) -> None:
     page.text(
-        'The tables and figures of "Rethinking Data Distillation: Do Not Overlook Calibration" (ICCV 2023) as ddcal measures '
-        "them. FDNN: a network trained on the full data; DDNN: one trained on a distilled set; IPC: images per class; MTS: "
-        "masked temperature scaling, after training; MDT: masking while distilling; TS: temperature scaling. ECE is the "
-        "expected calibration error (top-1, 10 equal-width bins); 0 is perfect, and a perfectly calibrated network still "
-        "shows its noise floor."
+        'The tables and figures of "Rethinking Data Distillation: Do Not Overlook Calibration" (ICCV 2023) as ddcal '
+        "measures them. FDNN: a network trained on the full data; DDNN: one trained on a distilled set; IPC: images "
+        "per class; MTS: masked temperature scaling, after training; MDT: masking while distilling; TS: temperature "
+        "scaling. ECE is the expected calibration error (top-1, 10 equal-width bins); 0 is perfect, and a perfectly "
+        "calibrated network still shows its noise floor."
     )
     if scale != FULL_SCALE:
         page.text(
@@ -117,9 +117,9 @@ def _sections(page: Page, found: Sequence[Collected], root: Path, *, reduced: bo
 
     page.heading("Table 1: accuracy of MTS, TS with images held out, and MDT")
     page.text(
-        "What calibration costs in accuracy: MTS trains on the whole distilled set, temperature scaling has to hold out a "
-        "tenth of it, MDT masks images while they are distilled. None of these has seen a real label beyond the training "
-        "images that were distilled."
+        "What calibration costs in accuracy: MTS trains on the whole distilled set, temperature scaling has to hold "
+        "out a tenth of it, MDT masks images while they are distilled. None of these has seen a real label beyond "
+        "the training images that were distilled."
     )
     put_table(page, "table1", [row for one in found for row in table1_rows(one)], tables, reduced=reduced)
 
@@ -132,9 +132,10 @@ def _sections(page: Page, found: Sequence[Collected], root: Path, *, reduced: bo
 
     page.heading("Which calibration wins on distilled data?")
     page.text(
-        "Every calibration on the same networks, the lowest ECE first; bold: the lowest of those that have used no real "
-        "label. The interval is the 95 % interval of the mean over seeds (random subsets, or distilled sets). Temperature "
-        "scaling and MTS leave the accuracy as it is; other losses and held-out images change the network."
+        "Every calibration on the same networks, the lowest ECE first; bold: the lowest of those that have used no "
+        "real label. The interval is the 95 % interval of the mean over seeds (random subsets, or distilled sets). "
+        "Temperature scaling and MTS leave the accuracy as it is; other losses and held-out images change the "
+        "network."
     )
     for one in found:
         put_comparison(page, one, artefacts, tables, reduced=reduced)

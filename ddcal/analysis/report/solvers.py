@@ -81,11 +81,12 @@ def draw_solvers(found: Collected, drawings: Drawings, artefacts: Artefacts, red
         middle = f" In the median it went {100 * way.median():.0f} % of the way." if len(way) else ""
         worse = int((frame["paper_ece"] > frame["raw_ece"] + 1e-9).sum())
         caption = (
-            f"The same masked logits fitted by the paper's optimiser (LBFGS from T = {START}, 50 steps of 0.01, no bounds) "
-            f"and exactly within bounds, over {len(frame)} fits on the first network of each set. Where the paper's "
-            f"optimiser ended against the optimum in [0.05, 20]: {told}.{middle} Its ECE is above that of the raw network "
-            f"in {worse} of {len(frame)} fits. A converged fit on barely masked training images sharpens the network "
-            "(T below 1) and ruins its calibration; stopping early hides that, and the floor of 1 prevents it."
+            f"The same masked logits fitted by the paper's optimiser (LBFGS from T = {START}, 50 steps of 0.01, no "
+            f"bounds) and exactly within bounds, over {len(frame)} fits on the first network of each set. Where the "
+            f"paper's optimiser ended against the optimum in [0.05, 20]: {told}.{middle} Its ECE is above that of the "
+            f"raw network in {worse} of {len(frame)} fits. A converged fit on barely masked training images sharpens "
+            "the network (T below 1) and ruins its calibration; stopping early hides that, and the floor of 1 "
+            "prevents it."
         )
         figure = plot_solvers(frame, title=f"Solvers of MTS: {found.dataset}, 10 images a class", reduced=reduced)
         return Drawn(figure, frame, caption)

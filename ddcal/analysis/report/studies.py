@@ -16,7 +16,7 @@ from ddcal.config.yaml_reader import Refused, YamlReader, read_text
 from ddcal.errors import BadInput
 
 STEMS = ("fdnn", "ddnn", "calibration", "mask_ratio", "accuracy", "features", "spectrum")
-"""The files of ``studies/paper``, in the order in which they run: later ones find stages of earlier ones in the store."""
+"""The files of ``studies/paper``, in the order in which they run: later ones find stages of earlier ones."""
 
 SCALES = "scales.yaml"
 ANY, MINUTES, EXTRA = "any", "minutes", "extra"
@@ -51,7 +51,8 @@ def studies_folder(given: Path | None = None) -> Path:
     if missing:
         where = f"--studies {given}" if given else f"the package has no studies beside it ({folder})"
         raise BadInput(
-            f"{where}: {', '.join(missing)} not found; give --studies with the folder studies/paper of a checkout of ddcal"
+            f"{where}: {', '.join(missing)} not found; give --studies with the folder studies/paper of a checkout of "
+            "ddcal"
         )
     return folder
 

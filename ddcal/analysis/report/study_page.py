@@ -22,7 +22,7 @@ MAX_WINNERS = 6
 """Members of the front with pictures of their own, by `WINNER_METRIC`; the table has all."""
 
 CAPTIONS = {
-    "pareto.png": "Every trial in the plane of the first two objectives; the front is what no other trial beats in both.",
+    "pareto.png": "Every trial in the plane of the first two objectives; the front is what no other beats in both.",
     "history.png": "Every trial by number. Marks below the axis: trials without a result.",
     "importance.png": "The share of an objective's variance over the search that each name explains (fANOVA), with its "
     "80 % interval.",
@@ -134,6 +134,7 @@ def _text(value: Any) -> str:
 
 def _failures(trials: Sequence[Trial]) -> list[str]:
     return [
-        f"{trial.trial_key} {(trial.outcome or 'unfinished').replace('_', ' ')}: {(trial.error or 'no reason given').splitlines()[0]}"
+        f"{trial.trial_key} {(trial.outcome or 'unfinished').replace('_', ' ')}: "
+        f"{(trial.error or 'no reason given').splitlines()[0]}"
         for trial in trials
     ]

@@ -71,7 +71,7 @@ def put_table(page: Page, name: TableName, rows: Sequence[Row], folder: Path, *,
     files = [path]
     frame = run_frame(rows)
     if name == "ddnn":
-        frame["method"] = None
+        frame["method"] = "raw"
     if len(frame):
         cells = table_cells(beside_published(frame, name, reduced=reduced))
         figure = plot_table(cells, title=table_title(name), footnote=source(name), reduced=reduced)
@@ -94,7 +94,8 @@ def put_table(page: Page, name: TableName, rows: Sequence[Row], folder: Path, *,
     if reduced:
         page.text(f"{REDUCED_NOTE}.", "reduced")
     page.text(
-        "Ours: mean ± standard deviation over seeds (sets where something is distilled); a seed's number is the mean over "
+        "Ours: mean ± standard deviation over seeds (sets where something is distilled); a seed's number is the mean "
+        "over "
         f"its networks. Published: {source(name)} {note}".strip(),
         "note",
     )

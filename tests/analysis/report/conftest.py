@@ -18,8 +18,6 @@ tiny:
       base.distill.probe: {points: 1, epochs: 1}
       base.distill.matching: {outer: 1, inner: 1, real_batch: 4}
       base.distill.dm: {real_batch: 4}
-      base.distill.mtt: {student_steps: 2, expert_epochs: 1, max_start: 1, batch: 4, image_lr: 1.0, rate: 0.01, rate_lr: 1.0e-5, experts: {count: 1}}
-      base.distill.rtp: {bases: 4, steps: 2, batch_per_class: 1, real_batch: 4}
       base.train: {networks: 1, epochs: 3, lr: 0.1}
       base.calibrate.draws: 2
       space.seed: {choice: [0, 1]}
