@@ -11,8 +11,16 @@ from typing import Any
 from ddcal.config.trial import flatten
 from ddcal.study.results import StudyResults, Trial
 
+USUAL_IPC = 10
+"""What the paper's analyses look at."""
+
 MIN_SEEDS = 2
 """An interval needs at least so many."""
+
+
+def per_class(ipc: int) -> str:
+    """Return ``1 image a class`` and the like."""
+    return f"{ipc} image{'s' * (ipc != 1)} a class"
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +144,11 @@ class Collected:
             run for run in self.runs(stem) if all(run.settings.get(name) == value for name, value in conditions.items())
         ]
         return sorted(chosen, key=lambda run: run.seed)
+
+    def usual_ipc(self, stem: str) -> int:
+        """Return the images per class that single figures of a stem look at: `USUAL_IPC`, or the most that were run."""
+        there = {run.settings["distill.ipc"] for run in self.runs(stem)}
+        return USUAL_IPC if USUAL_IPC in there or not there else max(there)
 
     def cell(self, stem: str, metric: str, conditions: Mapping[str, Any]) -> Cell:
         """Return the number that these trials make together."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ddcal.analysis.paper_style import REDUCED_NOTE
 from ddcal.analysis.report.artefacts import Artefacts
-from ddcal.analysis.report.cells import Cell, Collected
+from ddcal.analysis.report.cells import Cell, Collected, per_class
 from ddcal.analysis.report.curves import BACKBONES
 from ddcal.analysis.report.methods import BY_NAME, METHODS, TUNED, method_cell, real_labels
 from ddcal.analysis.report.numbers import Row, number, write_rows
@@ -138,11 +138,11 @@ def put_comparison(page: Page, found: Collected, artefacts: Artefacts, folder: P
         ece = comparison_rows(found, backbone, ipc, "ece", artefacts)
         nll = {row.method: row for row in comparison_rows(found, backbone, ipc, "nll", artefacts)}
         accuracy = {row.method: row for row in comparison_rows(found, backbone, ipc, "accuracy", artefacts)}
-        page.heading(f"{found.dataset}: {NAMES.get(backbone, backbone)}, {ipc} images a class", 3)
+        page.heading(f"{found.dataset}: {NAMES.get(backbone, backbone)}, {per_class(ipc)}", 3)
         name = f"calibrations-{found.dataset}-{backbone}-{ipc}"
         every = [row for one in ece for row in (one, nll[one.method], accuracy[one.method])]
         files = [write_rows(every, folder / f"{name}.csv", reduced=reduced, published=[None] * len(every))]
-        title = f"Calibrations of {found.dataset}, {NAMES.get(backbone, backbone)}, {ipc} images a class, by ECE"
+        title = f"Calibrations of {found.dataset}, {NAMES.get(backbone, backbone)}, {per_class(ipc)}, by ECE"
         files += _picture(ece, nll, folder / f"{name}.png", title, reduced)
         best = next((row.method for row in ece if row.real_labels == 0 and row.cell.runs), None)
         entries: list[list[Entry]] = [

@@ -10,7 +10,7 @@ from ddcal.analysis.block_features import choose_images, embed_network, embeddin
 from ddcal.analysis.max_logits import max_logit_distributions, max_logits_frame, max_logits_summary, plot_max_logits
 from ddcal.analysis.per_class import common_count, first_per_class
 from ddcal.analysis.report.artefacts import Artefacts
-from ddcal.analysis.report.cells import Collected, Run
+from ddcal.analysis.report.cells import Collected, Run, per_class
 from ddcal.analysis.report.curves import BACKBONES, good_runs
 from ddcal.analysis.report.drawings import Drawings, Drawn
 from ddcal.analysis.report.methods import CROSS_ENTROPY, MTS
@@ -66,7 +66,9 @@ def draw_max_logits(found: Collected, drawings: Drawings, artefacts: Artefacts, 
     for name, (stem, where) in wanted.items():
         runs, why = good_runs(found.select(stem, where))
         if not runs and name == "DDNN":  # a dataset without the features' study
-            runs, why = good_runs(found.select("ddnn", {**MTS, BACKBONE: "dsa", "distill.ipc": 10}))
+            runs, why = good_runs(
+                found.select("ddnn", {**MTS, BACKBONE: "dsa", "distill.ipc": found.usual_ipc("ddnn")})
+            )
         gaps += why if not runs else []
         if runs:
             chosen[name] = runs[0]
@@ -83,10 +85,11 @@ def draw_max_logits(found: Collected, drawings: Drawings, artefacts: Artefacts, 
             logits[name, "plain"] = artefacts.logits(run)["test_logits"][0, :LOGIT_IMAGES]
             logits[name, f"masked {MASKED_RATIO:g}"] = predict_logits(artefacts.network(run), masked)
         distributions = max_logit_distributions(logits)
+        count = distributions[0].count
         caption = (
-            f"How large the largest logit is, over {len(next(iter(logits.values())))} test images: an FDNN and DDNNs "
-            "(DSA, 10 images a class; one network each), on images as they are and with half of their numbers "
-            "masked. The paper finds the FDNN's spread out and the DDNN's concentrated."
+            f"How large the largest logit is, over {count} test images: an FDNN and DDNNs (DSA; one network each), on "
+            "images as they are and with half of their numbers masked. The paper finds the FDNN's spread out and the "
+            "DDNN's concentrated."
         )
         figure = plot_max_logits(distributions, title=f"Figure 3: {found.dataset}", reduced=reduced)
         return Drawn(
@@ -155,10 +158,11 @@ def draw_reliability(run: Run, name: str, title: str, drawings: Drawings, artefa
 
 def draw_paper_reliability(found: Collected, drawings: Drawings, artefacts: Artefacts) -> None:
     """Put the reliability diagrams of the first seed's networks at 10 images a class on the page."""
+    ipc = found.usual_ipc("ddnn")
     for backbone in BACKBONES:
-        runs, gaps = good_runs(found.select("ddnn", {**MTS, BACKBONE: backbone, "distill.ipc": 10}))
+        runs, gaps = good_runs(found.select("ddnn", {**MTS, BACKBONE: backbone, "distill.ipc": ipc}))
         if runs:
-            title = f"{found.dataset}, {backbone}, 10 images a class"
+            title = f"{found.dataset}, {backbone}, {per_class(ipc)}"
             draw_reliability(runs[0], f"reliability-{found.dataset}-{backbone}", title, drawings, artefacts)
         else:
             drawings.page.gaps(gaps or [f"no network of {found.dataset}, {backbone}, was run"])

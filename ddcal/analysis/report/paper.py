@@ -66,7 +66,11 @@ def paper_report(
         KeyboardInterrupt: on Ctrl-C; the same call goes on.
     """
     root = output.absolute()
-    run_missing(studies, root, progress, debug=debug, address=address)
+    try:
+        run_missing(studies, root, progress, debug=debug, address=address)
+    except KeyboardInterrupt:
+        progress.stopped()
+        raise
     progress.say("drawing")
     datasets = list(dict.fromkeys(study.dataset for study in studies))
     found = [Collected(one, {stem: load_finished(study_names(one, stem), root) for stem in STEMS}) for one in datasets]
@@ -150,8 +154,6 @@ def _sections(page: Page, found: Sequence[Collected], root: Path, *, reduced: bo
         ("Reliability diagrams", lambda one: draw_paper_reliability(one, drawings, artefacts)),
     ):
         page.heading(title)
-        if reduced:
-            page.text(f"{REDUCED_NOTE}.", "reduced")
         for one in found:
             page.heading(one.dataset, 3)
             draw(one)

@@ -72,6 +72,10 @@ class ReportProgress:
         self.say(f"  done in {duration(seconds)}")
         self._present = None
 
+    def stopped(self) -> None:
+        """Ctrl-C has ended it."""
+        self.say(f"stopped: finished trials count, the others keep their state; go on with  {self.command}")
+
     def _on_start(self, start: Start) -> None:
         self._finished = self._started_with = start.finished
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddcal.analysis.paper_style import COLOURS, headline
 from ddcal.analysis.report.artefacts import Artefacts, Lost
-from ddcal.analysis.report.cells import Collected, Run
+from ddcal.analysis.report.cells import Collected, Run, per_class
 from ddcal.analysis.report.curves import RATIO, good_runs
 from ddcal.analysis.report.drawings import Drawings, Drawn
 from ddcal.analysis.report.methods import CROSS_ENTROPY
@@ -68,7 +68,8 @@ def verdict(paper: float | None, optimum: float) -> tuple[float | None, str]:
 
 def draw_solvers(found: Collected, drawings: Drawings, artefacts: Artefacts, reduced: bool) -> None:
     """Put the comparison of the two solvers on the page."""
-    good, gaps = good_runs(found.select("mask_ratio", {**CROSS_ENTROPY, "distill.ipc": 10}))
+    ipc = found.usual_ipc("mask_ratio")
+    good, gaps = good_runs(found.select("mask_ratio", {**CROSS_ENTROPY, "distill.ipc": ipc}))
     seeds = sorted({run.seed for run in good})[:3]
     runs = [run for run in good if run.seed in seeds]
 
@@ -88,7 +89,7 @@ def draw_solvers(found: Collected, drawings: Drawings, artefacts: Artefacts, red
             "the network (T below 1) and ruins its calibration; stopping early hides that, and the floor of 1 "
             "prevents it."
         )
-        figure = plot_solvers(frame, title=f"Solvers of MTS: {found.dataset}, 10 images a class", reduced=reduced)
+        figure = plot_solvers(frame, title=f"Solvers of MTS: {found.dataset}, {per_class(ipc)}", reduced=reduced)
         return Drawn(figure, frame, caption)
 
     alt = f"Temperature and ECE against the mask ratio on {found.dataset} for the paper's optimiser and bounded fits"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddcal.analysis.report.artefacts import Artefacts, Lost
-from ddcal.analysis.report.cells import Run
+from ddcal.analysis.report.cells import Run, per_class
 from ddcal.analysis.report.drawings import Drawings
 from ddcal.analysis.report.network_figures import draw_reliability, draw_set
 from ddcal.analysis.report.page import Entry, Number, Page
@@ -120,7 +120,7 @@ def _winners(page: Page, results: StudyResults, drawings: Drawings) -> None:
 
 def _title(trial: Trial) -> str:
     config = TrialConfig.model_validate(trial.config)
-    return f"{config.data.name}, {config.distill.backbone}, {config.distill.ipc} images a class"
+    return f"{config.data.name}, {config.distill.backbone}, {per_class(config.distill.ipc)}"
 
 
 def _number(run: Run, name: str) -> Number:

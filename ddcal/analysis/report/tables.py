@@ -9,7 +9,7 @@ from typing import Any
 from ddcal.analysis.paper_style import REDUCED_NOTE
 from ddcal.analysis.paper_tables import TableName, beside_published, published, source, table_cells, table_title
 from ddcal.analysis.report.artefacts import Artefacts, Lost
-from ddcal.analysis.report.cells import Cell, Collected
+from ddcal.analysis.report.cells import Cell, Collected, per_class
 from ddcal.analysis.report.methods import BY_NAME, FDNN_METHODS, MTS, method_cell, real_labels
 from ddcal.analysis.report.numbers import Row, number, run_frame, write_rows
 from ddcal.analysis.report.page import Entry, Page
@@ -48,7 +48,7 @@ def ddnn_rows(found: Collected) -> Iterator[Row]:
     settings = dict.fromkeys((run.settings["distill.backbone"], run.settings["distill.ipc"]) for run in runs)
     for backbone, ipc in settings:
         cell = found.cell("ddnn", "test/accuracy", {**MTS, "distill.backbone": backbone, "distill.ipc": ipc})
-        yield Row(found.dataset, backbone, ipc, "", f"{backbone}, {ipc} images a class", cell)
+        yield Row(found.dataset, backbone, ipc, "", f"{backbone}, {per_class(ipc)}", cell)
     yield Row(found.dataset, FULL, None, "", "full data", found.cell("fdnn", "test/accuracy", MTS))
 
 
@@ -117,8 +117,8 @@ def _row(found: Collected, cell: Cell, stem: str, name: str, label: str) -> Row:
     run = cell.runs[0] if cell.runs else next(iter(found.runs(stem)), None)
     backbone = run.settings["distill.backbone"] if run else "–"
     ipc = run.settings["distill.ipc"] if run else None
-    where = f" ({backbone}, {ipc} images a class)" if run else ""
-    return Row(found.dataset, backbone, ipc, name, f"{label}{where}", cell)
+    where = f" ({backbone}, {per_class(ipc)})" if run and ipc else ""
+    return Row(found.dataset, backbone, ipc, name, f"{label}{where}", cell, 0)
 
 
 def _key(record: Mapping[Any, Any], name: TableName) -> tuple[Any, ...]:
