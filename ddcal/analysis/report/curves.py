@@ -13,7 +13,7 @@ from ddcal.analysis.calibration_curves import (
 )
 from ddcal.analysis.report.cells import Collected, Run
 from ddcal.analysis.report.drawings import Drawings, Drawn
-from ddcal.analysis.report.methods import BY_NAME, CROSS_ENTROPY, FIGURE_2
+from ddcal.analysis.report.methods import BY_NAME, CROSS_ENTROPY, FIGURE_2, stem_of
 
 if TYPE_CHECKING:
     import pandas
@@ -30,7 +30,7 @@ def draw_ipc(found: Collected, drawings: Drawings, reduced: bool) -> None:
     gaps: list[str] = []
     for name in FIGURE_2:
         method = BY_NAME[name]
-        for run in found.select("ddnn", method.where):
+        for run in found.select(stem_of(method, "ddnn"), method.where):
             if run.gap is not None:
                 gaps.append(run.gap)
                 continue

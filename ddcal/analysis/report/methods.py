@@ -66,6 +66,8 @@ METHODS = (
 )
 """In the order in which they are explained."""
 
+LOSSES = ("mixup", "label_smoothing", "focal")
+
 BY_NAME = {method.name: method for method in METHODS}
 
 FIGURE_2 = ("raw", "ts_train", "mixup", "label_smoothing", "focal", "mts", "ts_val")
@@ -79,7 +81,12 @@ def method_cell(found: Collected, stem: str, method: Method, name: str, where: M
     """Return a metric of a method on the networks that ``where`` tells."""
     if method.name == TUNED:
         return make_cell(method.metric(name), tuned(found, where))
-    return found.cell(stem, method.metric(name), {**where, **method.where})
+    return found.cell(stem_of(method, stem), method.metric(name), {**where, **method.where})
+
+
+def stem_of(method: Method, stem: str) -> str:
+    """Return the stem of the study in which a method's trials are, beside those of ``stem``."""
+    return "losses" if method.name in LOSSES and stem != "fdnn" else stem
 
 
 def tuned(found: Collected, where: Mapping[str, Any]) -> list[Run]:

@@ -27,12 +27,14 @@ tiny:
     fdnn:
       space.train.loss: {choice: [cross_entropy, mixup]}
     ddnn:
-      space.train.loss: {choice: [cross_entropy, mixup]}
-      space.distill.ipc: {choice: [1, 2], when: {train.loss: [cross_entropy]}}
-    calibration:
-      space.train.loss: {choice: [cross_entropy, mixup]}
+      space.distill.ipc: {choice: [1, 2]}
+    losses:
+      space.train.loss: {choice: [mixup]}
       space.distill.ipc: {choice: [2]}
-      space.calibrate.method: {choice: [mts, ts_holdout, ts_cv], when: {train.loss: [cross_entropy]}}
+      space.distill.backbone: {choice: [real]}
+    calibration:
+      space.distill.ipc: {choice: [2]}
+      space.calibrate.method: {choice: [mts, ts_holdout, ts_cv]}
       space.train.holdout: {choice: [0.5], when: {calibrate.method: [ts_holdout]}}
       space.distill.backbone: {choice: [real]}
     mask_ratio:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from ddcal.analysis.report.paper import paper_report
 from ddcal.analysis.report.progress import ReportProgress
-from ddcal.analysis.report.studies import paper_studies
+from ddcal.analysis.report.studies import STEMS, paper_studies
 from ddcal.cli import app
 from ddcal.study import load_study
 
@@ -117,10 +117,10 @@ def test_numbers_are_those_of_the_ledger(made):
 
 def test_a_second_run_computes_nothing(made):
     options, output, printed = made
-    assert "study 7 of 7" in printed
+    assert "study 8 of 8" in printed
     before = snapshot(output)
     result = report("--output", output, *options)
-    assert result.exit_code == 0 and "7 finished before, 0 to run" in result.output
+    assert result.exit_code == 0 and "8 finished before, 0 to run" in result.output
     after = snapshot(output)
     assert before.keys() == after.keys()
     changed = {path.relative_to(output).parts[0] for path in before if before[path] != after[path]}
@@ -225,9 +225,7 @@ def test_the_plan_runs_nothing_and_counts_shared_stages_once(made, tiny_studies,
     scale = ["--scale", "tiny", "--datasets", "digits", "--studies", tiny_studies]
     result = report("--output", tmp_path / "new", *scale, "--plan", "--json")
     planned = json.loads(result.stdout)
-    names = [
-        f"digits-{stem}" for stem in ("fdnn", "ddnn", "calibration", "mask_ratio", "accuracy", "features", "spectrum")
-    ]
+    names = [f"digits-{stem}" for stem in STEMS]
     assert [one["study"] for one in planned["studies"]] == names and planned["seconds"] > 0
     computed = {key for name in names for trial in load_study(output / name).records for key in trial.keys.values()}
     assert sum(one["to_compute"] for one in planned["studies"]) == len(computed)
