@@ -10,6 +10,7 @@ from ddcal.calibration.binned import (
     maximum_calibration_error,
     reliability_bins,
 )
+from ddcal.calibration.bootstrap import Interval, bootstrap_difference, bootstrap_intervals
 from ddcal.calibration.calibrator import Calibrator, load_calibrator
 from ddcal.calibration.ensemble_scaling import EnsembleTemperatureScaling
 from ddcal.calibration.histogram import HistogramBinning
@@ -31,6 +32,7 @@ __all__ = [
     "Calibrator",
     "EnsembleTemperatureScaling",
     "HistogramBinning",
+    "Interval",
     "IsotonicCalibration",
     "RatioChoice",
     "ReliabilityBins",
@@ -41,6 +43,8 @@ __all__ = [
     "accuracy",
     "adaptive_ece",
     "aurc",
+    "bootstrap_difference",
+    "bootstrap_intervals",
     "brier_decomposition",
     "brier_score",
     "classwise_ece",

@@ -35,11 +35,15 @@ class ClassErrors:
         squared: float64 (N,), the sum over classes of (p - y)², for each image.
         counts: int64 (K, bins), images whose probability of the class is in the bin.
         gaps: float64 (K, bins), the sum of their p - y.
+        cells: int64 (N, K), where each probability is in the flattened (K, bins); None unless asked for.
+        residuals: float64 (N, K), each p - y; None unless asked for.
     """
 
     squared: Floats
     counts: Integers
     gaps: Floats
+    cells: Integers | None = None
+    residuals: Floats | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +75,11 @@ class Predictions:
 
 
 def predict(
-    logits: ArrayLike, labels: ArrayLike | None, temperature: float = 1.0, class_bins: int | None = None
+    logits: ArrayLike,
+    labels: ArrayLike | None,
+    temperature: float = 1.0,
+    class_bins: int | None = None,
+    each: bool = False,
 ) -> Predictions:
     """Return the predictions of softmax(logits / temperature).
 
@@ -80,6 +88,7 @@ def predict(
         labels: (N,) integers in 0..K-1; without them the confidence alone means anything.
         temperature: Finite and not zero.
         class_bins: Bins of the classes' probabilities; None leaves their errors out.
+        each: Whether ``cells`` and ``residuals`` of the classes' errors are kept: 16 bytes a logit.
 
     Raises:
         ValueError: As `ddcal.calibration.score`.
@@ -87,7 +96,7 @@ def predict(
     scores = check_matrix(logits)
     classes = np.zeros(len(scores), np.int64) if labels is None else check_labels(labels, scores.shape)
     temperature = check_temperature(temperature)
-    collected = _Collected(scores.shape, class_bins)
+    collected = _Collected(scores.shape, class_bins, each)
     for block in _blocks(scores.shape):
         values = scores[block].astype(np.float64)
         if temperature < 0.0:
@@ -109,13 +118,16 @@ def predict(
     return collected.predictions()
 
 
-def predict_from_probabilities(probs: ArrayLike, labels: ArrayLike, class_bins: int | None = None) -> Predictions:
+def predict_from_probabilities(
+    probs: ArrayLike, labels: ArrayLike, class_bins: int | None = None, each: bool = False
+) -> Predictions:
     """Return the predictions that ``probs`` are; its nll has `LEAST_PROBABILITY` for what is smaller.
 
     Args:
         probs: (N, K) probabilities whose rows sum to 1.
         labels: (N,) integers in 0..K-1.
         class_bins: As `predict`.
+        each: As `predict`.
 
     Raises:
         ValueError: As `ddcal.calibration.expected_calibration_error`.
@@ -125,7 +137,7 @@ def predict_from_probabilities(probs: ArrayLike, labels: ArrayLike, class_bins: 
     if given.min() < -PROBABILITY_SLACK or given.max() > 1.0 + PROBABILITY_SLACK:
         row, column = np.argwhere((given < -PROBABILITY_SLACK) | (given > 1.0 + PROBABILITY_SLACK))[0]
         raise ValueError(f"probs[{row}, {column}] is {given[row, column]:g}; it must be in [0, 1]")
-    collected = _Collected(given.shape, class_bins)
+    collected = _Collected(given.shape, class_bins, each)
     for block in _blocks(given.shape):
         values = given[block].astype(np.float64)
         sums = values.sum(axis=1)
@@ -154,7 +166,7 @@ def bin_index(values: Floats, bins: int) -> npt.NDArray[np.intp]:
 class _Collected:
     """The arrays of `Predictions`, filled block by block."""
 
-    def __init__(self, shape: tuple[int, ...], class_bins: int | None) -> None:
+    def __init__(self, shape: tuple[int, ...], class_bins: int | None, each: bool) -> None:
         images, self.number = shape
         self.bins = class_bins
         self.confidence, self.nll = np.empty(images), np.empty(images)
@@ -162,6 +174,8 @@ class _Collected:
         cells = self.number * (class_bins or 0)
         self.squared = np.empty(images if class_bins else 0)
         self.counts, self.gaps = np.zeros(cells, np.int64), np.zeros(cells)
+        self.cells = np.empty(shape, np.int64) if each else None
+        self.residuals = np.empty(shape) if each else None
 
     def take(self, block: slice, confidence: Floats, correct: npt.NDArray[np.bool_], nll: Floats) -> None:
         self.confidence[block], self.correct[block], self.nll[block] = confidence, correct, nll
@@ -169,17 +183,20 @@ class _Collected:
     def take_classes(self, block: slice, probs: Floats, labels: Integers) -> None:
         """Take the probabilities of a block, which are overwritten."""
         assert self.bins is not None
-        cells = (bin_index(probs, self.bins) + self.bins * np.arange(self.number)).ravel()
-        probs[np.arange(len(probs)), labels] -= 1.0
-        self.squared[block] = np.einsum("nk,nk->n", probs, probs)
-        self.counts += np.bincount(cells, minlength=len(self.counts))
-        self.gaps += np.bincount(cells, probs.ravel(), minlength=len(self.gaps))
+        cells = bin_index(probs, self.bins) + self.bins * np.arange(self.number)
+        residuals = probs
+        residuals[np.arange(len(probs)), labels] -= 1.0
+        self.squared[block] = np.einsum("nk,nk->n", residuals, residuals)
+        self.counts += np.bincount(cells.ravel(), minlength=len(self.counts))
+        self.gaps += np.bincount(cells.ravel(), residuals.ravel(), minlength=len(self.gaps))
+        if self.cells is not None and self.residuals is not None:
+            self.cells[block], self.residuals[block] = cells, residuals
 
     def predictions(self) -> Predictions:
         errors = None
         if self.bins is not None:
-            cells = (self.number, self.bins)
-            errors = ClassErrors(self.squared, self.counts.reshape(cells), self.gaps.reshape(cells))
+            counts, gaps = (sums.reshape(self.number, self.bins) for sums in (self.counts, self.gaps))
+            errors = ClassErrors(self.squared, counts, gaps, self.cells, self.residuals)
         return Predictions(self.confidence, self.correct, self.nll, errors)
 
 

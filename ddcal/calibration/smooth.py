@@ -32,10 +32,14 @@ def smooth_ece(logits: ArrayLike, labels: ArrayLike) -> float:
 
 def smooth_error(predictions: Predictions) -> float:
     """Return the smooth ECE of predictions that are there already."""
+    return fixed_point(on_cells(predictions.confidence, predictions.gaps / len(predictions.confidence)))
+
+
+def fixed_point(masses: Floats) -> float:
+    """Return the smooth ECE of the mean of (confidence - correct) in each of the (CELLS,) cells."""
     from scipy.fft import dct, idct
     from scipy.optimize import brentq
 
-    masses = on_cells(predictions.confidence, predictions.gaps / len(predictions.confidence))
     waves = dct(masses, norm="ortho")
     damping = -0.5 * (np.pi * np.arange(CELLS)) ** 2
 

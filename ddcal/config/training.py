@@ -53,9 +53,9 @@ class FocalConfig(Config):
 class TrainConfig(Config):
     """Training of the DDNNs; None takes the backbone's own evaluation recipe (PAPER.md, Evaluation training).
 
-    ``lr`` left out is the learned rate of a set that has one (MTT, or ``distill.file.lr``), the recipe's (``full``), and
-    0.01 elsewhere. ``schedule``: the rate falls to a tenth at half of the epochs (``step``), along half a cosine to 0, or
-    not at all. ``augment``: DSA's operations, or for every image a random crop and flip. The sections ``mixup``,
+    ``lr`` left out is the learned rate of a set that has one (MTT, or ``distill.file.lr``), the recipe's (``full``),
+    and 0.01 elsewhere. ``schedule``: the rate falls to a tenth at half of the epochs (``step``), along half a cosine to
+    0, or not at all. ``augment``: DSA's operations, or for every image a random crop and flip. The sections ``mixup``,
     ``label_smoothing`` and ``focal`` belong to the ``loss`` of their name (PAPER.md, During-training baselines).
     """
 

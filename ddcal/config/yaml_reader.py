@@ -15,6 +15,7 @@ from ddcal.config.problems import KeyPath, Problem, problem_at
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 30
 MAX_NODES = 10_000
+TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -96,9 +97,10 @@ class YamlReader:
                 self._event(event, _line(event))
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            self._refuse(
-                (), f"not valid YAML: {error.problem or error.context}", None if mark is None else mark.line + 1
-            )
+            found = f"{error.problem or error.context}"
+            deep = "nesting depth" in found  # LibYAML's own limit, which may come before ours has seen an event
+            message = TOO_DEEP if deep else f"not valid YAML: {found}"
+            self._refuse((), message, None if mark is None else mark.line + 1)
         except (yaml.YAMLError, ValueError) as error:
             self._refuse((), f"not valid YAML: {' '.join(str(error).split())[:200]}", None)
         return self.root
@@ -169,7 +171,7 @@ class YamlReader:
         container: dict[str, Any] | list[Any] = {} if isinstance(event, yaml.MappingStartEvent) else []
         self.stack.append(_Frame(container, path, event.anchor))
         if len(self.stack) > MAX_DEPTH:
-            self._refuse((), f"nested deeper than {MAX_DEPTH} levels", line)
+            self._refuse((), TOO_DEEP, line)
         return container
 
     def _report(self, path: KeyPath, message: str, line: int, *value: Any) -> None:
