@@ -117,7 +117,7 @@ def embed(features: Floats32, seed: int = 0, perplexity: float = PERPLEXITY) -> 
 
     Args:
         features: (N, F).
-        seed: Any integer.
+        seed: Of the randomised PCA of many features; t-SNE itself starts from the principal components.
         perplexity: With fewer than 3 · perplexity + 1 points, (N - 1) / 3 is taken instead.
 
     Returns:

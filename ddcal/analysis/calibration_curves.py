@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RATIO_COLUMNS = ("dataset", "backbone", "ipc", "method", "ratio", "seed", "ece")
-"""Columns that `ece_against_ratio` needs; ``network`` may be there too."""
+"""Columns that `ece_against_ratio` needs; those of networks that `over_seeds` knows may be there too."""
 
 IPC_COLUMNS = ("dataset", "backbone", "method", "ipc", "seed", "ece")
-"""Columns that `ece_against_ipc` needs; ``network`` may be there too."""
+"""Columns that `ece_against_ipc` needs; those of networks that `over_seeds` knows may be there too."""
 
 
 def ece_against_ratio(frame: pandas.DataFrame) -> pandas.DataFrame:
     """Return mean and spread of the ECE, one row a (dataset, backbone, ipc, method, ratio).
 
     Args:
-        frame: One row a network, with `RATIO_COLUMNS`: ``ece`` a fraction, ``ipc`` missing for full data, ``ratio``
-            missing for methods that have none (``raw``, ``ts_val``, ``noise_floor``).
+        frame: One row a network or a set, with `RATIO_COLUMNS`: ``ece`` a fraction, ``ipc`` missing for full data,
+            ``ratio`` missing for methods that have none (``raw``, ``ts_val``, ``noise_floor``).
 
     Returns:
         The columns of `over_seeds`; ECE in percent.
@@ -47,7 +47,7 @@ def ece_against_ipc(frame: pandas.DataFrame) -> pandas.DataFrame:
     """Return mean and spread of the ECE, one row a (dataset, backbone, method, ipc).
 
     Args:
-        frame: One row a network, with `IPC_COLUMNS`: ``ece`` a fraction, ``ipc`` at least 1.
+        frame: One row a network or a set, with `IPC_COLUMNS`: ``ece`` a fraction, ``ipc`` at least 1.
 
     Returns:
         The columns of `over_seeds`; ECE in percent.
@@ -98,7 +98,7 @@ def plot_ece_against_ipc(curves: pandas.DataFrame, *, title: str = "", reduced: 
     """
     figure, panels = _panels(curves, ["dataset", "backbone"])
     looks = method_looks(curves["method"])
-    shift = {method: 1.0 + 0.03 * (place - (len(looks) - 1) / 2) for place, method in enumerate(looks)}
+    shift = {method: 1.0 + 0.018 * (place - (len(looks) - 1) / 2) for place, method in enumerate(looks)}
     for axes, rows in panels:
         for name, line in rows.groupby("method", sort=False):
             method, points = str(name), line.sort_values("ipc")
@@ -137,7 +137,13 @@ def _panels(curves: pandas.DataFrame, by: list[str]) -> tuple[Figure, list[tuple
     if curves.empty:
         raise ValueError("curves is empty; give at least one point")
     groups = list(curves.groupby(by, sort=False, dropna=False))
+    datasets: dict[str, list[int]] = {}
+    for place, (key, _) in enumerate(groups):
+        datasets.setdefault(key[0], []).append(place)
     columns = min(3, len(groups))
+    if len(datasets) in (2, 3) and len({len(places) for places in datasets.values()}) == 1:
+        columns = len(datasets)  # a column a dataset
+        groups = [groups[place] for row in zip(*datasets.values(), strict=True) for place in row]
     rows = -(-len(groups) // columns)
     figure = Figure(figsize=(min(MAX_WIDTH, max(6.5, 4.3 * columns)), 1.2 + 3.3 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
@@ -176,14 +182,14 @@ def _ratio_line(axes: Axes, method: str, line: pandas.DataFrame, look: Look) -> 
 
 
 def _finish(figure: Figure, panels: list[Axes], title: str, reduced: bool) -> None:
-    entries = {}
+    entries: dict[str, Any] = {}
     for axes in panels:
         axes.set_ylim(bottom=0.0)
         for line, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, line)
     columns = max(2, int(figure.get_figwidth() / 1.9))
     figure.legend(
-        entries.values(), entries, loc="outside lower center", ncols=columns, columnspacing=1.2, handletextpad=0.4,
-        frameon=False, fontsize=9,
+        list(entries.values()), list(entries), loc="outside lower center", ncols=columns,
+        columnspacing=1.2, handletextpad=0.4, frameon=False, fontsize=9,
     )  # fmt: skip
     headline(figure, title, reduced)

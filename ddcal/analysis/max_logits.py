@@ -6,6 +6,7 @@ ones. Masked images are those of MTS.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 ArrayLike = torch.Tensor | npt.NDArray[np.generic]
 
-BINS = 60
+MOST_BINS = 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,24 +49,26 @@ class MaxLogits:
     std: float
 
 
-def max_logit_distributions(logits: Mapping[tuple[str, str], ArrayLike], bins: int = BINS) -> list[MaxLogits]:
+def max_logit_distributions(logits: Mapping[tuple[str, str], ArrayLike], bins: int | None = None) -> list[MaxLogits]:
     """Return the distributions of the maximum logit on common bins, from the smallest to the largest of all.
 
     Args:
         logits: (network, images) → logits (N, K), tensors on any device or arrays. N may differ.
-        bins: Bins over the common range.
+        bins: Bins over the common range; None: the root of the fewest images, at most `MOST_BINS`.
 
     Raises:
         ValueError: if there are no logits, some are not (N, K) with N and K of at least 1 or are NaN or infinite, or
             ``bins`` is below 1.
     """
-    if bins < 1:
+    if bins is not None and bins < 1:
         raise ValueError(f"bins is {bins}; it must be at least 1")
     if not logits:
         raise ValueError("logits is empty; give those of at least one network")
     largest = {key: _largest(key, values) for key, values in logits.items()}
     low = min(float(values.min()) for values in largest.values())
     high = max(float(values.max()) for values in largest.values())
+    if bins is None:
+        bins = min(MOST_BINS, math.isqrt(min(len(values) for values in largest.values())))
     edges = np.histogram_bin_edges(np.array([low, high]), bins)
     return [
         MaxLogits(
@@ -129,6 +132,7 @@ def plot_max_logits(distributions: Sequence[MaxLogits], *, title: str = "", redu
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
     for axes in panels[len(kinds) :]:
         axes.set_visible(False)
+    highest = max(float(one.density.max()) for one in distributions)
     for place, (axes, kind) in enumerate(zip(panels, kinds, strict=False)):
         for one in distributions:
             if one.images == kind:
@@ -136,7 +140,7 @@ def plot_max_logits(distributions: Sequence[MaxLogits], *, title: str = "", redu
                 axes.stairs(one.density, one.edges, color=colour, fill=True, alpha=0.3)
                 label = f"{one.network}: {one.mean:.1f} ± {one.std:.1f}"
                 axes.stairs(one.density, one.edges, color=colour, lw=1.3, label=label)
-                axes.axvline(one.mean, color=colour, lw=1.0, linestyle="--")
+                axes.vlines(one.mean, 0.0, highest, color=colour, lw=1.0, linestyle="--")
         axes.set_title(f"{kind} images", fontsize=10)
         axes.legend(loc="upper right", fontsize=9, frameon=False, title="mean ± std over images", title_fontsize=8)
         axes.grid(alpha=0.3)
@@ -145,8 +149,7 @@ def plot_max_logits(distributions: Sequence[MaxLogits], *, title: str = "", redu
         if place >= len(kinds) - columns:
             axes.set_xlabel("maximum logit")
             axes.tick_params(labelbottom=True)
-    low, high = panels[0].get_ylim()
-    panels[0].set_ylim(low, high * (1.0 + 0.14 * (1 + len(networks))))  # room for the legends
+    panels[0].set_ylim(0.0, highest * (1.1 + 0.13 * (1 + len(networks))))  # room for the legends
     headline(figure, title, reduced)
     return figure
 

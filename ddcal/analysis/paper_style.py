@@ -24,34 +24,26 @@ PURPLE, BROWN, TEAL, PINK, OLIVE, BLACK = "#7b4fa3", "#8c564b", "#2a9d9d", "#d77
 COLOURS = (BLUE, RED, GREEN, ORANGE, PURPLE, BROWN, TEAL, PINK, OLIVE, BLACK)
 """Ten colours that can be told apart: classes, backbones, and methods without a colour of their own."""
 
-LABELS = {
-    "ts_train": "TS, distilled images",
-    "ts_holdout": "TS, 10 % held out",
-    "ts_val": "TS, real val",
-    "mts": "MTS",
-    "mdt": "MDT",
-    "cross_entropy": "cross-entropy",
-    "label_smoothing": "label smoothing",
-    "focal": "focal loss",
-    "noise_floor": "noise floor",
+METHODS = {
+    "raw": ("raw", BLACK, "o"),
+    "cross_entropy": ("cross-entropy", BLACK, "o"),
+    "mixup": ("mixup", ORANGE, "^"),
+    "label_smoothing": ("label smoothing", PURPLE, "v"),
+    "focal": ("focal loss", BROWN, "X"),
+    "mdt": ("MDT", PINK, "h"),
+    "ts_train": ("TS, distilled images", BLUE, "s"),
+    "ts_holdout": ("TS, 10 % held out", TEAL, "P"),
+    "ts_cv": ("TS, cross-validated", OLIVE, "p"),
+    "ts_val": ("TS, real val", GREEN, "D"),
+    "mts": ("MTS", RED, "*"),
+    "mts_distilled": ("MTS, ratio from distilled images", "#1f9ed1", "<"),
+    "mts_val_tuned": ("MTS, ratio tuned on val", "#c05a00", ">"),
+    "noise_floor": ("noise floor", GREY, "."),
 }
-"""Names of methods as figures write them; any other name is written as it is."""
+"""Methods that have the same label, colour and marker in every figure; any other is written as it is."""
 
-FIXED = {
-    "raw": (BLACK, "o"),
-    "cross_entropy": (BLACK, "o"),
-    "ts_train": (BLUE, "s"),
-    "ts_holdout": (TEAL, "P"),
-    "ts_val": (GREEN, "D"),
-    "mts": (RED, "*"),
-    "mixup": (ORANGE, "^"),
-    "label_smoothing": (PURPLE, "v"),
-    "focal": (BROWN, "X"),
-    "noise_floor": (GREY, "."),
-}
-"""Methods that have the same colour and marker in every figure."""
-
-OTHERS = ((PINK, "h"), (OLIVE, "p"), ("#1f9ed1", "<"), ("#c05a00", ">"), ("#5c5cd6", "8"), ("#6b8f23", "d"))
+OTHERS = (("#5c5cd6", "d"), ("#6b8f23", "H"), ("#b04a7a", "8"), ("#4a6a6a", "<"))
+"""Colours and markers of other methods."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +56,15 @@ class Look:
 
 def method_label(method: str) -> str:
     """Return a method's name as figures write it."""
-    return LABELS.get(method, method)
+    return METHODS[method][0] if method in METHODS else method
 
 
 def method_looks(methods: Iterable[str]) -> dict[str, Look]:
     """Return each method's look: its own where it has one, else one by the order in which it comes."""
-    looks: dict[str, Look] = {}
-    others = 0
-    for method in dict.fromkeys(methods):
-        if method in FIXED:
-            looks[method] = Look(*FIXED[method])
-        else:
-            looks[method] = Look(*OTHERS[others % len(OTHERS)])
-            others += 1
-    return looks
+    names = list(dict.fromkeys(methods))
+    others = [name for name in names if name not in METHODS]
+    looks = {name: Look(*OTHERS[place % len(OTHERS)]) for place, name in enumerate(others)}
+    return {name: Look(*METHODS[name][1:]) if name in METHODS else looks[name] for name in names}
 
 
 def headline(figure: Figure, title: str, reduced: bool) -> None:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 TableName = Literal["table1", "table2", "ddnn"]
 TABLES: tuple[TableName, ...] = ("table1", "table2", "ddnn")
 
-OUR_COLUMNS = ("dataset", "backbone", "ipc", "method", "seed", "network", "value")
-"""Columns that `beside_published` needs of our runs."""
+OUR_COLUMNS = ("dataset", "backbone", "ipc", "method", "seed", "value")
+"""Columns that `beside_published` needs of our runs; those of networks that `over_seeds` knows may be there too."""
 
 COLUMNS = (
     *("dataset", "backbone", "ipc", "method", "mean", "between_sets", "between_networks", "sets", "networks"),
@@ -87,9 +87,9 @@ def beside_published(runs: pandas.DataFrame, table: TableName, *, reduced: bool 
     numbers have rows without these.
 
     Args:
-        runs: One row a network, with `OUR_COLUMNS`: ``ipc`` missing for full data, ``method`` as in ``published.yaml``
-            (``raw``, ``ts_train``, ``ts_holdout``, ``ts_val``, ``mts``, ``mdt``, ``mixup``, ``label_smoothing``,
-            ``focal``; any other stands alone), ``seed`` of the distilled set, ``value`` a fraction (the accuracy or
+        runs: One row a network or a set, with `OUR_COLUMNS`: ``ipc`` missing for full data; ``method`` as in
+            ``published.yaml`` (``raw``, ``ts_holdout``, ``ts_val``, ``mts``, ``mdt``, ``mixup``, ``label_smoothing``,
+            ``focal``; any other stands alone); ``seed`` of the distilled set; ``value`` a fraction (the accuracy or
             the ECE, as the table has it).
         table: Which.
         reduced: Add a column ``note`` with the words of reduced scale.
@@ -100,7 +100,6 @@ def beside_published(runs: pandas.DataFrame, table: TableName, *, reduced: bool 
     Raises:
         ValueError: as `over_seeds`, or for another table, or if a value is outside [0, 1].
     """
-
     theirs = published(table)
     keys: list[str] = _table(table)["keys"]
     if missing := [name for name in OUR_COLUMNS if name not in runs.columns]:

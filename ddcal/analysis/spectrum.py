@@ -172,7 +172,7 @@ def plot_spectra(spectra: Sequence[Spectrum], *, title: str = "", reduced: bool 
     if len({(one.images, len(one.cumulative)) for one in spectra}) > 1:
         each = ", ".join(f"{label}: {images}" for label, (images, _) in sizes.items())
         raise ValueError(f"the sets have different numbers of images or of pixels ({each}); take equal numbers")
-    figure = Figure(figsize=(9.5, 5.2), layout="constrained")
+    figure = Figure(figsize=(9.5, max(5.4, 0.9 + 0.37 * (len(spectra) + 1))), layout="constrained")
     axes = figure.add_subplot()
     colours = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(sizes)}
     for one in spectra:
@@ -191,7 +191,7 @@ def plot_spectra(spectra: Sequence[Spectrum], *, title: str = "", reduced: bool 
     axes.set_ylabel("cumulative explained ratio (% of the sum of σ)")
     axes.grid(alpha=0.3)
     axes.set_aspect("equal", adjustable="box")
-    figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=9, handlelength=2.8)
     headline(figure, title, reduced)
     return figure
 

@@ -49,7 +49,7 @@ def plot_table(cells: pandas.DataFrame, *, title: str = "", footnote: str = "", 
     inside = max(table, NARROWEST, *(_inches(line, TITLE) for line in heading))
     notes = _wrapped(footnote, inside)
     head = LINE * max(len(name.split("\n")) for name in names) + 0.12
-    top = MARGIN + TITLE_LINE * len(heading)
+    top = MARGIN + TITLE_LINE * len(heading) + (0.1 if heading else 0.0)
     height = top + head + ROW * len(cells) + LINE * len(notes) + 0.12 + MARGIN
     figure = Figure(figsize=(inside + 2 * MARGIN, height))
     sheet = _Sheet(figure, height)
