@@ -9,9 +9,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from ddcal.calibration import load_calibrator
 from ddcal.cli import app
 from ddcal.study import load_study, run_study
 from ddcal.study.export import ExportError, export_trial
+from ddcal.study.replay import replay
 
 FILES = {
     "README.md", "MLproject", "run.yaml", "run.lock.json", "evaluation.json", "reliability.png",
@@ -70,6 +72,31 @@ def test_the_winner_is_a_folder_of_everything(study, exported):
     assert json.loads((exported / "run.lock.json").read_text()) == run
     assert "ddcal replay ." in (exported / "README.md").read_text()
     assert not list(exported.parent.glob(".*"))
+
+
+def test_calibrators_and_folds_are_exported_and_replayed(tmp_path, tiny_study):
+    space = {"calibrate.method": {"choice": ["vs_val", "ts_cv"]}}
+    enqueue = [{"calibrate.method": method} for method in ("vs_val", "ts_cv")]
+    base = {"train.networks": 2, "distill.ipc": 4, "calibrate.folds": 2}
+    config = tiny_study(base=base, space=space, search={"trials": 2, "enqueue": enqueue})
+    directory = run_study(config, output=tmp_path, debug=True).directory
+    rows = load_study(directory).trials
+    assert rows["key/folds"].isna().tolist() == [True, False]
+    for number in (0, 1):
+        assert ddcal("export", directory, "--trial", number, "--to", tmp_path / str(number)).exit_code == 0
+        compared = replay(tmp_path / str(number))
+        assert all(item.same for item in compared)
+        names = {item.name for item in compared}
+        assert ("calibrate/calibrators/1/calibrator.safetensors" in names) == (number == 0)
+        assert ("folds/folds.safetensors" in names) == (number == 1)
+    calibrator = load_calibrator(tmp_path / "0" / "networks" / "calibrators" / "1")
+    assert calibrator.name == "vector"
+    files = {f"networks/calibrators/{i}/calibrator.{kind}" for i in range(2) for kind in ("json", "safetensors")}
+    assert contents(tmp_path / "0") == FILES | files and contents(tmp_path / "1") == FILES
+    changed = tmp_path / "0" / "networks" / "calibrators" / "1" / "calibrator.json"
+    changed.write_text(changed.read_text() + " ")
+    result = ddcal("replay", tmp_path / "0")
+    assert result.exit_code == 2 and "calibrator.json was changed" in result.output.replace("\n", "")
 
 
 @pytest.mark.parametrize("name", ["1", "tiny-0001"])

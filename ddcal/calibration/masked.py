@@ -13,6 +13,9 @@ from ddcal.masking import MaskUnit, mask_images
 from ddcal.networks import predict_logits
 from ddcal.seeding import generator
 
+BATCH = 512
+"""Images that are masked and predicted at a time; as many as `predict_logits` takes, so that its bits are the same."""
+
 
 def masked_temperature_scaling(
     network: torch.nn.Module,
@@ -105,8 +108,9 @@ def masked_logits(
         images, labels = images[chosen.to(images.device)], labels[chosen.to(labels.device)]
     logits = []
     for draw in range(draws):
-        masked = mask_images(images, mask_ratio, generator(seed, "calibrate", "mask", draw), unit=unit)
-        logits.append(predict_logits(network, masked))
+        stream = generator(seed, "calibrate", "mask", draw)  # its numbers do not depend on where batches end
+        batches = (mask_images(batch, mask_ratio, stream, unit=unit) for batch in images.split(BATCH))
+        logits.append(torch.cat([predict_logits(network, batch, BATCH) for batch in batches]))
     return torch.stack(logits), labels
 
 

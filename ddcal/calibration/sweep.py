@@ -7,16 +7,14 @@ into them: fits that differ in bounds alone are one fit. Fits of many draws go t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from ddcal.calibration.checks import ArrayLike, Floats, check_logits_labels
-from ddcal.calibration.masked import masked_logits
 from ddcal.calibration.metrics import score
 from ddcal.calibration.temperature import check_bounds
-from ddcal.masking import MaskUnit
 
 STEPS = 200
 """More than bisection alone needs to reach the last bit."""
@@ -102,40 +100,28 @@ def sweep_logits(
 
 
 def sweep_masks(
-    network: torch.nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    source: Callable[[float], tuple[ArrayLike, ArrayLike]],
     ratios: Sequence[float],
     *,
     bounds: Sequence[tuple[float, float]] = ((1.0, 20.0),),
-    draws: int = 1,
-    seed: int = 0,
-    unit: MaskUnit = "element",
     scored: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
     bins: int = 15,
-    source: Callable[[float], tuple[torch.Tensor, torch.Tensor]] | None = None,
 ) -> list[SweepFit]:
     """Return `masked_temperature_scaling` at every ratio within every pair of bounds, ratio by ratio.
 
-    One forward pass a ratio, draw and image is all that the network does; bounds, pooled fits, fits of single draws and
-    metrics come from its logits.
+    The logits of a ratio are asked for once: bounds, pooled fits, fits of single draws and metrics all come from them.
 
     Args:
-        network: Maps float32 (B, C, H, W) to logits (B, K).
-        images: (N, C, H, W) float32 as the network was trained on them.
-        labels: (N,) integers.
+        source: Returns the masked logits (draws, M, K) of a ratio and the labels (M,), for example `masked_logits` of a
+            network, or what a store has of it.
         ratios: Of masks, each in [0, 1].
         bounds: Pairs (low, high).
-        draws: Mask draws a ratio.
-        seed: The trial's seed.
-        unit: What is masked as one.
         scored: Name → (logits, labels) to be scored at every temperature, for example of ``val``; equal temperatures
             are scored once.
         bins: Of the ``ece`` of those.
-        source: Returns the masked logits of a ratio in place of the network's own, for example from a store.
 
     Raises:
-        ValueError: As `masked_temperature_scaling`.
+        ValueError: As `sweep_logits` and `score`, and what ``source`` raises.
     """
     known: dict[float, dict[str, float]] = {}
 
@@ -150,13 +136,8 @@ def sweep_masks(
 
     fits = []
     for ratio in ratios:
-        if source is not None:
-            logits, used = source(ratio)
-        else:
-            logits, used = masked_logits(network, images, labels, ratio, draws, seed, unit)
-        for fit in sweep_logits(logits, used, ratio, bounds):
-            told = (fit.ratio, fit.bounds, fit.temperature, fit.draws, fit.at_bound, fit.masked_accuracy)
-            fits.append(SweepFit(*told, dict(metrics(fit.temperature))))
+        for fit in sweep_logits(*source(ratio), ratio, bounds):
+            fits.append(replace(fit, metrics=dict(metrics(fit.temperature))))
     return fits
 
 

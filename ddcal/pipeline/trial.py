@@ -414,7 +414,7 @@ class TrialRunner:
 
         masked = self.masked_images() if self.config.calibrate.method in MASK_METHODS else None
         folds = load_file(self.entries["folds"].folder / FOLD_LOGITS) if "folds" in self.entries else None
-        found = calibrate(self.config, self._logits(), masked, folds)
+        found = calibrate(self.config, self.train_logits(), masked, folds)
         members = {"members": sorted(set(masked.used))} if masked is not None and masked.used else {}
         return found.values, found.write, members
 
@@ -423,7 +423,7 @@ class TrialRunner:
 
         entry = self.entries["calibrate"]
         calibrators = calibrators_of(entry.meta["values"], entry.folder)
-        values = evaluate(self.config, self._logits(), calibrators, entry.meta["values"])
+        values = evaluate(self.config, self.train_logits(), calibrators, entry.meta["values"])
         return values, lambda folder: draw_diagram(values, self.config, folder / DIAGRAM), {}
 
     def masked_images(self, keep: int | None = KEPT_BYTES) -> MaskedImages:
@@ -448,7 +448,8 @@ class TrialRunner:
         device = self.environment.device
         return [n.to(device) for n in networks], images.to(device), labels.to(device)
 
-    def _logits(self) -> Any:
+    def train_logits(self) -> dict[str, torch.Tensor]:
+        """Return the tensors of the finished train stage: ``<split>_logits`` (n, N, K) and ``<split>_labels`` (N,)."""
         from safetensors.torch import load_file
 
         from ddcal.pipeline.work import LOGITS

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddcal.calibration import accuracy, fit_temperature, masked_temperature_scaling
-from ddcal.calibration.masked import first_per_class
+from ddcal.calibration.masked import first_per_class, masked_logits
 from ddcal.masking import mask_images
 from ddcal.networks import predict_logits
 from ddcal.seeding import generator
@@ -111,3 +111,20 @@ def test_refused(network: torch.nn.Module, images: torch.Tensor, options: dict, 
     arguments = {"images": images, "labels": LABELS, "mask_ratio": 0.5, **options}
     with pytest.raises(ValueError, match=message):
         masked_temperature_scaling(network, **arguments)
+
+
+@pytest.mark.parametrize("unit", ["element", "pixel", "patch"])
+def test_masks_do_not_depend_on_where_batches_end(unit, monkeypatch) -> None:
+    """Images are masked batch by batch from one stream: the numbers are those of all images at once."""
+    images = torch.randn(11, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    labels, seen = torch.zeros(11, dtype=torch.int64), []
+
+    class Seeing(torch.nn.Module):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            seen.append(batch)
+            return batch.flatten(1)[:, :2]
+
+    monkeypatch.setattr("ddcal.calibration.masked.BATCH", 4)
+    masked_logits(Seeing(), images, labels, 0.4, 1, 7, unit)
+    assert [len(batch) for batch in seen] == [4, 4, 3]
+    assert torch.equal(torch.cat(seen), mask_images(images, 0.4, generator(7, "calibrate", "mask", 0), unit=unit))

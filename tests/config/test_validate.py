@@ -200,6 +200,16 @@ BROKEN = [
         ["calibrate.t_min=20.0, calibrate.t_max=10.0"],
     ),
     (
+        "space-folds-of-one-image",
+        HEAD + "space: {calibrate.method: {choice: [mts, ts_cv]}, distill.ipc: {choice: [1, 10]}}\n",
+        ["space.calibrate.method", "calibrate.method='ts_cv', distill.ipc=1", "at least 2", "give one of them a when"],
+    ),
+    (
+        "base-folds-of-real-data",
+        HEAD + "base: {calibrate.method: mts_distilled, distill.backbone: full}\n",
+        ["base.calibrate.method", "use 'ts_val' there"],
+    ),
+    (
         "corner-holdout",
         HEAD + "space: {calibrate.method: {choice: [mts, ts_holdout]}}\n",
         ["space.calibrate.method", "calibrate.method='ts_holdout'", "train.holdout is 0"],

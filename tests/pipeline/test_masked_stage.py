@@ -8,6 +8,7 @@ from ddcal.calibration import masked_temperature_scaling
 from ddcal.pipeline import TrialRunner, open_store
 from ddcal.pipeline import masked_stage as stage
 from ddcal.pipeline.finish import load_networks
+from ddcal.pipeline.mask_sweep import sweep_trial
 from ddcal.pipeline.upkeep import list_entries, prune_store, verify_store
 from ddcal.pipeline.work import NETWORKS, training_images
 
@@ -129,6 +130,25 @@ def test_pruning_keeps_them_for_what_refers_to_their_calibration(store, finish):
     assert masked_keys(store) == members[kept]
 
 
+def test_a_sweep_of_a_trial_shares_them(store, finish, predictions, make_trial, environment):
+    ratios, bounds = [0.0, 0.5, 0.9], [(1.0, 20.0), (0.05, 20.0)]
+    finish()
+    rows = sweep_trial(make_trial(**BASE), store, environment, ratios=ratios, bounds=bounds, draws=2)
+    assert predictions == [0.9, 0.9, 0.0, 0.0, 0.5, 0.5]
+    assert len(rows) == 2 * 3 * 2
+    for row in (row for row in rows if row.fit.bounds == (1.0, 20.0)):
+        runner = finish(calibrate__mask__ratio=row.fit.ratio)
+        while not runner.done:
+            runner.advance()
+        fit = runner.entries["calibrate"].meta["values"]["fits"][row.network]
+        assert row.fit.temperature == pytest.approx(fit["temperature"], rel=1e-9)
+        assert row.fit.masked_accuracy == fit["masked_accuracy"]
+        of_ratio = [one.fit for one in rows if (one.fit.ratio, one.fit.bounds) == (row.fit.ratio, (1.0, 20.0))]
+        mean = sum(one.metrics["test/nll"] for one in of_ratio) / 2
+        assert mean == pytest.approx(runner.metrics["test/nll"], rel=1e-9)
+    assert len(predictions) == 6 + 2  # ratio 0 is not kept: the trial's own look
+
+
 def test_a_damaged_entry_is_predicted_again(store, finish, predictions, caplog):
     first = finish()
     (key,) = masked_keys(store)
@@ -137,4 +157,4 @@ def test_a_damaged_entry_is_predicted_again(store, finish, predictions, caplog):
     store._verified.clear()
     second = finish(calibrate__t_max=19.0)
     assert len(predictions) == 4 and "is damaged" in caplog.text
-    assert temperatures_of(second) == temperatures_of(first)
+    assert temperatures_of(second) == pytest.approx(temperatures_of(first), rel=1e-12)

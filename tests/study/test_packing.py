@@ -86,6 +86,15 @@ def test_two_ratios_of_a_mask_are_one_group():
     assert groups_of({"distill.mask.ratio": 0.3}) == groups_of({"distill.mask.ratio": 0.5})
 
 
+def test_folds_need_what_one_network_needs_however_many_there_are():
+    def group(**changes):
+        folds = {"distill.ipc": 10, "calibrate.method": "ts_cv"}
+        return groups_of({**folds, **{name.replace("__", "."): value for name, value in changes.items()}}, ["folds"])
+
+    assert group() == group(train__networks=9) == group(calibrate__folds=3) == group(train__epochs=9)
+    assert group() != group(distill__ipc=11) and group() != group(train__network__width=32)
+
+
 def test_stages_of_one_trial_are_groups_of_their_own():
     assert len(set(groups_of({}).values())) == 3
 

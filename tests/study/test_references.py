@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from ddcal.cli import app
 from ddcal.errors import BadInput
 from ddcal.pipeline import open_store
+from ddcal.pipeline.upkeep import list_entries
 from ddcal.study import load_study, run_study
 from ddcal.study.references import referred_keys
 
@@ -26,6 +27,12 @@ def keys_of(root):
     return {key for trial in load_study(root / "tiny").records for key in trial.keys.values()}
 
 
+def with_members(root, keys):
+    """Keys, and those of the masked logits that calibrations among them are made of."""
+    entries = [entry for entry in list_entries(open_store(root / "store")) if entry.key in keys]
+    return {*keys, *(key for entry in entries for key in entry.members)}
+
+
 def test_a_study_refers_to_every_stage_of_its_trials(root):
     assert set(referred_keys(open_store(root / "store"))) == keys_of(root)
 
@@ -34,7 +41,9 @@ def test_prune_spares_a_study_then_its_export_then_nothing(root):
     assert "removed 0 artefacts" in run("store", "prune", root).output
     assert run("export", root / "tiny", "--trial", "0", "--to", root / "kept").exit_code == 0
     first = set(load_study(root / "tiny").records[0].keys.values())
-    others = keys_of(root) - first
+    first, everything = with_members(root, first), with_members(root, keys_of(root))
+    assert len(everything) == len(keys_of(root)) + 2
+    others = everything - first
     shutil.rmtree(root / "tiny")
     assert f"would remove {len(others)} artefacts" in run("store", "prune", root, "--dry-run").output
     assert f"removed {len(others)} artefacts" in run("store", "prune", root).output
@@ -49,6 +58,7 @@ def test_one_study_s_artefacts_go_but_those_that_another_uses(root, tiny_study):
     run_study(other, output=root, debug=True)
     alone = keys_of(root) - {key for trial in load_study(root / "other").records for key in trial.keys.values()}
     assert 0 < len(alone) < len(keys_of(root))
+    alone = with_members(root, alone)
     assert (
         f"would remove {len(alone)} artefacts"
         in run("store", "prune", root, "--study", root / "tiny", "--dry-run").output

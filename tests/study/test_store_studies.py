@@ -98,7 +98,7 @@ def test_a_study_in_debug_mode_and_its_export(place, tiny_study, tmp_path):
         finally:
             os.environ.pop("XDG_CACHE_HOME") if before is None else os.environ.update(XDG_CACHE_HOME=before)
         assert replayed.exit_code == 0, replayed.output
-        assert "6 artefacts" in listed.output and "digits real ipc 2" in listed.output
+        assert "8 artefacts" in listed.output and "digits real ipc 2" in listed.output
 
 
 @KINDS_OF_STUDIES
@@ -125,7 +125,7 @@ def test_prune_spares_what_studies_here_and_elsewhere_refer_to(place, tiny_study
     shutil.rmtree(tmp_path / "runs" / "tiny")
     assert ddcal("store", "prune", place.where, "--forget", "/there").exit_code == 2
     last = ddcal("store", "prune", place.where, "--forget", "/there/runs/tiny")
-    assert "removed 7 artefacts" in last.output and "--forget" not in last.output
+    assert "removed 9 artefacts" in last.output and "--forget" not in last.output
     assert other_machines(place.open()) == [] and [*verify_store(place.open())] == []
 
 
