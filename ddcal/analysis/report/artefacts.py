@@ -92,7 +92,7 @@ class Artefacts:
 
         weights = load_file(self.entry(run, "train").folder / NETWORKS)
         network: Any = load_networks(weights, self.config(run), self.dataset(run))[index]
-        return network  # type: ignore[no-any-return]
+        return network
 
     def evaluation(self, run: Run) -> dict[str, Any]:
         """Return what the evaluation found: ``metrics``, ``temperatures`` and ``reliability``."""
