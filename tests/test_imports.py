@@ -34,6 +34,8 @@ MLFLOW_FILES = {
     "study/ui.py",
     "study/provenance.py",
     "study/registry.py",
+    "study/mlflow_model.py",
+    "study/served_model.py",
 }
 
 

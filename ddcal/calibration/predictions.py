@@ -195,7 +195,8 @@ class _Collected:
     def predictions(self) -> Predictions:
         errors = None
         if self.bins is not None:
-            counts, gaps = (sums.reshape(self.number, self.bins) for sums in (self.counts, self.gaps))
+            table = (self.number, self.bins)
+            counts, gaps = self.counts.reshape(table), self.gaps.reshape(table)
             errors = ClassErrors(self.squared, counts, gaps, self.cells, self.residuals)
         return Predictions(self.confidence, self.correct, self.nll, errors)
 

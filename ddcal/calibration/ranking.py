@@ -53,16 +53,16 @@ def aurc(logits: ArrayLike, labels: ArrayLike) -> float:
 def rank(predictions: Predictions) -> Ranked:
     """Return the predictions sorted, with ties averaged."""
     order = np.argsort(predictions.confidence)
-    return average_ties(predictions.confidence[order], predictions.correct[order])
+    return average_ties(predictions.confidence[order], predictions.correct[order].astype(np.float64))
 
 
 def average_ties(confidence: Floats, correct: Floats) -> Ranked:
     """Return ``correct`` averaged over runs of equal ``confidence``, which is ascending."""
     starts = np.flatnonzero(np.r_[True, confidence[1:] != confidence[:-1]])
     if len(starts) == len(confidence):
-        return Ranked(confidence, correct.astype(np.float64))
+        return Ranked(confidence, correct)
     lengths = np.diff(np.r_[starts, len(confidence)])
-    means = np.add.reduceat(correct.astype(np.float64), starts) / lengths
+    means = np.add.reduceat(correct, starts) / lengths
     return Ranked(confidence, np.repeat(means, lengths))
 
 

@@ -57,7 +57,7 @@ def statistic(metric: str, predictions: Predictions, bins: int) -> Statistic:
             lambda counts: fixed_point(on_cells(predictions.confidence, predictions.gaps * counts / len(counts)))
         )
     order = np.argsort(predictions.confidence)
-    confidence, correct = predictions.confidence[order], predictions.correct[order]
+    confidence, correct = predictions.confidence[order], predictions.correct[order].astype(np.float64)
 
     def drawn_ranked(counts: Floats) -> Ranked:
         times = counts[order].astype(np.int64)

@@ -65,7 +65,9 @@ def on_cells(places: Floats, masses: Floats) -> Floats:
     left = np.floor(position).astype(np.intp)
     right_share = (position - left) * masses
     # One cell more at each end, which is then folded back.
-    cells = np.bincount(left + 1, masses - right_share, CELLS + 2) + np.bincount(left + 2, right_share, CELLS + 2)
+    cells = np.zeros(CELLS + 2)
+    cells += np.bincount(left + 1, masses - right_share, CELLS + 2)
+    cells += np.bincount(left + 2, right_share, CELLS + 2)
     cells[1] += cells[0]
     cells[-2] += cells[-1]
     return cells[1:-1]

@@ -23,6 +23,17 @@ def export(
     pareto: Annotated[
         bool, typer.Option("--pareto", help="Export the whole Pareto front, one folder a trial.")
     ] = False,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="FORMAT",
+            help="Put the calibrated model into it: mlflow, torch, onnx, or several, separated by commas.",
+        ),
+    ] = None,
+    network: Annotated[
+        int | None, typer.Option("--network", metavar="N", help="Which network the model is, from 0; default: 0.")
+    ] = None,
     register: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Register it as a version of this model in the study's MLflow, too."),
@@ -30,10 +41,12 @@ def export(
 ) -> None:
     """Write the winner as a folder that replays."""
     from ddcal.study.export import export_trial, exported_already
+    from ddcal.study.models import check_model, model_request
     from ddcal.study.results import load_study
 
     if trial is not None and pareto:
         raise BadInput("--trial and --pareto exclude each other: give one of them")
+    models = model_request(model, network)
     results = load_study(directory)
     if register is not None:
         from ddcal.study.registry import check_registry
@@ -46,10 +59,13 @@ def export(
         )
         raise typer.Exit(1)
     for one in chosen:
+        if models is not None and one is not None:
+            check_model(results, one, models)
+    for one in chosen:
         assert one is not None
         target = to / one.trial_key if pareto else to
-        if register is None or not exported_already(results, one, target):
-            target = export_trial(results, one, target)
+        if register is None or not exported_already(results, one, target, models):
+            target = export_trial(results, one, target, models)
             typer.echo(f"{one.trial_key} -> {target}    next: ddcal replay {to / one.trial_key if pareto else to}")
         if register is not None:
             from ddcal.study.registry import register_export

@@ -70,8 +70,16 @@ MASK_METHODS = ("mts", "mts_distilled")
 """Methods that mask images."""
 
 
-def default_bounds(method: str) -> tuple[float, float]:
-    """Return the temperature bounds of a calibration method where the config gives none (PAPER.md, MTS)."""
+def default_bounds(method: str, backbone: str = "") -> tuple[float, float]:
+    """Return the temperature bounds of a calibration method where the config gives none (PAPER.md, MTS).
+
+    Args:
+        method: As ``calibrate.method``.
+        backbone: As ``distill.backbone``; MTS of a network trained on the ``full`` data masks ``val``, which that
+            network has not seen.
+    """
+    if method == "mts" and backbone == "full":
+        return HELD_OUT_BOUNDS
     return CALIBRATIONS[method].bounds or HELD_OUT_BOUNDS
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ddcal.config.calibrations import default_bounds
 from ddcal.config.trial import DistillConfig, TrialConfig
 
 TRAIN_DEFAULTS = {"schedule": "step", "weight_decay": 5e-4, "batch_size": 256}
@@ -130,7 +131,8 @@ def resolve(trial: TrialConfig) -> TrialConfig:
         values["train"]["lr"] = learned or DEFAULT_RATE
     values["distill"]["network"] = trial.distill.network.over(trial.network).model_dump()
     values["train"]["network"] = trial.train.network.over(trial.network).model_dump()
-    values["calibrate"]["t_min"], values["calibrate"]["t_max"] = trial.calibrate.bounds
+    low, high = default_bounds(trial.calibrate.method, trial.distill.backbone)
+    _fill(values, {"calibrate.t_min": low, "calibrate.t_max": high})
     return TrialConfig.model_validate(values)
 
 

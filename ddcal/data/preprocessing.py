@@ -38,8 +38,8 @@ class Normalisation:
 
     def transform(self, images: Tensor) -> Tensor:
         """Return network inputs (N, C, H, W) of [0, 1] images (N, C, H, W), on their device."""
-        mean, std = (_per_channel(values, images) for values in (self.mean, self.std))
-        return _in_chunks(images, lambda chunk: (chunk - mean) / std)
+        mean, std = self.mean.to(images.device), self.std.to(images.device)
+        return _in_chunks(images, lambda chunk: normalise(chunk, mean, std))
 
     def inverse_transform(self, images: Tensor) -> Tensor:
         """Return the images of which `transform` makes these network inputs; unclamped."""
@@ -63,7 +63,7 @@ class Whitening:
     def transform(self, images: Tensor) -> Tensor:
         """Return network inputs (N, C, H, W) of [0, 1] images (N, C, H, W), on their device."""
         mean, matrix = self.mean.to(images.device), self.matrix.to(images.device)
-        return _in_chunks(images, lambda chunk: ((chunk.flatten(1) - mean) @ matrix).view_as(chunk))
+        return _in_chunks(images, lambda chunk: whiten(chunk, mean, matrix))
 
     def inverse_transform(self, images: Tensor) -> Tensor:
         """Return the images of which `transform` makes these network inputs; unclamped."""
@@ -73,6 +73,16 @@ class Whitening:
     def to_tensors(self) -> dict[str, Tensor]:
         """Return what `from_tensors` needs, beside ``kind``."""
         return {"mean": self.mean, "matrix": self.matrix, "inverse": self.inverse}
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return (images − mean) / std of images (N, C, H, W); mean and std are (C,). Can be traced for any N."""
+    return (images - mean[:, None, None]) / std[:, None, None]
+
+
+def whiten(images: Tensor, mean: Tensor, matrix: Tensor) -> Tensor:
+    """Return (images − mean) · matrix of images (N, C, H, W); mean (1, F), matrix (F, F). Can be traced for any N."""
+    return ((images.flatten(1) - mean) @ matrix).view_as(images)
 
 
 Preprocessing = Normalisation | Whitening

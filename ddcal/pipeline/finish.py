@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -260,7 +260,7 @@ def evaluate(
         ]
         metrics[f"{split}/ece_noise_floor"] = _mean_and_std(floors)[0]
 
-    temperatures = {name: found for name, each in calibrations.items() if (found := _temperatures(each)) is not None}
+    temperatures = _all_temperatures(calibrations)
     if "" in temperatures:
         mean, std = _mean_and_std(temperatures[""])
         metrics["temperature"] = mean
@@ -283,18 +283,20 @@ def evaluate(
         )
         for name, each in shown.items()
     }
-    told = {name: found for name, each in shown.items() if (found := _temperatures(each)) is not None}
-    return {"metrics": metrics, "temperatures": told, "reliability": _plain(reliability)}
+    return {"metrics": metrics, "temperatures": _all_temperatures(shown), "reliability": _plain(reliability)}
 
 
 def _scaled(temperatures: Sequence[float]) -> list[Calibrator]:
     return [TemperatureScaling(temperature=temperature) for temperature in temperatures]
 
 
-def _temperatures(calibrators: Sequence[Calibrator]) -> list[float] | None:
-    """Return one temperature a network, or None where there is more to a calibrator."""
-    found = [one.temperature for one in calibrators if isinstance(one, TemperatureScaling)]
-    return [one for one in found if one is not None] if len(found) == len(calibrators) else None
+def _all_temperatures(calibrations: Mapping[str, Sequence[Calibrator]]) -> dict[str, list[float]]:
+    """Return calibration → one temperature a network, without calibrations that are more than a temperature."""
+    found = {
+        name: [one.temperature for one in each if isinstance(one, TemperatureScaling) and one.temperature is not None]
+        for name, each in calibrations.items()
+    }
+    return {name: temperatures for name, temperatures in found.items() if len(temperatures) == len(calibrations[name])}
 
 
 def _mean_and_std(values: list[float]) -> tuple[float, float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,10 +74,14 @@ def sweep_trial(
             known[ratio] = masked.logits(ratio, draws)
         return known[ratio]
 
+    def of_network(ratio: float, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        of_networks, labels = of_ratio(ratio)
+        return of_networks[index], labels
+
     rows = []
     for index in range(runner.config.train.networks):
         found = sweep_masks(
-            lambda ratio, index=index: (of_ratio(ratio)[0][index], of_ratio(ratio)[1]),
+            functools.partial(of_network, index=index),
             ratios,
             bounds=bounds,
             scored={

@@ -15,6 +15,7 @@ from ddcal import __version__
 from ddcal.config import TrialConfig
 from ddcal.errors import BadInput, StoreError
 from ddcal.pipeline.store import Entry, Store, file_sha256, open_store
+from ddcal.study.models import PLACES, PREPROCESSING, ModelRequest, ReadyModel, check_model, ready_model, write_models
 from ddcal.study.references import Reference
 from ddcal.study.results import StudyResults, Trial
 from ddcal.study.study_store import cache_place
@@ -67,19 +68,21 @@ def copied_files(stage: str, files: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def export_trial(results: StudyResults, trial: Trial, target: Path | str) -> Path:
+def export_trial(results: StudyResults, trial: Trial, target: Path | str, models: ModelRequest | None = None) -> Path:
     """Write one trial's export into a new folder.
 
     Args:
         results: The study.
         trial: A trial that has finished with metrics.
         target: The folder to create; it appears in full or not at all.
+        models: The calibrated models that it shall hold, too.
 
     Returns:
         The folder, absolute.
 
     Raises:
         ExportError: if the folder exists, the trial has no result, or the store no longer holds it.
+        BadInput: if it has no such model (`ddcal.study.models`).
     """
     folder = Path(target).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -89,6 +92,8 @@ def export_trial(results: StudyResults, trial: Trial, target: Path | str) -> Pat
             f"trial {trial.trial_key} is {trial.outcome or 'unfinished'}, so it has no result to export; "
             "`ddcal export` without --trial takes the winner"
         )
+    if models is not None:
+        check_model(results, trial, models)
     store = open_store(results.started["store"], cache_place(results.study))
     entries = {stage: store.get(stage, key) for stage, key in trial.keys.items()}
     missing = [stage for stage, entry in entries.items() if entry is None]
@@ -98,11 +103,14 @@ def export_trial(results: StudyResults, trial: Trial, target: Path | str) -> Pat
             "run the study again, finished stages are taken from the store"
         )
     found = {stage: entry for stage, entry in entries.items() if entry is not None}
+    ready = None
+    if models is not None:
+        ready = ready_model(trial, found, models, results.started["environment"]["device"])
     temporary = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _write(temporary, results, trial, found, store)
+        _write(temporary, results, trial, found, store, ready)
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)
@@ -116,8 +124,10 @@ def export_trial(results: StudyResults, trial: Trial, target: Path | str) -> Pat
     return folder
 
 
-def exported_already(results: StudyResults, trial: Trial, target: Path | str) -> bool:
-    """Return whether ``target`` is this very trial's export, whole and unedited."""
+def exported_already(
+    results: StudyResults, trial: Trial, target: Path | str, models: ModelRequest | None = None
+) -> bool:
+    """Return whether ``target`` is this very trial's export, whole and unedited, with the models that are asked for."""
     from ddcal.study.replay import read_run
 
     try:
@@ -127,6 +137,10 @@ def exported_already(results: StudyResults, trial: Trial, target: Path | str) ->
     same = ("study", "trial_key", "config", "metrics", "data_fingerprint", "git_commit", "versions")
     now = describe_run(results, trial, {})
     keys = {stage: record["key"] for stage, record in run["stages"].items()}
+    if models is not None:
+        held = run.get("models") or {}
+        if held.get("formats") != list(models.formats) or held.get("network") != models.network:
+            return False
     return all(run.get(name) == now[name] for name in same) and keys == trial.keys
 
 
@@ -158,7 +172,14 @@ def describe_run(results: StudyResults, trial: Trial, entries: dict[str, Entry])
     }
 
 
-def _write(folder: Path, results: StudyResults, trial: Trial, entries: dict[str, Entry], store: Store) -> None:
+def _write(
+    folder: Path,
+    results: StudyResults,
+    trial: Trial,
+    entries: dict[str, Entry],
+    store: Store,
+    ready: ReadyModel | None,
+) -> None:
     folder.mkdir(parents=True)
     for stage, entry in entries.items():
         for name, place in copied_files(stage, entry.files).items():
@@ -168,6 +189,8 @@ def _write(folder: Path, results: StudyResults, trial: Trial, entries: dict[str,
             if file_sha256(path) != entry.files[name]:
                 raise StoreError(f"{entry.folder / name} changed while it was copied")
     run = describe_run(results, trial, entries)
+    if ready is not None:
+        run["models"] = write_models(folder, ready)
     header = (
         f"# {trial.trial_key}: the whole of one run. `ddcal replay .` in this folder runs it again and compares.\n"
         "# run.lock.json holds the same values: an edit here is noticed and named.\n"
@@ -223,6 +246,28 @@ artefact comes out equal to the last bit; on a GPU within {CUDA_TOLERANCE}.
 - `distilled/`: the distilled images with labels and their preprocessing (safetensors and JSON).
 {_described(trial, pictures)}- `networks/`: the trained networks and their calibration.
 - `evaluation.json`, `reliability.png`: all metrics, and the reliability diagram on the test images.
+{_described_models(run["models"]) if "models" in run else ""}"""
+
+
+def _described_models(models: dict[str, Any]) -> str:
+    """Return the part on the calibrated models: what goes in, what comes out, and how each is loaded."""
+    said = {
+        "mlflow": "an MLflow model: `mlflow models serve -m model --env-manager local`, or `mlflow.pyfunc.load_model`",
+        "torch": "`torch.export.load('model.pt2').module()`",
+        "onnx": "for ONNX Runtime; input `images`, output `probabilities`",
+    }
+    lines = [f"- `{PLACES[name]}{'/' if name == 'mlflow' else ''}`: {said[name]}." for name in models["formats"]]
+    channels, height, width = models["input"]["shape"][1:]
+    temperature = format(models["temperature"], ".4g")
+    return f"""
+## The calibrated model
+
+Network {models["network"]} with its preprocessing and its calibration (`{models["calibration"]}`, T = {temperature}).
+In: images of that size, float32 (N, {channels}, {height}, {width}), with values in [0, 1] (bytes divided by 255).
+Out: probabilities, float32 (N, {models["output"]["shape"][1]}); `models.classes` of `run.yaml` names the classes.
+
+{chr(10).join(lines)}
+- `{PREPROCESSING}`: the preprocessing alone, for those who load `networks.safetensors` themselves.
 """
 
 

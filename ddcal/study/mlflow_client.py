@@ -17,16 +17,23 @@ REFUSALS = (400, 404, 409)
 
 def connect(uri: str) -> Any:
     """Return an MLflow client of ``uri`` that sends no telemetry and does not retry by itself."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a trial
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the mirror retries by itself
+    silence()
     import mlflow
 
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     if uri.startswith(SQLITE):
         create_database(Path(uri.removeprefix(SQLITE)))
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def silence() -> None:
+    """Import MLflow such that it sends no telemetry and prints warnings alone."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a trial
+    import mlflow  # noqa: F401 - it sets the level of its logger
+
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def tracking_uri(study: StudyConfig, root: Path) -> str | None:

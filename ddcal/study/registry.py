@@ -10,10 +10,11 @@ from ddcal.errors import BadInput, TrackingError
 from ddcal.pipeline.store import file_sha256
 from ddcal.study.export import LOCK
 from ddcal.study.mlflow_client import connect, one_line, tracking_uri
+from ddcal.study.models import PLACES, PREPROCESSING
 from ddcal.study.results import StudyResults, Trial
 
 FOLDER = "export"
-"""Where the export's files lie among the artifacts of the trial's run."""
+"""Where the export's files lie among the artifacts of the trial's run; with models, its digest follows the name."""
 
 DIGEST = "ddcal.export"
 """The tag with the sha256 of run.lock.json, which holds the digest of every artefact: what was registered already."""
@@ -41,8 +42,9 @@ def check_registry(results: StudyResults, name: str) -> str:
 def register_export(results: StudyResults, trial: Trial, folder: Path, name: str) -> tuple[int, bool]:
     """Register an export as a version of the model ``name``; one that was registered before is found again.
 
-    The files become artifacts of the trial's run, then the version is made with all its tags in one request: if
-    anything fails there is no version, and no model that was not there before.
+    The files become artifacts of the trial's run (the version's source is the export, or the MLflow model in it), then
+    the version is made with all its tags in one request: if anything fails there is no version, and no model that was
+    not there before.
 
     Args:
         results: The study.
@@ -70,8 +72,8 @@ def register_export(results: StudyResults, trial: Trial, folder: Path, name: str
         for version in client.search_model_versions(f"name = '{name}'"):
             if version.tags.get(DIGEST) == digest and version.run_id == run.info.run_id:
                 return int(version.version), False
-        client.log_artifacts(run.info.run_id, str(folder), FOLDER)
-        return _create(client, name, f"{run.info.artifact_uri}/{FOLDER}", run.info.run_id, results, trial, digest), True
+        source = _upload(client, run.info, folder, digest)
+        return _create(client, name, source, run.info.run_id, results, trial, digest), True
     except TrackingError:
         raise
     except Exception as error:
@@ -79,6 +81,16 @@ def register_export(results: StudyResults, trial: Trial, folder: Path, name: str
             f"tracking.uri: MLflow at {uri} does not take the model: {one_line(error)}; nothing was registered, and "
             f"the export {folder} is whole: the same command goes on"
         ) from error
+
+
+def _upload(client: Any, run: Any, folder: Path, digest: str) -> str:
+    """Make the export's files artifacts of the run and return the version's source."""
+    # With models: those of another network of the same run must not overwrite these.
+    place = f"{FOLDER}-{digest[:12]}" if (folder / PREPROCESSING).exists() else FOLDER
+    client.log_artifacts(run.run_id, str(folder), place)
+    source = f"{run.artifact_uri}/{place}"
+    # With an MLflow model `models:/NAME/VERSION` can be loaded and served.
+    return f"{source}/{PLACES['mlflow']}" if (folder / PLACES["mlflow"]).is_dir() else source
 
 
 def _create(client: Any, name: str, source: str, run_id: str, results: StudyResults, trial: Trial, digest: str) -> int:

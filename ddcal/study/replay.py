@@ -78,7 +78,7 @@ def read_run(folder: Path | str) -> dict[str, Any]:
         )
     problems = [f"{folder / RUN}: {key} is missing" for key in REQUIRED if key not in contents[RUN]]
     if not problems:
-        problems = _changed_files(folder, contents[RUN]["stages"])
+        problems = _changed_files(folder, contents[RUN])
     if problems:
         raise ExportError("\n".join([*problems, "take the export as it was written, or export the trial again"]))
     return contents[RUN]
@@ -170,16 +170,21 @@ def _config(run: dict[str, Any], folder: Path) -> TrialConfig:
     return config.model_copy(update={"distill": distill})
 
 
-def _changed_files(folder: Path, stages: dict[str, Any]) -> list[str]:
+def _changed_files(folder: Path, run: dict[str, Any]) -> list[str]:
     """Return what is wrong with the artefacts that lie in the export, which a reader may use without a replay."""
+    recorded = {
+        folder / place / name: (record["files"][name], f"stages.{stage}.files.{name}")
+        for stage, record in run["stages"].items()
+        for name, place in copied_files(stage, record["files"]).items()
+    }
+    for name, digest in run.get("models", {}).get("files", {}).items():
+        recorded[folder / name] = (digest, f"models.files.{name}")
     problems = []
-    for stage, record in stages.items():
-        for name, place in copied_files(stage, record["files"]).items():
-            path = folder / place / name
-            if not path.is_file():
-                problems.append(f"{path} is missing")
-            elif file_sha256(path) != record["files"][name]:
-                problems.append(f"{path} was changed: its sha256 is not stages.{stage}.files.{name} of {RUN}")
+    for path, (digest, key) in recorded.items():
+        if not path.is_file():
+            problems.append(f"{path} is missing")
+        elif file_sha256(path) != digest:
+            problems.append(f"{path} was changed: its sha256 is not {key} of {RUN}")
     return problems
 
 

@@ -95,8 +95,22 @@ def proxy(target, delay=0.0, broken=None):
 @contextlib.contextmanager
 def mlflow_server(folder, port):
     """A real tracking server that keeps everything in ``folder``; killed at the end."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "a")]
+    command = ["server", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
+    with serving([*command, "--artifacts-destination", str(folder / "a")], folder, port) as uri:
+        yield uri
+
+
+@contextlib.contextmanager
+def scoring_server(model, folder, port):
+    """``mlflow models serve`` of a model's folder or URI, with its log in ``folder``; killed at the end."""
+    with serving(["models", "serve", "--env-manager", "local", "-m", str(model)], folder, port) as uri:
+        yield uri
+
+
+@contextlib.contextmanager
+def serving(command, folder, port):
+    """An MLflow server of one worker in ``folder``, from the moment that it is ready; killed at the end."""
+    command = [sys.executable, "-m", "mlflow", *command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (folder / "server.log").open("w") as log:
         process = subprocess.Popen(

@@ -93,3 +93,15 @@ def test_there_are_never_more_folds_than_images_of_a_class(ipc, holdout, folds, 
 def test_rtp_of_one_image_a_class_decodes_many():
     sections = {"data": {"name": "cifar10"}, "distill": {"backbone": "rtp", "ipc": 1}}
     assert folds_of(TrialConfig.model_validate(trial("ts_cv", **sections))) == 5
+
+
+@pytest.mark.parametrize(
+    ("backbone", "method", "bounds"),
+    [("dsa", "mts", (1.0, 20.0)), ("full", "mts", (0.05, 20.0)), ("full", "ts_train", (1.0, 20.0))],
+)
+def test_masked_val_of_full_data_is_fitted_within_the_bounds_of_images_not_trained_on(backbone, method, bounds):
+    given = {"distill": {"backbone": backbone}, "calibrate": {"method": method}}
+    found = resolve(TrialConfig.model_validate(given)).calibrate
+    assert (found.t_min, found.t_max) == bounds
+    given["calibrate"]["t_max"] = 9.0
+    assert resolve(TrialConfig.model_validate(given)).calibrate.bounds == (bounds[0], 9.0)
