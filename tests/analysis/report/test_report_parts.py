@@ -106,7 +106,7 @@ MIXED = ("complete", "infeasible", "pruned", "failed", "out_of_memory", "killed"
 @pytest.mark.parametrize(
     "outcomes", [(), ("failed",), MIXED, MIXED + ("complete",) * 5], ids=["none", "failed", "mixed", "many"]
 )
-def test_the_page_of_any_study(made_study, outcomes, tmp_path):
+def test_the_page_of_any_study(made_study, outcomes):
     results = made_study("some", outcomes)
     page = study_report(results)
     assert page == results.directory / "report" / "index.html"
@@ -117,6 +117,10 @@ def test_the_page_of_any_study(made_study, outcomes, tmp_path):
         assert "no trial is feasible" in text
     else:
         assert f"winner: {results.best.trial_key}" in text
+
+
+def test_the_page_of_a_study_goes_where_it_is_told(made_study, tmp_path):
+    results = made_study("some", ("failed",))
     assert study_report(results, tmp_path / "elsewhere") == tmp_path / "elsewhere" / "index.html"
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="is a file"):
