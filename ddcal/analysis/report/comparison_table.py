@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ddcal.analysis.paper_style import REDUCED_NOTE
 from ddcal.analysis.report.artefacts import Artefacts
-from ddcal.analysis.report.cells import Cell, Collected, per_class
+from ddcal.analysis.report.cells import Cell, Collected, Run, per_class
 from ddcal.analysis.report.curves import BACKBONES
 from ddcal.analysis.report.methods import BY_NAME, METHODS, TUNED, method_cell, real_labels
 from ddcal.analysis.report.numbers import Row, number, write_rows
@@ -17,6 +17,7 @@ from ddcal.analysis.report.page import Entry, Page
 from ddcal.analysis.report.tables import val_images
 from ddcal.analysis.table_figure import plot_table
 from ddcal.calibration import save_figure
+from ddcal.config.calibrations import CALIBRATIONS
 
 STEM = "calibration"
 MARKED_SEEDS = 5
@@ -129,6 +130,24 @@ def verdict_sentences(rows: Sequence[Row]) -> list[str]:
     return sentences
 
 
+def accuracy_sentences(found: Collected, backbone: str, ipc: int) -> list[str]:
+    """Return whether the calibrations that claim to keep the accuracy have kept it in every trial, and which not."""
+    runs = [run for run in found.select(STEM, {"distill.backbone": backbone, "distill.ipc": ipc}) if run.gap is None]
+    kept = [run for run in runs if CALIBRATIONS[run.settings["calibrate.method"]].keeps_accuracy]
+    moved = [run for run in kept if _metric(run, "test/accuracy") != _metric(run, "test/raw/accuracy")]
+    if not kept:
+        return []
+    methods = _listed(list(dict.fromkeys(run.settings["calibrate.method"] for run in kept)))
+    if moved:
+        names = _listed([run.trial.trial_key for run in moved])
+        return [f"The accuracy is not that of the raw network in {names}, though the calibration claims to keep it."]
+    return [f"The accuracy before and after calibration is equal in all {len(kept)} trials of {methods}."]
+
+
+def _metric(run: Run, name: str) -> float | None:
+    return (run.trial.metrics or {}).get(name)
+
+
 def put_comparison(page: Page, found: Collected, artefacts: Artefacts, folder: Path, *, reduced: bool) -> None:
     """Put the comparison of one dataset on the page, a table for each kind of set and number of images."""
     there = list(settings(found))
@@ -162,7 +181,7 @@ def put_comparison(page: Page, found: Collected, artefacts: Artefacts, folder: P
         page.gaps(_missing(ece))
         if reduced:
             page.text(f"{REDUCED_NOTE}; the paper publishes no such table.", "reduced")
-        page.bullets(verdict_sentences(ece))
+        page.bullets([*verdict_sentences(ece), *accuracy_sentences(found, backbone, ipc)])
 
 
 def _picture(ece: Iterable[Row], nll: dict[str, Row], path: Path, title: str, reduced: bool) -> list[Path]:
