@@ -39,7 +39,8 @@ def solver_frame(artefacts: Artefacts, runs: Sequence[Run]) -> pandas.DataFrame:
     """
     import pandas
 
-    return pandas.DataFrame([_row(artefacts, run) for run in runs])
+    frame = pandas.DataFrame([_row(artefacts, run) for run in runs])
+    return frame.astype({"paper_t": float, "paper_ece": float, "way": float})
 
 
 def verdict(paper: float | None, optimum: float) -> tuple[float | None, str]:
@@ -79,15 +80,18 @@ def draw_solvers(found: Collected, drawings: Drawings, artefacts: Artefacts, red
         counts = frame["verdict"].value_counts().to_dict()
         told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
         way = frame["way"].dropna()
-        middle = f" In the median it went {100 * way.median():.0f} % of the way." if len(way) else ""
+        middle = f" In the median it went {100 * way.median():.0f} % of the way, in log T." if len(way) else ""
         worse = int((frame["paper_ece"] > frame["raw_ece"] + 1e-9).sum())
+        first = frame[frame["ratio"] == frame["ratio"].min()].mean(numeric_only=True)
         caption = (
             f"The same masked logits fitted by the paper's optimiser (LBFGS from T = {START}, 50 steps of 0.01, no "
             f"bounds) and exactly within bounds, over {len(frame)} fits on the first network of each set. Where the "
             f"paper's optimiser ended against the optimum in [0.05, 20]: {told}.{middle} Its ECE is above that of the "
-            f"raw network in {worse} of {len(frame)} fits. A converged fit on barely masked training images sharpens "
-            "the network (T below 1) and ruins its calibration; stopping early hides that, and the floor of 1 "
-            "prevents it."
+            f"raw network in {worse} of {len(frame)} fits. At ratio {first['ratio']:g} the optimum is T = "
+            f"{first['bounded_t']:.2f} with ECE {first['bounded_ece']:.1f} %, with a floor of 1 it is T = "
+            f"{first['floored_t']:.2f} with {first['floored_ece']:.1f} %, and the raw network has "
+            f"{first['raw_ece']:.1f} %: training images that are hardly masked sharpen a network, which is why fits "
+            "on them are bounded from below."
         )
         figure = plot_solvers(frame, title=f"Solvers of MTS: {found.dataset}, {per_class(ipc)}", reduced=reduced)
         return Drawn(figure, frame, caption)
