@@ -109,5 +109,5 @@ class ReportProgress:
             minutes -= share * self._finished
             done += share * (self._finished - self._started_with)
         elapsed = (time.monotonic() - self._began) / 60.0
-        pace = elapsed / done if done > 1.0 else 1.0
+        pace = elapsed / done if done > 0.2 else 1.0
         return f"; about {duration(60.0 * minutes * pace)} left"
