@@ -112,7 +112,7 @@ def plot_solvers(frame: pandas.DataFrame, *, title: str = "", reduced: bool = Fa
 
     backbones = list(dict.fromkeys(frame["backbone"]))
     figure = Figure(figsize=(max(6.5, 4.6 * len(backbones)), 6.4), layout="constrained")
-    panels = figure.subplots(2, len(backbones), sharex=True, sharey="row", squeeze=False)
+    panels: Any = figure.subplots(2, len(backbones), sharex=True, sharey="row", squeeze=False)
     kinds = (
         ("paper", "paper_lbfgs", "o"),
         ("bounded", "bounded, [0.05, 20]", "s"),
