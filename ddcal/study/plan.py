@@ -119,7 +119,7 @@ def make_plan(
         refuse_without_gpu(environment)
     machine = machine or this_machine()
     root = Path(output if output is not None else study.storage.output).expanduser().absolute()
-    store, place = _existing_store(study, root)
+    store, place = existing_store(study, root)
     entries = [] if store is None else list(list_entries(store))
     published = {entry.key for entry in entries}
 
@@ -246,7 +246,7 @@ def _approximations(extremes: Iterable[PlannedTrial]) -> list[str]:
     ]
 
 
-def _existing_store(study: StudyConfig, root: Path) -> tuple[Store | None, Path]:
+def existing_store(study: StudyConfig, root: Path) -> tuple[Store | None, Path]:
     """Return the study's store, None if there is none yet, and the folder of this machine that fills: S3's copies."""
     check_remote_store(study)
     place = store_place(study, root)

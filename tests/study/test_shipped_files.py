@@ -9,7 +9,8 @@ from ddcal.config.loading import study_problems
 
 ROOT = Path(__file__).parents[2]
 CLOUDS = sorted((ROOT / "studies" / "cluster").glob("*.yaml"))
-STUDIES = sorted(path for path in (ROOT / "studies").rglob("*.yaml") if path not in CLOUDS)
+SCALES = ROOT / "studies" / "paper" / "scales.yaml"  # what the paper's studies become at other scales: no study
+STUDIES = sorted(path for path in (ROOT / "studies").rglob("*.yaml") if path not in (*CLOUDS, SCALES))
 CLUSTER = ROOT / "ray_cluster.yaml"
 CLUSTERS = [CLUSTER, *CLOUDS]
 

@@ -1,0 +1,241 @@
+"""One self-contained HTML page: text, tables and pictures, no network and no script."""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ddcal.analysis.report.cells import Run
+
+STYLE = """
+body { font: 16px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; color: #1b1b1b; background: #fff;
+  max-width: 72rem; margin: 0 auto; padding: 1.5rem; }
+h1 { font-size: 1.8rem; line-height: 1.2; } h2 { margin-top: 3rem; border-bottom: 1px solid #ccc; }
+h3 { margin-top: 2rem; } p, li { max-width: 52rem; } code { font: 0.85em ui-monospace, Menlo, Consolas, monospace; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; margin: 0.8rem 0; font-size: 0.92rem; }
+th, td { padding: 0.25rem 0.7rem; text-align: left; border-bottom: 1px solid #ddd; vertical-align: top; }
+th { border-bottom: 2px solid #444; } td.number, th.number { text-align: right; white-space: nowrap; }
+tr:target { background: #fff3b0; } caption { text-align: left; font-weight: 600; padding: 0.4rem 0; }
+figure { margin: 1.2rem 0; } figure img { max-width: 100%; height: auto; }
+figcaption, .note { color: #333; font-size: 0.92rem; max-width: 52rem; }
+.reduced { background: #fdf0d5; border-left: 4px solid #c77700; padding: 0.4rem 0.8rem; max-width: 52rem; }
+.gap { color: #8a1c1c; } .best { font-weight: 700; } sup a { text-decoration: none; } nav li { max-width: none; }
+td.command { white-space: nowrap; }
+"""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number in a table, with the trials that it is from.
+
+    Attributes:
+        text: As it is written, for example ``4.50 ± 0.21``; a dash where there is none.
+        runs: The trials.
+        gaps: Why some or all of its trials are missing.
+        strong: Written bold.
+    """
+
+    text: str
+    runs: tuple[Run, ...] = ()
+    gaps: tuple[str, ...] = ()
+    strong: bool = False
+
+
+Entry = str | Number | Path
+"""What a table's cell holds: text, a number, or a file, which is linked."""
+
+
+@dataclass
+class Page:
+    """A page that is put together from top to bottom.
+
+    Attributes:
+        title: Its title.
+        folder: Where it lies; links to files are relative to it.
+    """
+
+    title: str
+    folder: Path
+    _body: list[str] = field(default_factory=list)
+    _contents: list[tuple[int, str, str]] = field(default_factory=list)
+    missing: int = 0
+
+    def heading(self, text: str, level: int = 2) -> None:
+        """Begin a section; it is in the table of contents."""
+        anchor = f"{len(self._contents) + 1}-{re.sub(r'[^a-z0-9]+', '-', text.lower()).strip('-')}"
+        self._contents.append((level, text, anchor))
+        self._body.append(f'<h{level} id="{anchor}">{html.escape(text)}</h{level}>')
+
+    def text(self, text: str, kind: str = "") -> None:
+        """Add a paragraph.
+
+        Args:
+            text: Plain text; what stands between backticks is set as code.
+            kind: A class of the style: ``note``, ``reduced``, ``gap``.
+        """
+        self._body.append(f"<p{_class(kind)}>{rich_text(text)}</p>")
+
+    def bullets(self, lines: Iterable[str], kind: str = "") -> None:
+        """Add a list of lines; nothing where there are none."""
+        items = "".join(f"<li>{rich_text(line)}</li>" for line in lines)
+        if items:
+            self._body.append(f"<ul{_class(kind)}>{items}</ul>")
+
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[Entry]],
+        *,
+        caption: str = "",
+        files: Sequence[Path] = (),
+        anchors: Sequence[str] = (),
+    ) -> None:
+        """Add a table.
+
+        Args:
+            columns: Names.
+            rows: Text, numbers and files; every gap in them is told below the table, and counted.
+            caption: Above it.
+            files: The table as files, linked below.
+            anchors: The id of each row, for links to it.
+        """
+        right = [any(isinstance(row[place], Number) for row in rows) for place in range(len(columns))]
+        head = "".join(f"<th{_class('number' if side else '')}>{rich_text(name)}</th>"
+                       for name, side in zip(columns, right, strict=True))  # fmt: skip
+        gaps: list[str] = []
+        lines = []
+        for index, row in enumerate(rows):
+            cells = "".join(
+                f"<td{_class(_alignment(entry) if side else '')}>{self._entry(entry, gaps)}</td>"
+                for entry, side in zip(row, right, strict=True)
+            )
+            identity = f' id="{html.escape(anchors[index], quote=True)}"' if anchors else ""
+            lines.append(f"<tr{identity}>{cells}</tr>")
+        title = f"<caption>{rich_text(caption)}</caption>" if caption else ""
+        body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+        self._body.append(f'<div class="wide"><table>{title}{body}</table></div>')
+        self._gaps(gaps)
+        self._files(files)
+
+    def picture(
+        self, png: Path, alt: str, caption: str, *, runs: Sequence[Run] = (), files: Sequence[Path] = ()
+    ) -> None:
+        """Add a picture.
+
+        Args:
+            png: The file, which becomes a part of the page.
+            alt: What it shows, for those who do not see it.
+            caption: What is seen, as `text`.
+            runs: The trials that it is made of.
+            files: Its numbers, linked below.
+        """
+        data = base64.b64encode(png.read_bytes()).decode()
+        links = f" Trials: {self._links(runs)}." if runs else ""
+        self._body.append(
+            f'<figure><img alt="{html.escape(alt, quote=True)}" src="data:image/png;base64,{data}">'
+            f"<figcaption>{rich_text(caption)}{links}</figcaption></figure>"
+        )
+        self._files((png, *files))
+
+    def gaps(self, reasons: Iterable[str]) -> None:
+        """Say what is missing and why."""
+        self._gaps(list(reasons))
+
+    def write(self, name: str = "index.html") -> Path:
+        """Write the page and return its path."""
+        contents = "".join(
+            f'<li style="margin-left: {1.2 * (level - 2)}rem"><a href="#{anchor}">{html.escape(text)}</a></li>'
+            for level, text, anchor in self._contents
+        )
+        first, rest = self._split()
+        text = (
+            f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{html.escape(self.title)}</title><style>{STYLE}</style></head><body>"
+            f"<h1>{html.escape(self.title)}</h1>\n{first}\n<nav><h2>Contents</h2><ul>{contents}</ul></nav>\n{rest}\n"
+            f"</body></html>\n"
+        )
+        path = self.folder / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{name}.tmp")
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+        return path
+
+    def _split(self) -> tuple[str, str]:
+        """Return what stands before the first heading, and the rest."""
+        place = next((i for i, part in enumerate(self._body) if part.startswith("<h2")), len(self._body))
+        return "\n".join(self._body[:place]), "\n".join(self._body[place:])
+
+    def _entry(self, entry: Entry, gaps: list[str]) -> str:
+        if isinstance(entry, str):
+            return rich_text(entry)
+        if isinstance(entry, Path):
+            return f'<a href="{self.link(entry)}">{html.escape(entry.name)}</a>'
+        mark = ""
+        if entry.gaps:
+            gaps.append("; ".join(dict.fromkeys(entry.gaps)))
+            mark = f'<sup class="gap">gap {len(gaps)}</sup>'
+        if not entry.runs:
+            return f"{html.escape(entry.text)}{mark}"
+        first, *others = entry.runs
+        more = "".join(
+            f' <a href="#{run_anchor(run)}" title="{html.escape(run.trial.trial_key, quote=True)}">{place}</a>'
+            for place, run in enumerate(others, start=2)
+        )
+        more = f"<sup>{more}</sup>" if more else ""
+        key = html.escape(first.trial.trial_key, quote=True)
+        return f'<a href="#{run_anchor(first)}" title="{key}">{html.escape(entry.text)}</a>{more}{mark}'
+
+    def _links(self, runs: Sequence[Run]) -> str:
+        return ", ".join(
+            f'<a href="#{run_anchor(run)}">{html.escape(run.trial.trial_key)}</a>' for run in dict.fromkeys(runs)
+        )
+
+    def _gaps(self, gaps: list[str]) -> None:
+        self.missing += len(gaps)
+        if gaps:
+            items = "".join(f"<li>gap {place}: {rich_text(text)}</li>" for place, text in enumerate(gaps, start=1))
+            self._body.append(f'<ul class="gap">{items}</ul>')
+
+    def _files(self, files: Sequence[Path]) -> None:
+        if files:
+            links = ", ".join(f'<a href="{self.link(path)}">{html.escape(path.name)}</a>' for path in files)
+            self._body.append(f'<p class="note">Files: {links}</p>')
+
+    def link(self, path: Path) -> str:
+        """Return the relative address of a file, for an attribute."""
+        relative = os.path.relpath(path.absolute(), self.folder.absolute())
+        return html.escape("/".join(map(_quoted, Path(relative).parts)), quote=True)
+
+
+def run_anchor(run: Run) -> str:
+    """Return the id of a trial's row."""
+    return html.escape(f"run-{run.trial.trial_key}", quote=True)
+
+
+def rich_text(text: str) -> str:
+    """Return text as HTML: everything escaped, what stands between backticks as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # a backtick without a partner
+        return html.escape(text)
+    return "".join(f"<code>{html.escape(part)}</code>" if i % 2 else html.escape(part) for i, part in enumerate(parts))
+
+
+def _alignment(entry: Entry) -> str:
+    return "number best" if isinstance(entry, Number) and entry.strong else "number"
+
+
+def _class(name: str) -> str:
+    return f' class="{name}"' if name else ""
+
+
+def _quoted(part: str) -> str:
+    from urllib.parse import quote
+
+    return quote(part)

@@ -1,0 +1,108 @@
+"""Running what a report lacks: every study that is not finished yet, one after another, on one Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+from ddcal.analysis.report.progress import ReportProgress
+from ddcal.analysis.report.studies import PaperStudy
+from ddcal.config import StudyConfig
+from ddcal.config.trial import flatten
+from ddcal.errors import BadInput
+from ddcal.study.ledger import begun
+from ddcal.study.results import StudyResults, load_study
+
+State = Literal["missing", "unfinished", "finished"]
+
+DECISIVE = ("trial", "base", "space", "objectives", "constraints")
+"""What of a study decides over its numbers."""
+
+
+def study_state(study: StudyConfig, root: Path) -> State:
+    """Return how far a study is in the output root.
+
+    Raises:
+        BadInput: if a study of that name was run there with other settings.
+    """
+    directory = root / study.name
+    if not begun(directory):
+        return "missing"
+    results = load_study(directory)
+    if differing := _differing(results.study, study):
+        shown = ", ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
+        raise BadInput(
+            f"{directory} was run with other settings ({shown}): take another --output, or move that folder away "
+            "(finished stages stay in the store either way)"
+        )
+    ended = all(trial.outcome is not None for trial in results.records)
+    return "finished" if ended and len(results.records) >= study.search.trials else "unfinished"
+
+
+def run_missing(
+    studies: Sequence[PaperStudy],
+    root: Path,
+    progress: ReportProgress,
+    *,
+    debug: bool = False,
+    address: str | None = None,
+) -> int:
+    """Run or resume every study that is not finished, in order, and return how many those were.
+
+    Args:
+        studies: From `paper_studies`.
+        root: The output root; the studies share the store in it.
+        progress: Is told what happens.
+        debug: As in `ddcal.study.run_study`.
+        address: As in `ddcal.study.run_study`.
+
+    Raises:
+        BadInput: as `study_state`, before anything is run.
+        KeyboardInterrupt: on Ctrl-C; the same call goes on.
+    """
+    states = {study.config.name: study_state(study.config, root) for study in studies}
+    todo = [study for study in studies if states[study.config.name] != "finished"]
+    progress.begin(studies, todo)
+    if not todo:
+        return 0
+
+    from ddcal.study.runner import resume_study, run_study
+
+    with _one_ray(debug, address):
+        for study in todo:
+            progress.next_study(study)
+            options: dict[str, Any] = {"debug": debug, "address": address, "hooks": progress.hooks}
+            if states[study.config.name] == "missing":
+                run_study(study.config, output=root, **options)
+            else:
+                resume_study(root / study.config.name, trials=study.config.search.trials, **options)
+            progress.end_study()
+    return len(todo)
+
+
+def load_finished(names: Sequence[str], root: Path) -> list[StudyResults]:
+    """Return the results of those studies of ``names`` that were begun in the output root."""
+    return [load_study(root / name) for name in names if begun(root / name)]
+
+
+@contextmanager
+def _one_ray(debug: bool, address: str | None) -> Iterator[None]:
+    """Keep one Ray for all studies: each would start its own otherwise."""
+    if debug:
+        context: Any = nullcontext()
+    else:
+        from ddcal.study.ray_executor import ray_runtime
+
+        context = ray_runtime(address)
+    with context:
+        yield
+
+
+def _differing(recorded: StudyConfig, wanted: StudyConfig) -> list[str]:
+    """Return the dotted keys in which two studies differ, of those that decide over numbers."""
+    values = [flatten(study.model_dump(mode="json", include=set(DECISIVE))) for study in (recorded, wanted)]
+    names = dict.fromkeys([*values[0], *values[1]])
+    missing = object()
+    return [name for name in names if values[0].get(name, missing) != values[1].get(name, missing)]

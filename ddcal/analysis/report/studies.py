@@ -1,0 +1,138 @@
+"""The studies behind the paper's tables and figures: their files, and what a scale and a dataset change in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ddcal
+from ddcal.config import StudyConfig, read_study
+from ddcal.config.grid import grid_size
+from ddcal.config.problems import suggestion
+from ddcal.config.yaml_reader import Refused, YamlReader, read_text
+from ddcal.errors import BadInput
+
+STEMS = ("fdnn", "ddnn", "losses", "calibration", "mask_ratio", "accuracy", "features", "spectrum")
+"""The files of ``studies/paper``, in the order in which they run: later ones find stages of earlier ones."""
+
+SCALES = "scales.yaml"
+ANY, MINUTES, EXTRA = "any", "minutes", "extra"
+"""Rows of `SCALES` that are no study: for every one, minutes of each, and what is run on request alone."""
+
+
+@dataclass(frozen=True)
+class PaperStudy:
+    """One study of the report.
+
+    Attributes:
+        dataset: Its dataset.
+        stem: The name of its file, without ``.yaml``.
+        config: The study, with the scale's and the dataset's changes.
+        minutes: How long it takes on 2 CPU cores after those before it; None if that is not known.
+    """
+
+    dataset: str
+    stem: str
+    config: StudyConfig
+    minutes: float | None = None
+
+
+def studies_folder(given: Path | None = None) -> Path:
+    """Return the folder of the paper's studies: ``given``, or the one beside the package.
+
+    Raises:
+        BadInput: if it is not there or lacks a file.
+    """
+    folder = given or Path(ddcal.__file__).absolute().parents[1] / "studies" / "paper"
+    missing = [name for name in (*(f"{stem}.yaml" for stem in STEMS), SCALES) if not (folder / name).is_file()]
+    if missing:
+        where = f"--studies {given}" if given else f"the package has no studies beside it ({folder})"
+        raise BadInput(
+            f"{where}: {', '.join(missing)} not found; give --studies with the folder studies/paper of a checkout of "
+            "ddcal"
+        )
+    return folder
+
+
+def read_scales(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return scale → dataset → study → dotted name → value, as `SCALES` has it.
+
+    Raises:
+        BadInput: if the file is not YAML, or is not made like that.
+    """
+    path, reader = folder / SCALES, YamlReader()
+    try:
+        scales = reader.read(read_text(path))
+    except Refused as refused:
+        raise BadInput(f"{path}: {refused.problem}") from None
+    if reader.problems:
+        raise BadInput(f"{path}: {reader.problems[0]}")
+    known = {ANY, MINUTES, EXTRA, *STEMS}
+    for scale, datasets in scales.items() if isinstance(scales, dict) else [("", None)]:
+        if not isinstance(datasets, dict):
+            raise BadInput(f"{path}: {scale or 'the file'} must map datasets to studies")
+        for dataset, rows in datasets.items():
+            for stem in rows or {}:
+                if stem not in known:
+                    raise BadInput(f"{path}: {scale}.{dataset}.{stem} is no study{suggestion(str(stem), known)}")
+    return scales
+
+
+def paper_studies(scale: str, datasets: Sequence[str], folder: Path, extra: bool = False) -> list[PaperStudy]:
+    """Return the studies of a report, dataset by dataset, each named ``<dataset>-<stem>``.
+
+    Args:
+        scale: ``cpu`` or ``gpu``, or whatever else `SCALES` has.
+        datasets: Names of datasets that the scale has, without repetition.
+        folder: From `studies_folder`.
+        extra: With the dear studies, ``<dataset>-<stem>-extra``, that the scale leaves out otherwise.
+
+    Raises:
+        BadInput: for a scale or dataset that the file has not.
+        ConfigError: if a change does not fit its study.
+    """
+    scales = read_scales(folder)
+    if scale not in scales:
+        raise BadInput(f"--scale {scale}: must be one of {', '.join(scales)}{suggestion(scale, scales)}")
+    rows = scales[scale]
+    names = [name for name in rows if name != ANY]
+    for index, name in enumerate(datasets):
+        if name not in names:
+            raise BadInput(f"--datasets: {name!r} is not one of {', '.join(names)}{suggestion(name, names)}")
+        if name in datasets[:index]:
+            raise BadInput(f"--datasets: {name} is there twice")
+    if not datasets:
+        raise BadInput(f"--datasets is empty; take one or more of {', '.join(names)}")
+    found = [_study(rows, dataset, stem, folder) for dataset in datasets for stem in STEMS]
+    if extra:
+        found += [_study(rows, name, stem, folder, True) for name in datasets for stem in _extras(rows[name])]
+    return [study for study in found if study is not None]
+
+
+def study_names(dataset: str, stem: str) -> tuple[str, str]:
+    """Return the names that a dataset's studies of this file have: its own, and its extra one's."""
+    return f"{dataset}-{stem}", f"{dataset}-{stem}-{EXTRA}"
+
+
+def _extras(own: Mapping[str, Any] | None) -> Collection[str]:
+    return ((own or {}).get(EXTRA) or {}).keys()
+
+
+def _study(rows: Mapping[str, Any], dataset: str, stem: str, folder: Path, extra: bool = False) -> PaperStudy | None:
+    own = rows[dataset] or {}
+    changes: dict[str, Any] = {"name": study_names(dataset, stem)[extra], "base.data.name": dataset}
+    for place in (rows.get(ANY) or {}, own):
+        for row in (ANY, stem):
+            if row in place and place[row] is None:
+                return None
+            changes |= place.get(row) or {}
+    if extra:
+        changes |= own[EXTRA][stem] or {}
+    study = read_study(folder / f"{stem}.yaml", [f"{name}={json.dumps(value)}" for name, value in changes.items()])
+    if study.search.searcher == "grid":
+        search = study.search.model_copy(update={"trials": grid_size(study)})
+        study = study.model_copy(update={"search": search})
+    return PaperStudy(dataset, stem, study, None if extra else (own.get(MINUTES) or {}).get(stem))

@@ -1,0 +1,127 @@
+"""The parts of a report: its studies, its cells, its words."""
+
+import math
+
+import pytest
+
+from ddcal.analysis.report.cells import Cell, Run
+from ddcal.analysis.report.comparison_table import paired_difference
+from ddcal.analysis.report.page import Page, rich_text
+from ddcal.analysis.report.solvers import verdict
+from ddcal.analysis.report.studies import STEMS, paper_studies, read_scales, studies_folder
+from ddcal.analysis.report.study_page import study_report
+from ddcal.errors import BadInput
+
+SCALES = [(scale, name) for scale, rows in read_scales(studies_folder()).items() for name in rows if name != "any"]
+
+
+@pytest.mark.parametrize(("scale", "dataset"), SCALES, ids=lambda value: value)
+def test_every_shipped_scale_makes_studies(scale, dataset):
+    studies = paper_studies(scale, [dataset], studies_folder(), extra=True)
+    names = [study.config.name for study in studies]
+    assert len(set(names)) == len(names) and all(name.startswith(f"{dataset}-") for name in names)
+    assert {study.stem for study in studies} <= set(STEMS)
+    for study in studies:
+        data = study.config.base["data"]
+        assert data["name"] == dataset
+        assert scale == "gpu" or "zca" not in data or data["zca"] is False
+        assert study.config.search.searcher != "grid" or study.config.search.trials > 0
+
+
+def test_a_scale_of_a_study_that_is_none_is_named(tmp_path):
+    (tmp_path / "scales.yaml").write_text("cpu: {digits: {fdn: {}}}")
+    with pytest.raises(BadInput, match=r"cpu\.digits\.fdn is no study; did you mean 'fdnn'"):
+        read_scales(tmp_path)
+
+
+def cell(made_study, name, values):
+    """A cell of made-up values, one a seed from 0 on."""
+    study = made_study(name, ["complete"] * len(values))
+    runs = []
+    for seed, (trial, value) in enumerate(zip(study.records, values, strict=True)):
+        trial.config["seed"] = seed
+        trial.metrics["test/ece"] = value
+        runs.append(Run(study, trial))
+    return Cell("test/ece", tuple(runs))
+
+
+def test_the_interval_of_a_cell_is_student_t(made_study):
+    one = cell(made_study, "one", [0.1, 0.2, 0.3])
+    assert one.mean == pytest.approx(0.2) and one.std == pytest.approx(0.1)
+    low, high = one.interval
+    assert high - 0.2 == pytest.approx(0.2 - low) == pytest.approx(4.302652729749464 * 0.1 / math.sqrt(3))
+    assert cell(made_study, "two", [0.1]).interval is None and Cell("test/ece").mean is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ([0.1] * 5, [0.2, 0.21, 0.19, 0.2, 0.22], "lower"),
+        ([0.3] * 5, [0.2, 0.21, 0.19, 0.2, 0.22], "higher"),
+        ([0.1, 0.3, 0.1, 0.3, 0.2], [0.2, 0.2, 0.2, 0.2, 0.21], "not told apart"),
+        ([0.1, 0.3], [0.2, 0.21], "lower"),  # too few seeds for an interval: the mean is told
+        ([0.2, 0.2], [0.2, 0.2], "not told apart"),
+    ],
+)
+def test_differences_are_paired(made_study, first, second, said):
+    difference = paired_difference(cell(made_study, "a", first), cell(made_study, "b", second))
+    assert difference.verdict == said and difference.seeds == len(first)
+    assert difference.mean == pytest.approx(sum(a - b for a, b in zip(first, second, strict=True)) / len(first))
+
+
+@pytest.mark.parametrize(
+    ("paper", "optimum", "said"),
+    [
+        (None, 2.0, "diverged"),
+        (-0.5, 0.2, "negative"),
+        (1.5, 1.5, "arrived"),
+        (2.98, 3.0, "arrived"),
+        (2.0, 3.0, "stopped early"),
+        (1.2, 0.3, "stopped early"),
+        (2.0, 0.3, "moved away"),
+        (0.05, 1.0, "passed it"),
+    ],
+)
+def test_how_far_the_papers_optimiser_came(paper, optimum, said):
+    assert verdict(paper, optimum)[1] == said
+
+
+def test_text_is_escaped_and_code_is_code():
+    assert rich_text('a < b & `x <y>` "q"') == "a &lt; b &amp; <code>x &lt;y&gt;</code> &quot;q&quot;"
+    assert rich_text("one ` alone <") == "one ` alone &lt;"
+
+
+def test_a_page_escapes_what_it_is_given(tmp_path):
+    page = Page("<i>title</i>", tmp_path)
+    page.heading("<u>x</u>")
+    page.table(["<th>"], [["<td>"]], caption="<c>")
+    text = page.write().read_text()
+    assert not any(mark in text for mark in ("<i>", "<u>", "<td><td>", "<c>"))
+    assert "&lt;u&gt;x&lt;/u&gt;" in text
+
+
+MIXED = ("complete", "infeasible", "pruned", "failed", "out_of_memory", "killed", None)
+
+
+@pytest.mark.parametrize(
+    "outcomes", [(), ("failed",), MIXED, MIXED + ("complete",) * 5], ids=["none", "failed", "mixed", "many"]
+)
+def test_the_page_of_any_study(made_study, outcomes):
+    results = made_study("some", outcomes)
+    page = study_report(results)
+    assert page == results.directory / "report" / "index.html"
+    text = page.read_text()
+    for trial in results.records:
+        assert f'id="run-{trial.trial_key}"' in text and f"--trial {trial.number} --to replay-{trial.trial_key}" in text
+    if results.best is None:
+        assert "no trial is feasible" in text
+    else:
+        assert f"winner: {results.best.trial_key}" in text
+
+
+def test_the_page_of_a_study_goes_where_it_is_told(made_study, tmp_path):
+    results = made_study("some", ("failed",))
+    assert study_report(results, tmp_path / "elsewhere") == tmp_path / "elsewhere" / "index.html"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="is a file"):
+        study_report(results, tmp_path / "file")
