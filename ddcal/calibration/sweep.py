@@ -43,7 +43,7 @@ class SweepFit:
 
 
 def fit_temperatures(logits: ArrayLike, labels: ArrayLike, bounds: tuple[float, float] = (0.05, 20.0)) -> Floats:
-    """Return the temperatures of many sets of logits, as `fit_temperature` with solver "bounded" finds each.
+    """Return the temperatures of many sets of logits, which `fit_temperature` with solver "bounded" finds too.
 
     Args:
         logits: (F, M, K) floats, a set after the other.

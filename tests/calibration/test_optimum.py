@@ -122,7 +122,7 @@ def test_root_of_functions_that_mislead_newton(root: float) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_blocks_and_samples_give_the_fit_of_one_piece(dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    logits, labels = sample(5001, 7)
+    logits, labels = sample(1001, 7)
     logits = logits.astype(dtype)
     whole = optimal_temperature(logits, labels, 0.05, 20.0)
     assert whole == pytest.approx(oracle(logits.astype(np.float64), labels, 0.05, 20.0), rel=1e-13)
