@@ -126,7 +126,7 @@ def test_blocks_and_samples_give_the_fit_of_one_piece(dtype: type, monkeypatch: 
     logits = logits.astype(dtype)
     whole = optimal_temperature(logits, labels, 0.05, 20.0)
     assert whole == pytest.approx(oracle(logits.astype(np.float64), labels, 0.05, 20.0), rel=1e-13)
-    for block in (3000, 400, 1):  # twelve blocks; many, by a sample; an image at a time, by samples of samples
+    for block in (3000, 400, 1):  # three blocks; many, by a sample; an image at a time
         monkeypatch.setattr(predictions, "BLOCK", block)
         assert optimal_temperature(logits, labels, 0.05, 20.0) == pytest.approx(whole, rel=1e-13)
         assert optimal_temperature(logits, labels, 3.0, 20.0) == 3.0
