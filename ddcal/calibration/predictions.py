@@ -97,7 +97,7 @@ def predict(
     classes = np.zeros(len(scores), np.int64) if labels is None else check_labels(labels, scores.shape)
     temperature = check_temperature(temperature)
     collected = _Collected(scores.shape, class_bins, each)
-    for block in _blocks(scores.shape):
+    for block in blocks(scores.shape):
         values = scores[block].astype(np.float64)
         if temperature < 0.0:
             np.negative(values, out=values)
@@ -138,7 +138,7 @@ def predict_from_probabilities(
         row, column = np.argwhere((given < -PROBABILITY_SLACK) | (given > 1.0 + PROBABILITY_SLACK))[0]
         raise ValueError(f"probs[{row}, {column}] is {given[row, column]:g}; it must be in [0, 1]")
     collected = _Collected(given.shape, class_bins, each)
-    for block in _blocks(given.shape):
+    for block in blocks(given.shape):
         values = given[block].astype(np.float64)
         sums = values.sum(axis=1)
         worst = int(np.abs(sums - 1.0).argmax())
@@ -201,7 +201,8 @@ class _Collected:
         return Predictions(self.confidence, self.correct, self.nll, errors)
 
 
-def _blocks(shape: tuple[int, ...]) -> list[slice]:
+def blocks(shape: tuple[int, ...]) -> list[slice]:
+    """Return the rows of an array of this shape (N, K) in blocks of about `BLOCK` numbers."""
     images, classes = shape
     step = max(1, BLOCK // classes)
     return [slice(start, min(start + step, images)) for start in range(0, images, step)]

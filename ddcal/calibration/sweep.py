@@ -1,7 +1,7 @@
 """Masked temperature scaling over many ratios, draws and bounds: every masked image is predicted once.
 
 The negative log-likelihood is convex in 1/T, so the optimum within bounds is the optimum of any wider interval, moved
-into them: fits that differ in bounds alone are one fit. Fits of many draws go through the same steps side by side.
+into them: fits that differ in bounds alone are one fit.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from ddcal.calibration.checks import ArrayLike, Floats, check_logits_labels
+from ddcal.calibration.checks import ArrayLike, Floats, Integers, check_labels, check_matrix
 from ddcal.calibration.metrics import score
+from ddcal.calibration.optimum import optimal_temperature
 from ddcal.calibration.temperature import check_bounds
-
-STEPS = 200
-"""More than bisection alone needs to reach the last bit."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,7 @@ class SweepFit:
 
 
 def fit_temperatures(logits: ArrayLike, labels: ArrayLike, bounds: tuple[float, float] = (0.05, 20.0)) -> Floats:
-    """Return the temperatures of many sets of logits, as `fit_temperature` with solver "bounded" finds each.
-
-    The slope of the likelihood in 1/T never falls, so its root stays between two values of which the slope has opposite
-    signs: Newton's steps that would leave them are replaced by their middle. Agrees with `fit_temperature` to 1e-9.
+    """Return the temperatures of many sets of logits, which `fit_temperature` with solver "bounded" finds too.
 
     Args:
         logits: (F, M, K) floats, a set after the other.
@@ -61,8 +57,7 @@ def fit_temperatures(logits: ArrayLike, labels: ArrayLike, bounds: tuple[float, 
         ValueError: Invalid logits, labels or bounds.
     """
     low, high = check_bounds(bounds)
-    stack = _stack(logits, labels)
-    return _temperatures(_shifted(stack[0]), stack[1], low, high)
+    return _temperatures(*_stack(logits, labels), low, high)
 
 
 def sweep_logits(
@@ -84,13 +79,12 @@ def sweep_logits(
         raise ValueError("bounds is empty; there must be at least one pair (low, high)")
     values, classes = _stack(logits, labels)
     right = float((values.argmax(axis=2) == classes).mean())
-    shifted = _shifted(values)
     low, high = min(pair[0] for pair in pairs), max(pair[1] for pair in pairs)
-    each = _temperatures(shifted, classes, low, high)
-    flat = shifted.reshape(1, -1, shifted.shape[2])
-    pooled = each if len(each) == 1 else _temperatures(flat, np.tile(classes, len(shifted)), low, high)
+    each = _temperatures(values, classes, low, high)
+    flat = values.reshape(1, -1, values.shape[2])
+    pooled = each if len(each) == 1 else _temperatures(flat, np.tile(classes, len(values)), low, high)
     # Logits that determine no temperature have 1 (`fit_temperature`), which lies within the widest bounds or is moved.
-    undetermined = [not one.any() for one in (flat[0], *shifted)]
+    undetermined = [bool((one == one[..., :1]).all()) for one in (flat[0], *values)]
     found = np.where(undetermined, 1.0, np.append(pooled, each))
     fits = []
     for pair in pairs:
@@ -141,59 +135,18 @@ def sweep_masks(
     return fits
 
 
-def _stack(logits: ArrayLike, labels: ArrayLike) -> tuple[Floats, np.ndarray]:
+def _stack(logits: ArrayLike, labels: ArrayLike) -> tuple[npt.NDArray[np.floating], Integers]:
     if logits.ndim != 3 or 0 in logits.shape:
         raise ValueError(
             f"logits has shape {tuple(logits.shape)}; it must be (F, M, K) with at least one set, image and class"
         )
     sets, images, width = logits.shape
     one = labels.repeat(sets) if isinstance(labels, torch.Tensor) else np.tile(np.asarray(labels), sets)
-    values, classes = check_logits_labels(logits.reshape(sets * images, width), one)
+    values = check_matrix(logits.reshape(sets * images, width))
+    classes = check_labels(one, values.shape)
     return values.reshape(sets, images, width), classes[:images]
 
 
-def _shifted(values: Floats) -> Floats:
-    shifted: Floats = values - values.max(axis=2, keepdims=True)
-    return shifted
-
-
-def _temperatures(shifted: Floats, classes: np.ndarray, low: float, high: float) -> Floats:
-    """Return the temperature of each set of logits (F, M, K) whose rows have 0 as their maximum."""
-    at_label = shifted[:, np.arange(len(classes)), classes].mean(axis=1)
-
-    def slopes(inverse: Floats, chosen: np.ndarray) -> tuple[Floats, Floats]:
-        part = shifted[chosen]
-        weights = np.exp(inverse[:, None, None] * part)
-        total = weights.sum(axis=2)
-        mean = np.einsum("fmk,fmk->fm", weights, part) / total
-        square = np.einsum("fmk,fmk,fmk->fm", weights, part, part) / total
-        return mean.mean(axis=1) - at_label[chosen], (square - mean**2).mean(axis=1)
-
-    sets = np.arange(len(shifted))
-    left, right = np.full(len(sets), 1.0 / high), np.full(len(sets), 1.0 / low)
-    temperatures = np.empty(len(sets))
-    flat = ~shifted.any(axis=(1, 2))
-    sharpest = slopes(right, sets)[0] <= 0.0
-    softest = slopes(left, sets)[0] >= 0.0
-    temperatures[softest], temperatures[sharpest] = high, low  # sharpest first, as `fit_temperature`
-    temperatures[flat] = min(max(1.0, low), high)
-    open_ = np.flatnonzero(~(sharpest | softest | flat))
-    inverse = np.sqrt(left * right)
-    last = 4.0 * np.finfo(np.float64).eps
-    for _ in range(STEPS):
-        if not len(open_):
-            break
-        now = inverse[open_]
-        slope, curvature = slopes(now, open_)
-        left[open_] = np.where(slope < 0.0, now, left[open_])
-        right[open_] = np.where(slope < 0.0, right[open_], now)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            step = now - slope / curvature
-        inside = (step > left[open_]) & (step < right[open_])
-        new = np.where(inside, step, 0.5 * (left[open_] + right[open_]))
-        inverse[open_] = np.where(slope == 0.0, now, new)
-        done = (slope == 0.0) | (np.abs(new - now) <= last * now)
-        temperatures[open_[done]] = 1.0 / inverse[open_[done]]
-        open_ = open_[~done]
-    temperatures[open_] = 1.0 / inverse[open_]
-    return temperatures.clip(low, high)
+def _temperatures(values: npt.NDArray[np.floating], classes: Integers, low: float, high: float) -> Floats:
+    """Return the temperature of each set of logits (F, M, K)."""
+    return np.array([optimal_temperature(one, classes, low, high) for one in values])

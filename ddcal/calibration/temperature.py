@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from ddcal.calibration.checks import ArrayLike, Floats, Integers, check_logits_labels
+from ddcal.calibration.checks import ArrayLike, Integers, check_labels, check_matrix
 from ddcal.calibration.metrics import negative_log_likelihood
+from ddcal.calibration.optimum import optimal_temperature
 
 SOLVERS = ("bounded", "paper_lbfgs")
 """The solvers of `fit_temperature`: the optimum within bounds, or the paper's optimiser as it stands."""
@@ -50,8 +52,8 @@ def fit_temperature(
     """Return the temperature that minimises the negative log-likelihood of ``labels`` under softmax(logits / T).
 
     "bounded" finds the optimum within ``bounds`` to near machine precision: the likelihood is convex in 1/T, so it is
-    the root of a monotone derivative or a bound. Data that prefer no temperature (the logits of each row all equal,
-    or a single class) give T = 1, moved into the bounds.
+    the root of a monotone derivative or a bound (`ddcal.calibration.optimum`). Data that prefer no temperature (the
+    logits of each row all equal, or a single class) give T = 1, moved into the bounds.
 
     "paper_lbfgs" is the authors' optimiser (PAPER.md, MTS): LBFGS from T = 1.5, learning rate 0.01, 50 iterations, no
     line search, no bounds. Steps of 1 % stop about 39 % of the way to the optimum; far from it, T can turn negative.
@@ -68,13 +70,14 @@ def fit_temperature(
         ValueError: Invalid logits or labels (as `ddcal.calibration.score`), bounds or solver.
         CalibrationError: "paper_lbfgs" ended at a temperature that is zero or not finite.
     """
-    scores, classes = check_logits_labels(logits, labels)
+    scores = check_matrix(logits)
+    classes = check_labels(labels, scores.shape)
     low, high = check_bounds(bounds)
     check_solver(solver)
     if solver == "paper_lbfgs":
         temperature, at_bound = _paper_lbfgs(scores, classes), False
     else:
-        temperature = _bounded(scores, classes, low, high)
+        temperature = optimal_temperature(scores, classes, low, high)
         at_bound = temperature in (low, high)
     nll = negative_log_likelihood(scores, classes, temperature)
     return TemperatureFit(temperature=temperature, nll=nll, at_bound=at_bound, solver=solver)
@@ -97,49 +100,10 @@ def check_solver(solver: str) -> None:
         raise ValueError(f"solver is {solver!r}; it must be one of {', '.join(SOLVERS)}")
 
 
-def nll_slope(logits: ArrayLike, labels: ArrayLike, inverse_temperature: float) -> float:
-    """Return the derivative of the mean NLL with respect to the inverse temperature, in nats per unit of 1/T.
-
-    It is the mean of (expected logit under softmax(logits / T) minus the logit of the label), and never falls as 1/T
-    grows. Raises ValueError as `fit_temperature` does.
-    """
-    scores, classes = check_logits_labels(logits, labels)
-    shifted, at_label = _shift(scores, classes)
-    return _slope(inverse_temperature, shifted, at_label)
-
-
-def _shift(scores: Floats, classes: Integers) -> tuple[Floats, float]:
-    """Return the logits less their row's maximum (no exponential can overflow) and the mean of those at the labels."""
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    return shifted, float(shifted[np.arange(len(classes)), classes].mean())
-
-
-def _slope(inverse: float, shifted: Floats, at_label: float) -> float:
-    weights = np.exp(inverse * shifted)
-    expected = np.einsum("nk,nk->n", weights, shifted) / weights.sum(axis=1)
-    return float(expected.mean()) - at_label
-
-
-def _bounded(scores: Floats, classes: Integers, low: float, high: float) -> float:
-    from scipy.optimize import brentq
-
-    shifted, at_label = _shift(scores, classes)
-    if not shifted.any():
-        return min(max(1.0, low), high)
-    # Sharpest first: where everything is right the slope underflows to 0 at large logits, and the answer is `low`.
-    if _slope(1.0 / low, shifted, at_label) <= 0.0:
-        return low
-    if _slope(1.0 / high, shifted, at_label) >= 0.0:
-        return high
-    tolerance = 4.0 * np.finfo(np.float64).eps
-    inverse = brentq(_slope, 1.0 / high, 1.0 / low, args=(shifted, at_label), xtol=tolerance / high, rtol=tolerance)
-    return min(max(1.0 / float(inverse), low), high)
-
-
-def _paper_lbfgs(scores: Floats, classes: Integers) -> float:
+def _paper_lbfgs(scores: npt.NDArray[np.floating], classes: Integers) -> float:
     # Callers may be under no_grad or inference_mode; both come back as they were.
     with torch.inference_mode(False), torch.enable_grad():
-        logits, labels = torch.from_numpy(scores.copy()), torch.from_numpy(classes.copy())
+        logits, labels = torch.from_numpy(scores.astype(np.float64)), torch.from_numpy(classes.copy())
         temperature = torch.full((1,), 1.5, dtype=torch.float64, requires_grad=True)
         optimiser = torch.optim.LBFGS([temperature], lr=1e-2, max_iter=50)
 

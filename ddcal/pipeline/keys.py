@@ -34,8 +34,8 @@ ALGORITHM_VERSIONS = {
     "train": 1,
     "folds": 1,
     "masked": 1,
-    "calibrate": 1,
-    "evaluate": 2,
+    "calibrate": 2,
+    "evaluate": 3,
 }
 """Raised whenever a stage's numbers change, so that old artefacts are not taken for new ones."""
 

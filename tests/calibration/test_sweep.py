@@ -38,7 +38,7 @@ def stack(sets=3, images=60, classes=5, scale=1.0, seed=0):
 def test_many_fits_are_each_fit(scale, bounds) -> None:
     logits, labels = stack(scale=scale)
     expected = [fit_temperature(one, labels, bounds).temperature for one in logits]
-    assert fit_temperatures(logits, labels, bounds) == pytest.approx(expected, rel=1e-9)
+    assert fit_temperatures(logits, labels, bounds).tolist() == expected
 
 
 @settings(max_examples=60, deadline=None)
@@ -46,7 +46,7 @@ def test_many_fits_are_each_fit(scale, bounds) -> None:
 def test_many_fits_are_each_fit_whatever_the_logits(seed, exponent, sets, images, classes) -> None:
     logits, labels = stack(sets, images, classes, 10.0**exponent, seed)
     expected = [fit_temperature(one, labels).temperature for one in logits]
-    assert fit_temperatures(logits, labels) == pytest.approx(expected, rel=1e-9)
+    assert fit_temperatures(logits, labels).tolist() == expected
 
 
 def test_sets_without_a_temperature_do_not_disturb_the_others() -> None:
@@ -54,9 +54,7 @@ def test_sets_without_a_temperature_do_not_disturb_the_others() -> None:
     logits[1] = 7.0
     found = fit_temperatures(logits, labels)
     assert found[1] == 1.0
-    assert found[[0, 2]] == pytest.approx(
-        [fit_temperature(one, labels).temperature for one in logits[[0, 2]]], rel=1e-9
-    )
+    assert found[[0, 2]].tolist() == [fit_temperature(one, labels).temperature for one in logits[[0, 2]]]
 
 
 @pytest.mark.parametrize(
@@ -80,8 +78,8 @@ def test_one_fit_moved_into_bounds_is_the_fit_within_them(sets) -> None:
     logits, labels = (torch.from_numpy(values) for values in stack(sets))
     for found, bounds in zip(sweep_logits(logits, labels, 0.3, BOUNDS), BOUNDS, strict=True):
         expected = fit_masked(logits, labels, bounds)
-        assert found.temperature == pytest.approx(expected.temperature, rel=1e-9)
-        assert found.draws == pytest.approx(expected.draws, rel=1e-9)
+        assert found.temperature == pytest.approx(expected.temperature, rel=1e-12)
+        assert found.draws == pytest.approx(expected.draws, rel=1e-12)
         assert (found.at_bound, found.masked_accuracy) == (expected.at_bound, expected.masked_accuracy)
         assert (found.ratio, found.bounds, found.metrics) == (0.3, bounds, {})
 
@@ -132,8 +130,8 @@ def test_a_sweep_is_masked_temperature_scaling_and_predicts_once_a_ratio_and_dra
     assert [(fit.ratio, fit.bounds) for fit in found] == [(ratio, pair) for ratio in ratios for pair in bounds]
     for fit in found:
         one = masked_temperature_scaling(network, *images, fit.ratio, fit.bounds, 3, 5, unit="pixel")
-        assert fit.temperature == pytest.approx(one.temperature, rel=1e-9)
-        assert fit.draws == pytest.approx(one.draws, rel=1e-9)
+        assert fit.temperature == pytest.approx(one.temperature, rel=1e-12)
+        assert fit.draws == pytest.approx(one.draws, rel=1e-12)
         assert (fit.at_bound, fit.masked_accuracy) == (one.at_bound, one.masked_accuracy)
 
 

@@ -14,7 +14,6 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
 from ddcal.calibration import CalibrationError, fit_temperature, negative_log_likelihood, score
-from ddcal.calibration.temperature import nll_slope
 
 
 def sample(images: int, classes: int, temperature: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,14 +59,6 @@ def test_flat_likelihood_gives_one_within_the_bounds(
     fit = fit_temperature(logits, np.zeros(3, int), bounds)
     assert (fit.temperature, fit.at_bound) == (temperature, at_bound)
     assert fit.nll == pytest.approx(math.log(logits.shape[1]), abs=1e-15)
-
-
-@pytest.mark.parametrize("inverse", [0.05, 0.4, 1.0, 3.0])
-def test_slope_against_finite_differences(inverse: float) -> None:
-    logits, labels = sample(200, 6, 2.0)
-    step = 1e-5
-    above, below = (negative_log_likelihood(logits, labels, 1.0 / (inverse + sign * step)) for sign in (1, -1))
-    assert nll_slope(logits, labels, inverse) == pytest.approx((above - below) / (2 * step), rel=1e-6, abs=1e-8)
 
 
 @settings(max_examples=60, deadline=None)
