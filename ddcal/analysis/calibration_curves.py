@@ -140,7 +140,7 @@ def _panels(curves: pandas.DataFrame, by: list[str]) -> tuple[Figure, list[tuple
     datasets: dict[str, list[int]] = {}
     for place, (key, _) in enumerate(groups):
         datasets.setdefault(key[0], []).append(place)
-    columns = min(3, len(groups))
+    columns = 2 if len(groups) == 4 else min(3, len(groups))
     if len(datasets) in (2, 3) and len({len(places) for places in datasets.values()}) == 1:
         columns = len(datasets)  # a column a dataset
         groups = [groups[place] for row in zip(*datasets.values(), strict=True) for place in row]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ddcal
 from ddcal.config import StudyConfig, read_study
 from ddcal.config.grid import grid_size
 from ddcal.config.problems import suggestion
@@ -46,7 +45,7 @@ def studies_folder(given: Path | None = None) -> Path:
     Raises:
         BadInput: if it is not there or lacks a file.
     """
-    folder = given or Path(ddcal.__file__).absolute().parents[1] / "studies" / "paper"
+    folder = given or Path(__file__).absolute().parents[3] / "studies" / "paper"
     missing = [name for name in (*(f"{stem}.yaml" for stem in STEMS), SCALES) if not (folder / name).is_file()]
     if missing:
         where = f"--studies {given}" if given else f"the package has no studies beside it ({folder})"
