@@ -73,7 +73,10 @@ def distiller_of(case: dict[str, Any]) -> Any:
         start = torch.cat([weight.detach().flatten() for weight in weights])
         moves = torch.randn(2, len(start), generator=generator(0, "bench", "moves")) * 0.01
         experts = Experts([torch.stack([start, start + moves[0], start + moves[0] + moves[1]])])
-    return make_distiller(dataset, config, 0, case["device"], experts)
+    distiller = make_distiller(dataset, config, 0, case["device"], experts)
+    if config.backbone == "mtt":
+        distiller.compared = set()  # the first iteration would take the exact gradient beside an approximate one
+    return distiller
 
 
 def learned(distiller: Any) -> list[Tensor]:
