@@ -11,8 +11,9 @@ import torch
 from ddcal.calibration import SweepFit, sweep_masks
 from ddcal.config import TrialConfig
 from ddcal.pipeline.environment import Environment
+from ddcal.pipeline.stages import DatasetCache
 from ddcal.pipeline.store import Store
-from ddcal.pipeline.trial import DatasetCache, TrialRunner
+from ddcal.pipeline.trial import TrialRunner
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ def sweep_trial(
     finally:
         runner.close()
     runner.environment.apply()
-    masked = runner.masked_images(None if keep else 0)
-    logits = runner.train_logits()
+    masked = runner.stages.masked_images(None if keep else 0)
+    logits = runner.stages.train_logits()
     known: dict[float, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def of_ratio(ratio: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,27 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from ddcal.config import DataConfig, TrialConfig, resolve
-from ddcal.config.calibrations import MASK_METHODS
+from ddcal.config import TrialConfig, resolve
 from ddcal.config.metrics import METRICS
-from ddcal.data import Dataset, dataset_fingerprint, load_dataset
-from ddcal.errors import BadInput
-from ddcal.pipeline.diagram import DIAGRAM, draw_diagram
+from ddcal.data import dataset_fingerprint
 from ddcal.pipeline.environment import Environment, default_device
-from ddcal.pipeline.keys import expert_keys, stage_keys
+from ddcal.pipeline.keys import stage_keys
 from ddcal.pipeline.leases import Lease, Leases, open_leases
-from ddcal.pipeline.masked_stage import KEPT_BYTES, MaskedImages
+from ddcal.pipeline.stages import SHORT_STAGES, DatasetCache, Stages
 from ddcal.pipeline.store import Entry, Store, open_store
 
 if TYPE_CHECKING:
-    from ddcal.pipeline.expert_stage import ExpertsWork
     from ddcal.pipeline.work import StageWork
 
 logger = logging.getLogger(__name__)
-
-WriteFiles = Callable[[Path], None]
 
 CHECKPOINT_SECONDS = 30.0
 WAIT_SECONDS = 0.2
@@ -48,9 +40,6 @@ SPANS = {
 
 Experts and folds are none of it: a point lies where it lies for trials without them.
 """
-
-EVALUATION = "evaluation.json"
-CALIBRATION = "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -75,28 +64,14 @@ class Advance:
     fraction: float = 0.0
 
 
-class DatasetCache:
-    """Keeps the dataset that was loaded last, so that consecutive trials on the same data decode it once."""
-
-    def __init__(self) -> None:
-        self._key: str | None = None
-        self._dataset: Dataset | None = None
-
-    def get(self, config: DataConfig) -> Dataset:
-        """Return the dataset of ``config``."""
-        key = config.model_dump_json()
-        if self._dataset is None or key != self._key:
-            self._dataset = None
-            self._dataset, self._key = load_dataset(config), key
-        return self._dataset
-
-
 class TrialRunner:
     """Runs one trial; `advance` until `done`. Finished stages come from the store and go into it.
 
     Attributes:
         config: The resolved trial.
         keys: Stage → key.
+        stages: What they compute.
+        entries: Stage → entry of the stages that are finished.
         cache_hits: Stages that were answered by the store.
         seconds: Stage → seconds of computing (of the run that computed it, where cached).
         gpus: Stage → the share of a GPU with which it was computed; 0 on a CPU, or where that was not recorded.
@@ -140,14 +115,12 @@ class TrialRunner:
         self.target = target
         self.fingerprint = dataset_fingerprint(self.config.data)
         self.keys = stage_keys(self.config, self.fingerprint, self.environment, target)
-        self.entries: dict[str, Entry] = {}
         self.cache_hits: list[str] = []
         self.seconds: dict[str, float] = {}
         self.gpus: dict[str, float] = {}
         self.waited = 0.0
         self.metrics: dict[str, Any] = {}
         self.done = False
-        self._datasets = datasets or DatasetCache()
         self._checkpoint_seconds = checkpoint_seconds
         self._plan = list(self.keys)
         self._emitted = 0  # points of the present stage that were reported
@@ -157,13 +130,11 @@ class TrialRunner:
         self._leases = leases if leases is not None else open_leases(store)
         self._lease: Lease | None = None
         self._gpu = gpu
+        place = (self.config, store, self.environment, self.fingerprint, self.keys, self._leases)
+        self.stages = Stages(*place, datasets, gpu)
+        self.entries = self.stages.entries
         self._writable = False  # not known yet
         self._waits_for: str | None = None
-
-    @property
-    def dataset(self) -> Dataset:
-        """The real data, loaded at first use."""
-        return self._datasets.get(self.config.data)
 
     def advance(self) -> Advance:
         """Do one chunk of work: a cached point, one small step of a stage, or a short stage.
@@ -193,7 +164,7 @@ class TrialRunner:
             return self._replay(stage, self.entries[stage])
         self.environment.apply()
         began = time.perf_counter()
-        if stage in ("calibrate", "evaluate"):
+        if stage in SHORT_STAGES:
             self._compute_short(stage, began)
             return self._replay(stage, self.entries[stage])
         work = self._work or self._begin(stage)
@@ -264,7 +235,7 @@ class TrialRunner:
                 raise ValueError(f"stage {stage} is no longer in the store {self.store.place}: start the trial again")
             self._take(stage, entry)
         if state["work"] is not None:
-            self._work = self._make_work(self._plan[0])
+            self._work = self.stages.begin(self._plan[0])
             self._work.restore(state["work"])
             self._spent = state["seconds"]
 
@@ -335,7 +306,7 @@ class TrialRunner:
             self._lease = None
 
     def _begin(self, stage: str) -> StageWork:
-        work = self._make_work(stage)
+        work = self.stages.begin(stage)
         state = self.store.load_partial(self.keys[stage])
         if state is not None:
             work.restore(state["work"])
@@ -345,37 +316,6 @@ class TrialRunner:
             logger.info("%s: begins (%s)", stage, self.keys[stage][:12])
         self._work, self._saved_at = work, time.monotonic()
         return work
-
-    def _make_work(self, stage: str) -> StageWork:
-        from ddcal.pipeline.work import DistillWork, TrainWork
-
-        if stage == "experts":
-            return self._experts()
-        if stage == "distill":
-            experts = None
-            if "experts" in self.keys:
-                found = self._experts()
-                while found.fraction < 1.0:  # looks them up; what was removed meanwhile is trained again
-                    found.step()
-                experts = found.experts()
-            work = DistillWork(self.config, self.dataset, self.environment.device, experts)
-            if self.config.distill.backbone == "file":
-                now = stage_keys(self.config, self.fingerprint, self.environment)[stage]
-                if now != self.keys[stage]:
-                    raise BadInput(f"distill.file.images: {self.config.distill.file.images} changed meanwhile")
-            return work
-        if stage == "folds":
-            from ddcal.pipeline.folds import FoldsWork
-
-            return FoldsWork(self.config, self.dataset, self._synthetic(), self.environment.device)
-        return TrainWork(self.config, self.dataset, self._synthetic(), self.environment.device)
-
-    def _experts(self) -> ExpertsWork:
-        from ddcal.pipeline.expert_stage import ExpertsWork
-
-        keys = expert_keys(self.config, self.fingerprint, self.environment)
-        place = (self.store, self._leases, self._gpu)
-        return ExpertsWork(self.config, self.dataset, self.environment.device, keys, *place)
 
     def _finish(self, stage: str, work: StageWork) -> None:
         def write(folder: Path) -> dict[str, Any]:
@@ -392,74 +332,17 @@ class TrialRunner:
         self._work, self._spent = None, 0.0
 
     def _compute_short(self, stage: str, began: float) -> None:
-        compute: Callable[[], tuple[dict[str, Any], WriteFiles, dict[str, Any]]]
-        compute = self._calibrate if stage == "calibrate" else self._evaluate
-        values, write_files, meta = compute()
-        name = CALIBRATION if stage == "calibrate" else EVALUATION
+        found = self.stages.compute(stage)
 
         def write(folder: Path) -> dict[str, Any]:
-            (folder / name).write_text(json.dumps(values, indent=1, sort_keys=True))
-            write_files(folder)
-            return {"curve": [], "seconds": time.perf_counter() - began, "gpu": self._gpu, "values": values} | meta
+            (folder / SHORT_STAGES[stage]).write_text(json.dumps(found.values, indent=1, sort_keys=True))
+            found.write(folder)
+            seconds = time.perf_counter() - began
+            return {"curve": [], "seconds": seconds, "gpu": self._gpu, "values": found.values} | found.meta
 
         self._take(stage, self.store.publish(stage, self.keys[stage], write))
         self._end_lease()
         logger.info("%s: done in %.2f s", stage, self.seconds[stage])
-
-    def _calibrate(self) -> tuple[dict[str, Any], WriteFiles, dict[str, Any]]:
-        from safetensors.torch import load_file
-
-        from ddcal.pipeline.finish import calibrate
-        from ddcal.pipeline.folds import FOLD_LOGITS
-
-        masked = self.masked_images() if self.config.calibrate.method in MASK_METHODS else None
-        folds = load_file(self.entries["folds"].folder / FOLD_LOGITS) if "folds" in self.entries else None
-        found = calibrate(self.config, self.train_logits(), masked, folds)
-        members = {"members": sorted(set(masked.used))} if masked is not None and masked.used else {}
-        return found.values, found.write, members
-
-    def _evaluate(self) -> tuple[dict[str, Any], WriteFiles, dict[str, Any]]:
-        from ddcal.pipeline.finish import calibrators_of, evaluate
-
-        entry = self.entries["calibrate"]
-        calibrators = calibrators_of(entry.meta["values"], entry.folder)
-        values = evaluate(self.config, self.train_logits(), calibrators, entry.meta["values"])
-        return values, lambda folder: draw_diagram(values, self.config, folder / DIAGRAM), {}
-
-    def masked_images(self, keep: int | None = KEPT_BYTES) -> MaskedImages:
-        """Return the masked images of the finished train stage: the training images (DDNN) or ``val`` (FDNN).
-
-        Args:
-            keep: The largest size of their logits that goes into the store, in bytes; None keeps all.
-        """
-        return MaskedImages(self.config, self.store, self.keys["train"], self._networks_and_images, keep)
-
-    def _networks_and_images(self) -> tuple[list[torch.nn.Module], torch.Tensor, torch.Tensor]:
-        from safetensors.torch import load_file
-
-        from ddcal.pipeline.finish import load_networks
-        from ddcal.pipeline.work import NETWORKS, training_images
-
-        networks = load_networks(load_file(self.entries["train"].folder / NETWORKS), self.config, self.dataset)
-        if self.config.distill.backbone == "full":
-            images, labels = self.dataset.val.images, self.dataset.val.labels
-        else:
-            images, labels, _, _ = training_images(self.config, self.dataset, self._synthetic())
-        device = self.environment.device
-        return [n.to(device) for n in networks], images.to(device), labels.to(device)
-
-    def train_logits(self) -> dict[str, torch.Tensor]:
-        """Return the tensors of the finished train stage: ``<split>_logits`` (n, N, K) and ``<split>_labels`` (N,)."""
-        from safetensors.torch import load_file
-
-        from ddcal.pipeline.work import LOGITS
-
-        return load_file(self.entries["train"].folder / LOGITS)
-
-    def _synthetic(self) -> Any:
-        from ddcal.distill import SyntheticSet
-
-        return SyntheticSet.load(self.entries["distill"].folder) if "distill" in self.entries else None
 
     # Points
 

@@ -73,7 +73,7 @@ def test_from_the_store_or_not_the_bits_are_those_of_masked_temperature_scaling(
     runner = finish(**wide)  # from the first one's logits
     dataset = datasets.get(runner.config.data)
     weights = load_file(runner.entries["train"].folder / NETWORKS)
-    images, labels, _, _ = training_images(runner.config, dataset, runner._synthetic())
+    images, labels, _, _ = training_images(runner.config, dataset, runner.stages.synthetic())
     expected = [
         masked_temperature_scaling(network, images, labels, 0.9, (0.05, 20.0), 2, 0)
         for network in load_networks(weights, runner.config, dataset)
@@ -94,14 +94,14 @@ def test_large_logits_are_not_kept_and_give_the_same(store, finish, monkeypatch,
     runner = TrialRunner(make_trial(**BASE), open_store(tmp_path / "other"), environment)
     while runner._plan[0] != "calibrate":
         runner.advance()
-    small = runner.masked_images(keep=100)
+    small = runner.stages.masked_images(keep=100)
     logits, labels = small.logits(0.9, 2)
     assert small.used == [] and masked_keys(runner.store) == []
-    large = runner.masked_images(keep=None)
+    large = runner.stages.masked_images(keep=None)
     again, _ = large.logits(0.9, 2)
     assert torch.equal(logits, again) and masked_keys(runner.store) == large.used
     assert logits.shape == (2, 2, 30, 10) and labels.shape == (30,)
-    third, _ = runner.masked_images().logits(0.9, 2)
+    third, _ = runner.stages.masked_images().logits(0.9, 2)
     assert torch.equal(third, logits)
 
 
