@@ -14,7 +14,7 @@ from ddcal.networks import predict_logits
 from ddcal.seeding import generator
 
 BATCH = 512
-"""Images that are masked and predicted at a time; as many as `predict_logits` takes, so that its bits are the same."""
+"""Images that are masked at a time; bounds memory."""
 
 
 def masked_temperature_scaling(
@@ -110,7 +110,7 @@ def masked_logits(
     for draw in range(draws):
         stream = generator(seed, "calibrate", "mask", draw)  # its numbers do not depend on where batches end
         batches = (mask_images(batch, mask_ratio, stream, unit=unit) for batch in images.split(BATCH))
-        logits.append(torch.cat([predict_logits(network, batch, BATCH) for batch in batches]))
+        logits.append(torch.cat([predict_logits(network, batch) for batch in batches]))
     return torch.stack(logits), labels
 
 

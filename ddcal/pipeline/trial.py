@@ -318,16 +318,17 @@ class TrialRunner:
         return work
 
     def _finish(self, stage: str, work: StageWork) -> None:
+        began = time.perf_counter()
+
         def write(folder: Path) -> dict[str, Any]:
-            work.write(folder)
+            work.write(folder)  # what is predicted at the end takes its time too
+            self._spent += time.perf_counter() - began
             config = self.config.model_dump(mode="json")
             return {"curve": work.curve, "seconds": self._spent, "gpu": self._gpu, "config": config} | work.meta()
 
-        began = time.perf_counter()
         self._take(stage, self.store.publish(stage, self.keys[stage], write))
         self.seconds[stage] = self._spent  # of this trial alone, also where the store had a part of it
         self._end_lease()
-        self._spent += time.perf_counter() - began
         logger.info("%s: done in %.1f s", stage, self._spent)
         self._work, self._spent = None, 0.0
 

@@ -18,7 +18,8 @@ from ddcal.analysis.report.methods import BY_NAME, CROSS_ENTROPY, FIGURE_2, stem
 if TYPE_CHECKING:
     import pandas
 
-RATIO = "calibrate.mask.ratio"
+RATIO, UNIT = "calibrate.mask.ratio", "calibrate.mask.unit"
+UNITS = {"element": "elements", "pixel": "pixels", "patch": "patches"}
 BACKBONES = ("real", "dsa")
 """The sets whose networks the sweeps look at."""
 
@@ -71,6 +72,37 @@ def draw_ratio(found: Collected, drawings: Drawings, reduced: bool) -> None:
 
     alt = f"Lines of ECE against the mask ratio on {found.dataset}, with raw and TS on real val as level lines"
     drawings.put(f"mask-ratio-{found.dataset}", alt, runs, draw, gaps=gaps, listed=_ends(runs))
+
+
+def draw_masks(found: Collected, drawings: Drawings, reduced: bool) -> None:
+    """Put ECE against the mask ratio on the page, for each unit of the mask, and for one draw beside several."""
+    runs, gaps = good_runs(found.select("masks", CROSS_ENTROPY))
+
+    def draw() -> Drawn:
+        curves = ece_against_ratio(masks_frame(found, runs))
+        caption = (
+            "ECE on the test images of the same networks against the ratio of MTS's mask, where the mask takes away "
+            "single values, whole pixels (all channels) or patches of 4 × 4 pixels, and where one draw of it is fitted "
+            "instead of several together. Bands: one standard deviation between sets; that of one draw includes how "
+            "much draws differ."
+        )
+        figure = plot_ece_against_ratio(curves, title=f"Masks of MTS: {found.dataset}", reduced=reduced)
+        return Drawn(figure, curves, caption)
+
+    alt = f"Lines of ECE against the mask ratio on {found.dataset}, a line a unit and number of draws"
+    drawings.put(f"masks-{found.dataset}", alt, runs, draw, gaps=gaps, listed=_ends(runs))
+
+
+def masks_frame(found: Collected, runs: Sequence[Run]) -> pandas.DataFrame:
+    """Return one row a trial as `ece_against_ratio` takes them, the unit and draws of its mask as its method."""
+    import pandas
+
+    rows = []
+    for run in sorted(runs, key=lambda run: (list(UNITS).index(run.settings[UNIT]), -run.settings["calibrate.draws"])):
+        unit, draws = run.settings[UNIT], run.settings["calibrate.draws"]
+        name = f"{UNITS[unit]}, {draws} draw{'s' * (draws != 1)}"
+        rows.append(_row(found, run, name, (run.trial.metrics or {})["test/ece"], run.settings[RATIO]))
+    return pandas.DataFrame(rows).astype({"ratio": float})
 
 
 def ratio_frame(found: Collected, runs: Sequence[Run]) -> pandas.DataFrame:

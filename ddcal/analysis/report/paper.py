@@ -13,7 +13,7 @@ from ddcal.analysis.paper_style import REDUCED_NOTE
 from ddcal.analysis.report.artefacts import Artefacts
 from ddcal.analysis.report.cells import Collected
 from ddcal.analysis.report.comparison_table import put_comparison
-from ddcal.analysis.report.curves import draw_ipc, draw_ratio
+from ddcal.analysis.report.curves import draw_ipc, draw_masks, draw_ratio
 from ddcal.analysis.report.drawings import Drawings
 from ddcal.analysis.report.network_figures import (
     draw_features,
@@ -153,6 +153,7 @@ def _sections(page: Page, found: Sequence[Collected], root: Path, *, reduced: bo
         ("Figure 3: maximum logits", lambda one: draw_max_logits(one, drawings, artefacts, reduced)),
         ("Figure 4: features of every block", lambda one: draw_features(one, drawings, artefacts, reduced)),
         ("ECE against the mask ratio", lambda one: draw_ratio(one, drawings, reduced)),
+        ("Units and draws of the mask", lambda one: draw_masks(one, drawings, reduced)),
         ("The paper's optimiser beside the bounded one", lambda one: draw_solvers(one, drawings, artefacts, reduced)),
         ("Reliability diagrams", lambda one: draw_paper_reliability(one, drawings, artefacts)),
     ):

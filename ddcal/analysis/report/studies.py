@@ -14,7 +14,7 @@ from ddcal.config.problems import suggestion
 from ddcal.config.yaml_reader import Refused, YamlReader, read_text
 from ddcal.errors import BadInput
 
-STEMS = ("fdnn", "ddnn", "losses", "calibration", "mask_ratio", "accuracy", "features", "spectrum")
+STEMS = ("fdnn", "ddnn", "losses", "calibration", "mask_ratio", "masks", "accuracy", "features", "spectrum")
 """The files of ``studies/paper``, in the order in which they run: later ones find stages of earlier ones."""
 
 SCALES = "scales.yaml"

@@ -41,6 +41,10 @@ tiny:
       space.distill.ipc: {choice: [2]}
       space.calibrate.mask.ratio: {choice: [0.0, 0.5, 0.9]}
       space.distill.backbone: {choice: [real]}
+    masks:
+      base.distill.ipc: 2
+      space.calibrate.draws: {choice: [2, 1], when: {calibrate.mask.unit: [element]}}
+      space.calibrate.mask.ratio: {choice: [0.5, 0.9]}
     accuracy:
       base.distill.backbone: dsa
       base.distill.family: published

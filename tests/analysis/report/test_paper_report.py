@@ -75,12 +75,15 @@ def test_the_page_stands_alone(made):
 
 def test_every_table_and_figure_is_there_as_picture_and_numbers(made):
     _, output, _ = made
-    names = [f"figures/{name}-digits" for name in ("figure1", "figure2", "figure3", "figure4", "mask-ratio", "solvers")]
+    figures = ("figure1", "figure2", "figure3", "figure4", "mask-ratio", "masks", "solvers")
+    names = [f"figures/{name}-digits" for name in figures]
     names += [f"figures/reliability-digits-{backbone}" for backbone in ("real", "dsa")]
     names += [f"tables/{name}" for name in ("table1", "table2", "ddnn", "calibrations-digits-real-2")]
     for name in names:
         assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
         assert len((output / f"{name}.csv").read_text().splitlines()) > 1, name
+    masks = {row["method"] for row in csv.DictReader((output / "figures" / "masks-digits.csv").open())}
+    assert masks == {"elements, 2 draws", "elements, 1 draw", "pixels, 2 draws", "patches, 2 draws"}
     text = (output / "index.html").read_text()
     assert "The accuracy before and after calibration is equal in all 6 trials of mts, ts_holdout and ts_cv." in text
     assert text.count("reduced scale: not comparable with the published column") >= 5
@@ -118,10 +121,10 @@ def test_numbers_are_those_of_the_ledger(made):
 
 def test_a_second_run_computes_nothing(made):
     options, output, printed = made
-    assert "study 8 of 8" in printed
+    assert "study 9 of 9" in printed
     before = snapshot(output)
     result = report("--output", output, *options)
-    assert result.exit_code == 0 and "8 finished before, 0 to run" in result.output
+    assert result.exit_code == 0 and "9 finished before, 0 to run" in result.output
     after = snapshot(output)
     assert before.keys() == after.keys()
     changed = {path.relative_to(output).parts[0] for path in before if before[path] != after[path]}
@@ -132,7 +135,7 @@ def test_studies_share_their_networks(made):
     _, output, _ = made
     real = {"distill.backbone": "real", "distill.ipc": 2, "seed": 0}
     ddnn = next(t for t in load_study(output / "digits-ddnn").records if real.items() <= t.values.items())
-    others = [load_study(output / f"digits-{stem}").records[0] for stem in ("calibration", "mask_ratio")]
+    others = [load_study(output / f"digits-{stem}").records[0] for stem in ("calibration", "mask_ratio", "masks")]
     assert {trial.keys["train"] for trial in others} == {ddnn.keys["train"]}
     assert all("train" in trial.cache_hits for trial in others)
 
