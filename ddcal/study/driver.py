@@ -6,26 +6,24 @@ driver that is killed at any moment leaves a folder from which the next one goes
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ddcal.config import DataConfig, StudyConfig, resolve, trial_from
-from ddcal.data import dataset_fingerprint
-from ddcal.pipeline import Environment, Store, stage_keys
+from ddcal.config import StudyConfig
+from ddcal.pipeline import Environment, Store
 from ddcal.pipeline.leases import Leases, open_leases
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
 from ddcal.study.following import Tracking
 from ddcal.study.hold_back import HoldBack
 from ddcal.study.ledger import FIDELITY_STEPS, Ledger, Outcome
 from ddcal.study.lock import DriverLock
+from ddcal.study.proposals import DUPLICATES_IN_A_ROW, Proposals, Running
 from ddcal.study.provenance import git_commit, package_versions
 from ddcal.study.references import Reference
 from ddcal.study.results import STUDY, StudyResults, Trial, load_study, replace_text
@@ -46,31 +44,6 @@ WRITE_SHARE = 0.02
 
 STOP = "stop"
 """The file in the study's folder that tells workers to save their state and stop."""
-
-DUPLICATES_IN_A_ROW = 20
-"""A finite space is searched through when so many suggestions in a row have been there before."""
-
-
-@dataclass
-class Running:
-    """A trial that the search has asked for and that has not ended.
-
-    ``gpu`` is its share of a GPU; ``grown`` says that it ran out of memory at a smaller one; ``missing`` are the stages
-    that the store did not have when it was handed out.
-    """
-
-    number: int
-    values: dict[str, Any]
-    config: dict[str, Any]
-    trial_key: str
-    keys: dict[str, str]
-    duplicate_of: int | None
-    steps: set[int]
-    handed_out: float = 0.0
-    attempt: int = 1
-    gpu: float = 0.0
-    grown: bool = False
-    missing: tuple[str, ...] = ()
 
 
 class StudyDriver:
@@ -110,11 +83,9 @@ class StudyDriver:
         self._shares = Shares(study.resources, gpus, earlier.packing if earlier is not None else None)
         self._began = self._written = time.monotonic()
         self._write_every = WRITE_SECONDS
-        self._fingerprints: dict[str, str] = {}
         self._running: dict[int, Running] = {}
         self._waiting: list[Running] = []  # asked for, not handed out
-        self._known: dict[str, int] = {}  # values → the first trial that had them
-        self._duplicates = 0
+        self._proposals = Proposals(study, environment)
         self.store = study_store(study, directory.parent)
         self._hold_back = HoldBack(self.store, leases(self.store))
         self._reference = Reference(self.store, "study", directory)
@@ -170,7 +141,7 @@ class StudyDriver:
             return None
         if self.search.through:
             return "every point of the grid was tried"
-        if self._searched_through:
+        if self._proposals.searched_through:
             return f"the space is searched through: {DUPLICATES_IN_A_ROW} suggestions in a row were there before"
         return None
 
@@ -182,7 +153,7 @@ class StudyDriver:
         """
         chosen = next((trial for trial in self._waiting if not self._held_back(trial)), None)
         while chosen is None and self._may_ask:
-            trial = self._ask()
+            trial = self._proposals.make(*self.search.ask())
             if self._held_back(trial):
                 self._waiting.append(trial)
             else:
@@ -260,38 +231,13 @@ class StudyDriver:
     def _may_ask(self) -> bool:
         asked = self.finished + len(self._running) + len(self._waiting)
         held_back = len(self._waiting) >= self.study.search.concurrency
-        through = self._searched_through or self.search.through
+        through = self._proposals.searched_through or self.search.through
         return asked < self.study.search.trials and not held_back and not through
 
     @property
     def _out_of_time(self) -> bool:
         hours = self.study.stop.hours
         return hours is not None and time.monotonic() - self._began > hours * 3600
-
-    @property
-    def _searched_through(self) -> bool:
-        finite = all(domain.kind in ("choice", "int") for domain in self.study.space.values())
-        return finite and self._duplicates >= DUPLICATES_IN_A_ROW
-
-    def _ask(self) -> Running:
-        number, values = self.search.ask()
-        return self._asked(number, values)
-
-    def _asked(self, number: int, values: dict[str, Any]) -> Running:
-        trial_config = resolve(trial_from(self.study.base, values))
-        config = trial_config.model_dump(mode="json")
-        if config["data"]["root"] is not None:  # trials run in folders of their own
-            config["data"]["root"] = str(Path(config["data"]["root"]).expanduser().absolute())
-        for name in ("images", "labels"):
-            if config["distill"]["file"][name] is not None:
-                path = Path(config["distill"]["file"][name])
-                config["distill"]["file"][name] = str(path.expanduser().absolute())
-        keys = stage_keys(trial_config, self._fingerprint(trial_config.data), self.environment)
-        same = json.dumps(values, sort_keys=True)
-        first = self._known.setdefault(same, number)
-        duplicate = first if first != number else None
-        self._duplicates = self._duplicates + 1 if duplicate is not None else 0
-        return Running(number, values, config, f"{self.study.name}-{number:04d}", keys, duplicate, set())
 
     def _blocked(self, trial: Running) -> bool:
         """Whether the first stage that the trial would compute is being computed by another."""
@@ -358,12 +304,6 @@ class StudyDriver:
             stop=None if self._shares.gpus is None else str(self.directory / STOP),
         )
 
-    def _fingerprint(self, data: DataConfig) -> str:
-        key = data.model_dump_json()
-        if key not in self._fingerprints:
-            self._fingerprints[key] = dataset_fingerprint(data)
-        return self._fingerprints[key]
-
     def _take_over(self, earlier: StudyResults) -> None:
         """Go on from the ledger: finished trials count, the others wait to be handed out again."""
         self.ledger.append(
@@ -371,7 +311,7 @@ class StudyDriver:
         )
         in_ledger = {trial.number: trial for trial in earlier.records}
         for trial in earlier.records:
-            self._known.setdefault(json.dumps(trial.values, sort_keys=True), trial.number)
+            self._proposals.note(trial.number, trial.values)
             if trial.outcome is not None:
                 self.finished += 1
         for number, values in self.search.unfinished():
@@ -381,7 +321,7 @@ class StudyDriver:
                 attributes = _attributes(record, record.outcome, record.keys or {})
                 self.search.tell(number, record.outcome, metrics, attributes)  # type: ignore[arg-type]
                 continue
-            waiting = self._asked(number, record.values if record is not None else values)
+            waiting = self._proposals.make(number, record.values if record is not None else values)
             if record is not None:
                 waiting.steps, waiting.attempt = set(record.steps), record.attempt + 1
                 waiting.gpu, waiting.grown = record.gpu, record.grown
@@ -389,7 +329,7 @@ class StudyDriver:
         # Trials that were never handed out come last, and not at all if the study was shortened to less than them.
         self._waiting.sort(key=lambda trial: trial.number not in in_ledger)
         del self._waiting[max(0, self.study.search.trials - self.finished) :]
-        self._duplicates = 0
+        self._proposals.forget_repeats()
 
     # The end of a trial
 

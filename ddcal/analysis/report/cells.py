@@ -104,14 +104,14 @@ class Cell:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the mean (Student's t over seeds); None with fewer than `MIN_SEEDS`."""
+        """The 95 % interval of the mean (Student's t over seeds), cut at 0; None with fewer than `MIN_SEEDS`."""
         from scipy.stats import t
 
         mean, std = self.mean, self.std
         if mean is None or std is None:
             return None
         half = float(t.ppf(0.975, len(self.runs) - 1)) * std / math.sqrt(len(self.runs))
-        return mean - half, mean + half
+        return max(0.0, mean - half), mean + half
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ddcal.analysis.paper_style import REDUCED_NOTE
@@ -25,6 +25,9 @@ MARKED_SEEDS = 5
 
 NAMES = {"real": "random real images", "dsa": "DSA"}
 MTS_KINDS = ("mts", "mts_distilled", TUNED)
+OVERVIEW = ("raw", "mts", "mts_distilled", "ts_cv", "ts_val")
+"""The columns of the overview."""
+
 LOWEST, HIGHEST = "lower", "higher"
 
 
@@ -104,7 +107,7 @@ def verdict_sentences(rows: Sequence[Row]) -> list[str]:
             difference = paired_difference(by_name[kind].cell, row.cell) if name not in MTS_KINDS else None
             if difference is not None:
                 seeds.add(difference.seeds)
-                told.setdefault(difference.verdict, []).append(f"{row.label} ({100 * difference.mean:+.1f})")
+                told.setdefault(difference.verdict, []).append(f"{row.label} ({_points(difference.mean)})")
         if not told:
             continue
         parts = [
@@ -178,10 +181,29 @@ def put_comparison(page: Page, found: Collected, artefacts: Artefacts, folder: P
         ]
         columns = ["calibration", "ECE, %", "NLL", "accuracy, %", "real labels used", "seeds"]
         page.table(columns, entries, caption=title, files=files)
-        page.gaps(_missing(ece))
+        page.gaps(missing_rows(ece))
         if reduced:
             page.text(f"{REDUCED_NOTE}; the paper publishes no such table.", "reduced")
         page.bullets([*verdict_sentences(ece), *accuracy_sentences(found, backbone, ipc)])
+
+
+def put_overview(page: Page, found: Sequence[Collected], artefacts: Artefacts) -> None:
+    """Put a row a kind of set on the page: the ECE of a few calibrations, and the lowest that needs no real label."""
+    entries: list[list[Entry]] = []
+    for one in found:
+        for backbone, ipc in settings(one):
+            rows = comparison_rows(one, backbone, ipc, "ece", artefacts)
+            by_name = {row.method: row for row in rows}
+            best = next((row for row in rows if row.real_labels == 0 and row.cell.runs), None)
+            lowest: Entry = ""
+            if best is not None:
+                shown = number(best, strong=True)
+                lowest = replace(shown, text=f"{shown.text} ({best.label})")
+            numbers = [number(by_name[name]) if by_name[name].cell.runs else "–" for name in OVERVIEW]
+            entries.append([f"{one.dataset}, {NAMES.get(backbone, backbone)}, {per_class(ipc)}", *numbers, lowest])
+    if entries:
+        columns = ["networks", *(BY_NAME[name].label for name in OVERVIEW), "lowest without real labels"]
+        page.table(columns, entries, caption="ECE in percent, mean ± standard deviation over seeds")
 
 
 def _picture(ece: Iterable[Row], nll: dict[str, Row], path: Path, title: str, reduced: bool) -> list[Path]:
@@ -204,12 +226,19 @@ def _picture(ece: Iterable[Row], nll: dict[str, Row], path: Path, title: str, re
     return [save_figure(plot_table(pandas.DataFrame(rows), title=title, footnote=footnote, reduced=reduced), path)]
 
 
-def _missing(rows: Iterable[Row]) -> list[str]:
-    return [
-        f"{row.label}: {'; '.join(row.cell.gaps) or 'not run at this scale for these networks'}"
-        for row in rows
-        if not row.cell.runs
-    ]
+def missing_rows(rows: Iterable[Row]) -> list[str]:
+    """Return the reasons why rows have no number, each once, with the rows that have it."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if not row.cell.runs:
+            reason = "; ".join(row.cell.gaps) or "not run at this scale for these networks"
+            reasons.setdefault(reason, []).append(row.label)
+    return [f"{'; '.join(labels)}: {reason}" for reason, labels in reasons.items()]
+
+
+def _points(difference: float) -> str:
+    """Return a difference of fractions in points, with its sign."""
+    return f"{round(100 * difference, 1) + 0.0:+.1f}"  # + 0.0 makes 0 of -0
 
 
 def _listed(words: Sequence[str]) -> str:

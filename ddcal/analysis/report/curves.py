@@ -71,7 +71,7 @@ def draw_ratio(found: Collected, drawings: Drawings, reduced: bool) -> None:
         return Drawn(figure, curves, caption)
 
     alt = f"Lines of ECE against the mask ratio on {found.dataset}, with raw and TS on real val as level lines"
-    drawings.put(f"mask-ratio-{found.dataset}", alt, runs, draw, gaps=gaps, listed=_ends(runs))
+    drawings.put(f"mask-ratio-{found.dataset}", alt, runs, draw, gaps=gaps)
 
 
 def draw_masks(found: Collected, drawings: Drawings, reduced: bool) -> None:
@@ -90,7 +90,7 @@ def draw_masks(found: Collected, drawings: Drawings, reduced: bool) -> None:
         return Drawn(figure, curves, caption)
 
     alt = f"Lines of ECE against the mask ratio on {found.dataset}, a line a unit and number of draws"
-    drawings.put(f"masks-{found.dataset}", alt, runs, draw, gaps=gaps, listed=_ends(runs))
+    drawings.put(f"masks-{found.dataset}", alt, runs, draw, gaps=gaps)
 
 
 def masks_frame(found: Collected, runs: Sequence[Run]) -> pandas.DataFrame:
@@ -130,8 +130,3 @@ def good_runs(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 def _row(found: Collected, run: Run, method: str, ece: float, ratio: float | None = None) -> dict[str, Any]:
     row = {"dataset": found.dataset, "backbone": run.settings["distill.backbone"], "ipc": run.settings["distill.ipc"]}
     return row | {"method": method, "ratio": ratio, "seed": run.seed, "ece": ece}
-
-
-def _ends(runs: Sequence[Run]) -> list[Run]:
-    """Return the first and the last trial of many, for a caption; all are among the runs at the page's end."""
-    return [runs[0], runs[-1]] if len(runs) > 2 else list(runs)

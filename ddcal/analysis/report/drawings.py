@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddcal import __version__
+from ddcal.analysis.paper_style import save_frame
 from ddcal.analysis.report.artefacts import Lost
 from ddcal.analysis.report.cells import Run
 from ddcal.analysis.report.page import Page
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-DRAWING_VERSION = 1
+DRAWING_VERSION = 2
 """Raised where a figure shows something else for the same trials."""
 
 
@@ -55,7 +56,6 @@ class Drawings:
         draw: Callable[[], Drawn],
         *,
         gaps: Iterable[str] = (),
-        listed: Sequence[Run] | None = None,
     ) -> None:
         """Put a picture on the page; drawn now unless it is there for the same trials.
 
@@ -65,7 +65,6 @@ class Drawings:
             runs: The trials that decide over it.
             draw: Draws it; may raise `Lost`.
             gaps: Why something is missing in it.
-            listed: The trials that the caption names; default: all.
         """
         reasons = list(gaps)
         png, stamp = self.folder / f"{name}.png", self.folder / f"{name}.json"
@@ -83,9 +82,8 @@ class Drawings:
             files = self._write(name, drawn)
             known = {"digest": digest, "caption": drawn.caption, "files": [path.name for path in files]}
             stamp.write_text(json.dumps(known, indent=1))
-        shown = runs if listed is None else listed
         files = [self.folder / file for file in known["files"]]
-        self.page.picture(png, alt, known["caption"], runs=shown, files=files)
+        self.page.picture(png, alt, known["caption"], runs=runs, files=files)
         self.page.gaps(reasons)
 
     def _write(self, name: str, drawn: Drawn) -> list[Path]:
@@ -93,9 +91,7 @@ class Drawings:
         save_figure(drawn.figure, self.folder / f"{name}.png")
         files = []
         for suffix, frame in (("", drawn.frame), *((f"-{more}", frame) for more, frame in drawn.more)):
-            path = self.folder / f"{name}{suffix}.csv"
-            frame.to_csv(path, index=False)
-            files.append(path)
+            files.append(save_frame(frame, self.folder / f"{name}{suffix}.csv"))
         return files
 
 

@@ -25,8 +25,13 @@ figure { margin: 1.2rem 0; } figure img { max-width: 100%; height: auto; }
 figcaption, .note { color: #333; font-size: 0.92rem; max-width: 52rem; }
 .reduced { background: #fdf0d5; border-left: 4px solid #c77700; padding: 0.4rem 0.8rem; max-width: 52rem; }
 .gap { color: #8a1c1c; } .best { font-weight: 700; } sup a { text-decoration: none; } nav li { max-width: none; }
+.within { font-size: 0.9rem; margin-left: 0.8rem; white-space: nowrap; }
 td.command { white-space: nowrap; }
 """
+
+
+FEW_TRIALS = 6
+"""Of so many trials of a study each is linked below a figure, of more the first and the last."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +69,20 @@ class Page:
     _body: list[str] = field(default_factory=list)
     _contents: list[tuple[int, str, str]] = field(default_factory=list)
     missing: int = 0
+    _headings: int = 0
 
-    def heading(self, text: str, level: int = 2) -> None:
-        """Begin a section; it is in the table of contents."""
-        anchor = f"{len(self._contents) + 1}-{re.sub(r'[^a-z0-9]+', '-', text.lower()).strip('-')}"
-        self._contents.append((level, text, anchor))
+    def heading(self, text: str, level: int = 2, *, listed: bool = True) -> None:
+        """Begin a section.
+
+        Args:
+            text: Its title.
+            level: 2, or 3 for a section within the last one of 2.
+            listed: Whether it is in the table of contents.
+        """
+        self._headings += 1
+        anchor = f"{self._headings}-{re.sub(r'[^a-z0-9]+', '-', text.lower()).strip('-')}"
+        if listed:
+            self._contents.append((level, text, anchor))
         self._body.append(f'<h{level} id="{anchor}">{html.escape(text)}</h{level}>')
 
     def text(self, text: str, kind: str = "") -> None:
@@ -148,10 +162,11 @@ class Page:
 
     def write(self, name: str = "index.html") -> Path:
         """Write the page and return its path."""
-        contents = "".join(
-            f'<li style="margin-left: {1.2 * (level - 2)}rem"><a href="#{anchor}">{html.escape(text)}</a></li>'
-            for level, text, anchor in self._contents
-        )
+        contents = ""
+        for level, text, anchor in self._contents:  # a line a section, with those within it beside its title
+            link = f'<a href="#{anchor}">{html.escape(text)}</a>'
+            contents += f"</li><li>{link}" if level == 2 else f' <span class="within">{link}</span>'
+        contents = f"{contents.removeprefix('</li>')}</li>" if contents else ""
         first, rest = self._split()
         text = (
             f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -193,9 +208,18 @@ class Page:
         return f'<a href="#{run_anchor(first)}" title="{key}">{html.escape(entry.text)}</a>{more}{mark}'
 
     def _links(self, runs: Sequence[Run]) -> str:
-        return ", ".join(
-            f'<a href="#{run_anchor(run)}">{html.escape(run.trial.trial_key)}</a>' for run in dict.fromkeys(runs)
-        )
+        """Return links to all of few trials; of many, each study's first and last, and how many there are."""
+        shown: list[str] = []
+        of_study: dict[str, list[Run]] = {}
+        for run in dict.fromkeys(runs):
+            of_study.setdefault(str(run.study.directory), []).append(run)
+        for found in of_study.values():
+            ordered = sorted(found, key=lambda run: run.trial.number)
+            if len(ordered) > FEW_TRIALS:
+                shown.append(f"{_link(ordered[0])} to {_link(ordered[-1])} ({len(ordered)} trials)")
+            else:
+                shown += map(_link, ordered)
+        return ", ".join(shown)
 
     def _gaps(self, gaps: list[str]) -> None:
         self.missing += len(gaps)
@@ -217,6 +241,10 @@ class Page:
 def run_anchor(run: Run) -> str:
     """Return the id of a trial's row."""
     return html.escape(f"run-{run.trial.trial_key}", quote=True)
+
+
+def _link(run: Run) -> str:
+    return f'<a href="#{run_anchor(run)}">{html.escape(run.trial.trial_key)}</a>'
 
 
 def rich_text(text: str) -> str:

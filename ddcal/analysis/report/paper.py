@@ -12,7 +12,7 @@ from ddcal import __version__
 from ddcal.analysis.paper_style import REDUCED_NOTE
 from ddcal.analysis.report.artefacts import Artefacts
 from ddcal.analysis.report.cells import Collected
-from ddcal.analysis.report.comparison_table import put_comparison
+from ddcal.analysis.report.comparison_table import put_comparison, put_overview
 from ddcal.analysis.report.curves import draw_ipc, draw_masks, draw_ratio
 from ddcal.analysis.report.drawings import Drawings
 from ddcal.analysis.report.network_figures import (
@@ -140,10 +140,11 @@ def _sections(page: Page, found: Sequence[Collected], root: Path, *, reduced: bo
     page.heading("Which calibration wins on distilled data?")
     page.text(
         "Every calibration on the same networks, the lowest ECE first; bold: the lowest of those that have used no "
-        "real label. The interval is the 95 % interval of the mean over seeds (random subsets, or distilled sets). "
-        "Temperature scaling and MTS leave the accuracy as it is; other losses and held-out images change the "
-        "network."
+        "real label. The interval is the 95 % interval of the mean over seeds (random subsets, or distilled sets; "
+        "Student's t, cut at 0). Temperature scaling and MTS leave the accuracy as it is; other losses and held-out "
+        "images change the network."
     )
+    put_overview(page, found, artefacts)
     for one in found:
         put_comparison(page, one, artefacts, tables, reduced=reduced)
 

@@ -22,7 +22,7 @@ def put_runs(page: Page, studies: Sequence[StudyResults], shown: Path | None = N
     """
     for study in studies:
         folder = study.directory if shown is None else shown / study.directory.name
-        page.heading(study.study.name, 3)
+        page.heading(study.study.name, 3, listed=False)
         outcomes: dict[str, int] = {}
         for trial in study.records:
             outcome = trial.outcome or "unfinished"

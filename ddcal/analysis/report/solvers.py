@@ -31,8 +31,9 @@ def solver_frame(artefacts: Artefacts, runs: Sequence[Run]) -> pandas.DataFrame:
     """Return one row a trial of the mask ratios' study: what each solver finds on its first network's logits.
 
     Columns: dataset, backbone, ipc, seed, ratio, ``paper_t``, ``bounded_t`` (bounds `WIDE`), ``floored_t`` (bounds
-    `FLOORED`), ``paper_ece``, ``bounded_ece``, ``floored_ece``, ``raw_ece`` (test, in percent), ``way`` (the share of
-    the way to the optimum that the paper's optimiser has gone) and ``verdict``.
+    `FLOORED`), ``paper_ece``, ``bounded_ece``, ``floored_ece``, ``raw_ece`` (test, in percent; missing for temperatures
+    that are not positive), ``way`` (the share of the way to the optimum that the paper's optimiser has gone) and
+    ``verdict``.
 
     Raises:
         Lost: if the store has logits no more.
@@ -81,27 +82,33 @@ def draw_solvers(found: Collected, drawings: Drawings, artefacts: Artefacts, red
         told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
         way = frame["way"].dropna()
         middle = f" In the median it went {100 * way.median():.0f} % of the way, in log T." if len(way) else ""
+        left_out = " Negative temperatures turn the order of classes around and are left out of the curves."
+        left_out = left_out if counts.get("negative") else ""
+        usable = int(frame["paper_ece"].notna().sum())
         worse = int((frame["paper_ece"] > frame["raw_ece"] + 1e-9).sum())
         first = frame[frame["ratio"] == frame["ratio"].min()].mean(numeric_only=True)
         caption = (
             f"The same masked logits fitted by the paper's optimiser (LBFGS from T = {START}, 50 steps of 0.01, no "
             f"bounds) and exactly within bounds, over {len(frame)} fits on the first network of each set. Where the "
-            f"paper's optimiser ended against the optimum in [0.05, 20]: {told}.{middle} Its ECE is above that of the "
-            f"raw network in {worse} of {len(frame)} fits. At ratio {first['ratio']:g} the optimum is T = "
-            f"{first['bounded_t']:.2f} with ECE {first['bounded_ece']:.1f} %, with a floor of 1 it is T = "
-            f"{first['floored_t']:.2f} with {first['floored_ece']:.1f} %, and the raw network has "
-            f"{first['raw_ece']:.1f} %: training images that are hardly masked sharpen a network, which is why fits "
+            f"paper's optimiser ended against the optimum in [0.05, 20]: {told}.{middle}{left_out} "
+            f"Its ECE is above that of the raw network in {worse} of the {usable} fits with a positive temperature. "
+            f"At ratio {first['ratio']:g} the optimum is T = {first['bounded_t']:.2f} with ECE "
+            f"{first['bounded_ece']:.1f} %, with a floor of 1 it is T = {first['floored_t']:.2f} with "
+            f"{first['floored_ece']:.1f} %, and the raw network has {first['raw_ece']:.1f} %: "
+            "training images that are hardly masked sharpen a network, which is why fits "
             "on them are bounded from below."
         )
         figure = plot_solvers(frame, title=f"Solvers of MTS: {found.dataset}, {per_class(ipc)}", reduced=reduced)
         return Drawn(figure, frame, caption)
 
     alt = f"Temperature and ECE against the mask ratio on {found.dataset} for the paper's optimiser and bounded fits"
-    drawings.put(f"solvers-{found.dataset}", alt, runs, draw, gaps=gaps, listed=runs[:1] + runs[-1:])
+    drawings.put(f"solvers-{found.dataset}", alt, runs, draw, gaps=gaps)
 
 
 def plot_solvers(frame: pandas.DataFrame, *, title: str = "", reduced: bool = False) -> Figure:
     """Return temperatures above and ECE below, a column a backbone, over the ratio; means over seeds.
+
+    A temperature that is not positive is left out: it turns the order of classes around.
 
     Args:
         frame: Of `solver_frame`.
@@ -121,7 +128,8 @@ def plot_solvers(frame: pandas.DataFrame, *, title: str = "", reduced: bool = Fa
     for column, backbone in enumerate(backbones):
         part = frame[frame["backbone"] == backbone]
         for (kind, label, marker), colour in zip(kinds, COLOURS, strict=False):
-            means = part.groupby("ratio")[[f"{kind}_t", f"{kind}_ece"]].mean()
+            usable = part[part[f"{kind}_t"] > 0.0]
+            means = usable.groupby("ratio")[[f"{kind}_t", f"{kind}_ece"]].mean()
             for row, name in enumerate((f"{kind}_t", f"{kind}_ece")):
                 panels[row, column].plot(means.index, means[name], color=colour, marker=marker, lw=1.5, label=label)
         panels[1, column].axhline(part["raw_ece"].mean(), color="#333333", lw=1.2, linestyle="--", label="raw")
@@ -160,7 +168,7 @@ def _row(artefacts: Artefacts, run: Run) -> dict[str, Any]:
     bins, test, truth = run.settings["evaluate.bins"], logits["test_logits"][0], logits["test_labels"]
 
     def ece(temperature: float | None) -> float | None:
-        if temperature is None:
+        if temperature is None or temperature <= 0.0:
             return None
         return 100.0 * expected_calibration_error(test / temperature, truth, bins)
 

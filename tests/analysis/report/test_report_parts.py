@@ -2,12 +2,14 @@
 
 import math
 
+import pandas
 import pytest
 
 from ddcal.analysis.report.cells import Cell, Run
-from ddcal.analysis.report.comparison_table import paired_difference
+from ddcal.analysis.report.comparison_table import missing_rows, paired_difference
+from ddcal.analysis.report.numbers import Row
 from ddcal.analysis.report.page import Page, rich_text
-from ddcal.analysis.report.solvers import verdict
+from ddcal.analysis.report.solvers import plot_solvers, verdict
 from ddcal.analysis.report.studies import STEMS, paper_studies, read_scales, studies_folder
 from ddcal.analysis.report.study_page import study_report
 from ddcal.errors import BadInput
@@ -46,10 +48,11 @@ def cell(made_study, name, values):
 
 
 def test_the_interval_of_a_cell_is_student_t(made_study):
-    one = cell(made_study, "one", [0.1, 0.2, 0.3])
-    assert one.mean == pytest.approx(0.2) and one.std == pytest.approx(0.1)
+    one, half = cell(made_study, "one", [0.2, 0.3, 0.4]), 4.302652729749464 * 0.1 / math.sqrt(3)
+    assert one.mean == pytest.approx(0.3) and one.std == pytest.approx(0.1)
     low, high = one.interval
-    assert high - 0.2 == pytest.approx(0.2 - low) == pytest.approx(4.302652729749464 * 0.1 / math.sqrt(3))
+    assert high - 0.3 == pytest.approx(0.3 - low) == pytest.approx(half)
+    assert cell(made_study, "low", [0.1, 0.2, 0.3]).interval == (0.0, pytest.approx(0.2 + half))  # no ECE is below 0
     assert cell(made_study, "two", [0.1]).interval is None and Cell("test/ece").mean is None
 
 
@@ -84,6 +87,36 @@ def test_differences_are_paired(made_study, first, second, said):
 )
 def test_how_far_the_papers_optimiser_came(paper, optimum, said):
     assert verdict(paper, optimum)[1] == said
+
+
+def test_negative_temperatures_are_no_part_of_the_curves():
+    rows = [("real", seed, ratio) for seed in (0, 1) for ratio in (0.0, 0.5)]
+    frame = pandas.DataFrame(rows, columns=["backbone", "seed", "ratio"])
+    frame = frame.assign(paper_t=[-0.5, 1.4, 1.2, 1.6], paper_ece=[math.nan, 5.0, 4.0, 7.0], raw_ece=6.0)
+    frame = frame.assign(bounded_t=0.5, bounded_ece=9.0, floored_t=1.0, floored_ece=6.0)
+    above, below = plot_solvers(frame).axes
+    assert list(above.lines[0].get_ydata()) == pytest.approx([1.2, 1.5])
+    assert list(below.lines[0].get_ydata()) == pytest.approx([4.0, 6.0])
+
+
+def test_of_many_trials_a_figure_links_the_first_and_the_last(made_study, tmp_path):
+    page = Page("page", tmp_path)
+    png = tmp_path / "one.png"
+    png.write_bytes(b"png")
+    study, other = made_study("many", ["complete"] * 8), made_study("few", ["complete"] * 2)
+    page.picture(png, "alt", "caption", runs=[Run(one, trial) for one in (study, other) for trial in one.records])
+    text = page.write().read_text()
+    linked = [study.records[0], study.records[-1], *other.records]
+    assert [f'href="#run-{trial.trial_key}"' in text for trial in study.records[1:-1]] == [False] * 6
+    assert all(f'href="#run-{trial.trial_key}"' in text for trial in linked) and "(8 trials)" in text
+
+
+def test_reasons_that_several_calibrations_share_are_told_once(made_study):
+    rows = [
+        Row("digits", "real", 10, name, name, Cell("test/ece", (), gaps))
+        for name, gaps in (("a", ()), ("b", ("boom",)), ("c", ()))
+    ]
+    assert missing_rows(rows) == ["a; c: not run at this scale for these networks", "b: boom"]
 
 
 def test_text_is_escaped_and_code_is_code():

@@ -1,0 +1,91 @@
+"""Trials that the search proposes: resolved, with the keys of their stages, and which of them were there before."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ddcal.config import DataConfig, StudyConfig, resolve, trial_from
+from ddcal.data import dataset_fingerprint
+from ddcal.pipeline import Environment, stage_keys
+
+DUPLICATES_IN_A_ROW = 20
+"""A finite space is searched through when so many suggestions in a row have been there before."""
+
+
+@dataclass
+class Running:
+    """A trial that the search has asked for and that has not ended.
+
+    ``gpu`` is its share of a GPU; ``grown`` says that it ran out of memory at a smaller one; ``missing`` are the stages
+    that the store did not have when it was handed out.
+    """
+
+    number: int
+    values: dict[str, Any]
+    config: dict[str, Any]
+    trial_key: str
+    keys: dict[str, str]
+    duplicate_of: int | None
+    steps: set[int] = field(default_factory=set)
+    handed_out: float = 0.0
+    attempt: int = 1
+    gpu: float = 0.0
+    grown: bool = False
+    missing: tuple[str, ...] = ()
+
+
+class Proposals:
+    """Makes trials of a study from the values that its search suggests."""
+
+    def __init__(self, study: StudyConfig, environment: Environment) -> None:
+        """Propose for ``study``, whose stages are computed in ``environment``."""
+        self._study, self._environment = study, environment
+        self._fingerprints: dict[str, str] = {}
+        self._known: dict[str, int] = {}  # values → the first trial that had them
+        self._repeated = 0  # suggestions in a row that had been there
+
+    @property
+    def searched_through(self) -> bool:
+        """Whether so many suggestions of a finite space were there before that it has no others."""
+        finite = all(domain.kind in ("choice", "int") for domain in self._study.space.values())
+        return finite and self._repeated >= DUPLICATES_IN_A_ROW
+
+    def make(self, number: int, values: dict[str, Any]) -> Running:
+        """Return the trial ``number`` with these values of the space.
+
+        Raises:
+            ddcal.data.DataError: if its data is missing.
+        """
+        trial_config = resolve(trial_from(self._study.base, values))
+        config = trial_config.model_dump(mode="json")
+        if config["data"]["root"] is not None:  # trials run in folders of their own
+            config["data"]["root"] = _absolute(config["data"]["root"])
+        for name in ("images", "labels"):
+            if config["distill"]["file"][name] is not None:
+                config["distill"]["file"][name] = _absolute(config["distill"]["file"][name])
+        keys = stage_keys(trial_config, self._fingerprint(trial_config.data), self._environment)
+        first = self.note(number, values)
+        duplicate = first if first != number else None
+        self._repeated = self._repeated + 1 if duplicate is not None else 0
+        return Running(number, values, config, f"{self._study.name}-{number:04d}", keys, duplicate)
+
+    def note(self, number: int, values: dict[str, Any]) -> int:
+        """Remember that a trial has these values, and return the first that had them."""
+        return self._known.setdefault(json.dumps(values, sort_keys=True), number)
+
+    def forget_repeats(self) -> None:
+        """Begin to count repeated suggestions anew."""
+        self._repeated = 0
+
+    def _fingerprint(self, data: DataConfig) -> str:
+        key = data.model_dump_json()
+        if key not in self._fingerprints:
+            self._fingerprints[key] = dataset_fingerprint(data)
+        return self._fingerprints[key]
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
