@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ddcal.config import TrialConfig, resolve
 from ddcal.config.metrics import METRICS
-from ddcal.data import dataset_fingerprint
+from ddcal.data import Dataset, dataset_fingerprint
 from ddcal.pipeline.environment import Environment, default_device
 from ddcal.pipeline.keys import stage_keys
 from ddcal.pipeline.leases import Lease, Leases, open_leases
@@ -135,6 +135,11 @@ class TrialRunner:
         self.entries = self.stages.entries
         self._writable = False  # not known yet
         self._waits_for: str | None = None
+
+    @property
+    def dataset(self) -> Dataset:
+        """The real data, loaded at first use."""
+        return self.stages.dataset
 
     def advance(self) -> Advance:
         """Do one chunk of work: a cached point, one small step of a stage, or a short stage.
