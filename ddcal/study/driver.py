@@ -153,7 +153,7 @@ class StudyDriver:
         """
         chosen = next((trial for trial in self._waiting if not self._held_back(trial)), None)
         while chosen is None and self._may_ask:
-            trial = self._proposals.make(*self.search.ask())
+            trial = self._ask()
             if self._held_back(trial):
                 self._waiting.append(trial)
             else:
@@ -238,6 +238,9 @@ class StudyDriver:
     def _out_of_time(self) -> bool:
         hours = self.study.stop.hours
         return hours is not None and time.monotonic() - self._began > hours * 3600
+
+    def _ask(self) -> Running:
+        return self._proposals.make(*self.search.ask())
 
     def _blocked(self, trial: Running) -> bool:
         """Whether the first stage that the trial would compute is being computed by another."""
