@@ -89,7 +89,7 @@ def test_a_stage_that_another_study_computes_is_waited_for_while_others_go(drive
     monkeypatch.setattr("ddcal.study.hold_back.ASK_SECONDS", 0.0)
     driver = drive([(1, 0.0), (2, 0.0), (2, 0.25)], concurrency=3)
     key = driver._ask().keys["distill"]  # of the first trial, which is asked for but not handed out
-    driver._waiting.append(driver._asked(0, {"distill.ipc": 1, "calibrate.mask.ratio": 0.0}))
+    driver._waiting.append(driver._proposals.make(0, {"distill.ipc": 1, "calibrate.mask.ratio": 0.0}))
     lease = lease_elsewhere(driver, key)
     first = driver.next_assignment()
     assert first.number == 1
