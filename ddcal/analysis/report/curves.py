@@ -94,14 +94,22 @@ def draw_masks(found: Collected, drawings: Drawings, reduced: bool) -> None:
 
 
 def masks_frame(found: Collected, runs: Sequence[Run]) -> pandas.DataFrame:
-    """Return one row a trial as `ece_against_ratio` takes them, the unit and draws of its mask as its method."""
+    """Return one row a trial as `ece_against_ratio` takes them, the unit and draws of its mask as its method.
+
+    Beside them, raw networks and TS on real ``val``, a row a seed.
+    """
     import pandas
 
-    rows = []
+    rows: list[dict[str, Any]] = []
+    seeds: set[int] = set()
     for run in sorted(runs, key=lambda run: (list(UNITS).index(run.settings[UNIT]), -run.settings["calibrate.draws"])):
         unit, draws = run.settings[UNIT], run.settings["calibrate.draws"]
         name = f"{UNITS[unit]}, {draws} draw{'s' * (draws != 1)}"
-        rows.append(_row(found, run, name, (run.trial.metrics or {})["test/ece"], run.settings[RATIO]))
+        metrics = run.trial.metrics or {}
+        rows.append(_row(found, run, name, metrics["test/ece"], run.settings[RATIO]))
+        if run.seed not in seeds:  # every trial of a seed has the same networks
+            seeds.add(run.seed)
+            rows += [_row(found, run, other, metrics[BY_NAME[other].metric("ece")]) for other in ("raw", "ts_val")]
     return pandas.DataFrame(rows).astype({"ratio": float})
 
 
