@@ -13,7 +13,7 @@ from ddcal.analysis.report.cells import Cell, Collected, Run, per_class
 from ddcal.analysis.report.curves import BACKBONES
 from ddcal.analysis.report.methods import BY_NAME, METHODS, TUNED, method_cell, real_labels
 from ddcal.analysis.report.numbers import Row, number, write_rows
-from ddcal.analysis.report.page import Entry, Page
+from ddcal.analysis.report.page import Entry, Number, Page
 from ddcal.analysis.report.tables import val_images
 from ddcal.analysis.table_figure import plot_table
 from ddcal.calibration import save_figure
@@ -195,14 +195,19 @@ def put_overview(page: Page, found: Sequence[Collected], artefacts: Artefacts) -
             rows = comparison_rows(one, backbone, ipc, "ece", artefacts)
             by_name = {row.method: row for row in rows}
             best = next((row for row in rows if row.real_labels == 0 and row.cell.runs), None)
-            lowest: Entry = ""
-            if best is not None:
-                shown = number(best, strong=True)
-                lowest = replace(shown, text=f"{shown.text} ({best.label})")
-            numbers = [number(by_name[name]) if by_name[name].cell.runs else "–" for name in OVERVIEW]
-            entries.append([f"{one.dataset}, {NAMES.get(backbone, backbone)}, {per_class(ipc)}", *numbers, lowest])
+            lowest: list[Entry] = ["–", ""] if best is None else [_first(number(best, strong=True)), best.label]
+            shown = [by_name[name] for name in OVERVIEW]
+            numbers = [_first(number(row)) if row.cell.runs else "–" for row in shown]
+            entries.append([one.dataset, backbone, str(ipc), *numbers, *lowest])
     if entries:
-        columns = ["networks", *(BY_NAME[name].label for name in OVERVIEW), "lowest without real labels"]
+        columns = [
+            "dataset",
+            "set",
+            "IPC",
+            *(BY_NAME[name].label for name in OVERVIEW),
+            "lowest without real labels",
+            "which is",
+        ]
         page.table(columns, entries, caption="ECE in percent, mean ± standard deviation over seeds")
 
 
@@ -234,6 +239,11 @@ def missing_rows(rows: Iterable[Row]) -> list[str]:
             reason = "; ".join(row.cell.gaps) or "not run at this scale for these networks"
             reasons.setdefault(reason, []).append(row.label)
     return [f"{'; '.join(labels)}: {reason}" for reason, labels in reasons.items()]
+
+
+def _first(whole: Number) -> Number:
+    """Return a number that links to its first trial alone; the tables below it have the others."""
+    return replace(whole, runs=whole.runs[:1])
 
 
 def _points(difference: float) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-DRAWING_VERSION = 2
+DRAWING_VERSION = 3
 """Raised where a figure shows something else for the same trials."""
 
 

@@ -19,7 +19,8 @@ h1 { font-size: 1.8rem; line-height: 1.2; } h2 { margin-top: 3rem; border-bottom
 h3 { margin-top: 2rem; } p, li { max-width: 52rem; } code { font: 0.85em ui-monospace, Menlo, Consolas, monospace; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; margin: 0.8rem 0; font-size: 0.92rem; }
 th, td { padding: 0.25rem 0.7rem; text-align: left; border-bottom: 1px solid #ddd; vertical-align: top; }
-th { border-bottom: 2px solid #444; } td.number, th.number { text-align: right; white-space: nowrap; }
+th { border-bottom: 2px solid #444; } th.number { text-align: right; }
+td.number { text-align: right; white-space: nowrap; }
 tr:target { background: #fff3b0; } caption { text-align: left; font-weight: 600; padding: 0.4rem 0; }
 figure { margin: 1.2rem 0; } figure img { max-width: 100%; height: auto; }
 figcaption, .note { color: #333; font-size: 0.92rem; max-width: 52rem; }
