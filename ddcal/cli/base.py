@@ -49,6 +49,9 @@ Debug = Annotated[bool, typer.Option("--debug", help="Run the trials one after a
 Address = Annotated[
     str | None, typer.Option(metavar="ADDR", help="A Ray cluster's address; default: Ray on this machine.")
 ]
+StudyFile = Annotated[
+    Path, typer.Argument(metavar="STUDY", help="A study file, or the name of a shipped study (see `ddcal studies`).")
+]
 StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder, for example runs/quickstart.")]
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ddcal.cli.base import Address, AsJson, Debug, Overrides, StudyFolder, app
+from ddcal.cli.base import Address, AsJson, Debug, Overrides, StudyFile, StudyFolder, app
 from ddcal.config.loading import read_study, study_problems
 from ddcal.config.searchers import trials_sentence
+from ddcal.config.shipped import study_file
 from ddcal.pipeline.imported import check_imports
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 @app.command()
 def validate(
-    studies: Annotated[list[Path], typer.Argument(metavar="STUDY...", help="The study files to check.")],
+    studies: Annotated[
+        list[Path], typer.Argument(metavar="STUDY...", help="The study files to check, or names of shipped studies.")
+    ],
     overrides: Overrides = None,
     data: Annotated[bool, typer.Option("--data", help="Look for the files of the data sets too.")] = False,
     as_json: AsJson = False,
@@ -36,7 +39,7 @@ def validate(
         checked.append(check_imports(study))
         return checked[-1].problems
 
-    reports = [(file, *study_problems(file, overrides or (), check_files)) for file in studies]
+    reports = [(file, *study_problems(file, overrides or (), check_files)) for file in map(study_file, studies)]
     if data:
         from ddcal.study.data_check import with_data_problems
 
@@ -60,7 +63,7 @@ def validate(
 
 @app.command()
 def run(
-    study_file: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file.")],
+    file: StudyFile,
     overrides: Overrides = None,
     debug: Debug = False,
     output: Annotated[
@@ -73,7 +76,7 @@ def run(
 ) -> None:
     """Run a study and name its winner."""
     extra = [] if trials is None else [f"search.trials={trials}"]
-    study = read_study(study_file, [*(overrides or ()), *extra])
+    study = read_study(study_file(file), [*(overrides or ()), *extra])
 
     from ddcal.study.console import StudyProgress, make_console, print_summary
     from ddcal.study.runner import run_study
@@ -99,7 +102,7 @@ def with_pictures(hooks: Hooks) -> Hooks:
 
 @app.command()
 def plan(
-    study_file: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file.")],
+    file: StudyFile,
     overrides: Overrides = None,
     probe: Annotated[
         bool, typer.Option("--probe", help="Measure a few steps of each kind of stage, to estimate the time.")
@@ -110,7 +113,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Tell what a study would cost; nothing of it is run."""
-    study = read_study(study_file, overrides or ())
+    study = read_study(study_file(file), overrides or ())
 
     from ddcal.study.console import make_console
     from ddcal.study.plan import make_plan
@@ -121,7 +124,7 @@ def plan(
     if as_json:
         typer.echo(json.dumps(asdict(planned), indent=2))
     else:
-        print_plan(planned, make_console(), str(study_file))
+        print_plan(planned, make_console(), str(file))
 
 
 @app.command()

@@ -11,6 +11,7 @@ from typing import Any
 from ddcal.config import StudyConfig, read_study
 from ddcal.config.grid import grid_size
 from ddcal.config.problems import suggestion
+from ddcal.config.shipped import shipped_folder
 from ddcal.config.yaml_reader import Refused, YamlReader, read_text
 from ddcal.errors import BadInput
 
@@ -40,15 +41,15 @@ class PaperStudy:
 
 
 def studies_folder(given: Path | None = None) -> Path:
-    """Return the folder of the paper's studies: ``given``, or the one beside the package.
+    """Return the folder of the paper's studies: ``given``, or the one that comes with ddcal.
 
     Raises:
         BadInput: if it is not there or lacks a file.
     """
-    folder = given or Path(__file__).absolute().parents[3] / "studies" / "paper"
+    folder = given or shipped_folder() / "paper"
     missing = [name for name in (*(f"{stem}.yaml" for stem in STEMS), SCALES) if not (folder / name).is_file()]
     if missing:
-        where = f"--studies {given}" if given else f"the package has no studies beside it ({folder})"
+        where = f"--studies {given}" if given else str(folder)
         raise BadInput(
             f"{where}: {', '.join(missing)} not found; give --studies with the folder studies/paper of a checkout of "
             "ddcal"
