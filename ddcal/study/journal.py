@@ -9,6 +9,8 @@ from typing import Any
 
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
+from ddcal.study.ledger import write_whole
+
 
 class DriverJournal(JournalFileBackend):
     """A journal file without an fsync a line: a trial writes half a dozen lines, and one `sync` does for all.
@@ -24,12 +26,16 @@ class DriverJournal(JournalFileBackend):
         super().__init__(str(path), self._file_lock)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write lines; other programs (optuna-dashboard) may write too, so each under the journal's lock."""
+        """Write lines; other programs (optuna-dashboard) may write too, so each under the journal's lock.
+
+        Raises:
+            OSError: if the disk does not take them; then none of them is in the journal.
+        """
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         self._file_lock.acquire()
         try:
-            with self._path.open("ab") as stream:
-                stream.write(lines.encode())
+            with self._path.open("ab", buffering=0) as stream:
+                write_whole(stream, lines.encode())
         finally:
             self._file_lock.release()
 

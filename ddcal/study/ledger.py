@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import time
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +26,7 @@ class Ledger:
     def __init__(self, directory: Path) -> None:
         """Open the ledger of a study's folder, creating it if missing; a half-written last line is cut off."""
         self.path = directory / LEDGER
-        self._stream = self.path.open("ab")
+        self._stream = self.path.open("ab", buffering=0)  # a buffer would keep what a full disk has refused
         content = self.path.read_bytes()
         if content and not content.endswith(b"\n"):
             self._stream.truncate(content.rfind(b"\n") + 1)
@@ -36,16 +38,35 @@ class Ledger:
             event: Its name.
             sync: Whether it is on the disk (fsync) before this returns; otherwise it is with the next one that is.
             values: Its JSON values.
+
+        Raises:
+            OSError: if the disk does not take it; then nothing of it is in the ledger.
         """
         content = {"event": event, "time": int(time.time() * 1000), **_finite(values)}
-        self._stream.write(json.dumps(content, allow_nan=False).encode() + b"\n")
-        self._stream.flush()
+        write_whole(self._stream, json.dumps(content, allow_nan=False).encode() + b"\n")
         if sync:
             os.fsync(self._stream.fileno())
 
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
+
+
+def write_whole(stream: FileIO, content: bytes) -> None:
+    """Append bytes to an unbuffered file; what a full disk took of them is cut off again.
+
+    Raises:
+        OSError: if the disk does not take them all.
+    """
+    before = os.fstat(stream.fileno()).st_size
+    try:
+        left = memoryview(content)
+        while left:
+            left = left[stream.write(left) :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            stream.truncate(before)
+        raise
 
 
 def begun(directory: Path | str) -> bool:

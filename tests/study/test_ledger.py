@@ -2,6 +2,7 @@ import json
 import math
 
 import pytest
+from disks import no_file_above
 
 from ddcal.study.ledger import LEDGER, Ledger, read_ledger
 
@@ -52,6 +53,17 @@ def test_a_ledger_that_is_one_torn_line_begins_again(tmp_path):
     ledger.close()
     assert [event["event"] for event in read_ledger(tmp_path)] == ["study_started"]
     assert (tmp_path / LEDGER).read_bytes().count(b"\n") == 1
+
+
+def test_a_line_that_the_disk_does_not_take_whole_is_not_there_and_the_next_one_is(written):
+    before = (written / LEDGER).read_bytes()
+    ledger = Ledger(written)
+    with no_file_above(len(before) + 20), pytest.raises(OSError, match="too large"):
+        ledger.append("trial_finished", number=0, error="x" * 100)
+    assert (written / LEDGER).read_bytes() == before
+    ledger.append("next", number=1)
+    ledger.close()
+    assert [event["event"] for event in read_ledger(written)] == ["study_started", "trial_started", "next"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -1,0 +1,58 @@
+"""Disks that take no more: small file systems of their own, and a limit on the size of files that needs no rights."""
+
+import contextlib
+import os
+import resource
+import subprocess
+
+import pytest
+
+
+class Disk:
+    """A mounted tmpfs."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def fill(self, leave=0):
+        """Take all space but ``leave`` bytes; `free` gives it back."""
+        with (self.folder / "filler").open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+            while stream.write(bytes(4096)):
+                pass
+        os.truncate(self.folder / "filler", max(0, (self.folder / "filler").stat().st_size - leave))
+
+    def free(self):
+        """Give back what `fill` took."""
+        (self.folder / "filler").unlink()
+
+    def remount(self, how):
+        """``ro``, ``rw``, ``nr_inodes=N``, ``size=N``."""
+        subprocess.run(["mount", "-o", f"remount,{how}", self.folder], check=True, timeout=10)
+
+
+@contextlib.contextmanager
+def small_disk(folder, size="256k", inodes=0):
+    """Mount a tmpfs at ``folder``; skips the test where that is not allowed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options = f"size={size},nr_inodes={inodes}"
+    try:
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True, capture_output=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"no right to mount: {error}")
+    try:
+        yield Disk(folder)
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True, timeout=10)
+
+
+@contextlib.contextmanager
+def no_file_above(size):
+    """No file can grow above ``size`` bytes: what is above it fails with EFBIG, in the middle of a write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
