@@ -71,6 +71,9 @@ def decode(bases: Tensor, coefficients: Tensor, size: int) -> Tensor:
 class AddressableMemories:
     """RTP (``backbone: rtp``): one update of bases and coefficients an iteration, through an unrolled training.
 
+    They begin as Xavier's uniform matrices (Glorot, Bengio, AISTATS 2010): of bases (R, C·s²), a row each, elements lie
+    within ±√(6 / (R + C·s²)), of coefficients (K·n, R) within ±√(6 / (K·n + R)).
+
     Without bases (``bases: 0``) the images themselves are learned, ipc a class, from a random real subset.
 
     Attributes:
@@ -96,7 +99,10 @@ class AddressableMemories:
             bases = torch.empty(settings.bases, dataset.channels, side, side)
             coefficients = torch.empty(dataset.num_classes * self.per_class, settings.bases)
             draws = generator(seed, "distill", "init")
-            self.memories = [xavier_uniform_(m, generator=draws).to(device) for m in (bases, coefficients)]
+            # A base is a row of a matrix (R, C·s²), not the kernel of a convolution, whose fans are larger.
+            xavier_uniform_(bases.flatten(1), generator=draws)
+            xavier_uniform_(coefficients, generator=draws)
+            self.memories = [bases.to(device), coefficients.to(device)]
         else:
             self.per_class = config.ipc
             self.memories = [random_subset(dataset, config.ipc, seed)[0].to(device)]

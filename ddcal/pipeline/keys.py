@@ -30,6 +30,7 @@ ALGORITHM_VERSIONS = {
     "distill/dm": 1,
     "distill/mtt": 1,
     "distill/rtp": 1,
+    "distill/rtp with bases": 2,
     "distill/file": 1,
     "train": 1,
     "folds": 1,
@@ -172,6 +173,14 @@ def stage_keys(
     return keys
 
 
+def _algorithm(config: TrialConfig, stage: str) -> str:
+    """Return under which name of `ALGORITHM_VERSIONS` a stage of a resolved trial computes."""
+    if stage != "distill":
+        return stage
+    bases = config.distill.backbone == "rtp" and config.distill.rtp.bases
+    return f"distill/{config.distill.backbone}{' with bases' if bases else ''}"
+
+
 def _identity(config: TrialConfig, stage: str, fingerprint: str, environment: Environment) -> dict[str, Any]:
     """Return what decides over a stage of a resolved trial, but for the stages before it."""
     # What only image files have stays out of the keys of the others; the variant is told by the fingerprint.
@@ -179,7 +188,7 @@ def _identity(config: TrialConfig, stage: str, fingerprint: str, environment: En
     without |= {"train_images"} if config.data.train_images is None else set()
     return {
         "stage": stage,
-        "algorithm_version": ALGORITHM_VERSIONS[f"distill/{config.distill.backbone}" if stage == "distill" else stage],
+        "algorithm_version": ALGORITHM_VERSIONS[_algorithm(config, stage)],
         "config": stage_config(config, stage),
         "data": config.data.model_dump(mode="json", exclude=without) | {"fingerprint": fingerprint},
         "seed": config.seed,

@@ -211,8 +211,12 @@ def test_train_images_is_in_the_keys_of_those_who_set_it_alone(make_trial):
         ("rtp", "42f6b7646fa93ea7587c52549a5d7a17dc00062b9a4d8376477716325a0427e8"),
     ],
 )
-def test_networks_trained_before_there_were_other_losses_are_still_found(backbone, digest):
-    """The digests are those of the commit before; networks of that time are in people's stores."""
+def test_networks_trained_before_there_were_other_losses_are_still_found(backbone, digest, monkeypatch):
+    """The digests are those of the commit before; networks of that time are in people's stores.
+
+    But for those of RTP's bases, which began too small then: their version was raised.
+    """
+    monkeypatch.setitem(ALGORITHM_VERSIONS, "distill/rtp with bases", 1)
     trial = {"data": {"name": "cifar10"}, "distill": {"backbone": backbone, "ipc": 1}}
     assert keys_of(TrialConfig.model_validate(trial))["train"] == digest
 
@@ -243,6 +247,18 @@ def test_keys_are_those_of_stores_that_were_filled_before_there_were_folds(metho
     keys = keys_of(make_trial(calibrate__method=method, train__holdout=0.5 if method == "ts_holdout" else 0.0))
     assert (keys["train"][:16], keys["calibrate"][:16]) == OLD_KEYS[method]
     assert list(keys) == ALL
+
+
+def test_a_version_of_its_own_tells_rtp_with_bases_from_rtp_without(make_trial, monkeypatch):
+    """Bases begin as another matrix since version 2; images that are learned themselves do as ever."""
+
+    def keys(bases):
+        return keys_of(make_trial(distill__backbone="rtp", distill__rtp={"bases": bases}))
+
+    before = {bases: keys(bases) for bases in (0, 4)}
+    monkeypatch.setitem(ALGORITHM_VERSIONS, "distill/rtp with bases", 1)
+    assert keys(0) == before[0]
+    assert not set(keys(4).values()) & set(before[4].values())
 
 
 def test_limits_that_are_off_leave_the_keys_of_older_stores(make_trial):
