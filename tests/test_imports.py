@@ -12,6 +12,7 @@ import ddcal
 PACKAGE = Path(ddcal.__file__).parent
 FLOORS = {
     "errors": 0,
+    "untrusted": 0,
     "divergence": 2,
     "config": 1,
     "seeding": 1,
