@@ -8,17 +8,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from ddcal.config.baselines import check_paper
-from ddcal.config.corners import check_corners
 from ddcal.config.field_errors import field_problems
 from ddcal.config.metrics import METRICS, VAL_METRICS
-from ddcal.config.names import nest, trial_from
+from ddcal.config.names import nest
 from ddcal.config.problems import GIVEN_TWICE, KeyPath, Problem, problem_at, suggestion
 from ddcal.config.searchers import check_scheduler, check_search
-from ddcal.config.space import check_domain, check_when, not_possible, same, search_order
+from ddcal.config.space import not_possible, same
+from ddcal.config.space_checks import check_domain, check_rules, check_when
 from ddcal.config.study import StudyConfig, parse_constraint
 from ddcal.config.trial import TrialConfig, flatten
-
-__all__ = ["check_study", "search_order", "trial_from"]
 
 
 def _check_base(base: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem], set[str]]:
@@ -34,7 +32,7 @@ def _check_base(base: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem],
             found = field_problems(error, TrialConfig, good, ("base",))
             fields = [(path, problem) for path, problem in found if path not in rules]
             if not fields:
-                return good, problems, broken  # what is left are rules between fields: check_corners tries those
+                return good, problems, broken  # what is left are rules between fields: check_rules tries those
             for path, problem in fields:
                 problems.append(problem)
                 broken.add(".".join(map(str, path)))
@@ -146,7 +144,7 @@ def check_study(study: StudyConfig, reported: Collection[str] = ()) -> list[Prob
             problems += found
             broken.add(name)
     problems += check_when(study.space, broken)
-    problems += check_corners(study, base, broken)
+    problems += check_rules(study, base, broken)
     problems += _check_selection(study)
     problems += _check_kind(study, base, broken)
     problems += check_search(study, broken)

@@ -13,22 +13,9 @@ from ddcal.config.checks import check_study
 from ddcal.config.field_errors import field_problems
 from ddcal.config.names import nest
 from ddcal.config.overrides import apply_override, parse_overrides
-from ddcal.config.problems import GIVEN_TWICE, Problem, problem_at
+from ddcal.config.problems import GIVEN_TWICE, ConfigError, Problem, problem_at
 from ddcal.config.study import StudyConfig
 from ddcal.config.yaml_reader import Refused, YamlReader, read_text
-from ddcal.errors import BadInput
-
-
-class ConfigError(BadInput):
-    """A study that cannot be used.
-
-    Attributes:
-        problems: Every mistake that was found.
-    """
-
-    def __init__(self, problems: Iterable[Problem]):
-        self.problems = tuple(problems)
-        super().__init__("\n".join(map(str, self.problems)))
 
 
 def _validate(data: dict[str, Any]) -> tuple[StudyConfig | None, list[Problem], set[str]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from ddcal.errors import BadInput
 
 KeyPath = tuple[str | int, ...]
 """The keys and list positions that lead to a value of a study."""
@@ -43,6 +45,18 @@ class Problem:
         what = f"{self.value} is not allowed: {self.message}" if self.value else self.message
         text = ": ".join(part for part in (place, self.path, what) if part)
         return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+class ConfigError(BadInput):
+    """A study that cannot be used.
+
+    Attributes:
+        problems: Every mistake that was found.
+    """
+
+    def __init__(self, problems: Iterable[Problem]):
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
 
 
 def problem_at(path: KeyPath, message: str, value: Any = NOTHING) -> Problem:

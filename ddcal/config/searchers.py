@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ddcal.config.grid import grid_size
 from ddcal.config.metrics import VAL_METRICS
 from ddcal.config.problems import KeyPath, Problem, problem_at
+from ddcal.config.space import grid_size
 from ddcal.config.study import SchedulerConfig, StudyConfig
 
 NUMBERS = frozenset({"uniform", "loguniform", "int"})

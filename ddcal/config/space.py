@@ -1,35 +1,105 @@
-"""The search space: the order of its names, and whether their domains and conditions make sense."""
+"""The search space: the one walker over its points. A point is complete: a value for every name that is active in it.
+
+Whoever asks what trials a study can have (`validate`, the plan, the searchers, the checks of data and files) takes
+points from here, and the trial of a point from `trial_of`: what holds between two settings holds for whole trials
+alone, so no part of a trial is ever validated.
+"""
 
 from __future__ import annotations
 
 import graphlib
+import heapq
+import itertools
 import math
-from collections.abc import Mapping
-from typing import Any, Literal, get_args, get_origin
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
 
-from ddcal.config.field_errors import explain
-from ddcal.config.names import trial_from, trial_names
-from ddcal.config.problems import KeyPath, Problem, problem_at, suggestion
-from ddcal.config.study import Domain
-from ddcal.config.trial import TrialConfig
+from ddcal.config.names import trial_from
+from ddcal.config.presets import resolve
+from ddcal.config.problems import ConfigError, KeyPath, Problem, suggestion
+from ddcal.config.study import Domain, StudyConfig
+from ddcal.config.trial import Contradictions, TrialConfig
 
+MAX_COMBINATIONS = 4096
+"""Combinations that are listed: of a larger space those of two names each, and as many at random."""
 
-def search_order(space: Mapping[str, Domain]) -> tuple[str, ...]:
-    """Return the names of a space such that every name comes after those that its ``when`` looks at.
+Point = dict[str, Any]
+"""Dotted name → value, of the names that are active."""
 
-    Raises:
-        graphlib.CycleError: (a ValueError) if names depend on each other in a circle.
-    """
-    return tuple(
-        graphlib.TopologicalSorter({n: [o for o in d.when if o in space] for n, d in space.items()}).static_order()
-    )
+_OTHER = object()
+"""Stands for all values of a name that no condition mentions."""
 
 
 def same(first: Any, second: Any) -> bool:
     """Return whether two values are equal, where 1 and true are not."""
     return bool(first == second) and isinstance(first, bool) == isinstance(second, bool)
+
+
+def search_order(space: Mapping[str, Domain]) -> tuple[str, ...]:
+    """Return the names of a space in the file's order, but each after those that its ``when`` looks at.
+
+    The points of a grid are numbered in this order, so it never changes. What a searcher suggests does not depend on
+    it: every name is drawn by a generator of its own.
+
+    Raises:
+        graphlib.CycleError: (a ValueError) if names depend on each other in a circle.
+    """
+    names, order, free = list(space), list[str](), list[int]()
+    positions = {name: index for index, name in enumerate(names)}
+    sorter = graphlib.TopologicalSorter({n: [o for o in d.when if o in space] for n, d in space.items()})
+    sorter.prepare()
+    while sorter.is_active():
+        for name in sorter.get_ready():
+            heapq.heappush(free, positions[name])
+        order.append(names[heapq.heappop(free)])
+        sorter.done(order[-1])
+    return tuple(order)
+
+
+def active(study: StudyConfig, values: Mapping[str, Any], order: Iterable[str] | None = None) -> Point:
+    """Return those of ``values`` that have an effect.
+
+    Args:
+        study: Whose space it is.
+        values: Values of names of the space; names that have none are left out, and what depends on them.
+        order: The names to look at, as `search_order` gives them; default: all.
+    """
+    point: Point = {}
+    for name in search_order(study.space) if order is None else order:
+        if name in values and study.active(point, name):
+            point[name] = values[name]
+    return point
+
+
+def trial_of(study: StudyConfig, point: Mapping[str, Any]) -> TrialConfig:
+    """Return the resolved trial of a complete point.
+
+    Raises:
+        ConfigError: if the settings of the trial contradict each other. `check_rules` finds that before a study runs,
+            but of a space too large to be listed it tries a part alone.
+    """
+    try:
+        return resolve(trial_from(study.base, point))
+    except ValidationError as error:
+        shown = ", ".join(f"{name}={value!r}" for name, value in point.items())
+        cure = "; narrow the space, or give a name a when" if point else ""
+        message = "; ".join(".".join(map(str, loc)) + (": " if loc else "") + text for loc, text in broken_rules(error))
+        raise ConfigError([Problem("space" if point else "base", shown, message + cure)]) from None
+
+
+def broken_rules(error: ValidationError) -> list[tuple[KeyPath, str]]:
+    """Return the sentences on what contradicts itself in a trial, each with the section that says so."""
+    found = []
+    for details in error.errors(include_url=False):
+        raised = details["ctx"]["error"] if details["type"] == "value_error" else details["msg"]
+        sentences = raised.sentences if isinstance(raised, Contradictions) else [str(raised)]
+        found += [(details["loc"], sentence) for sentence in sentences]
+    return found
 
 
 def not_possible(domain: Domain, value: Any) -> str:
@@ -45,67 +115,214 @@ def not_possible(domain: Domain, value: Any) -> str:
     return ""
 
 
-def check_domain(name: str, domain: Domain) -> list[Problem]:
-    """Return why ``name`` may not take the values of ``domain``."""
-    types = trial_names().get(name)
-    if types is None:
-        inside = [leaf for leaf in trial_names() if leaf.startswith(f"{name}.")]
-        hint = f"; it is a section, search one of {', '.join(inside)}" if inside else suggestion(name, trial_names())
-        return [problem_at(("space", name), f"no trial has a setting of this name{hint}")]
-    path = ("space", name, domain.kind)
-    values = list(domain.corners)
-    numbers = types & {int, float}
-    if name == "seed" and domain.kind != "choice":
-        return [problem_at(path, "seeds are replicates and may only be listed: choice: [0, 1, 2]", values)]
-    if domain.kind != "choice" and not numbers:
-        options = [str(item) for kind in types if get_origin(kind) is Literal for item in get_args(kind)]
-        example = ", ".join(options) or ("true, false" if bool in types else "…")
-        return [problem_at(path, f"{name} is not a number; use choice: [{example}]", values)]
-    if domain.kind in ("uniform", "loguniform") and float not in numbers:
-        return [problem_at(path, f"{name} is a whole number; use int: [low, high] or choice: [...]", values)]
-    problems = []
-    for value in values:
-        loc = tuple(name.split("."))
-        try:
-            trial_from({}, {name: value})
-        except ValidationError as error:
-            problems += [
-                problem_at(path, explain(details, TrialConfig), value)
-                for details in error.errors(include_url=False)
-                if details["loc"] == loc
-            ]
-    return problems
+# Grids: every value of choices and whole numbers
 
 
-def check_when(space: Mapping[str, Domain], broken: set[str]) -> list[Problem]:
-    """Return what is wrong with the conditions of a space.
+def finite(study: StudyConfig) -> bool:
+    """Return whether the space has choices and whole numbers alone."""
+    return all(domain.kind in ("choice", "int") for domain in study.space.values())
+
+
+def grid_points(study: StudyConfig) -> Iterator[Point]:
+    """Yield the points of a finite space one by one, each once.
+
+    The first name of the file varies slowest, the last one fastest; a name comes after those that its ``when`` looks
+    at. Nothing is kept, so a grid may be as large as it likes.
+    """
+    return _points(study, _listed(study))
+
+
+def grid_size(study: StudyConfig) -> int:
+    """Return how many points a finite space has, without going through them."""
+    return _count(study, _listed(study))
+
+
+def drawn_point(study: StudyConfig, draw: random.Random, order: Iterable[str] | None = None) -> Point:
+    """Return a point at random, every name by its own domain: not what any searcher draws.
 
     Args:
-        space: Name → domain.
-        broken: Names whose problems are known; names that depend on themselves or on a circle are added to it.
+        study: Whose space it is.
+        draw: What it is drawn from.
+        order: The names to draw, as `search_order` gives them; default: all.
     """
-    problems = []
-    for name, domain in space.items():
-        for other, allowed in domain.when.items():
-            path: KeyPath = ("space", name, "when", other)
-            if other == name:
-                problems.append(problem_at(path, "a name cannot depend on itself"))
-                broken.add(name)
-            elif other not in space:
-                if other not in broken:
-                    problems.append(problem_at(path, f"not a name of the space{suggestion(other, space)}"))
+    names = search_order(study.space) if order is None else order
+    return active(study, {name: _drawn(study.space[name], draw) for name in names}, names)
+
+
+# Combinations: what is tried of any space
+
+
+@dataclass(frozen=True)
+class Combinations:
+    """Different points of a space, one for each combination of some of its names.
+
+    Attributes:
+        points: The points.
+        every: Whether the names have no other combinations than these.
+    """
+
+    points: Iterable[Point]
+    every: bool
+
+    def __iter__(self) -> Iterator[Point]:
+        return iter(self.points)
+
+
+def combinations(study: StudyConfig, of: Sequence[str] = ("",), most: int = MAX_COMBINATIONS) -> Combinations:
+    """Return complete points with the combinations of some names; the others have their first value where active.
+
+    A choice has all its values, a range of whole numbers too where there are no more than ``most`` combinations, other
+    ranges have their bounds and the values that conditions mention. Of more than ``most`` combinations these are
+    returned: every value of two names with each other, then some at random, of the bounds first and then of the whole
+    ranges.
+
+    Args:
+        study: Whose space it is.
+        of: Names, or beginnings of names; what their conditions look at is added.
+        most: How many combinations are listed.
+    """
+    order = search_order(study.space)
+    names = {name for name in order if name.startswith(tuple(of))}
+    for name in reversed(order):
+        if name in names:
+            names.update(other for other in study.space[name].when if other in study.space)
+    extremes = {name: _extremes(study, name) if name in names else _extremes(study, name)[:1] for name in order}
+    whole = {name: _every(study.space[name]) if name in names else extremes[name] for name in order}
+    listed = {name: extremes[name] if values is None else values for name, values in whole.items()}
+    if _count(study, listed) <= most:
+        return Combinations(_points(study, listed), every=all(values is not None for values in whole.values()))
+    if _count(study, extremes) <= most:
+        return Combinations(_points(study, extremes), every=False)
+    return Combinations(_different(_some(study, order, names, extremes, most)), every=False)
+
+
+def completed(study: StudyConfig, values: Mapping[str, Any]) -> Point:
+    """Return a complete point that has ``values``; names that they leave open have their first value."""
+    return active(study, {name: _extremes(study, name)[0] for name in study.space} | dict(values))
+
+
+def _some(
+    study: StudyConfig, order: Sequence[str], names: set[str], extremes: Mapping[str, Sequence[Any]], most: int
+) -> Iterator[Point]:
+    first = {name: values[0] for name, values in extremes.items()}
+    pairs = itertools.combinations([name for name in order if name in names], 2)
+    settings = ({a: x, b: y} for a, b in pairs for x, y in itertools.product(extremes[a], extremes[b]))
+    for setting in itertools.islice(settings, most):
+        yield active(study, _enabled(study, setting, first | setting), order)
+    draw = random.Random(0)
+    for _ in range(most // 2):
+        values = {name: draw.choice(choices) for name, choices in extremes.items()}
+        yield active(study, _enabled(study, order, values), order)
+    for _ in range(most // 2):
+        drawn = {name: _drawn(study.space[name], draw) if name in names else first[name] for name in order}
+        yield active(study, drawn, order)
+
+
+def _enabled(study: StudyConfig, names: Iterable[str], values: Point) -> Point:
+    """Change the values that conditions of ``names`` look at, so that these are active."""
+    for name in names:
+        for other, allowed in study.space[name].when.items():
+            if other in values:
+                if not any(same(values[other], value) for value in allowed):
+                    values[other] = allowed[0]
+                _enabled(study, [other], values)
+    return values
+
+
+def _different(points: Iterable[Point]) -> Iterator[Point]:
+    seen = set()
+    for point in points:
+        identity = repr(point)
+        if identity not in seen:
+            seen.add(identity)
+            yield point
+
+
+# The walk itself
+
+
+def _points(study: StudyConfig, values: Mapping[str, Sequence[Any]]) -> Iterator[Point]:
+    """Yield every point of these values, whose names are in the search's order."""
+    order = list(values)
+
+    def complete(index: int, point: Point) -> Iterator[Point]:
+        if index == len(order):
+            yield point
+        elif study.active(point, order[index]):
+            for value in values[order[index]]:
+                yield from complete(index + 1, point | {order[index]: value})
+        else:
+            yield from complete(index + 1, point)
+
+    return complete(0, {})
+
+
+def _count(study: StudyConfig, values: Mapping[str, Sequence[Any]]) -> int:
+    """Return how many points `_points` yields.
+
+    Names are taken in order; what is remembered of those before is only what a later condition looks at.
+    """
+    order = list(values)
+    last_look = {other: index for index, name in enumerate(order) for other in study.space[name].when}
+    counts: Counter[tuple[tuple[str, Any], ...]] = Counter({(): 1})
+    for index, name in enumerate(order):
+        following: Counter[tuple[tuple[str, Any], ...]] = Counter()
+        for remembered, count in counts.items():
+            kept = tuple(item for item in remembered if last_look[item[0]] > index)
+            if not study.active(dict(remembered), name):
+                following[kept] += count
+            elif name in last_look:
+                for value, times in _kinds(study, order, name, values[name]):
+                    following[*kept, (name, value)] += count * times
             else:
-                for value in allowed:
-                    if why := not_possible(space[other], value):
-                        problems.append(problem_at(path, why, value))
-    while True:
-        good = {name: domain for name, domain in space.items() if name not in broken}
-        try:
-            search_order(good)
-            return problems
-        except graphlib.CycleError as error:
-            circle = error.args[1]
-            broken.update(circle)
-            problems.append(
-                problem_at(("space", circle[0], "when"), f"the conditions form a circle: {' ← '.join(circle)}")
-            )
+                following[kept] += count * len(values[name])
+        counts = following
+    return counts.total()
+
+
+def _kinds(study: StudyConfig, order: list[str], name: str, values: Sequence[Any]) -> list[tuple[Any, int]]:
+    """Return the values of a name that conditions tell apart, and how many values each of them stands for."""
+    if not isinstance(values, range):
+        return [(value, 1) for value in values]
+    looked_at = {value for other in order for value in study.space[other].when.get(name, ()) if value in values}
+    others = len(values) - len(looked_at)
+    return [(value, 1) for value in looked_at] + ([(_OTHER, others)] if others else [])
+
+
+def _listed(study: StudyConfig) -> dict[str, Sequence[Any]]:
+    listed = {}
+    for name in search_order(study.space):
+        values = _every(study.space[name])
+        assert values is not None, "only choices and whole numbers are counted"
+        listed[name] = values
+    return listed
+
+
+def _every(domain: Domain) -> Sequence[Any] | None:
+    """Return all values of a domain; None where they are not to be counted."""
+    if domain.kind == "choice":
+        return domain.corners
+    low, high = domain.corners
+    return range(low, high + 1) if isinstance(low, int) and isinstance(high, int) and domain.kind == "int" else None
+
+
+def _extremes(study: StudyConfig, name: str) -> list[Any]:
+    """Return the values of a choice, or the bounds of a range and the values in it that conditions mention."""
+    found = list(study.space[name].corners)
+    for domain in study.space.values():
+        for value in domain.when.get(name, ()):
+            if not any(same(value, seen) for seen in found) and not not_possible(study.space[name], value):
+                found.append(value)
+    return found
+
+
+def _drawn(domain: Domain, draw: random.Random) -> Any:
+    if domain.kind == "choice":
+        return draw.choice(domain.corners)
+    low, high = domain.corners
+    assert isinstance(low, int | float) and isinstance(high, int | float), "ranges have numbers at both ends"
+    if domain.kind == "int":
+        return draw.randint(int(low), int(high))
+    if domain.kind == "uniform":
+        return draw.uniform(low, high)
+    return min(high, max(low, math.exp(draw.uniform(math.log(low), math.log(high)))))

@@ -210,8 +210,20 @@ class TrialConfig(Config):
     def _check(self) -> TrialConfig:
         problems = cross_field_problems(self)
         if problems:
-            raise ValueError("; ".join(problems))
+            raise Contradictions(problems)
         return self
+
+
+class Contradictions(ValueError):
+    """Settings of a trial that cannot be together.
+
+    Attributes:
+        sentences: One for each of them.
+    """
+
+    def __init__(self, sentences: list[str]):
+        self.sentences = tuple(sentences)
+        super().__init__("; ".join(sentences))
 
 
 def held_out_per_class(ipc: int, holdout: float) -> int:

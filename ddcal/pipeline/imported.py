@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ddcal.config import StudyConfig, TrialConfig, trial_from
-from ddcal.config.corners import combinations
-from ddcal.config.names import nest
+from ddcal.config import StudyConfig, TrialConfig
 from ddcal.config.problems import Problem, problem_at
-from ddcal.config.trial import flatten
+from ddcal.config.space import combinations, trial_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
 DECIDING = ("distill.backbone", "distill.ipc", "distill.file.", "data.")
 """Names, or beginnings of names, that decide which file is read and what it must be like."""
 
-BACKBONE = "distill.backbone"
 REAL_IMAGES = 2000
 
 
@@ -36,17 +33,11 @@ class FileReport:
 
 def imports(study: StudyConfig) -> list[TrialConfig]:
     """Return a trial for every file, and everything said of it, that the study's space has; none without a file."""
-    space, wanted = study.space, {name for name in study.space if name.startswith(DECIDING)}
-    while more := {other for name in wanted for other in space[name].when} - wanted:
-        wanted |= more
     found: dict[str, TrialConfig] = {}
-    of_base = flatten(nest(study.base)[0]).get(BACKBONE)
-    for values in combinations(study, {name: domain for name, domain in space.items() if name in wanted}):
-        if values.get(BACKBONE, of_base) != "file":  # what other backbones need may be in the rest of the space
-            continue
-        trial = trial_from(study.base, values)
-        decides = (trial.distill.file, trial.distill.ipc, trial.data)
-        found.setdefault(repr(decides), trial)
+    for point in combinations(study, of=DECIDING):
+        trial = trial_of(study, point)
+        if trial.distill.backbone == "file":
+            found.setdefault(repr((trial.distill.file, trial.distill.ipc, trial.data)), trial)
     return list(found.values())
 
 

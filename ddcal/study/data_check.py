@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ddcal.config import DataConfig, StudyConfig, trial_from
+from ddcal.config import DataConfig, StudyConfig
 from ddcal.config.problems import Problem, problem_at
+from ddcal.config.space import combinations, trial_of
 
 
 def asked_data(study: StudyConfig) -> list[DataConfig]:
     """Return the data config of every data set that trials of a study can have."""
-    domain = study.space.get("data.name")
-    variants = [{"data.name": name} for name in domain.corners] if domain else [{}]
-    return [trial_from(study.base, values).data for values in variants]
+    asked = [trial_of(study, point).data for point in combinations(study, of=("data.",))]
+    return list({data.model_dump_json(): data for data in asked}.values())
 
 
 def with_data_problems(

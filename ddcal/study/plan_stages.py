@@ -6,18 +6,14 @@ answers exactly what it will in the study; one that does (tpe, nsga2) answers wh
 
 from __future__ import annotations
 
-import itertools
-import math
-import random
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
 
-from ddcal.config import StudyConfig, TrialConfig, resolve, trial_from
-from ddcal.config.space import search_order
+from ddcal.config import StudyConfig, TrialConfig
+from ddcal.config.space import combinations, trial_of
 from ddcal.data import dataset_fingerprint
 from ddcal.pipeline import Environment, stage_keys
-from ddcal.pipeline.keys import STAGES
 
 READS = {
     "experts": (
@@ -33,8 +29,6 @@ READS = {
 """Stage → the names, or beginnings of names, that can change it."""
 
 UNAFFECTED_BY_RESULTS = ("random", "grid")
-MAX_COMBINATIONS = 4096
-"""Combinations of a space that are listed; of a larger one the extremes are."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ class Planner:
         Raises:
             ddcal.data.DataError: if its data is missing.
         """
-        config = resolve(trial_from(self.study.base, values))
+        config = trial_of(self.study, values)
         return PlannedTrial(config, self.keys(config))
 
     def keys(self, config: TrialConfig) -> dict[str, str]:
@@ -109,57 +103,19 @@ class Planner:
     def candidates(self, stage: str) -> Candidates:
         """Return the different stages of this kind that the space has."""
         found: dict[str, TrialConfig] = {}
-        combinations, countable = self._combinations(stage)
-        for values in combinations:
-            trial = self.trial(values)
+        points = combinations(self.study, of=READS[stage])
+        for point in points:
+            trial = self.trial(point)
             if stage in trial.keys:
                 found.setdefault(trial.keys[stage], trial.config)
-        return Candidates(found, countable)
+        return Candidates(found, points.every)
 
     def extremes(self) -> list[PlannedTrial]:
         """Return a trial for every combination of the space's listed values and bounds."""
-        return [self.trial(values) for values in self._combinations(STAGES[-1])[0]]
+        return [self.trial(point) for point in combinations(self.study)]
 
     @property
     def size(self) -> int | None:
-        """The number of different trials in the space; None if it cannot be counted."""
-        combinations, countable = self._combinations(STAGES[-1])
-        return sum(1 for _ in combinations) if countable else None
-
-    def _combinations(self, stage: str) -> tuple[Iterator[dict[str, Any]], bool]:
-        """Return different active values of the names that reach a stage, and whether they are all there are."""
-        space = self.study.space
-        order = search_order(space)
-        names = {name for name in order if name.startswith(READS[stage])}
-        for name in reversed(order):
-            if name in names:
-                names.update(other for other in space[name].when if other in space)
-        domains = [space[name] for name in order if name in names]
-        continuous = any(domain.kind in ("uniform", "loguniform") for domain in domains)
-        listed = [
-            list(range(domain.corners[0], domain.corners[1] + 1))  # type: ignore[operator,arg-type]
-            if domain.kind == "int" and domain.corners[1] - domain.corners[0] < MAX_COMBINATIONS  # type: ignore[operator]
-            else list(domain.corners)
-            for domain in domains
-        ]
-        whole = math.prod(map(len, listed)) <= MAX_COMBINATIONS
-        if not whole:
-            listed = [list(domain.corners) for domain in domains]
-        return self._active([name for name in order if name in names], listed), whole and not continuous
-
-    def _active(self, names: list[str], listed: list[list[Any]]) -> Iterator[dict[str, Any]]:
-        """Yield active values of all combinations, or of many at random where there are too many."""
-        combinations: Iterable[tuple[Any, ...]] = itertools.product(*listed)
-        if math.prod(map(len, listed)) > MAX_COMBINATIONS:
-            draw = random.Random(0)
-            combinations = [tuple(draw.choice(values) for values in listed) for _ in range(MAX_COMBINATIONS)]
-        seen = set()
-        for combination in combinations:
-            values: dict[str, Any] = {}
-            for name, value in zip(names, combination, strict=True):
-                if self.study.active(values, name):
-                    values[name] = value
-            identity = repr(values)
-            if identity not in seen:
-                seen.add(identity)
-                yield values
+        """The number of different trials in the space; None if `extremes` are not all there are."""
+        points = combinations(self.study)
+        return sum(1 for _ in points) if points.every else None

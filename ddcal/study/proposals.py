@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ddcal.config import DataConfig, StudyConfig, resolve, trial_from
+from ddcal.config import DataConfig, StudyConfig
+from ddcal.config.space import trial_of
 from ddcal.data import dataset_fingerprint
 from ddcal.pipeline import Environment, stage_keys
 
@@ -59,14 +60,14 @@ class Proposals:
         Raises:
             ddcal.data.DataError: if its data is missing.
         """
-        trial_config = resolve(trial_from(self._study.base, values))
+        trial_config = trial_of(self._study, values)
         config = trial_config.model_dump(mode="json")
         if config["data"]["root"] is not None:  # trials run in folders of their own
             config["data"]["root"] = _absolute(config["data"]["root"])
         for name in ("images", "labels"):
             if config["distill"]["file"][name] is not None:
                 config["distill"]["file"][name] = _absolute(config["distill"]["file"][name])
-        keys = stage_keys(trial_config, self._fingerprint(trial_config.data), self._environment)
+        keys = stage_keys(trial_config, self._fingerprint(trial_config.data), self._environment, self._study.trial)
         first = self.note(number, values)
         duplicate = first if first != number else None
         self._repeated = self._repeated + 1 if duplicate is not None else 0

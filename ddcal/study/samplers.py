@@ -16,8 +16,8 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler,
 from optuna.trial import FrozenTrial
 
 from ddcal.config import StudyConfig
-from ddcal.config.grid import grid_points
 from ddcal.config.searchers import SEARCHERS
+from ddcal.config.space import grid_points
 from ddcal.config.study import SearchConfig
 from ddcal.errors import ResourceError
 

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from ddcal.config import StudyConfig
 from ddcal.config.baselines import enqueued_points
-from ddcal.config.checks import search_order
+from ddcal.config.space import search_order
 from ddcal.config.study import Domain
 from ddcal.seeding import derive_seed
 from ddcal.study.journal import DriverJournal

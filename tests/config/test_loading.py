@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ddcal.config import ConfigError, StudyConfig, TrialConfig, read_study, trial_from
-from ddcal.config.checks import check_study, search_order
+from ddcal.config.checks import check_study
 from ddcal.config.names import nest
 from ddcal.config.overrides import parse_overrides
+from ddcal.config.space import search_order
 
 GOOD = """
 name: good

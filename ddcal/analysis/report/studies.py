@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ddcal.config import StudyConfig, read_study
-from ddcal.config.grid import grid_size
 from ddcal.config.problems import suggestion
 from ddcal.config.shipped import shipped_folder
+from ddcal.config.space import grid_size
 from ddcal.config.yaml_reader import Refused, YamlReader, read_text
 from ddcal.errors import BadInput
 

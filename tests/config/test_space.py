@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddcal.config import StudyConfig
-from ddcal.config.grid import grid_points, grid_size
+from ddcal.config.space import grid_points, grid_size
 
 METHOD = {"choice": ["none", "mts"]}
 RATIO = {"choice": [0.1, 0.2], "when": {"calibrate.method": ["mts"]}}
