@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from ddcal.config.augmentations import DistillAugment
 from ddcal.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveInt, Ratio
 
 SECTIONS = ("matching", "dm", "mtt", "rtp", "file")
@@ -59,7 +60,9 @@ class MTTConfig(Config):
     """Matching training trajectories; PAPER.md, MTT.
 
     ``rate`` is where the student's learned rate starts and ``rate_lr`` the rate of learning it. ``batch`` is images a
-    student step; a set with no more images is taken whole. ``gradient``: see `ddcal.distill.unroll.unroll_gradient`;
+    student step; a set with no more images is taken whole. A pass over images that ``batch`` does not divide ends with
+    the smaller batch that is left (``remainder: last``, the default), or begins with it, as in the authors' code, which
+    takes a pass's batches from its end (``first``). ``gradient``: see `ddcal.distill.unroll.unroll_gradient`;
     ``tesla`` is an approximation, whose cosine to the exact gradient is reported.
     """
 
@@ -67,6 +70,7 @@ class MTTConfig(Config):
     expert_epochs: PositiveInt | None = None
     max_start: PositiveInt | None = None
     batch: PositiveInt | None = None
+    remainder: Literal["last", "first"] | None = None
     image_lr: PositiveFloat | None = None
     rate: PositiveFloat | None = None
     rate_lr: PositiveFloat | None = None
@@ -97,11 +101,16 @@ class RTPConfig(Config):
     """Addressable memories ("remember the past"); PAPER.md, RTP.
 
     ``bases`` None is the published 16 where ipc and dataset are the published ones, and must be given elsewhere; 0 is
-    the variant without bases: the images themselves are learned. ``downsample`` divides the bases' side.
+    the variant without bases: the images themselves are learned, from real ones or from ``init: noise``, which is
+    uniform, as Xavier's of the matrix (K·ipc, C·S²), in the authors' code. ``downsample`` divides the bases' side.
+    ``augment`` holds for distillation, and for training on the set where ``train.augment`` is left out; the authors'
+    code has ``none`` and ``flip_rotate``.
     """
 
     bases: Annotated[int, Field(ge=0)] | None = None
     downsample: PositiveInt = 2
+    init: Literal["real", "noise"] = "real"
+    augment: DistillAugment = "dsa"
     steps: PositiveInt = 150
     batch_per_class: PositiveInt = 32
     real_batch: PositiveInt = 64

@@ -16,6 +16,9 @@ from ddcal.config.trial import DistillConfig, TrialConfig
 TRAIN_DEFAULTS = {"schedule": "step", "weight_decay": 5e-4, "batch_size": 256}
 """PAPER.md, Evaluation training; a row of the table wins over them."""
 
+ZCA = "data.zca"
+"""The one setting of a row that no trial takes from it: whitening is asked for, or `zca_note` says that it is not."""
+
 DEFAULT_RATE = 0.01
 """``train.lr`` where the distilled set has not learned one."""
 
@@ -46,7 +49,7 @@ def preset(family: str, backbone: str, dataset: str, ipc: int) -> Preset:
     """Return the published settings of a backbone.
 
     Args:
-        family: ``published`` or ``rethinking``, which has rows where it differs.
+        family: ``published``, or ``rethinking`` or ``reference``, which have rows where they differ.
         backbone: As ``distill.backbone``.
         dataset: As ``data.name``.
         ipc: Images per class. Between two rows counts interpolate linearly and rates geometrically; settings that are
@@ -55,7 +58,7 @@ def preset(family: str, backbone: str, dataset: str, ipc: int) -> Preset:
     published = _table()["published"][backbone]
     own = _table().get(family, {}).get(backbone, {}) if family != "published" else {}
     notes: list[str] = []
-    names = [dataset] if dataset in published else []
+    names = [dataset] if dataset in published or dataset in own else []
     if not names and "like" in published:
         names = [published["like"]]
         notes.append(f"{backbone} has no published row for {dataset}: the numbers are those of {published['like']}")
@@ -69,6 +72,8 @@ def preset(family: str, backbone: str, dataset: str, ipc: int) -> Preset:
         for setting in sorted(numbered):
             points = {row: row_values[setting] for row, row_values in rows.items() if setting in row_values}
             if setting in published.get("exact", ()) and ipc not in points:
+                continue
+            if setting == ZCA and name != dataset:  # another dataset's images
                 continue
             found, note = _at(points, ipc)
             if found is not None:
@@ -106,6 +111,16 @@ def preset_of(trial: TrialConfig) -> Preset:
     return preset(trial.distill.family, trial.distill.backbone, trial.data.name, trial.distill.ipc)
 
 
+def zca_note(family: str, backbone: str, dataset: str, ipc: int) -> str:
+    """Return a sentence if the row of a preset was published with ZCA, for a trial without; else ""."""
+    if not preset(family, backbone, dataset, ipc).values.get(ZCA):
+        return ""
+    return (
+        f"{backbone}, ipc {ipc}: the {family} row of {dataset} is with ZCA, and data.zca is false: set it to true to "
+        "follow the row"
+    )
+
+
 def resolve_distill(config: DistillConfig, dataset: str) -> DistillConfig:
     """Return the distill section with what it left out filled in for a dataset's name; its network stays partial."""
     found = preset(config.family, config.backbone, dataset, config.ipc)
@@ -123,6 +138,8 @@ def resolve(trial: TrialConfig) -> TrialConfig:
     """
     values = trial.model_dump()
     values["data"]["validation_fraction"] = trial.data.resolved_validation_fraction
+    if trial.distill.backbone == "rtp":
+        _fill(values, {"train.augment": trial.distill.rtp.augment})
     _fill(values, preset_of(trial).values)
     _fill_expert_epochs(values["distill"])
     _fill(values["train"], TRAIN_DEFAULTS)

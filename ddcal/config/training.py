@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ddcal.config.augmentations import TrainAugment
 from ddcal.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveInt, Ratio
 from ddcal.config.networks import NetworkOverride
 
@@ -54,9 +55,11 @@ class TrainConfig(Config):
     """Training of the DDNNs; None takes the backbone's own evaluation recipe (PAPER.md, Evaluation training).
 
     ``lr`` left out is the learned rate of a set that has one (MTT, or ``distill.file.lr``), the recipe's (``full``),
-    and 0.01 elsewhere. ``schedule``: the rate falls to a tenth at half of the epochs (``step``), along half a cosine to
-    0, or not at all. ``augment``: DSA's operations, or for every image a random crop and flip. The sections ``mixup``,
-    ``label_smoothing`` and ``focal`` belong to the ``loss`` of their name (PAPER.md, During-training baselines).
+    and 0.01 elsewhere. ``schedule``: the rate falls to a tenth at half of the epochs (``step``), one epoch later and
+    with the momentum set to zero (``step_reference``), along half a cosine to 0, or not at all. ``augment``: one of
+    DSA's operations a batch (``dsa``), or of some of them (``crop_scale_rotate``), or for every image a random crop and
+    flip; left out, that of ``distill.rtp`` with its images. The sections ``mixup``, ``label_smoothing`` and ``focal``
+    belong to the ``loss`` of their name (PAPER.md, During-training baselines).
     """
 
     loss: Literal["cross_entropy", "mixup", "label_smoothing", "focal"] = "cross_entropy"
@@ -65,11 +68,11 @@ class TrainConfig(Config):
     focal: FocalConfig = FocalConfig()
     epochs: PositiveInt | None = None
     lr: PositiveFloat | None = None
-    schedule: Literal["step", "cosine", "constant"] | None = None
+    schedule: Literal["step", "step_reference", "cosine", "constant"] | None = None
     momentum: Ratio = 0.9
     weight_decay: NonNegativeFloat | None = None
     batch_size: PositiveInt | None = None
-    augment: Literal["none", "dsa", "crop_flip"] | None = None
+    augment: TrainAugment | None = None
     holdout: Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)] = 0.0
     networks: Annotated[int, Field(ge=1, le=100)] = 5
     network: NetworkOverride = NetworkOverride()

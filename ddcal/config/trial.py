@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from ddcal.config.augmentations import flip_problem
 from ddcal.config.backbones import DMConfig, FileConfig, MatchingConfig, MTTConfig, RTPConfig, too_few_epochs
 from ddcal.config.base import Config, PositiveFloat, PositiveInt, Ratio
 from ddcal.config.calibrations import FOLD_METHODS, VAL_METHODS, CalibrationMethod, default_bounds, folds_within
@@ -26,7 +27,7 @@ DatasetName = Literal[
     "digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet", "imagenette", "image-folder", "npz"
 ]
 Backbone = Literal["real", "full", "dc", "dsa", "dm", "mtt", "rtp", "file"]
-Family = Literal["published", "rethinking"]
+Family = Literal["published", "rethinking", "reference"]
 
 
 class DataConfig(Config):
@@ -123,10 +124,11 @@ NO_BATCH_NORM = {"dm": _ONE_CLASS, "mtt": _NO_STATISTICS, "rtp": _NO_STATISTICS}
 class DistillConfig(Config):
     """The distilled set: which backbone makes it, how many images per class, with which mask (MDT).
 
-    ``family`` says whose recipe fills in what is left out: that of the backbone's authors (``published``), or that of
-    the paper on calibration (``rethinking``), which differs for MTT. ``clip`` is the largest norm of a gradient of all
-    images together (RTP has its own, ``rtp.clip``), ``update_limit`` the most by which any learned number may change in
-    one update; left out, nothing is limited.
+    ``family`` says whose recipe fills in what is left out: that of the backbone's authors (``published``), that of the
+    paper on calibration (``rethinking``), which differs for MTT, or the authors' with what their public codes do
+    otherwise (``reference``: the schedule, DC on MNIST, MTT's batches). ``clip`` is the largest norm of a gradient of
+    all images together (RTP has its own, ``rtp.clip``), ``update_limit`` the most by which any learned number may
+    change in one update; left out, nothing is limited.
     """
 
     backbone: Backbone = "dsa"
@@ -273,6 +275,7 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
                 f"distill.rtp.bases is missing: none is published for data.name {trial.data.name!r} at distill.ipc "
                 f"{trial.distill.ipc}; give a number (0 learns the images themselves)"
             )
+    problems += _without_effect(trial)
     if backbone == "file":
         problems += _file_problems(trial)
     networks = {"distill": trial.distill.network, "train": trial.train.network}
@@ -285,6 +288,30 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
             f"network.norm is 'batch', which {backbone} cannot use in the distilling network "
             f"({NO_BATCH_NORM[backbone]}): set distill.network.norm to 'instance'"
         )
+    return problems
+
+
+def _without_effect(trial: TrialConfig) -> list[str]:
+    """Return which settings of a trial mean nothing beside its others."""
+    backbone, mtt, rtp, problems = trial.distill.backbone, trial.distill.mtt, trial.distill.rtp, []
+    if backbone == "rtp" and rtp.init != "real" and rtp.bases != 0:
+        problems.append(
+            f"distill.rtp.init is {rtp.init!r}, which means something without bases alone: set distill.rtp.bases to 0, "
+            "or leave it out"
+        )
+    if backbone == "mtt" and mtt.remainder == "first":
+        from ddcal.config.presets import preset_of  # imports this module
+
+        if (mtt.batch or preset_of(trial).values.get("distill.mtt.batch")) is None:
+            problems.append(
+                "distill.mtt.remainder is 'first', but all images are one batch, which leaves none: set "
+                "distill.mtt.batch, or leave it out"
+            )
+    if trial.data.name in DATASETS_WITHOUT_FLIP:
+        named = {"train.augment": trial.train.augment or "none"}
+        if backbone == "rtp":
+            named["distill.rtp.augment"] = rtp.augment
+        problems += [said for key, name in named.items() if (said := flip_problem(key, name, trial.data.name))]
     return problems
 
 

@@ -7,13 +7,15 @@ operations together, for every image on its own, are the usual augmentation of f
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
+from ddcal.config.augmentations import OPERATIONS
+
 FLIP_PROBABILITY = 0.5
 SCALE = 1.2
 """Factors along x and y lie in [1/SCALE, SCALE]."""
@@ -58,6 +60,7 @@ def draw_augmentation(
     siamese: bool,
     flip: bool = True,
     device: str | torch.device = "cpu",
+    operations: Sequence[str] = OPERATIONS,
 ) -> Augmentation:
     """Draw one operation for a batch, and its parameters.
 
@@ -68,12 +71,17 @@ def draw_augmentation(
         siamese: True draws one parameter vector that holds for any number of images, False one per image.
         flip: False leaves the flip out of the operations (images of digits).
         device: Where the parameters are put.
+        operations: Those among which is drawn, each as likely.
 
     Raises:
-        ValueError: if count or image_size is below 1.
+        ValueError: if count or image_size is below 1, or no operation is left.
     """
     _check_sizes(count, image_size)
-    operations = [operation for operation in OPERATIONS if flip or operation != "flip"]
+    operations = [operation for operation in operations if flip or operation != "flip"]
+    if not operations:
+        raise ValueError(
+            "operations leave nothing to draw: name at least one, and one besides flip where flip is False"
+        )
     index = torch.randint(len(operations), (1,), generator=generator, device=generator.device)
     operation = operations[int(index)]
     parameters = _draw(operation, 1 if siamese else count, image_size, generator)

@@ -130,13 +130,17 @@ class TrajectoryMatching(LearnedImages):
         self.cosines = {int(iteration): cosine for iteration, cosine in state["cosines"].tolist()}
 
     def _batches(self) -> list[Tensor]:
-        """Return the images of every student step: without replacement, reshuffled when used up."""
+        """Return the images of every student step: without replacement, reshuffled when used up.
+
+        The smaller batch that is left of a pass is its last one, or with ``remainder: first`` its first.
+        """
         count = len(self.images)
         size = min(self.settings.batch or count, count)
         stream = generator(self.seed, "distill", "order", self.iteration)
         batches: list[Tensor] = []
         while len(batches) < self.steps:
-            batches += torch.randperm(count, generator=stream).to(self.device).split(size)
+            batches_of_pass = torch.randperm(count, generator=stream).to(self.device).split(size)
+            batches += batches_of_pass[::-1] if self.settings.remainder == "first" else batches_of_pass
         return batches[: self.steps]
 
     def _learn_rate(self, gradient: float) -> None:

@@ -7,6 +7,7 @@ Deng, Russakovsky, "Remember the Past: Distilling Datasets into Addressable Memo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch.nn.functional import cross_entropy, interpolate
 from torch.nn.init import xavier_uniform_
 
 from ddcal.config import DistillConfig, NetworkConfig
+from ddcal.config.augmentations import operations_of
 from ddcal.config.trial import DATASETS_WITHOUT_FLIP
 from ddcal.data import Dataset
 from ddcal.data.augment import augment, draw_augmentation
@@ -74,7 +76,9 @@ class AddressableMemories:
     They begin as Xavier's uniform matrices (Glorot, Bengio, AISTATS 2010): of bases (R, C·s²), a row each, elements lie
     within ±√(6 / (R + C·s²)), of coefficients (K·n, R) within ±√(6 / (K·n + R)).
 
-    Without bases (``bases: 0``) the images themselves are learned, ipc a class, from a random real subset.
+    Without bases (``bases: 0``) the images themselves are learned, ipc a class, from a random real subset or, with
+    ``init: noise``, from Xavier's uniform matrix (K·ipc, C·S²). One augmentation an iteration, drawn from those of
+    ``augment``, is that of every unrolled step and of the real images.
 
     Attributes:
         memories: What is learned: [bases (R, C, s, s), coefficients (K·n, R)], or [images (K·ipc, C, S, S)].
@@ -105,7 +109,11 @@ class AddressableMemories:
             self.memories = [bases.to(device), coefficients.to(device)]
         else:
             self.per_class = config.ipc
-            self.memories = [random_subset(dataset, config.ipc, seed)[0].to(device)]
+            images = random_subset(dataset, config.ipc, seed)[0]
+            if settings.init == "noise":
+                images = torch.empty_like(images)
+                xavier_uniform_(images.flatten(1), generator=generator(seed, "distill", "init"))
+            self.memories = [images.to(device)]
         self.velocity = [torch.zeros_like(memory) for memory in self.memories]
         self.labels = torch.arange(dataset.num_classes).repeat_interleave(self.per_class)
         self.network = skeleton(dataset, config, generator(seed, "distill", "skeleton")).to(device)
@@ -124,8 +132,7 @@ class AddressableMemories:
         """
         settings, iteration = self.settings, self.iteration
         self.mask.begin(iteration, (len(self.labels), self.dataset.channels, self.size, self.size))
-        stream = generator(self.seed, "distill", "augment", iteration)
-        same = draw_augmentation(1, self.size, stream, siamese=True, flip=self.flip, device=str(self.device))
+        same = self._augmentation()
         chosen = self._chosen()
         labels = self.labels.to(self.device)
         draws = generator(self.seed, "distill", "real", iteration)
@@ -133,7 +140,7 @@ class AddressableMemories:
         real_labels = torch.repeat_interleave(
             torch.arange(len(real)), torch.tensor([len(images) for images in real])
         ).to(self.device)
-        real_images = augment(torch.cat(real), same)
+        real_images = same(torch.cat(real))
 
         def loss_of(parameters: Tensors, images: Tensor, targets: Tensor) -> Tensor:
             weights = dict(zip(self.names, parameters, strict=True))
@@ -141,7 +148,7 @@ class AddressableMemories:
 
         def step_loss(step: int, parameters: Tensors, inputs: Tensors) -> Tensor:
             images = self.mask.apply_at(step, self._decoded(inputs, chosen[step]), chosen[step])
-            return loss_of(parameters, augment(images, same), labels[chosen[step]])
+            return loss_of(parameters, same(images), labels[chosen[step]])
 
         def outer_loss(parameters: Tensors, inputs: Tensors) -> Tensor:
             loss = loss_of(parameters, real_images, real_labels)
@@ -182,6 +189,17 @@ class AddressableMemories:
             return memories[0] if index is None else memories[0][index]
         bases, coefficients = memories
         return decode(bases, coefficients if index is None else coefficients[index], self.size)
+
+    def _augmentation(self) -> Callable[[Tensor], Tensor]:
+        """Return the iteration's augmentation, the same for every batch."""
+        operations = operations_of(self.settings.augment)
+        if not operations:
+            return lambda images: images
+        stream, place = generator(self.seed, "distill", "augment", self.iteration), str(self.device)
+        same = draw_augmentation(
+            1, self.size, stream, siamese=True, flip=self.flip, device=place, operations=operations
+        )
+        return lambda images: augment(images, same)
 
     def _chosen(self) -> list[Tensor]:
         """Return which decoded images every inner step trains on: ``batch_per_class`` of each class."""

@@ -43,6 +43,12 @@ ALGORITHM_VERSIONS = {
 LIMITS = ("clip", "update_limit")
 """Settings of ``distill`` that are no part of its key where they are off."""
 
+USUAL: dict[str, dict[str, tuple[object, ...]]] = {
+    "mtt": {"remainder": (None, "last")},
+    "rtp": {"init": ("real",), "augment": ("dsa",)},
+}
+"""Section of ``distill`` → settings that are no part of its key where they have these values: stores are older."""
+
 
 def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:
     """Return the part of a *resolved* trial config that the stage's numbers depend on.
@@ -69,6 +75,10 @@ def stage_config(config: TrialConfig, stage: str) -> dict[str, Any]:
         for section in SECTIONS:
             if section != OWN_SECTION.get(backbone):
                 del values[section]
+            else:
+                for name, usual in USUAL.get(section, {}).items():
+                    if values[section][name] in usual:
+                        del values[section][name]
         if backbone in ("real", "file"):
             del values["mask"], values["iterations"]
         elif config.distill.mask.ratio == 0.0:

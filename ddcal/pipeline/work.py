@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddcal.calibration import score
 from ddcal.config import TrainConfig, TrialConfig
-from ddcal.config.presets import DEFAULT_RATE, TRAIN_DEFAULTS, preset_of
+from ddcal.config.presets import DEFAULT_RATE, TRAIN_DEFAULTS, preset
 from ddcal.config.trial import DATASETS_WITHOUT_FLIP, held_out_per_class
 from ddcal.data import Dataset
 from ddcal.distill import SyntheticSet, make_distiller, synthetic_set
@@ -159,10 +159,14 @@ def probe_training(
         device: Where to train.
         rate: The learning rate that was learned with the images, if one was.
     """
-    published = preset_of(config).values  # not config.train, which is no part of the distill stage
+    # Not config.train or the family, which are no part of the distill stage.
+    distill = config.distill
+    published = preset("published", distill.backbone, config.data.name, distill.ipc).values
+    own = {"augment": distill.rtp.augment} if distill.backbone == "rtp" else {}
     recipe = TrainConfig.model_validate(
         TRAIN_DEFAULTS
         | {name.removeprefix("train."): value for name, value in published.items() if name.startswith("train.")}
+        | own
         | {"epochs": config.distill.probe.epochs, "lr": rate or DEFAULT_RATE, "networks": 1}
         | {"network": config.distill.network}
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ddcal.config import NetworkConfig, TrainConfig
+from ddcal.config.augmentations import operations_of
 from ddcal.data.augment import Augmentation, augment, draw_augmentation, draw_crop_flip
 from ddcal.divergence import loss_problem, usual_cross_entropy
 from ddcal.errors import DivergedError
@@ -18,16 +19,16 @@ from ddcal.networks import build_network, predict_logits
 from ddcal.seeding import generator
 from ddcal.training.losses import make_loss
 from ddcal.training.mixup import draw_mixing
-from ddcal.training.schedules import rate_factor
+from ddcal.training.schedules import rate_factor, restarts
 
 
 class DDNNTraining:
     """``config.networks`` networks trained by SGD on the same images (PAPER.md, Evaluation training).
 
-    SGD with momentum and weight decay; for the rate see `ddcal.training.schedules`. With ``augment: dsa`` one DSA
-    operation is drawn a batch, with parameters of its own for every image; with ``crop_flip`` each is shifted, and
-    mirrored or not. Mixup mixes a batch before it is augmented. Initialisation, order, mixing and augmentation of
-    network i derive from (seed, i), so adding networks does not change the first ones.
+    SGD with momentum and weight decay; for the rate see `ddcal.training.schedules`. With ``augment: dsa``, or some of
+    its operations, one is drawn a batch, with parameters of its own for every image; with ``crop_flip`` each is
+    shifted, and mirrored or not. Mixup mixes a batch before it is augmented. Initialisation, order, mixing and
+    augmentation of network i derive from (seed, i), so adding networks does not change the first ones.
     """
 
     def __init__(
@@ -83,7 +84,11 @@ class DDNNTraining:
         Raises:
             DivergedError: if the loss of a batch is not finite or has exploded (`ddcal.divergence`), at that batch.
         """
-        rate = self.rate * rate_factor(self.config.schedule or "step", self.epoch, self.epochs)
+        schedule = self.config.schedule or "step"
+        rate = self.rate * rate_factor(schedule, self.epoch, self.epochs)
+        if restarts(schedule, self.epoch, self.epochs):
+            for optimizer in self.optimizers:
+                optimizer.state.clear()
         total = 0.0
         for index, (network, optimizer) in enumerate(zip(self.networks, self.optimizers, strict=True)):
             for group in optimizer.param_groups:
@@ -162,12 +167,16 @@ class DDNNTraining:
 
     def _augmentations(self, count: int, stream: torch.Generator) -> tuple[Augmentation, ...]:
         size = self.images.shape[2]
-        match self.config.augment:
-            case "dsa":
-                return (draw_augmentation(count, size, stream, siamese=False, flip=self.flip, device=self.device),)
-            case "crop_flip":
-                return draw_crop_flip(count, size, stream, flip=self.flip, device=self.device)
-        return ()
+        name = self.config.augment or "none"
+        if name == "crop_flip":
+            return draw_crop_flip(count, size, stream, flip=self.flip, device=self.device)
+        operations, place = operations_of(name), self.device
+        if not operations:
+            return ()
+        drawn = draw_augmentation(
+            count, size, stream, siamese=False, flip=self.flip, device=place, operations=operations
+        )
+        return (drawn,)
 
     def _check(self, index: int, loss: Tensor, batch: int, batches: int) -> None:
         if problem := loss_problem("loss", float(loss), self.usual_loss):

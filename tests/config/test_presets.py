@@ -92,6 +92,17 @@ def test_bases_are_published_for_one_case_alone():
     assert trial(ipc=10, rtp={"bases": 0}).distill.rtp.bases == 0
 
 
+def test_noise_as_the_start_of_bases_is_refused():
+    said = r"distill\.rtp\.init is 'noise', which means something without bases alone"
+    for rtp in ({"init": "noise"}, {"init": "noise", "bases": 4}):
+        with pytest.raises(ValueError, match=said):
+            TrialConfig.model_validate(
+                {"data": {"name": "cifar10"}, "distill": {"backbone": "rtp", "ipc": 1, "rtp": rtp}}
+            )
+    kept = {"distill": {"backbone": "rtp", "rtp": {"init": "noise", "bases": 0}}}
+    assert resolve(TrialConfig.model_validate(kept)).distill.rtp.init == "noise"
+
+
 @pytest.mark.parametrize("backbone", ["dm", "rtp"])
 def test_a_backbone_with_one_kind_of_pass_refuses_where(backbone):
     with pytest.raises(ValueError, match=r"mask\.where is 'inner'"):
@@ -108,6 +119,40 @@ def test_experts_are_trained_to_the_last_epoch_that_is_read(ipc, given, epochs):
     found = resolve(mtt_trial(ipc, experts=given))
     assert found.distill.mtt.experts.epochs == epochs
     assert (found.train.epochs, found.train.augment, found.train.lr) == (1000, "dsa", None)
+
+
+def test_a_remainder_of_one_batch_is_refused():
+    with pytest.raises(ValueError, match=r"distill\.mtt\.remainder is 'first', but all images are one batch"):
+        mtt_trial(10, remainder="first")
+    assert mtt_trial(10, remainder="first", batch=30).distill.mtt.remainder == "first"
+    published = {"data": {"name": "cifar100"}, "distill": {"backbone": "mtt", "ipc": 50, "mtt": {"remainder": "first"}}}
+    assert resolve(TrialConfig.model_validate(published)).distill.mtt.batch == 125
+
+
+@pytest.mark.parametrize(
+    ("backbone", "dataset", "ipc", "changed"),
+    [
+        ("dc", "mnist", 10, {"schedule": "step_reference", "epochs": 1000, "augment": "crop_scale_rotate"}),
+        ("real", "mnist", 10, {"schedule": "step_reference", "epochs": 1000, "augment": "crop_scale_rotate"}),
+        ("dc", "cifar10", 10, {"schedule": "step_reference"}),
+        ("dsa", "mnist", 10, {"schedule": "step_reference"}),
+        ("dm", "cifar10", 10, {"schedule": "step_reference"}),
+        ("mtt", "cifar10", 10, {"schedule": "step_reference"}),
+        ("mtt", "tiny-imagenet", 50, {"schedule": "step_reference", "remainder": "first"}),
+        ("mtt", "tiny-imagenet", 10, {"schedule": "step_reference"}),
+        ("rtp", "cifar10", 1, {}),
+        ("full", "cifar10", 1, {}),
+    ],
+)
+def test_the_family_of_the_reference_codes_changes_what_they_do_otherwise(backbone, dataset, ipc, changed):
+    def settings(family):
+        distill = {"backbone": backbone, "family": family, "ipc": ipc}
+        found = resolve(TrialConfig.model_validate({"data": {"name": dataset}, "distill": distill}))
+        return found.train.model_dump() | found.distill.model_dump(exclude={"network", "family"})["mtt"]
+
+    published, reference = settings("published"), settings("reference")
+    assert {name: value for name, value in reference.items() if published[name] != value} == changed
+    assert preset("reference", backbone, dataset, ipc).notes == preset("published", backbone, dataset, ipc).notes
 
 
 def test_experts_that_end_too_soon_are_refused():

@@ -40,6 +40,20 @@ def test_every_operation_is_drawn_and_flip_only_where_allowed():
         assert all(abs(names.count(name) - 600 / len(expected)) < 60 for name in expected)
 
 
+def test_some_of_the_operations_are_drawn_and_no_other():
+    def operations(some, flip=True):
+        streams = (generator(0, "test", "ops", i) for i in range(300))
+        return [draw_augmentation(1, 8, s, siamese=True, flip=flip, operations=some).operation for s in streams]
+
+    names = operations(("crop", "scale", "rotate"))
+    assert set(names) == {"crop", "scale", "rotate"}
+    assert all(abs(names.count(name) - 100) < 40 for name in set(names))
+    assert set(operations(("flip", "rotate"), flip=False)) == {"rotate"}
+    for some in ((), ("flip",)):
+        with pytest.raises(ValueError, match="leave nothing to draw"):
+            operations(some, flip=False)
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_siamese_does_the_same_to_batches_of_any_size(operation):
     augmentation = drawn(operation, siamese=True)

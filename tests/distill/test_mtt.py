@@ -46,7 +46,9 @@ class Definition:
         order = generator(SEED, "distill", "order", iteration)
         size, batches = min(self.mtt.batch or 10**9, len(self.images)), []
         while len(batches) < self.mtt.student_steps:
-            batches += torch.randperm(len(self.images), generator=order).split(size)
+            shuffled = list(torch.randperm(len(self.images), generator=order).split(size))
+            while shuffled:
+                batches.append(shuffled.pop(-1 if self.mtt.remainder == "first" else 0))
         leaf = self.images.clone().requires_grad_()
         rate = torch.tensor(self.rate, dtype=torch.float64, requires_grad=True)
         theta = start.clone().requires_grad_()
@@ -70,11 +72,12 @@ class Definition:
         return float(loss.detach())
 
 
-@pytest.mark.parametrize("batch", [None, 4])
+@pytest.mark.parametrize(("batch", "remainder"), [(None, None), (4, None), (4, "first")])
 @pytest.mark.parametrize("ratio", [0.0, 0.4])
 @pytest.mark.parametrize("gradient", ["exact", "segments", "full"])
-def test_iterations_are_those_of_the_definition(gradient, ratio, batch, dataset, make_config):
-    config = make_config("mtt", mask={"ratio": ratio}, mtt={"gradient": gradient, "batch": batch})
+def test_iterations_are_those_of_the_definition(gradient, ratio, batch, remainder, dataset, make_config):
+    settings = {"gradient": gradient, "batch": batch, "remainder": remainder}
+    config = make_config("mtt", mask={"ratio": ratio}, mtt=settings)
     experts = train_experts(dataset, config, SEED, CPU)
     distiller = make_distiller(dataset, config, SEED, experts=experts)
     defined = Definition(dataset, config, experts, distiller.images)
@@ -83,6 +86,22 @@ def test_iterations_are_those_of_the_definition(gradient, ratio, batch, dataset,
     torch.testing.assert_close(distiller.images.double(), defined.images, rtol=1e-3, atol=1e-4)
     assert distiller.learning_rate == pytest.approx(defined.rate, rel=1e-4)
     assert distiller.learning_rate != config.mtt.rate
+
+
+@pytest.mark.parametrize(
+    ("remainder", "sizes"), [(None, [4, 2, 4, 2, 4]), ("last", [4, 2, 4, 2, 4]), ("first", [2, 4, 2, 4, 2])]
+)
+def test_the_smaller_batch_of_a_pass_is_its_last_or_its_first(remainder, sizes, dataset, make_config):
+    """Six images in batches of four; every pass takes each image once."""
+    config = make_config("mtt", mtt={"batch": 4, "student_steps": 5, "remainder": remainder})
+    batches = make_distiller(dataset, config, SEED)._batches()
+    order = generator(SEED, "distill", "order", 0)
+    passes = [torch.randperm(6, generator=order) for _ in range(3)]
+    assert [len(batch) for batch in batches] == sizes
+    for number, shuffled in enumerate(passes[:2]):
+        whole, left = shuffled[:4], shuffled[4:]
+        expected = (left, whole) if remainder == "first" else (whole, left)
+        assert all(map(torch.equal, batches[2 * number : 2 * number + 2], expected))
 
 
 def test_a_rate_that_would_go_below_zero_is_held_and_counted(dataset, make_config):

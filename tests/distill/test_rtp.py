@@ -8,6 +8,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from ddcal.config import NetworkConfig
+from ddcal.config.augmentations import operations_of
 from ddcal.data import augment, draw_augmentation
 from ddcal.distill import distill, make_distiller
 from ddcal.distill.rtp import decode, decoded_per_class
@@ -61,6 +62,7 @@ class Definition:
         self.memories = [m.double() for m in memories]
         self.velocity = [torch.zeros_like(m) for m in self.memories]
         self.labels = torch.arange(dataset.num_classes).repeat_interleave(per_class)
+        self.operations = operations_of(config.rtp.augment)
 
     def run(self, iteration):
         dataset, rtp, size = self.dataset, self.rtp, self.dataset.image_size
@@ -68,7 +70,13 @@ class Definition:
         draws = generator(SEED, "distill", "network", iteration)
         network = build_network(self.config.network.over(NetworkConfig()), *shape, draws).double()
         stream = generator(SEED, "distill", "augment", iteration)
-        drawn = draw_augmentation(1, size, stream, siamese=True, flip=False)
+        flip, some = dataset.name == "cifar10", self.operations
+        drawn = draw_augmentation(1, size, stream, siamese=True, flip=flip, operations=some) if some else None
+        self.drawn = drawn and drawn.operation
+
+        def augmented(images):
+            return augment(images, drawn) if drawn else images
+
         order, real_draws = (
             generator(SEED, "distill", "order", iteration),
             generator(SEED, "distill", "real", iteration),
@@ -86,7 +94,7 @@ class Definition:
             if self.config.mask.ratio:
                 stream = generator(SEED, "distill", f"mask-{step}", iteration)
                 images = images * (torch.rand(images.shape, generator=stream) >= self.config.mask.ratio)
-            loss = cross_entropy(functional_call(network, weights, (augment(images, drawn),)), self.labels[index])
+            loss = cross_entropy(functional_call(network, weights, (augmented(images),)), self.labels[index])
             gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
             for (name, value), gradient in zip(weights.items(), gradients, strict=True):
                 velocity[name] = rtp.inner_momentum * velocity[name] + gradient
@@ -97,9 +105,7 @@ class Definition:
             members = members[torch.randperm(len(members), generator=real_draws)[: rtp.real_batch]]
             real.append(dataset.train.images[members].double())
             labels += [label] * len(members)
-        outer = cross_entropy(
-            functional_call(network, weights, (augment(torch.cat(real), drawn),)), torch.tensor(labels)
-        )
+        outer = cross_entropy(functional_call(network, weights, (augmented(torch.cat(real)),)), torch.tensor(labels))
         if rtp.regularisation:
             outer = outer + rtp.regularisation * leaves[1].norm()
         gradients = torch.autograd.grad(outer, leaves)
@@ -113,7 +119,10 @@ class Definition:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"gradient": "segments"}, {"clip": 0.01}, {"regularisation": 0.1}, {"bases": 0}],
+    [
+        *({}, {"gradient": "segments"}, {"clip": 0.01}, {"regularisation": 0.1}, {"bases": 0}),
+        *({"augment": "none"}, {"bases": 0, "init": "noise", "augment": "none"}),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("ratio", [0.0, 0.4])
@@ -125,6 +134,34 @@ def test_iterations_are_those_of_the_definition(settings, ratio, dataset, make_c
         assert distiller.step() == pytest.approx(defined.run(iteration), rel=1e-4)
     for found, expected in zip(distiller.memories, defined.memories, strict=True):
         torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_flip_and_rotation_alone_are_drawn_where_they_are_asked_for(make_dataset, make_config):
+    """Of the real images and of every step alike; a distiller that drew others would leave the definition."""
+    dataset, drawn = make_dataset("cifar10"), set()
+    config = make_config("rtp", rtp={"augment": "flip_rotate", "steps": 2})
+    distiller = make_distiller(dataset, config, SEED)
+    defined = Definition(dataset, config, distiller.memories, distiller.per_class)
+    for iteration in range(6):
+        assert distiller.step() == pytest.approx(defined.run(iteration), rel=1e-4)
+        drawn.add(defined.drawn)
+    assert drawn == {"flip", "rotate"}
+    for found, expected in zip(distiller.memories, defined.memories, strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_images_without_bases_begin_real_or_as_noise_that_is_xaviers(make_dataset, make_config):
+    """The matrix (K·ipc, C·S²) of the authors' code: at CIFAR-10's size and one image a class a bound of 0.0441."""
+    dataset = make_dataset(classes=10, per_class=1, channels=3, size=32)
+    noise, real = (
+        make_distiller(dataset, make_config("rtp", ipc=1, rtp={"bases": 0, "init": init}), SEED).images
+        for init in ("noise", "real")
+    )
+    bound = math.sqrt(6 / (10 + 3072))
+    assert noise.shape == real.shape == (10, 3, 32, 32)
+    assert 0.999 * bound < noise.abs().max() <= bound
+    assert float(noise.var()) == pytest.approx(bound**2 / 3, rel=0.02)
+    assert torch.equal(real, dataset.train.images[[int(dataset.train.indices_of(label)) for label in range(10)]])
 
 
 def test_the_set_holds_the_decoded_images_of_the_budget(dataset, make_config):

@@ -14,6 +14,8 @@ PRINT = "0" * 64
 
 
 MTT = {"distill__backbone": "mtt"}
+RTP = {"distill__backbone": "rtp", "distill__rtp": {"bases": 0}}
+BATCH = {"distill__mtt": {"batch": 4}}
 REDUCED = ({}, {"data__train_images": 100})
 EXPERTS = {**MTT, "distill__mtt": {"max_start": 2, "expert_epochs": 1, "experts": {"count": 2, "epochs": 4}}}
 
@@ -54,6 +56,16 @@ def keys_of(config, fingerprint=PRINT, environment=HERE):
         ({"train__loss": "label_smoothing"}, {"train__label_smoothing": {"epsilon": 0.2}}, ALL[1:]),
         ({"train__loss": "focal"}, {"train__focal": {"gamma": 2.0}}, ALL[1:]),
         ({"train__loss": "focal"}, {"train__focal": {"sample_dependent": True}}, ALL[1:]),
+        ({}, {"train__augment": "crop_scale_rotate"}, ALL[1:]),
+        ({}, {"train__schedule": "step_reference"}, ALL[1:]),
+        (RTP, {"distill__rtp": {"bases": 0, "init": "noise"}}, ALL),
+        (RTP, {"distill__rtp": {"bases": 0, "augment": "none"}}, ALL),
+        (RTP, {"distill__rtp": {"bases": 0, "init": "real", "augment": "dsa"}}, []),
+        ({**MTT, **BATCH}, {"distill__mtt": {"batch": 4, "remainder": "first"}}, ALL),
+        ({**MTT, **BATCH}, {"distill__mtt": {"batch": 4, "remainder": "last"}}, []),
+        # a family is the settings that it fills in
+        ({"train__schedule": None}, {"train__schedule": None, "distill__family": "reference"}, ALL[1:]),
+        ({"train__schedule": "step_reference"}, {"distill__family": "reference"}, []),
         ({}, {"train__holdout": 0.5}, ALL[1:]),
         ({}, {"train__network": {"norm": "batch"}}, ALL[1:]),
         ({}, {"train__network": {"name": "mlp"}}, ALL[1:]),  # which evaluates the same set

@@ -99,6 +99,20 @@ def test_the_probe_of_a_distilled_set_keeps_the_cross_entropy(loss, make_trial, 
     assert (probe.config.loss, probe.config.schedule, probe.config.augment) == ("cross_entropy", "step", "none")
 
 
+def test_the_probe_follows_the_augmentation_of_rtp_and_no_family(make_trial, datasets):
+    """Its scores lie with the distilled set, whose key has ``distill.rtp`` and not the family."""
+
+    def recipe(**values):
+        trial = resolve(make_trial(**values))
+        dataset = datasets.get(trial.data)
+        probe = probe_training(trial, dataset, dataset.train.images[:4], dataset.train.labels[:4], "cpu")
+        return probe.config.schedule, probe.config.augment
+
+    rtp = {"distill__backbone": "rtp", "distill__rtp": {"bases": 0, "augment": "rotate"}}
+    assert recipe(**rtp) == ("constant", "rotate")
+    assert recipe(distill__family="reference", train__schedule=None) == ("step", "none")
+
+
 def test_the_seconds_of_a_stage():
     assert Cost(2.0, point=3.0, once=5.0).seconds(Amount(3, 10, 4)) == pytest.approx(PUBLISH_SECONDS + 3 * 37)
 

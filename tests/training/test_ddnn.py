@@ -64,6 +64,7 @@ def gradient_of(training, index=0):
         *({"augment": augment} for augment in AUGMENTS),
         *({"loss": loss, "augment": "dsa"} for loss in LOSSES),
         {"schedule": "cosine"},
+        {"schedule": "step_reference", "augment": "crop_scale_rotate"},
         {"momentum": 0.0},
         {"network": {**NETWORK, "norm": "batch"}, "augment": "dsa", "loss": "mixup"},
     ],
@@ -124,6 +125,11 @@ def test_seed_and_stage_decide_the_bits(changed, same, augment):
         ("step", [1.0, 1.0, 0.1]),
         ("step", [1.0, 1.0, 0.1, 0.1]),
         ("step", [1.0, 1.0, 1.0, 0.1, 0.1]),
+        ("step_reference", [1.0]),
+        ("step_reference", [1.0, 1.0]),
+        ("step_reference", [1.0, 1.0, 0.1]),
+        ("step_reference", [1.0, 1.0, 1.0, 0.1]),
+        ("step_reference", [1.0, 1.0, 1.0, 0.1, 0.1]),
         ("cosine", [1.0]),
         ("cosine", [1.0, 0.5]),
         ("cosine", [1.0, 0.75, 0.25]),
@@ -155,6 +161,36 @@ def test_steps_are_sgd_with_momentum_and_weight_decay():
         torch.testing.assert_close(weights_of(training), weights, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "full"),
+    [("step", 1000, 500), ("step_reference", 1000, 501), ("step", 300, 150), ("step_reference", 300, 151)],
+)
+def test_how_many_epochs_have_the_full_rate(schedule, epochs, full):
+    factors = [rate_factor(schedule, epoch, epochs) for epoch in range(epochs)]
+    assert factors == [1.0] * full + [0.1] * (epochs - full)
+
+
+@pytest.mark.parametrize("schedule", ["step", "step_reference"])
+def test_the_reference_schedule_begins_with_a_new_optimiser_where_the_rate_falls(schedule):
+    """Beside torch's SGD: a second optimiser after 5 of 8 epochs, or the first one at another rate after 4."""
+    training = make_training(epochs=8, lr=0.05, weight_decay=0.01, batch_size=256, schedule=schedule, networks=2)
+    networks = [copy.deepcopy(network).train() for network in training.networks]
+    for network in networks:
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
+        for epoch in range(8):
+            if schedule == "step_reference" and epoch == 5:
+                optimizer = torch.optim.SGD(network.parameters(), lr=0.005, momentum=0.9, weight_decay=0.01)
+            if schedule == "step" and epoch == 4:
+                optimizer.param_groups[0]["lr"] = 0.005
+            optimizer.zero_grad()
+            F.cross_entropy(network(training.images), training.labels).backward()
+            optimizer.step()
+    run(training)
+    for index, network in enumerate(networks):
+        expected = torch.cat([p.detach().flatten() for p in network.parameters()])
+        torch.testing.assert_close(weights_of(training, index), expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 9, 10, 256])
 def test_an_epoch_takes_every_image_exactly_once(batch_size):
     """While the weights stand still the epoch's loss is the mean over all images, so none was left out or doubled."""
@@ -184,7 +220,9 @@ def test_batches_are_drawn_anew_every_epoch(batch_size, same):
 
 
 def test_an_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match="schedule is 'linear'; it must be one of step, cosine, constant"):
+    with pytest.raises(
+        ValueError, match="schedule is 'linear'; it must be one of step, step_reference, cosine, constant"
+    ):
         rate_factor("linear", 0, 4)
 
 
@@ -238,6 +276,26 @@ def test_crop_flip_moves_every_image_on_its_own_and_mirrors_where_that_is_allowe
     training.step()
     assert [drawn.operation for drawn in seen] == (["crop", "flip"] if flip else ["crop"])
     assert all(len(drawn.parameters) == 10 and len(drawn.parameters.unique(dim=0)) > 1 for drawn in seen)
+
+
+@pytest.mark.parametrize(
+    ("name", "flip", "operations"),
+    [
+        ("dsa", True, {"color", "crop", "cutout", "flip", "scale", "rotate"}),
+        ("dsa", False, {"color", "crop", "cutout", "scale", "rotate"}),
+        ("crop_scale_rotate", True, {"crop", "scale", "rotate"}),
+        ("flip_rotate", True, {"flip", "rotate"}),
+        ("cutout", False, {"cutout"}),
+        ("none", True, set()),
+    ],
+)
+def test_training_draws_the_operations_that_are_named_and_no_other(name, flip, operations, monkeypatch):
+    seen = []
+    monkeypatch.setattr("ddcal.training.ddnn.augment", lambda images, drawn: seen.append(drawn) or images)
+    run(make_training(augment=name, flip=flip, epochs=30, networks=1))
+    assert {drawn.operation for drawn in seen} == operations
+    assert len(seen) == (90 if operations else 0), "one a batch"
+    assert not any(drawn.siamese for drawn in seen)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
