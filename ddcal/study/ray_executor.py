@@ -15,6 +15,7 @@ from ddcal.config import StudyConfig
 from ddcal.errors import ResourceError
 from ddcal.study.driver import STOP, StudyDriver
 from ddcal.study.interrupt import CtrlC
+from ddcal.study.ray_token import guard_token, token_file
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -40,13 +41,15 @@ def ray_runtime(address: str | None) -> Iterator[Any]:
     """Connect to a cluster, or start Ray on this machine for as long as the context lasts.
 
     Usage statistics are off and token authentication is on for every Ray that is started here: `ray.init` turns it on
-    by itself (setting RAY_AUTH_MODE after ray was imported would break it), and it is checked.
+    by itself (setting RAY_AUTH_MODE after ray was imported would break it), and it is checked. Nobody but this user may
+    read the token (`guard_token`).
 
     Args:
         address: A cluster's address; None takes ``RAY_ADDRESS`` if it is set and starts a local Ray otherwise.
 
     Raises:
-        ResourceError: if there is no cluster at ``address``, or RAY_AUTH_MODE turns authentication off.
+        ResourceError: if there is no cluster at ``address``, RAY_AUTH_MODE turns authentication off, or others can
+            read the token and this user cannot change that.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -57,6 +60,7 @@ def ray_runtime(address: str | None) -> Iterator[Any]:
         local = address is None and "RAY_ADDRESS" not in os.environ
         options: dict[str, Any] = {"object_store_memory": 256 * 2**20, "include_dashboard": False} if local else {}
         place = "no Ray on this machine" if local else f"--address {address or os.environ['RAY_ADDRESS']}"
+        guard_token(make=local and os.environ.get("RAY_AUTH_MODE", "token") == "token")
         try:
             if not local:
                 _knock(address or os.environ["RAY_ADDRESS"])
@@ -74,6 +78,8 @@ def ray_runtime(address: str | None) -> Iterator[Any]:
             ray.shutdown()
             raise ResourceError("RAY_AUTH_MODE: token authentication is off; unset it: ddcal runs no open Ray")
     try:
+        if started:
+            guard_token(make=False)  # one that Ray has made after all
         yield ray
     finally:
         if started:
@@ -82,7 +88,7 @@ def ray_runtime(address: str | None) -> Iterator[Any]:
 
 def _token_hint() -> str:
     if os.environ.get("RAY_AUTH_MODE") == "token":
-        return ", or its token is not the one in ~/.ray/auth_token"
+        return f", or its token is not the one in {token_file() or 'RAY_AUTH_TOKEN'}"
     return "; one that has a token asks for RAY_AUTH_MODE=token in the environment"
 
 
