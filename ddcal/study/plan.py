@@ -21,7 +21,7 @@ from ddcal.pipeline.upkeep import list_entries
 from ddcal.study.plan_disk import DiskUse, disk_uses, disk_warnings
 from ddcal.study.plan_packing import Machine, Packing, on_cuda, pack, refuse_without_gpu, this_machine
 from ddcal.study.plan_settings import Setting, preset_notes, settings_of
-from ddcal.study.plan_stages import UNAFFECTED_BY_RESULTS, Candidates, PlannedTrial, Planner
+from ddcal.study.plan_stages import UNAFFECTED_BY_RESULTS, Candidates, Planner
 from ddcal.study.plan_time import (
     OnProbe,
     TimeEstimate,
@@ -29,6 +29,7 @@ from ddcal.study.plan_time import (
     measure_kinds,
     recorded_kinds,
 )
+from ddcal.study.planned import PlannedTrial
 from ddcal.study.study_store import check_remote_store, store_place, study_store
 
 BUSY = 0.8

@@ -12,7 +12,8 @@ from ddcal.data import CACHE_FOLDER, DatasetShape, dataset_fingerprint, dataset_
 from ddcal.data.decoded import decoded_folder, decoded_place
 from ddcal.data.sources import locate_source
 from ddcal.pipeline.footprint import checkpoint_bytes, stage_bytes, whitening_bytes
-from ddcal.study.plan_stages import Candidates, PlannedTrial
+from ddcal.study.plan_stages import Candidates
+from ddcal.study.planned import PlannedTrial
 
 STUDY_BYTES, TRIAL_BYTES = 3_000_000, 350_000
 """What a study leaves outside the store (ledger, logs, Ray's folder, MLflow's database and artifacts): as such, and a

@@ -29,7 +29,7 @@ class Packing:
     Attributes:
         backbone: Their distillation backbone.
         ipc: Their images per class.
-        network: The network that is trained, in words.
+        network: The network that is trained, in words; where trials end with the distilled set, the distilling one.
         dataset: Their data.
         trials: How many there are.
         cpu: What each asks Ray for.
@@ -74,7 +74,7 @@ def pack(study: StudyConfig, configs: Sequence[TrialConfig], machine: Machine) -
     resources = study.resources
     at_a_time, limited_by = slots(study, machine)
     groups = Counter(
-        (config.distill.backbone, config.distill.ipc, _network(config), config.data.name) for config in configs
+        (config.distill.backbone, config.distill.ipc, _network(study, config), config.data.name) for config in configs
     )
     return [
         Packing(
@@ -110,8 +110,8 @@ def slots(study: StudyConfig, machine: Machine) -> tuple[int, str]:
     return min(limits, key=lambda limit: limit[0])
 
 
-def _network(config: TrialConfig) -> str:
-    network = config.train.network.over(NetworkConfig())
+def _network(study: StudyConfig, config: TrialConfig) -> str:
+    network = (config.distill if study.trial == "distill" else config.train).network.over(NetworkConfig())
     width = f" width {network.width}" if network.width else ""
     depth = f" depth {network.depth}" if network.depth else ""
     norm = f" {network.norm}" if network.norm != ARCHITECTURES[network.name].norms[0] else ""

@@ -13,8 +13,9 @@ from ddcal.pipeline.costs import Kind, stage_kind
 from ddcal.pipeline.upkeep import list_entries
 from ddcal.study.plan import BUSY, existing_store
 from ddcal.study.plan_packing import Machine, on_cuda, pack, refuse_without_gpu, this_machine
-from ddcal.study.plan_stages import PlannedTrial, Planner
+from ddcal.study.plan_stages import Planner
 from ddcal.study.plan_time import OnProbe, estimate, measure_kinds
+from ddcal.study.planned import PlannedTrial
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,10 @@ from ddcal.config.names import nest
 from ddcal.config.presets import preset_of
 from ddcal.config.training import LOSS_SECTIONS
 from ddcal.config.trial import flatten
-from ddcal.study.plan_stages import PlannedTrial
+from ddcal.study.planned import PlannedTrial
+
+AFTER_DISTILL = ("train", "calibrate", "evaluate")
+"""Sections without effect where trials end with the distilled set."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def settings_of(study: StudyConfig, trials: Sequence[PlannedTrial]) -> list[Sett
     preset = flatten(resolve(trial_from({}, {})).model_dump(mode="json"))
     settings = []
     for name in every[0]:
-        configs = [config for config in every if _has_effect(name, config)]
+        configs = [config for config in every if _has_effect(study, name, config)]
         if name in study.space or not configs:
             continue
         source = "study" if name in given else "preset" if plain.get(name) != preset.get(name) else "default"
@@ -75,14 +78,18 @@ def preset_notes(study: StudyConfig, trials: Sequence[PlannedTrial]) -> list[str
     for trial in trials:
         distill = trial.config.distill
         for note in preset_of(trial.config).notes:
-            if note.split()[0] not in given:
+            about = note.split()[0]
+            late = study.trial == "distill" and about.startswith(tuple(f"{stage}." for stage in AFTER_DISTILL))
+            if about not in given and not late:
                 notes[f"{distill.backbone}, ipc {distill.ipc}: {note}"] = None
     return list(notes)
 
 
-def _has_effect(name: str, config: dict[str, Any]) -> bool:
-    """Whether a name is of no other backbone's or loss's section."""
+def _has_effect(study: StudyConfig, name: str, config: dict[str, Any]) -> bool:
+    """Whether a name is of no stage that trials end before, and of no other backbone's or loss's section."""
     stage, section, *_ = [*name.split("."), ""]
+    if study.trial == "distill" and stage in AFTER_DISTILL:
+        return False
     if stage == "distill" and section in SECTIONS:
         return section == OWN_SECTION.get(config["distill.backbone"])
     if stage == "train" and section in LOSS_SECTIONS:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 from dataclasses import dataclass
-from typing import Any
 
-from ddcal.config import StudyConfig, TrialConfig
-from ddcal.config.space import combinations, trial_of
-from ddcal.data import dataset_fingerprint
-from ddcal.pipeline import Environment, stage_keys
+from ddcal.config import TrialConfig
+from ddcal.config.space import combinations
+from ddcal.study.planned import Planned, PlannedTrial
 
 READS = {
     "experts": (
@@ -29,14 +27,6 @@ READS = {
 """Stage → the names, or beginnings of names, that can change it."""
 
 UNAFFECTED_BY_RESULTS = ("random", "grid")
-
-
-@dataclass(frozen=True)
-class PlannedTrial:
-    """A trial: its resolved config, and stage → key."""
-
-    config: TrialConfig
-    keys: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -62,33 +52,8 @@ class Candidates:
         return values[:trials] if self.countable else values[:1] * trials
 
 
-class Planner:
-    """Turns values of a study's space into trials with keys."""
-
-    def __init__(self, study: StudyConfig, environment: Environment) -> None:
-        """Plan for ``study`` with the stages of ``environment``."""
-        self.study, self.environment = study, environment
-        self._fingerprints: dict[str, str] = {}
-
-    def trial(self, values: dict[str, Any]) -> PlannedTrial:
-        """Return the trial of these active values.
-
-        Raises:
-            ddcal.data.DataError: if its data is missing.
-        """
-        config = trial_of(self.study, values)
-        return PlannedTrial(config, self.keys(config))
-
-    def keys(self, config: TrialConfig) -> dict[str, str]:
-        """Return stage → key of a trial in the study's environment.
-
-        Raises:
-            ddcal.data.DataError: if its data is missing.
-        """
-        data = config.data.model_dump_json()
-        if data not in self._fingerprints:
-            self._fingerprints[data] = dataset_fingerprint(config.data)
-        return stage_keys(config, self._fingerprints[data], self.environment, self.study.trial)
+class Planner(Planned):
+    """Goes through the trials that a study will have, or can have."""
 
     def drawn(self) -> list[PlannedTrial]:
         """Return the trials that the study's searcher suggests without results, enqueued ones first."""

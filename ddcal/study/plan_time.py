@@ -12,7 +12,8 @@ from ddcal.config import TrialConfig
 from ddcal.pipeline import DatasetCache, Environment
 from ddcal.pipeline.costs import Cost, Kind, stage_amount, stage_kind
 from ddcal.pipeline.upkeep import Listed
-from ddcal.study.plan_stages import Candidates, PlannedTrial, Planner
+from ddcal.study.plan_stages import Candidates, Planner
+from ddcal.study.planned import PlannedTrial
 
 STARTUP_SECONDS = 12.0
 """Starting Ray and importing torch in the workers: an estimate for 2 cores."""

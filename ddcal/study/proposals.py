@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ddcal.config import DataConfig, StudyConfig
-from ddcal.config.space import trial_of
-from ddcal.data import dataset_fingerprint
-from ddcal.pipeline import Environment, stage_keys
+from ddcal.config import StudyConfig
+from ddcal.pipeline import Environment
+from ddcal.study.planned import Planned
 
 DUPLICATES_IN_A_ROW = 20
 """A finite space is searched through when so many suggestions in a row have been there before."""
@@ -43,8 +42,7 @@ class Proposals:
 
     def __init__(self, study: StudyConfig, environment: Environment) -> None:
         """Propose for ``study``, whose stages are computed in ``environment``."""
-        self._study, self._environment = study, environment
-        self._fingerprints: dict[str, str] = {}
+        self._study, self._planned = study, Planned(study, environment)
         self._known: dict[str, int] = {}  # values → the first trial that had them
         self._repeated = 0  # suggestions in a row that had been there
 
@@ -60,18 +58,17 @@ class Proposals:
         Raises:
             ddcal.data.DataError: if its data is missing.
         """
-        trial_config = trial_of(self._study, values)
-        config = trial_config.model_dump(mode="json")
+        planned = self._planned.trial(values)
+        config = planned.config.model_dump(mode="json")
         if config["data"]["root"] is not None:  # trials run in folders of their own
             config["data"]["root"] = _absolute(config["data"]["root"])
         for name in ("images", "labels"):
             if config["distill"]["file"][name] is not None:
                 config["distill"]["file"][name] = _absolute(config["distill"]["file"][name])
-        keys = stage_keys(trial_config, self._fingerprint(trial_config.data), self._environment, self._study.trial)
         first = self.note(number, values)
         duplicate = first if first != number else None
         self._repeated = self._repeated + 1 if duplicate is not None else 0
-        return Running(number, values, config, f"{self._study.name}-{number:04d}", keys, duplicate)
+        return Running(number, values, config, f"{self._study.name}-{number:04d}", planned.keys, duplicate)
 
     def note(self, number: int, values: dict[str, Any]) -> int:
         """Remember that a trial has these values, and return the first that had them."""
@@ -80,12 +77,6 @@ class Proposals:
     def forget_repeats(self) -> None:
         """Begin to count repeated suggestions anew."""
         self._repeated = 0
-
-    def _fingerprint(self, data: DataConfig) -> str:
-        key = data.model_dump_json()
-        if key not in self._fingerprints:
-            self._fingerprints[key] = dataset_fingerprint(data)
-        return self._fingerprints[key]
 
 
 def _absolute(path: str) -> str:

@@ -21,12 +21,13 @@ def drive(tiny_study, tmp_path):
     """drive([(ipc, seed), …], gpus=…, **resources) -> a driver; again, on what it has left, with resume=True."""
     drivers = []
 
-    def begin(first, *, gpus=1.0, resume=False, **resources):
+    def begin(first, *, gpus=1.0, resume=False, trial="ddnn", **resources):
         if resume:
             drivers[-1].ledger.close()
             drivers[-1]._lock.release()
         enqueue = [{"distill.ipc": ipc, "seed": seed} for ipc, seed in first]
         study = tiny_study(
+            trial=trial,
             space=SPACE,
             search={"trials": len(first), "concurrency": 4, "enqueue": enqueue},
             resources=resources,
@@ -205,6 +206,15 @@ def test_only_what_a_trial_computes_counts(drive):
     driver.store.publish("distill", trial.keys["distill"], lambda folder: {})
     driver._waiting.append(trial)
     assert driver.next_assignment().gpu == 0.1666, "train needs the most of what is left"
+
+
+def test_trials_that_end_with_the_distilled_set_share_a_gpu(drive):
+    """What they never compute is never measured, and nobody waits for it."""
+    driver = drive([(1, 0), (1, 1), (1, 2)], trial="distill", gpu="auto")
+    first = driver.next_assignment()
+    assert list(driver._running[first.number].keys) == ["distill"]
+    end(driver, first, peaks={"distill": 300})
+    assert [driver.next_assignment().gpu for _ in range(2)] == [0.5, 0.5]
 
 
 def test_on_a_free_gpu_another_trial_measures_beside(drive):

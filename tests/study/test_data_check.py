@@ -9,7 +9,8 @@ from ddcal.config import TrialConfig
 from ddcal.data import load_dataset
 from ddcal.pipeline import run_trial
 from ddcal.study.plan_disk import disk_uses
-from ddcal.study.plan_stages import Candidates, PlannedTrial
+from ddcal.study.plan_stages import Candidates
+from ddcal.study.planned import PlannedTrial
 
 
 def validate(*arguments):

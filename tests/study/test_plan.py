@@ -130,6 +130,14 @@ def test_settings_of_losses_that_no_trial_has_are_not_told(tiny_study, tmp_path)
     assert not {"train.loss", "train.mixup.alpha", "train.label_smoothing.epsilon"} & told.keys()
 
 
+def test_a_study_that_ends_with_the_distilled_set_is_told_nothing_of_what_comes_after(tiny_study, tmp_path):
+    networks = {"distill.network.width": 4, "train.network.width": 8}
+    plan = make_plan(tiny_study(networks, trial="distill", space={"distill.ipc": {"int": [1, 2]}}), output=tmp_path)
+    assert list(counts(plan)) == ["distill"] and plan.packing[0].network == "convnet width 4"
+    sections = {setting.name.split(".")[0] for setting in plan.settings}
+    assert not {"train", "calibrate", "evaluate"} & sections and {"data", "distill", "network"} <= sections
+
+
 def test_a_disk_that_is_too_small_is_warned_of(tiny_study, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     plan = make_plan(tiny_study(), output=tmp_path)
