@@ -11,6 +11,7 @@ import typer
 
 from ddcal.cli.base import Address, AsJson, Debug, Overrides, StudyFile, StudyFolder, app
 from ddcal.config.loading import read_study, study_problems
+from ddcal.config.notes import zca_notes
 from ddcal.config.searchers import trials_sentence
 from ddcal.config.shipped import study_file
 from ddcal.pipeline.imported import check_imports
@@ -49,11 +50,18 @@ def validate(
     for file, study, problems in [] if as_json else reports:
         if study is not None:
             typer.echo(f"{file}: ok ({trials_sentence(study)})")
+            for note in zca_notes(study):
+                typer.echo(f"{file}: note: preset of {note}", err=True)
         for problem in problems:
             typer.echo(str(problem), err=True)
     if as_json:
         entries = [
-            {"file": str(file), "ok": study is not None, "problems": [asdict(problem) for problem in problems]}
+            {
+                "file": str(file),
+                "ok": study is not None,
+                "problems": [asdict(problem) for problem in problems],
+                "notes": [] if study is None else zca_notes(study),
+            }
             for file, study, problems in reports
         ]
         typer.echo(json.dumps(entries, indent=2))

@@ -17,7 +17,7 @@ TRAIN_DEFAULTS = {"schedule": "step", "weight_decay": 5e-4, "batch_size": 256}
 """PAPER.md, Evaluation training; a row of the table wins over them."""
 
 ZCA = "data.zca"
-"""The one setting of a row that no trial takes from it: whitening is asked for, or `zca_note` says that it is not."""
+"""The one setting of a row that is not filled in; `ddcal.config.notes` says where a row has it and a trial has not."""
 
 DEFAULT_RATE = 0.01
 """``train.lr`` where the distilled set has not learned one."""
@@ -109,16 +109,6 @@ def _at(points: dict[int, Any], ipc: int) -> tuple[Any, str]:
 def preset_of(trial: TrialConfig) -> Preset:
     """Return the preset that `resolve` takes for a trial."""
     return preset(trial.distill.family, trial.distill.backbone, trial.data.name, trial.distill.ipc)
-
-
-def zca_note(family: str, backbone: str, dataset: str, ipc: int) -> str:
-    """Return a sentence if the row of a preset was published with ZCA, for a trial without; else ""."""
-    if not preset(family, backbone, dataset, ipc).values.get(ZCA):
-        return ""
-    return (
-        f"{backbone}, ipc {ipc}: the {family} row of {dataset} is with ZCA, and data.zca is false: set it to true to "
-        "follow the row"
-    )
 
 
 def resolve_distill(config: DistillConfig, dataset: str) -> DistillConfig:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ddcal.config import ConfigError, StudyConfig, TrialConfig
 from ddcal.config.baselines import enqueued_points
+from ddcal.config.notes import zca_notes
 from ddcal.config.places import is_url
 from ddcal.pipeline import Environment, Store
 from ddcal.pipeline.costs import Cost, Kind, stage_kind
@@ -67,7 +68,7 @@ class Plan:
         basis: How the expected counts came about, as a sentence.
         exact: Whether they are what the study will need, and no estimate.
         settings: The resolved values of the base.
-        notes: What is no published row among the presets in force, in sentences.
+        notes: What is no published row among the presets in force, or a row with ZCA for trials without, in sentences.
         stages: How many different ones.
         disk: What is written where.
         free: Place → free bytes on its file system.
@@ -178,7 +179,7 @@ def make_plan(
         basis=_basis(study, size, covered, listed),
         exact=covered or listed or study.search.searcher in UNAFFECTED_BY_RESULTS,
         settings=settings_of(study, extremes),
-        notes=preset_notes(study, extremes),
+        notes=[*preset_notes(study, extremes), *zca_notes(study)],
         stages=[_count(stage, needed[stage], candidates[stage], study.search.trials, published) for stage in needed],
         disk=disk,
         free=free,

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -216,6 +217,16 @@ def test_what_is_no_published_row_is_said(tiny_study, tmp_path):
     assert [note for note in plan.notes if "outer" in note] == [
         "dsa, ipc 5: distill.matching.outer 5 is interpolated between ipc 1 and 10"
     ]
+
+
+def test_a_row_with_zca_is_said_of_a_study_without(tiny_study, tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    parts = {"x_train": pixels, "y_train": np.arange(40) % 10, "x_test": pixels[:10], "y_test": np.arange(10)}
+    np.savez(tmp_path / "cifar10.npz", **parts)
+    monkeypatch.setenv("DDCAL_DATA", str(tmp_path))
+    base = {"data": {"name": "cifar10"}, "distill": {"backbone": "mtt", "ipc": 1}}
+    said = "the row of cifar10 in family published is with ZCA, and data.zca is false: set it to true to follow the row"
+    assert make_plan(tiny_study(base=base), output=tmp_path).notes == [f"mtt, ipc 1: {said}"]
 
 
 @pytest.mark.parametrize(
