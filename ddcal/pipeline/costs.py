@@ -90,6 +90,8 @@ def stage_kind(config: TrialConfig, stage: str) -> Kind:
             values[section] = {name: value for name, value in own.items() if isinstance(value, int)}  # not the rates
             if distill.backbone == "mtt":
                 values["gradient"] = distill.mtt.gradient
+            if distill.backbone == "rtp" and distill.rtp.augment != "dsa":
+                values["augment"] = distill.rtp.augment
             if distill.mask.ratio > 0.0:
                 values["mask"] = distill.mask.model_dump(exclude={"ratio"})
                 masked = " masked"
