@@ -120,8 +120,8 @@ def _facts(results: StudyResults) -> dict[str, Any]:
     }
     if best is None:
         return facts
-    config, metrics = best.config, best.metrics or {}
-    facts["calibration"] = config.get("calibrate", {}).get("method")
+    config, metrics = _config(best), best.metrics or {}
+    facts["calibration"] = None if config is None else config.calibrate.method
     facts |= {f"searched {name}": best.values.get(name) for name in results.study.space}
     facts |= {name: metrics.get(name) for name in dict.fromkeys((*results.study.objectives, WINNER_METRIC))}
     for fact, metric in TEST_FACTS.items():
@@ -132,6 +132,13 @@ def _facts(results: StudyResults) -> dict[str, Any]:
         if metric == "ece":
             facts[f"{fact} noise floor"] = metrics.get("test/ece_noise_floor")
     return facts
+
+
+def _config(trial: Trial) -> TrialConfig | None:
+    try:
+        return trial.config
+    except BadInput:  # a study of another ddcal
+        return None
 
 
 def _warnings(labels: Sequence[str], studies: Sequence[StudyResults]) -> list[str]:
@@ -156,10 +163,7 @@ def _identity(results: StudyResults) -> dict[str, str | None]:
         "devices": environment.get("device"),
         "precisions": environment.get("precision"),
     }
-    try:
-        config = TrialConfig.model_validate(trial.config) if trial is not None else None
-    except ValueError:  # a study of another ddcal
-        config = None
+    config = None if trial is None else _config(trial)
     names = ("datasets", "val splits", "test images", "ECE bins", "networks a trial")
     if trial is None or config is None:
         return facts | dict.fromkeys(names)

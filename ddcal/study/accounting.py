@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+
+from ddcal.study.events import TrialFinished
 
 
 def saved(
@@ -20,12 +21,12 @@ def saved(
     return sum(known.values()), sum(value * (gpus or {}).get(stage, 0.0) for stage, value in known.items())
 
 
-def accounting_tags(event: Mapping[str, Any]) -> dict[str, str]:
+def accounting_tags(event: TrialFinished) -> dict[str, str]:
     """Return MLflow's tags for a ``trial_finished`` event; tags, as they differ between two runs of one trial."""
-    seconds, gpu_seconds = saved(event["cache_hits"], event.get("stage_seconds"), event.get("stage_gpus"))
+    seconds, gpu_seconds = saved(event.cache_hits, event.stage_seconds, event.stage_gpus)
     return {
-        "ddcal.cache_hits": " ".join(event["cache_hits"]),
-        "ddcal.waited_seconds": f"{event.get('waited_seconds', 0.0):.3f}",
+        "ddcal.cache_hits": " ".join(event.cache_hits),
+        "ddcal.waited_seconds": f"{event.waited_seconds:.3f}",
         "ddcal.saved_seconds": f"{seconds:.3f}",
         "ddcal.saved_gpu_seconds": f"{gpu_seconds:.3f}",
     }

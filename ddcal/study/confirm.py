@@ -45,7 +45,7 @@ class Confirmed:
 def confirmation_study(results: StudyResults, leaders: list[Trial], seeds: int) -> StudyConfig:
     """Return the study that runs every leader on the same fresh seeds; it searches nothing."""
     study = results.study
-    used = {trial.config["seed"] for trial in results.records}
+    used = {trial.config.seed for trial in results.records}
     fresh: list[int] = []
     index = 0
     while len(fresh) < seeds:

@@ -170,8 +170,8 @@ def print_status(status: Status, console: Console) -> None:
 def calibration_table(trial: Trial) -> Table:
     """Return raw, ts_train, the trial's own calibration and ts_val on test, with the noise floor of the ECE."""
     metrics = trial.metrics or {}
-    bins, method = trial.config["evaluate"]["bins"], trial.config["calibrate"]["method"]
-    networks = trial.config["train"]["networks"]
+    bins, method = trial.config.evaluate.bins, trial.config.calibrate.method
+    networks = trial.config.train.networks
     split = "test" if "test/ece" in metrics else "val"
     noise = metrics.get(f"{split}/ece_noise_floor")
     title = f"on {split}, mean of {networks} network{'s' * (networks != 1)}, {bins} bins"

@@ -19,6 +19,16 @@ from ddcal.config import StudyConfig
 from ddcal.pipeline import Environment, Store
 from ddcal.pipeline.leases import Leases, open_leases
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
+from ddcal.study.events import (
+    GpuMeasured,
+    StudyFinished,
+    StudyResumed,
+    StudyStarted,
+    TrialAttemptFailed,
+    TrialFinished,
+    TrialPoints,
+    TrialStarted,
+)
 from ddcal.study.following import Tracking
 from ddcal.study.hold_back import HoldBack
 from ddcal.study.ledger import FIDELITY_STEPS, Ledger, Outcome
@@ -100,7 +110,7 @@ class StudyDriver:
         self.session = 1 if earlier is None else earlier.sessions + 1
         if earlier is None:
             self.ledger.append(
-                "study_started",
+                StudyStarted,
                 study=study.model_dump(mode="json"),
                 study_id=uuid.uuid4().hex,
                 environment=environment.identity(),
@@ -174,11 +184,11 @@ class StudyDriver:
         fresh = [point for point in result["points"] if _step(point) not in trial.steps]
         if fresh:
             trial.steps.update(map(_step, fresh))
-            self.ledger.append("trial_points", sync=False, number=number, points=fresh)
+            self.ledger.append(TrialPoints, sync=False, number=number, points=fresh)
             self.tracking.notify()
         for measured in result.get("gpu", ()):
             if self._shares.learn(trial, measured):
-                self.ledger.append("gpu_measured", number=trial.number, **measured)
+                self.ledger.append(GpuMeasured, number=trial.number, **measured)
         for record in result.get("records", ()):
             self._finish(trial, record)
 
@@ -211,7 +221,7 @@ class StudyDriver:
                 except Exception as error:
                     logger.warning("at the end of the study: %s: %s", type(error).__name__, error)
             self.ledger.append(
-                "study_finished",
+                StudyFinished,
                 seconds=results.seconds,
                 interrupted=interrupted,
                 ending=results.ending,
@@ -257,7 +267,7 @@ class StudyDriver:
         """Let the trial wait for another attempt with more memory; it keeps its number, its key and its points."""
         del self._running[trial.number]
         self.ledger.append(
-            "trial_attempt_failed",
+            TrialAttemptFailed,
             number=trial.number,
             attempt=trial.attempt,
             outcome=record["outcome"],
@@ -277,7 +287,7 @@ class StudyDriver:
         self._reference.add(trial.keys.values())
         self._reference.write()
         self.ledger.append(
-            "trial_started",
+            TrialStarted,
             number=trial.number,
             trial_key=trial.trial_key,
             values=trial.values,
@@ -310,7 +320,7 @@ class StudyDriver:
     def _take_over(self, earlier: StudyResults) -> None:
         """Go on from the ledger: finished trials count, the others wait to be handed out again."""
         self.ledger.append(
-            "study_resumed", study=self.study.model_dump(mode="json"), environment=self.environment.identity()
+            StudyResumed, study=self.study.model_dump(mode="json"), environment=self.environment.identity()
         )
         in_ledger = {trial.number: trial for trial in earlier.records}
         for trial in earlier.records:
@@ -349,7 +359,7 @@ class StudyDriver:
         outcome, reason = judge(self.study, record["outcome"], metrics)
         if reason is not None:
             record |= {"outcome": outcome, "error": reason}
-        self.ledger.append("trial_finished", number=trial.number, **record)
+        self.ledger.append(TrialFinished, number=trial.number, **record)
         attributes = _attributes(trial, record["outcome"], record["keys"])
         self.search.tell(trial.number, record["outcome"], metrics, attributes)
         self._plateau.add(record["outcome"], metrics)
@@ -362,7 +372,7 @@ class StudyDriver:
         if self._on_finished is not None:
             facts: dict[str, Any] = {"number": trial.number, "trial_key": trial.trial_key, "values": trial.values}
             facts |= record | {"cache_hits": tuple(record["cache_hits"]), "duplicate_of": trial.duplicate_of}
-            self._on_finished(Trial(config=trial.config, **facts))
+            self._on_finished(Trial(config_values=trial.config, **facts))
 
 
 def _attributes(trial: Running | Trial, outcome: str, keys: dict[str, str]) -> dict[str, Any]:

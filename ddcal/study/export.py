@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 
 from ddcal import __version__
-from ddcal.config import TrialConfig
 from ddcal.errors import BadInput, StoreError
 from ddcal.pipeline.store import Entry, Store, file_sha256, open_store
 from ddcal.study.models import PLACES, PREPROCESSING, ModelRequest, ReadyModel, check_model, ready_model, write_models
@@ -155,7 +154,7 @@ def describe_run(results: StudyResults, trial: Trial, entries: dict[str, Entry])
         "outcome": trial.outcome,
         "confirmed": results.confirmed(trial),
         "target": results.study.trial,
-        "config": TrialConfig.model_validate(trial.config).model_dump(mode="json"),
+        "config": trial.config.model_dump(mode="json"),
         "environment": environment,
         "data_fingerprint": trial.fingerprint,
         "versions": results.started["versions"],
@@ -209,7 +208,7 @@ def _draw_distilled(folder: Path, results: StudyResults, trial: Trial, store: St
 
     with tempfile.TemporaryDirectory(prefix="ddcal-") as scratch:
         pictures = DistilledPictures(Path(scratch))
-        data, key = (trial.config or {})["data"], trial.keys["distill"]
+        data, key = trial.config.data.model_dump(mode="json"), trial.keys["distill"]
         drawn = [path for path in (pictures.picture(store, key, data), pictures.progress(store, key)) if path]
         return [Path(shutil.copyfile(path, folder / path.name)) for path in drawn]
 
@@ -278,6 +277,6 @@ def _described(trial: Trial, pictures: list[Path]) -> str:
         "progress.png": "the first image of each class at the start, at every quarter of distillation and at its end",
     }
     lines = [f"- `{path.name}`: {said[path.name]}.\n" for path in pictures]
-    if TrialConfig.model_validate(trial.config).distill.backbone == "file":
+    if trial.config.distill.backbone == "file":
         lines.insert(0, f"- `{SOURCE}`: the imported tensors as they were; a replay needs no other file.\n")
     return "".join(lines)

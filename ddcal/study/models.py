@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddcal.config import TrialConfig
 from ddcal.errors import BadInput
 from ddcal.pipeline.store import Entry, file_sha256
 from ddcal.study.results import StudyResults, Trial
@@ -102,7 +101,7 @@ def check_model(results: StudyResults, trial: Trial, request: ModelRequest) -> N
     """
     if results.study.trial == "distill":
         raise BadInput(f"--model: {trial.trial_key} ends with the distilled set (trial: distill), it has no network")
-    count = TrialConfig.model_validate(trial.config).train.networks
+    count = trial.config.train.networks
     if not 0 <= request.network < count:
         raise BadInput(f"--network {request.network}: {trial.trial_key} has networks 0 to {count - 1}")
 
@@ -127,7 +126,7 @@ def ready_model(trial: Trial, entries: dict[str, Entry], request: ModelRequest, 
     from ddcal.pipeline.calibrated import calibrated_model
     from ddcal.pipeline.work import LOGITS, NETWORKS
 
-    config = resolve(TrialConfig.model_validate(trial.config))
+    config = resolve(trial.config)
     fits = entries["calibrate"].meta["values"]["fits"]
     dataset = load_dataset(config.data)
     if dataset.fingerprint != trial.fingerprint:

@@ -22,6 +22,7 @@ from ddcal.errors import BadInput, StoreError
 from ddcal.pipeline.keys import ENTRIES
 from ddcal.pipeline.store import Store
 from ddcal.pipeline.upkeep import list_entries
+from ddcal.study.events import TrialFinished, TrialStarted
 from ddcal.study.ledger import begun, read_ledger
 from ddcal.study.lock import DriverLock
 
@@ -163,8 +164,8 @@ def _noted_keys(store: Store, name: str) -> set[str]:
 def _study_keys(folder: Path) -> set[str]:
     keys: set[str] = set()
     for event in read_ledger(folder):
-        if event["event"] in ("trial_started", "trial_finished"):
-            keys.update((event.get("keys") or {}).values())
+        if isinstance(event, TrialStarted | TrialFinished):
+            keys.update((event.keys or {}).values())
     return keys
 
 

@@ -117,7 +117,7 @@ def _tags(results: StudyResults, trial: Trial, digest: str) -> dict[str, str]:
         "ddcal.trial_key": trial.trial_key,
         "ddcal.outcome": trial.outcome or "",
         "ddcal.confirmed": "yes" if results.confirmed(trial) else "no",
-        "ddcal.calibration": str(trial.config.get("calibrate", {}).get("method", "")),
+        "ddcal.calibration": trial.config.calibrate.method,
         "ddcal.git_commit": results.started.get("git_commit") or "",
         DIGEST: digest,
     }

@@ -8,13 +8,28 @@ import math
 import os
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from ddcal.config import StudyConfig, TrialConfig
 from ddcal.errors import BadInput
 from ddcal.study.accounting import saved
-from ddcal.study.ledger import FIDELITY_STEPS, LEDGER, read_ledger
+from ddcal.study.events import (
+    Event,
+    GpuMeasured,
+    LedgerRepaired,
+    StudyFinished,
+    StudyResumed,
+    StudyStarted,
+    TrialAttemptFailed,
+    TrialFinished,
+    TrialPoints,
+    TrialStarted,
+)
+from ddcal.study.ledger import FIDELITY_STEPS, LEDGER, DamagedLedger, read_ledger
 from ddcal.study.packing import Packing, memory_groups
 
 if TYPE_CHECKING:
@@ -26,6 +41,8 @@ OPTIONAL_STAGES = ("experts", "folds")
 TRIALS, PARETO, SUMMARY, STUDY = "trials.csv", "pareto.csv", "summary.json", "study.yaml"
 CONFIRMATION = "confirmation.json"
 WINNER_METRIC = "val/nll"
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What making sense of damaged JSON may raise."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +50,14 @@ class Trial:
     """One trial as the ledger tells it; ``outcome`` is None while it is unfinished.
 
     ``metrics`` of a trial that did not come to its end are those of its last point, at ``progress``. ``gpu`` is its
-    share of a GPU, ``grown`` after it had run out of memory at a smaller one.
+    share of a GPU, ``grown`` after it had run out of memory at a smaller one. ``config_values`` is its config as the
+    ledger has it; use `config`.
     """
 
     number: int
     trial_key: str
     values: dict[str, Any]
-    config: dict[str, Any]
+    config_values: dict[str, Any]
     outcome: str | None = None
     metrics: dict[str, float] | None = None
     keys: dict[str, str] | None = None
@@ -58,6 +76,20 @@ class Trial:
     grown: bool = False
     progress: float = 0.0
     steps: tuple[int, ...] = ()
+
+    @cached_property
+    def config(self) -> TrialConfig:
+        """The trial's config, with defaults for settings that its ledger is too old to have; checked when asked for.
+
+        Raises:
+            DamagedLedger: if what the ledger has is not a config.
+        """
+        try:
+            return TrialConfig.model_validate(self.config_values)
+        except UNREADABLE as error:
+            raise DamagedLedger(
+                f"{LEDGER}: the config of {self.trial_key} in it is not one: {in_short(error)}"
+            ) from error
 
     @property
     def saved_seconds(self) -> float:
@@ -81,6 +113,7 @@ class StudyResults:
         interrupted: Whether it was left unfinished by the last driver, or is being worked on.
         sessions: How many drivers have worked on it: one, and one for every time it was resumed.
         ending: Why it ended, in words; None if it was interrupted or is being worked on.
+        repaired: What damaged lines held that were taken out of the ledger.
         unsent: Bytes of the ledger that MLflow did not have when the study ended; `ddcal sync` sends them.
     """
 
@@ -88,7 +121,7 @@ class StudyResults:
         """Read the ledger.
 
         Raises:
-            BadInput: if the folder is not a study's.
+            BadInput: if the folder is not a study's, or its ledger is damaged.
         """
         self.directory = Path(directory).absolute()
         if not (self.directory / LEDGER).is_file():
@@ -100,42 +133,48 @@ class StudyResults:
         self.ending: str | None = None
         self.sessions = 1
         self.unsent = 0
+        self.repaired: list[str] = []
         self.gpu_measured: list[tuple[dict[str, Any], dict[str, Any]]] = []  # the trial's config, what was measured
         trials: dict[int, dict[str, Any]] = {}
         last: dict[int, dict[str, Any]] = {}
         for event in read_ledger(self.directory):
-            kind = event.pop("event")
-            event.pop("time", None)
-            if kind == "study_started":
-                self.started = event
-            elif kind == "study_resumed":
-                self.started |= event
-                self.interrupted, self.ending = True, None
-                self.sessions += 1
-            elif kind == "trial_started":
-                before = trials.get(event["number"], {})
-                kept = {name: before[name] for name in ("grown", "progress") if name in before}
-                trials[event["number"]] = event | kept | {"steps": before.get("steps", [])}
-            elif kind == "trial_points":
-                steps = trials[event["number"]]["steps"]
-                steps += [round(point["progress"] * FIDELITY_STEPS) for point in event["points"]]
-                last[event["number"]] = event["points"][-1]
-                trials[event["number"]]["progress"] = event["points"][-1]["progress"]
-            elif kind == "gpu_measured":
-                self.gpu_measured.append((trials[event.pop("number")]["config"], event))
-            elif kind == "trial_attempt_failed":
-                trials[event["number"]] |= {"gpu": event["next_gpu"], "grown": True}
-            elif kind == "trial_finished":
-                event.pop("diagram", None)
-                if not event["metrics"] and event["outcome"] != "complete":
-                    event["metrics"] = _val_metrics(last.get(event["number"], {}))
-                trials[event["number"]] |= event | {"cache_hits": tuple(event["cache_hits"]), "steps": ()}
-            elif kind == "study_finished":
-                self.seconds, self.interrupted = event["seconds"], event["interrupted"]
-                self.ending = event.get("ending")
+            match event:
+                case StudyStarted():
+                    self.started = _values(event)
+                case StudyResumed():
+                    self.started |= _values(event)
+                    self.interrupted, self.ending = True, None
+                    self.sessions += 1
+                case TrialStarted(number=number):
+                    before = trials.get(number, {})
+                    kept = {name: before[name] for name in ("grown", "progress") if name in before}
+                    trials[number] = _values(event) | kept | {"steps": [*before.get("steps", ())]}
+                    trials[number]["config_values"] = trials[number].pop("config")
+                case TrialPoints(number=number, points=points):
+                    trials[number]["steps"] += [round(point["progress"] * FIDELITY_STEPS) for point in points]
+                    last[number] = points[-1]
+                    trials[number]["progress"] = points[-1]["progress"]
+                case GpuMeasured(number=number):
+                    measured = {"total": event.total, "context": event.context, "peaks": event.peaks}
+                    self.gpu_measured.append((trials[number]["config_values"], measured))
+                case TrialAttemptFailed(number=number):
+                    trials[number] |= {"gpu": event.next_gpu, "grown": True}
+                case TrialFinished(number=number):
+                    ended = _values(event)
+                    ended.pop("diagram", None)
+                    if not event.metrics and event.outcome != "complete":
+                        ended["metrics"] = _val_metrics(last.get(number, {}))
+                    trials[number] |= ended | {"cache_hits": tuple(event.cache_hits), "steps": ()}
+                case StudyFinished():
+                    self.seconds, self.interrupted, self.ending = event.seconds, event.interrupted, event.ending
+                case LedgerRepaired():
+                    self.repaired += event.lost
         if not self.started:
             raise BadInput(f"{directory}: {LEDGER} does not begin with the study; it cannot be read")
-        self.study = StudyConfig.model_validate(self.started["study"])
+        try:
+            self.study = StudyConfig.model_validate(self.started["study"])
+        except UNREADABLE as error:
+            raise DamagedLedger(f"{self.directory / LEDGER}: the study in it is not one: {in_short(error)}") from error
         self.records = [Trial(**trials[number]) for number in sorted(trials)]
 
     @property
@@ -254,6 +293,14 @@ def pareto_front(study: StudyConfig, trials: list[Trial]) -> list[Trial]:
     return sorted((trial for trial, _ in front), key=lambda trial: trial.number)
 
 
+def in_short(error: Exception) -> str:
+    """Return what is wrong, in one line: of a model's many errors the first."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return f"{type(error).__name__}: {error}"
+
+
 def trial_rows(study: StudyConfig, trials: list[Trial]) -> list[dict[str, Any]]:
     """Return one flat row a trial, every row with the same columns."""
     metrics = sorted({name for trial in trials for name in trial.metrics or {}})
@@ -279,8 +326,16 @@ def trial_rows(study: StudyConfig, trials: list[Trial]) -> list[dict[str, Any]]:
     return rows
 
 
+def _values(event: Event) -> dict[str, Any]:
+    return {name: getattr(event, name) for name in event.model_fields_set if name not in ("event", "time")}
+
+
 def _val_metrics(point: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in point.items() if name.startswith("val/")}
+    return {
+        name: value
+        for name, value in point.items()
+        if name.startswith("val/") and (value is None or isinstance(value, float))
+    }
 
 
 def _metric(trial: Trial, name: str, sign: float = 1.0) -> float:

@@ -13,6 +13,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ddcal.config import StudyConfig
 from ddcal.config.metrics import METRICS, VAL_METRICS
 from ddcal.pipeline.trial import SPANS
+from ddcal.study.events import Event, TrialFinished, TrialPoints, TrialStarted
 from ddcal.study.halving import rungs, survives
 from ddcal.study.ledger import FIDELITY_STEPS, LEDGER, read_ledger
 
@@ -93,23 +94,21 @@ class StagedScheduler(FIFOScheduler):
         for stage in STAGES:
             self._reached.pop((trial.trial_id, stage), None)
 
-    def remember(self, events: Iterable[Mapping[str, Any]]) -> None:
+    def remember(self, events: Iterable[Event]) -> None:
         """Put the reports of finished trials into the rungs, in their order; unfinished ones will report again.
 
         Args:
             events: A ledger's.
         """
         everything = list(events)
-        finished = {event["number"] for event in everything if event["event"] == "trial_finished"}
+        finished = {event.number for event in everything if isinstance(event, TrialFinished)}
         trials: dict[int, _Past] = {}
         for event in everything:
-            if event.get("number") not in finished:
-                continue
-            if event["event"] == "trial_started":
-                trials.setdefault(event["number"], _Past(f"earlier-{event['number']}", {"trial": event["config"]}))
-            if event["event"] == "trial_points":
-                for point in event["points"]:
-                    self.on_trial_result(None, trials[event["number"]], point)
+            if isinstance(event, TrialStarted) and event.number in finished:
+                trials.setdefault(event.number, _Past(f"earlier-{event.number}", {"trial": event.config}))
+            if isinstance(event, TrialPoints) and event.number in finished:
+                for point in event.points:
+                    self.on_trial_result(None, trials[event.number], point)
         for trial in trials.values():
             self.on_trial_remove(None, trial)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddcal.pipeline.holder import Holder
+from ddcal.study.events import StudyResumed, StudyStarted, TrialFinished
 from ddcal.study.ledger import read_ledger
 from ddcal.study.lock import LOCK
 from ddcal.study.results import load_study
@@ -37,7 +38,7 @@ class Status:
     finished: int
     outcomes: dict[str, int]
     best: str | None
-    best_metrics: dict[str, float]
+    best_metrics: dict[str, float | None]
     trials_an_hour: float | None
     seconds_left: float | None
     next_command: str | None
@@ -53,10 +54,10 @@ def study_status(directory: Path | str) -> Status:
     began = 0
     ends: list[int] = []
     for event in read_ledger(results.directory):
-        if event["event"] in ("study_started", "study_resumed"):
-            began, ends = event["time"], []
-        elif event["event"] == "trial_finished":
-            ends.append(event["time"])
+        if isinstance(event, StudyStarted | StudyResumed):
+            began, ends = event.time, []
+        elif isinstance(event, TrialFinished):
+            ends.append(event.time)
     finished = sum(trial.outcome is not None for trial in results.records)
     rate = len(ends) / ((ends[-1] - began) / 3.6e6) if len(ends) > 1 and ends[-1] > began else None
     left = results.study.search.trials - finished
@@ -69,7 +70,7 @@ def study_status(directory: Path | str) -> Status:
         finished=finished,
         outcomes=dict(Counter(trial.outcome or "unfinished" for trial in results.records)),
         best=None if best is None else best.trial_key,
-        best_metrics={} if best is None else {n: (best.metrics or {})[n] for n in results.study.objectives},
+        best_metrics={} if best is None else {n: (best.metrics or {}).get(n) for n in results.study.objectives},
         trials_an_hour=rate,
         seconds_left=left / rate * 3600 if rate and left and state == "running" else None,
         next_command=f"ddcal resume {shlex.quote(str(directory))}" if state in ("stopped", "dead") else None,

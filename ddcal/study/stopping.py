@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddcal.config import StudyConfig
+from ddcal.study.events import TrialFinished
 from ddcal.study.ledger import LEDGER, read_ledger
 
 
@@ -28,8 +29,8 @@ class Plateau:
         self.reached = False
         if directory is not None and (directory / LEDGER).is_file():
             for event in read_ledger(directory):
-                if event["event"] == "trial_finished":
-                    self.add(event["outcome"], event["metrics"])
+                if isinstance(event, TrialFinished):
+                    self.add(event.outcome, event.metrics)
 
     def add(self, outcome: str, metrics: dict[str, Any]) -> None:
         """Count a finished trial."""

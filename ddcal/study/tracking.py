@@ -7,21 +7,30 @@ and without sending anything twice.
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from ddcal.config import StudyConfig
-from ddcal.errors import StoreError, TrackingError
+from ddcal.errors import BadInput, StoreError, TrackingError
 from ddcal.pipeline.diagram import DIAGRAM
 from ddcal.pipeline.store import open_store
 from ddcal.study.accounting import accounting_tags
 from ddcal.study.cursor import Cursor, one_mirror
-from ddcal.study.ledger import FIDELITY_STEPS, LEDGER
+from ddcal.study.events import (
+    Event,
+    StudyFinished,
+    StudyResumed,
+    StudyStarted,
+    TrialFinished,
+    TrialPoints,
+    TrialStarted,
+)
+from ddcal.study.ledger import FIDELITY_STEPS, LEDGER, parse_event
 from ddcal.study.lock import DriverLock
 from ddcal.study.mlflow_client import connect, one_line, refused, tracking_uri
 from ddcal.study.mlflow_view import TAG, study_view
@@ -47,8 +56,12 @@ class Mirror:
     """Brings MLflow up to the ledger's state, event by event; each is applied exactly once.
 
     The cursor is written after an event. The first event after a start, or after a failed attempt, may therefore have
-    arrived already (in part): what it would create is looked up before.
+    arrived already (in part): what it would create is looked up before. So it is with all that the ledger has where the
+    cursor was lost.
     """
+
+    _apply: ClassVar[dict[type[Event], Callable[[Mirror, Any], None]]]
+    """Event → the method that brings it to MLflow; it need not know of the others."""
 
     def __init__(self, directory: Path, uri: str, experiment: str, artifacts: str | None = None) -> None:
         """Prepare; nothing is connected yet.
@@ -63,10 +76,21 @@ class Mirror:
         self._client: Any = None
         self._files = True
         self._experiment_id = ""
-        self._doubtful, self._attempts = True, 0
+        self._attempts = 0
         self._facts: dict[str, Any] = {}
         self._pictures: Any = None
         self.cursor = Cursor.read(directory)
+        self._doubtful_to = 0  # up to this byte of the ledger, MLflow may have events already
+        self._doubt()
+
+    @property
+    def _doubtful(self) -> bool:
+        return self.cursor.offset < self._doubtful_to
+
+    def _doubt(self) -> None:
+        """Take it that MLflow may have the next event already; with no cursor, all that are there."""
+        one = self.cursor.offset + 1
+        self._doubtful_to = max(self._doubtful_to, one, self.pending if self.cursor.lost else 0)
 
     @property
     def pending(self) -> int:
@@ -87,7 +111,8 @@ class Mirror:
         with one_mirror(self.directory):
             there = Cursor.read(self.directory)
             if there != self.cursor:  # another mirror was here
-                self.cursor, self._doubtful = there, True
+                self.cursor = there
+                self._doubt()
             return self._send_line()
 
     def _send_line(self) -> bool:
@@ -96,18 +121,19 @@ class Mirror:
             line = stream.readline()
         if not line.endswith(b"\n"):
             return False
-        event = json.loads(line)
+        event = parse_event(line)
         try:
             if self._client is None:
                 self._connect()
-            getattr(self, f"_{event.pop('event')}", _ignore)(event)
+            if type(event) in self._apply:
+                self._apply[type(event)](self, event)
         except Exception as error:
-            self._doubtful = True
+            self._doubt()
             self._attempts += 1
             if self._attempts < ATTEMPTS or not refused(error) or not self._alive():
                 raise
             logger.warning("MLflow at %s refuses an event, which is left out: %s", self.uri, one_line(error))
-        self._doubtful, self._attempts = False, 0
+        self._attempts = 0
         self.cursor.offset += len(line)
         self.cursor.write(self.directory)
         return True
@@ -132,44 +158,44 @@ class Mirror:
 
     # One method an event of the ledger
 
-    def _study_started(self, event: dict[str, Any]) -> None:
-        study = event["study"]
+    def _study_started(self, event: StudyStarted) -> None:
+        study = event.study
         self._facts = _facts(self.directory)
         tags = {"ddcal.role": "study", "mlflow.runName": study["name"], "mlflow.note.content": study["description"]}
-        self.cursor.parent = self._run(tags, event["time"])
+        self.cursor.parent = self._run(tags, event.time)
         settings = {f"search.{name}": value for name, value in study["search"].items()}
         settings |= {f"objective.{name}": way for name, way in study["objectives"].items()}
         self._params(self.cursor.parent, settings)
         self._artifact(self.cursor.parent, "study.yaml")
         self._client.set_experiment_tag(self._experiment_id, TAG, study_view(study))
 
-    def _trial_started(self, event: dict[str, Any]) -> None:
-        number = str(event["number"])
+    def _trial_started(self, event: TrialStarted) -> None:
+        number = str(event.number)
         if number in self.cursor.runs:  # handed out again after a crash: the same run goes on
             self._client.update_run(self.cursor.runs[number]["run"], status="RUNNING")
             return
         tags = {
             "ddcal.role": "trial",
-            "mlflow.runName": event["trial_key"],
+            "mlflow.runName": event.trial_key,
             "mlflow.parentRunId": self.cursor.parent or "",
-            "ddcal.trial_key": event["trial_key"],
+            "ddcal.trial_key": event.trial_key,
             "ddcal.trial_number": number,
         }
-        run = self._run(tags, event["time"], look_up=event.get("attempt", 1) > 1)
-        self._params(run, event["values"])
+        run = self._run(tags, event.time, look_up=event.attempt > 1)
+        self._params(run, event.values)
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "config.yaml"
-            path.write_text(yaml.safe_dump(event["config"], sort_keys=False))
+            path.write_text(yaml.safe_dump(event.config, sort_keys=False))
             self._log_file(run, path)
-        self.cursor.runs[number] = {"run": run, "data": event["config"]["data"]}
+        self.cursor.runs[number] = {"run": run, "data": event.config["data"]}
 
-    def _trial_points(self, event: dict[str, Any]) -> None:
+    def _trial_points(self, event: TrialPoints) -> None:
         from mlflow.entities import Metric
 
-        run = self.cursor.runs[str(event["number"])]["run"]
+        run = self.cursor.runs[str(event.number)]["run"]
         metrics = [
-            Metric(name, float(value), event["time"], round(point["progress"] * FIDELITY_STEPS))
-            for point in event["points"]
+            Metric(name, float(value), event.time, round(point["progress"] * FIDELITY_STEPS))
+            for point in event.points
             for name, value in point.items()
             if isinstance(value, float) and name != "progress"
         ]
@@ -183,25 +209,25 @@ class Mirror:
         for start in range(0, len(metrics), METRIC_BATCH):
             self._client.log_batch(run, metrics=metrics[start : start + METRIC_BATCH])
 
-    def _trial_finished(self, event: dict[str, Any]) -> None:
+    def _trial_finished(self, event: TrialFinished) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, RunTag
 
-        trial = self.cursor.runs[str(event["number"])]
-        tags = {"ddcal.outcome": event["outcome"], **accounting_tags(event)}
-        tags |= {f"ddcal.key.{stage}": key for stage, key in event["keys"].items()}
-        if event["error"]:
-            tags["ddcal.error"] = event["error"][:4000]
+        trial = self.cursor.runs[str(event.number)]
+        tags = {"ddcal.outcome": event.outcome, **accounting_tags(event)}
+        tags |= {f"ddcal.key.{stage}": key for stage, key in event.keys.items()}
+        if event.error:
+            tags["ddcal.error"] = event.error[:4000]
         self._client.log_batch(trial["run"], tags=[RunTag(name, value) for name, value in tags.items()])
-        if event["fingerprint"]:
+        if event.fingerprint:
             name, root = trial["data"]["name"], trial["data"].get("root")
-            dataset = Dataset(name, event["fingerprint"][:36], "ddcal", root or name)
+            dataset = Dataset(name, event.fingerprint[:36], "ddcal", root or name)
             inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
             self._client.log_inputs(trial["run"], inputs)
-        for picture in (self._diagram(event), *self._distilled(trial["data"], event["keys"].get("distill"))):
+        for picture in (self._diagram(event), *self._distilled(trial["data"], event.keys.get("distill"))):
             if picture is not None:
                 self._log_file(trial["run"], picture)
-        self._client.set_terminated(trial["run"], STATUS.get(event["outcome"], "FAILED"), end_time=event["time"])
-        del self.cursor.runs[str(event["number"])]
+        self._client.set_terminated(trial["run"], STATUS.get(event.outcome, "FAILED"), end_time=event.time)
+        del self.cursor.runs[str(event.number)]
 
     def _distilled(self, data: dict[str, Any], key: str | None) -> tuple[Path | None, ...]:
         """Return the pictures of a trial's distilled images, drawn once a distilled set; None for one it has not."""
@@ -215,13 +241,13 @@ class Mirror:
         store = open_store(self._facts["store"], self._facts["cache"])
         return self._pictures.picture(store, key, data), self._pictures.progress(store, key)
 
-    def _diagram(self, event: dict[str, Any]) -> Path | None:
+    def _diagram(self, event: TrialFinished) -> Path | None:
         """Return the trial's reliability diagram, fetched from the store if that is elsewhere."""
-        if event.get("diagram"):  # in a ledger of an earlier version
-            return Path(event["diagram"])
-        key = event["keys"].get("evaluate")
+        if event.diagram:  # in a ledger of an earlier version
+            return Path(event.diagram)
+        key = event.keys.get("evaluate")
         facts = self._facts = self._facts or _facts(self.directory)
-        if not key or not event.get("metrics") or not facts["store"]:
+        if not key or not event.metrics or not facts["store"]:
             return None
         try:
             return open_store(facts["store"], facts["cache"]).file("evaluate", key, DIAGRAM)
@@ -229,26 +255,26 @@ class Mirror:
             logger.warning("no reliability diagram for MLflow: %s", error)
             return None
 
-    def _study_resumed(self, event: dict[str, Any]) -> None:
+    def _study_resumed(self, event: StudyResumed) -> None:
         self._client.update_run(self.cursor.parent, status="RUNNING")
 
-    def _study_finished(self, event: dict[str, Any]) -> None:
+    def _study_finished(self, event: StudyFinished) -> None:
         from mlflow.entities import Metric
 
         for name in ("trials.csv", "pareto.csv", "summary.json"):
             self._artifact(self.cursor.parent, name)
         for picture in sorted((self.directory / "figures").glob("*.png")):
             self._log_file(self.cursor.parent, picture, "figures")
-        best = event["best"]
+        best = event.best
         if best is not None:
-            step = event["finished"]  # a finished study that is resumed as it is ends at the same step again
+            step = event.finished  # a finished study that is resumed as it is ends at the same step again
             if step not in {m.step for m in self._client.get_metric_history(self.cursor.parent, "best/val/nll")}:
                 metrics = [
-                    Metric(f"best/{n}", v, event["time"], step) for n, v in best["metrics"].items() if v is not None
+                    Metric(f"best/{n}", v, event.time, step) for n, v in (best.metrics or {}).items() if v is not None
                 ]
                 self._client.log_batch(self.cursor.parent, metrics=metrics)
-            self._client.set_tag(self.cursor.parent, "ddcal.winner", best["trial_key"])
-        self.close_runs("KILLED" if event["interrupted"] else "FINISHED", event["time"])
+            self._client.set_tag(self.cursor.parent, "ddcal.winner", best.trial_key)
+        self.close_runs("KILLED" if event.interrupted else "FINISHED", event.time)
 
     def close_runs(self, status: str, end_time: int | None = None) -> None:
         """End the study's run with ``status``, and trials that are unfinished as KILLED; resuming opens them again."""
@@ -274,6 +300,8 @@ class Mirror:
             found = self._client.search_runs([self._experiment_id], condition, max_results=1)
             if found:
                 return str(found[0].info.run_id)
+            if "ddcal.trial_key" not in tags:  # nothing of this study is there
+                self._doubtful_to = 0
         return str(self._client.create_run(self._experiment_id, start_time=start_time, tags=tags).info.run_id)
 
     def _params(self, run: str | None, values: dict[str, Any]) -> None:
@@ -320,6 +348,8 @@ def sync_study(directory: Path | str) -> str:
                 events += 1
             if results.interrupted and events + mirror.cursor.offset:
                 mirror.close_runs("KILLED")
+        except (BadInput, TrackingError):
+            raise
         except Exception as error:
             raise TrackingError(
                 f"tracking.uri: MLflow at {mirror.uri} does not take it: {one_line(error)}; "
@@ -342,18 +372,25 @@ def make_mirror(study: StudyConfig, directory: Path) -> Mirror | None:
     return Mirror(directory, uri, experiment, artifacts)
 
 
-def _ignore(event: dict[str, Any]) -> None:
-    """An event that MLflow need not know."""
+Mirror._apply = {
+    StudyStarted: Mirror._study_started,
+    StudyResumed: Mirror._study_resumed,
+    StudyFinished: Mirror._study_finished,
+    TrialStarted: Mirror._trial_started,
+    TrialPoints: Mirror._trial_points,
+    TrialFinished: Mirror._trial_finished,
+}
 
 
 def _facts(directory: Path) -> dict[str, Any]:
     with (directory / LEDGER).open("rb") as stream:
-        first = json.loads(stream.readline())
-    study = first["study"]
+        first = parse_event(stream.readline())
+    assert isinstance(first, StudyStarted)
+    study = first.study
     return {
         "study": study["name"],
-        "study_id": first["study_id"],
-        "git_commit": first["git_commit"] or "",
-        "store": first.get("store"),
+        "study_id": first.study_id,
+        "git_commit": first.git_commit or "",
+        "store": first.store,
         "cache": study.get("storage", {}).get("cache"),
     }

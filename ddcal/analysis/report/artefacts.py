@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ddcal.analysis.report.cells import Run
-from ddcal.config import DataConfig, TrialConfig
+from ddcal.config import TrialConfig
 from ddcal.pipeline import DatasetCache, Entry, Store
 from ddcal.study.study_store import study_store
 
@@ -54,11 +54,11 @@ class Artefacts:
 
     def config(self, run: Run) -> TrialConfig:
         """Return a trial's resolved config."""
-        return TrialConfig.model_validate(run.trial.config)
+        return run.trial.config
 
     def dataset(self, run: Run) -> Dataset:
         """Return the real data of a trial."""
-        return self._datasets.get(DataConfig.model_validate(run.trial.config["data"]))
+        return self._datasets.get(run.trial.config.data)
 
     def synthetic(self, run: Run) -> SyntheticSet:
         """Return a trial's distilled set."""

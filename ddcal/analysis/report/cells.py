@@ -43,12 +43,12 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The resolved trial as dotted names."""
-        return flatten(self.trial.config)
+        return flatten(self.trial.config.model_dump(mode="json"))
 
     @property
     def seed(self) -> int:
         """The trial's seed."""
-        return int(self.trial.config["seed"])
+        return self.trial.config.seed
 
     @property
     def gap(self) -> str | None:

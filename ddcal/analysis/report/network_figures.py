@@ -176,7 +176,7 @@ def draw_set(run: Run, drawings: Drawings, artefacts: Artefacts, caption: str) -
     if key is None:
         return
     pictures = DistilledPictures(drawings.folder / "sets")
-    png: Path | None = pictures.picture(artefacts.store_of(run), key, run.trial.config["data"])
+    png: Path | None = pictures.picture(artefacts.store_of(run), key, run.trial.config.data.model_dump(mode="json"))
     if png is None:
         drawings.page.gaps([f"the set of {run.trial.trial_key} is not in the store: run that trial again"])
     else:

@@ -13,7 +13,6 @@ from ddcal.analysis.report.network_figures import draw_reliability, draw_set
 from ddcal.analysis.report.page import Entry, Number, Page
 from ddcal.analysis.report.runs_table import put_runs
 from ddcal.analysis.study_figures import draw_study
-from ddcal.config.trial import TrialConfig
 from ddcal.errors import BadInput, StoreError
 from ddcal.study.results import PARETO, TRIALS, WINNER_METRIC, StudyResults, Trial
 
@@ -119,7 +118,7 @@ def _winners(page: Page, results: StudyResults, drawings: Drawings) -> None:
 
 
 def _title(trial: Trial) -> str:
-    config = TrialConfig.model_validate(trial.config)
+    config = trial.config
     return f"{config.data.name}, {config.distill.backbone}, {per_class(config.distill.ipc)}"
 
 
