@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import yaml
+from ledgers import plain_events, write_plain
 from typer.testing import CliRunner
 
 from ddcal.calibration import load_calibrator
@@ -170,7 +171,7 @@ def test_without_a_feasible_trial_there_is_no_winner(tiny_study, tmp_path):
 def test_a_stage_that_the_store_has_lost_is_named(study, tmp_path):
     runs = shutil.copytree(study.parent, tmp_path / "runs")
     ledger = runs / "tiny" / "ledger.jsonl"
-    ledger.write_text(ledger.read_text().replace(str(study.parent), str(runs)))
+    write_plain(ledger, json.loads(json.dumps(plain_events(ledger)).replace(str(study.parent), str(runs))))
     shutil.rmtree(runs / "store" / "train")
     result = ddcal("export", runs / "tiny", "--to", tmp_path / "out")
     assert result.exit_code == 2 and "train" in result.output and str(runs / "store") in result.output

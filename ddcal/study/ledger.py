@@ -73,7 +73,7 @@ class Line:
         content: Its JSON, without its number and checksum.
         event: The event; None if the line is damaged.
         fault: What is wrong with it; None if nothing is.
-        lost: In words, what it held, as far as that can be told.
+        lost: In words, what it or those missing before it held, as far as that can be told.
     """
 
     number: int
@@ -212,11 +212,10 @@ def _checked(path: Path) -> Iterator[tuple[Line, str]]:
                     fault = _misplaced(event, number, running)
                 except ValueError as error:
                     fault = str(error)
-            if fault is None and stated is not None:
-                fault = _gap(stated, last, damaged)  # the line itself is whole
-            elif fault is not None:
-                event = None
-            yield Line(number, end, content, event, fault, "" if event else _lost(content)), linked.check
+            event, lost = (event, "") if fault is None else (None, _lost(content))
+            if linked.whole and stated is not None and (missing := _missing(stated, last, damaged)):
+                fault, lost = missing, "what they held cannot be told"  # the line itself may be whole
+            yield Line(number, end, content, event, fault, lost), linked.check
             check, chained = linked.check, chained or linked.after is not None
             last, damaged = (stated or number, 0) if event is not None else (last, damaged + 1)
 
@@ -252,11 +251,11 @@ def _foreign(linked: Link, before: str, stated: int | None, last: int, chained: 
     return "it was written behind another line"
 
 
-def _gap(stated: int, last: int, damaged: int) -> str | None:
+def _missing(stated: int, last: int, damaged: int) -> str | None:
     first = last + damaged + 1
     if stated <= first:
         return None
-    return f"line {first} is missing" if stated == first + 1 else f"lines {first} to {stated - 1} are missing"
+    return f"{f'line {first} is' if stated == first + 1 else f'lines {first} to {stated - 1} are'} missing before it"
 
 
 def _parsed(content: bytes) -> Event:
@@ -292,8 +291,8 @@ def _misplaced(event: Event, number: int, running: set[int]) -> str | None:
 def _refuse(line: Line, path: Path) -> None:
     if line.fault is not None:
         raise DamagedLedger(
-            f"{path}: line {line.number} is damaged ({line.fault}); it held {line.lost}: "
-            f"`ddcal verify {shlex.quote(str(path.parent))}` says what is whole and what can be mended"
+            f"{path}: line {line.number}: {line.fault}; {line.lost}: `ddcal verify {shlex.quote(str(path.parent))}` "
+            "says what is whole and what can be mended"
         )
 
 
@@ -302,8 +301,8 @@ def _lost(content: bytes) -> str:
     kind, trial = _NAME.search(content), _NUMBER.search(content)
     words = _WORDS.get(kind[1].decode()) if kind else None
     if words is None:
-        return "one event" if trial is None else f"an event of trial {int(trial[1])}"
-    return words.format(trial="a trial" if trial is None else f"trial {int(trial[1])}")
+        return "it held one event" if trial is None else f"it held an event of trial {int(trial[1])}"
+    return f"it held {words.format(trial='a trial' if trial is None else f'trial {int(trial[1])}')}"
 
 
 def _numbered(content: bytes, number: int) -> bytes:

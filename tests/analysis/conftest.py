@@ -5,6 +5,7 @@ import random
 import pytest
 
 from ddcal.study import load_study
+from ddcal.study.events import StudyFinished, StudyStarted, TrialFinished, TrialStarted
 from ddcal.study.ledger import Ledger
 
 SPACE = {
@@ -28,7 +29,7 @@ def made_study(tiny_study, tmp_path):
         ledger = Ledger(folder)
         environment = {"device": "cpu", "threads": 1, "precision": "float32"}
         facts = {"environment": environment, "versions": {}, "git_commit": None, "store": "", "study_id": name}
-        ledger.append("study_started", study=study.model_dump(mode="json"), **facts)
+        ledger.append(StudyStarted, study=study.model_dump(mode="json"), **facts)
         rng = random.Random(0)
         config = {"data": {"name": data, "validation_fraction": fraction}, "evaluate": {"bins": bins}}
         config |= {"calibrate": {"method": "mts"}, "train": {"networks": 1}}
@@ -40,12 +41,12 @@ def made_study(tiny_study, tmp_path):
             metrics = {"val/ece": rng.random(), "val/accuracy": rng.random(), "val/nll": 1.0 + number}
             metrics |= {"test/ece": 0.05, "test/raw/ece": 0.25, "test/accuracy": 0.75, "test/ece_noise_floor": 0.01}
             key = f"{name}-{number:04d}"
-            ledger.append("trial_started", number=number, trial_key=key, values=values, config=config, log=None)
+            ledger.append(TrialStarted, number=number, trial_key=key, values=values, config=config, log=None)
             if outcome is not None:
                 record = {"keys": {}, "cache_hits": [], "stage_seconds": {}, "seconds": 1.0, "error": None}
                 record |= {"fingerprint": f"of {data}", "metrics": metrics if outcome in OUTCOMES[:2] else {}}
-                ledger.append("trial_finished", number=number, outcome=outcome, **record)
-        ledger.append("study_finished", seconds=9.0, interrupted=False)
+                ledger.append(TrialFinished, number=number, outcome=outcome, **record)
+        ledger.append(StudyFinished, seconds=9.0, interrupted=False)
         ledger.close()
         return load_study(folder)
 

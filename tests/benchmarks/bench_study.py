@@ -91,12 +91,12 @@ class Measured:
         handed_out: dict[int, float] = {}
         self.walls, self.ends, self.computed = [], [], []
         for event in read_ledger(self.results.directory):
-            if event["event"] == "trial_started":
-                handed_out[event["number"]] = event["time"] / 1000
-            elif event["event"] == "trial_finished":
-                trial = records[event["number"]]
+            if event.event == "trial_started":
+                handed_out[event.number] = event.time / 1000
+            elif event.event == "trial_finished":
+                trial = records[event.number]
                 assert trial.outcome in ("complete", "infeasible"), (trial.trial_key, trial.outcome, trial.error)
-                self.ends.append(event["time"] / 1000)
+                self.ends.append(event.time / 1000)
                 self.walls.append(self.ends[-1] - handed_out[trial.number])
                 self.computed.append(sum((trial.stage_seconds or {}).values()) - trial.saved_seconds)
 

@@ -67,11 +67,11 @@ def assert_each_trial_once(directory):
     """The ledger hands a trial out under one key and with the same values, however often, and ends it once."""
     keys, values, ends = {}, {}, Counter()
     for event in read_ledger(directory):
-        if event["event"] == "trial_started":
-            assert keys.setdefault(event["number"], event["trial_key"]) == event["trial_key"]
-            assert values.setdefault(event["number"], event["values"]) == event["values"]
-        elif event["event"] == "trial_finished":
-            ends[event["number"]] += 1
+        if event.event == "trial_started":
+            assert keys.setdefault(event.number, event.trial_key) == event.trial_key
+            assert values.setdefault(event.number, event.values) == event.values
+        elif event.event == "trial_finished":
+            ends[event.number] += 1
     assert len(set(keys.values())) == len(keys)
     assert sorted(keys) == list(range(len(keys)))
     assert {number: ends[number] for number in keys} == dict.fromkeys(keys, 1)

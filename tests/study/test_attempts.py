@@ -65,7 +65,7 @@ def end(driver, assignment, outcome="complete", peaks=None):
 
 
 def events(driver, *kinds):
-    return [event for event in read_ledger(driver.directory) if event["event"] in kinds]
+    return [event for event in read_ledger(driver.directory) if event.event in kinds]
 
 
 def point(progress, nll):
@@ -90,13 +90,13 @@ def test_a_trial_that_runs_out_of_memory_is_tried_once_more_with_more(drive):
     driver.on_result(0, {"points": [point(0.125, 2.0), point(0.25, 1.5)]})
     end(driver, again)
     assert driver.exhausted
-    assert [event["gpu"] for event in events(driver, "trial_started")] == [0.25, 0.25, 0.3333]
+    assert [event.gpu for event in events(driver, "trial_started")] == [0.25, 0.25, 0.3333]
     (failed,) = events(driver, "trial_attempt_failed")
-    assert {name: failed[name] for name in ("number", "attempt", "outcome", "error", "gpu", "next_gpu")} == {
+    assert {name: getattr(failed, name) for name in ("number", "attempt", "outcome", "error", "gpu", "next_gpu")} == {
         "number": 0, "attempt": 1, "outcome": "out_of_memory", "error": "CUDA out of memory", "gpu": 0.25,
         "next_gpu": 0.3333,
     }  # fmt: skip
-    assert [p["progress"] for e in events(driver, "trial_points") for p in e["points"]] == [0.125, 0.25]
+    assert [p["progress"] for e in events(driver, "trial_points") for p in e.points] == [0.125, 0.25]
     trial = load_study(driver.directory).records[0]
     assert (trial.outcome, trial.attempt, trial.gpu, trial.progress) == ("complete", 2, 0.3333, 0.25)
 

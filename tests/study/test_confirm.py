@@ -21,7 +21,7 @@ def test_leaders_run_again_on_fresh_seeds(results):
     assert {one.trial_key for one in found} == {leader.trial_key for leader in leaders}
     again = load_study(results.directory.parent / "tiny-confirm")
     assert len(again.records) == 4 and all(trial.outcome == "complete" for trial in again.records)
-    seeds = {trial.config["seed"] for trial in again.records}
+    seeds = {trial.config.seed for trial in again.records}
     assert len(seeds) == 2 and 0 not in seeds, "not the seed of the search"
     for one in found:
         leader = next(leader for leader in leaders if leader.trial_key == one.trial_key)

@@ -78,7 +78,7 @@ def test_the_folder_holds_everything(finished):
     for trial in results.records:
         config = TrialConfig.model_validate(trial.config)
         assert config.distill.ipc == trial.values["distill.ipc"] and config.network.width == 8
-    events = [event["event"] for event in read_ledger(results.directory)]
+    events = [event.event for event in read_ledger(results.directory)]
     trial = ["trial_started", "trial_points", "trial_finished"]
     whole = [event for event, after in zip(events, [*events[1:], None], strict=True) if event != after]
     assert whole == ["study_started", *trial * 2, *["trial_started", "trial_finished"], *trial, "study_finished"]

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from ddcal.study import load_study
+from ddcal.study.events import StudyStarted, TrialFinished, TrialStarted
 from ddcal.study.importance import caution, importances
 from ddcal.study.ledger import Ledger
 
@@ -23,7 +24,7 @@ def results(tiny_study, tmp_path_factory):
     study = tiny_study(space=SPACE, search={"trials": 60})
     ledger = Ledger(tmp_path)
     facts = {"environment": {}, "versions": {}, "git_commit": None, "store": str(tmp_path), "study_id": "0"}
-    ledger.append("study_started", study=study.model_dump(mode="json"), **facts)
+    ledger.append(StudyStarted, study=study.model_dump(mode="json"), **facts)
     rng = random.Random(0)
     for number in range(60):
         values = {"calibrate.mask.ratio": rng.random(), "calibrate.t_max": 2 + 7 * rng.random()}
@@ -33,11 +34,9 @@ def results(tiny_study, tmp_path_factory):
         metrics = {"val/ece": values["calibrate.mask.ratio"], "val/nll": 1.0}
         metrics["val/accuracy"] = values.get("distill.mask.ratio", rng.random() * 1e-3)
         record = {"keys": {}, "cache_hits": [], "stage_seconds": {}, "seconds": 1.0, "error": None, "fingerprint": None}
-        ledger.append(
-            "trial_started", number=number, trial_key=f"tiny-{number:04d}", values=values, config={}, log=None
-        )
+        ledger.append(TrialStarted, number=number, trial_key=f"tiny-{number:04d}", values=values, config={}, log=None)
         outcome = {0: "failed", 1: "infeasible", 2: "pruned"}.get(number, "complete")
-        ledger.append("trial_finished", number=number, outcome=outcome, metrics=metrics, **record)
+        ledger.append(TrialFinished, number=number, outcome=outcome, metrics=metrics, **record)
     ledger.close()
     return load_study(tmp_path)
 

@@ -32,7 +32,8 @@ def comparable(results):
 def logged(results):
     """The ledger without its times: events, and points wherever they were reported together."""
     events = [
-        (event["event"], event.get("number"), event.get("points", ())) for event in read_ledger(results.directory)
+        (event.event, getattr(event, "number", None), getattr(event, "points", ()))
+        for event in read_ledger(results.directory)
     ]
     points = [(number, point) for _, number, group in events for point in group]
     return [event[:2] for event in events if event[0] != "trial_points"], points
@@ -116,8 +117,8 @@ def test_a_scheduler_prunes_in_each_stage_and_everybody_is_told(tiny_study, tmp_
     assert outcomes == ["complete", "pruned", "pruned", "complete", "complete"]
     stages = {number: [] for number in range(5)}
     for event in read_ledger(results.directory):
-        if event["event"] == "trial_points":
-            stages[event["number"]] += [point["stage"] for point in event["points"]]
+        if event.event == "trial_points":
+            stages[event.number] += [point["stage"] for point in event.points]
     assert set(stages[1]) == {"distill"} and stages[2][-1] == "train" and "distill" not in stages[3]
     states = [trial.state for trial in StudySearch(study, results.directory).optuna.get_trials()]
     assert states == [TrialState.PRUNED if outcome == "pruned" else TrialState.COMPLETE for outcome in outcomes]

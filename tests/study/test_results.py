@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ddcal.config import StudyConfig
 from ddcal.errors import BadInput
+from ddcal.study.events import StudyFinished, StudyStarted, TrialFinished, TrialStarted
 from ddcal.study.ledger import LEDGER, Ledger
 from ddcal.study.results import Trial, load_study, pareto_front
 
@@ -70,17 +71,17 @@ def study_folder(tmp_path, tiny_study):
     def write(rows, cached=()):
         ledger = Ledger(tmp_path)
         study = tiny_study(objectives={"val/ece": "min", "val/accuracy": "max"})
-        ledger.append("study_started", study=study.model_dump(mode="json"), environment={"device": "cpu"}, versions={})
+        ledger.append(StudyStarted, study=study.model_dump(mode="json"), environment={"device": "cpu"}, versions={})
         for number, (outcome, values) in enumerate(rows):
             named = {"number": number, "trial_key": f"tiny-{number:04d}", "log": f"logs/{number}.log"}
             searched = {"calibrate.mask.ratio": number / 10}
-            ledger.append("trial_started", **named, values=searched, config={"seed": 0})
+            ledger.append(TrialStarted, **named, values=searched, config={"seed": 0})
             if outcome is not None:
                 record = {"keys": KEYS, "cache_hits": cached, "stage_seconds": SECONDS, "seconds": 3.5}
                 record |= {"stage_gpus": GPUS, "waited_seconds": 0.5} if number else {}  # 0 is of an earlier version
                 ended = {"outcome": outcome, "metrics": values, "error": None, "fingerprint": "f"}
-                ledger.append("trial_finished", number=number, **record, **ended)
-        ledger.append("study_finished", seconds=9.0, interrupted=False)
+                ledger.append(TrialFinished, number=number, **record, **ended)
+        ledger.append(StudyFinished, seconds=9.0, interrupted=False)
         ledger.close()
         return tmp_path
 

@@ -272,8 +272,8 @@ def test_the_order_of_objectives_and_space_is_kept(tiny_study, tmp_path):
             "MINIMIZE",
         ]
     assert list(yaml.safe_load((tmp_path / "tiny" / STUDY).read_text())["objectives"]) == list(objectives)
-    resumed = [event for event in read_ledger(tmp_path / "tiny") if event["event"] == "study_resumed"]
-    assert list(resumed[0]["study"]["space"]) == list(space)
+    resumed = [event for event in read_ledger(tmp_path / "tiny") if event.event == "study_resumed"]
+    assert list(resumed[0].study["space"]) == list(space)
     trials = StudySearch(study, tmp_path / "tiny").optuna.get_trials()
     for trial, record in zip(trials, results.records, strict=True):
         assert trial.values == [record.metrics[name] for name in objectives]

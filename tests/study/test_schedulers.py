@@ -7,6 +7,7 @@ import pytest
 from ray.tune.schedulers import FIFOScheduler
 
 from ddcal.pipeline.trial import SPANS
+from ddcal.study.events import StudyStarted, TrialFinished, TrialPoints, TrialStarted
 from ddcal.study.ledger import Ledger
 from ddcal.study.schedulers import StagedScheduler, make_scheduler
 
@@ -165,13 +166,14 @@ def test_a_resumed_study_compares_with_the_trials_before(tiny_study, tmp_path, n
     objectives = {"val/ece": "min", "val/accuracy": "max"} if name == "moasha" else {"val/nll": "min"}
     study = tiny_study(objectives=objectives, scheduler={"name": name})
     ledger = Ledger(tmp_path)
+    ledger.append(StudyStarted, study=study.model_dump(mode="json"))
     config = {"distill": {"backbone": "dc"}}
     for number in (0, 1):
-        ledger.append("trial_started", number=number, config=config)
+        ledger.append(TrialStarted, number=number, trial_key=f"tiny-{number:04d}", values={}, config=config)
         value = 1.0 if number == 0 else None
         point = {"stage": "distill", "progress": 0.125, "val/nll": value, "val/ece": value, "val/accuracy": 0.5}
-        ledger.append("trial_points", number=number, points=[point])
-    ledger.append("trial_finished", number=0, outcome="complete", metrics={})
+        ledger.append(TrialPoints, number=number, points=[point])
+    ledger.append(TrialFinished, number=0, outcome="complete", metrics={})
     scheduler = make_scheduler(study, tmp_path)
     (inner,) = scheduler._inner.values()
     rungs = inner._rungs if name == "moasha" else dict(inner._brackets[0]._rungs)

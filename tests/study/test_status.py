@@ -4,11 +4,13 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
+from ledgers import plain_events, write_plain
 from typer.testing import CliRunner
 
 from ddcal.cli import app
 from ddcal.errors import BadInput
 from ddcal.study import run_study
+from ddcal.study.events import StudyFinished, StudyResumed, StudyStarted, TrialFinished, TrialStarted
 from ddcal.study.ledger import Ledger
 from ddcal.study.lock import LOCK, DriverLock, Holder
 from ddcal.study.runner import Hooks
@@ -22,22 +24,22 @@ def study_folder(tmp_path, tiny_study):
     def write(outcomes, ended=None, resumed_after=None):
         ledger = Ledger(tmp_path)
         study = tiny_study(search={"trials": 6}).model_dump(mode="json")
-        ledger.append("study_started", study=study, environment={}, versions={})
+        ledger.append(StudyStarted, study=study, environment={}, versions={})
         for number, outcome in enumerate(outcomes):
             if number == resumed_after:
-                ledger.append("study_resumed", study=study, environment={})
-            ledger.append("trial_started", number=number, trial_key=f"tiny-{number:04d}", values={}, config={})
+                ledger.append(StudyResumed, study=study, environment={})
+            ledger.append(TrialStarted, number=number, trial_key=f"tiny-{number:04d}", values={}, config={})
             if outcome is not None:
                 metrics = {"val/ece": 0.1 + number, "val/accuracy": 0.5, "val/nll": 1.0, "test/ece": 0.3}
                 record = {"outcome": outcome, "metrics": metrics, "keys": {}, "cache_hits": [], "seconds": 1.0}
-                ledger.append("trial_finished", number=number, **record)
+                ledger.append(TrialFinished, number=number, **record)
         if ended is not None:
-            ledger.append("study_finished", seconds=9.0, interrupted=ended == "interrupted")
+            ledger.append(StudyFinished, seconds=9.0, interrupted=ended == "interrupted")
         ledger.close()
-        lines = [json.loads(line) for line in ledger.path.read_text().splitlines()]
+        lines = plain_events(ledger.path)
         for index, event in enumerate(lines):
             event["time"] = 1_000_000 + 1000 * index
-        ledger.path.write_text("".join(json.dumps(event) + "\n" for event in lines))
+        write_plain(ledger.path, lines)
         return tmp_path
 
     return write

@@ -16,6 +16,15 @@ from servers import mlflow_server, refusing
 from ddcal.errors import BadInput, TrackingError
 from ddcal.study import following, load_study, run_study
 from ddcal.study.cursor import CURSOR
+from ddcal.study.events import (
+    LedgerRepaired,
+    StudyFinished,
+    StudyResumed,
+    StudyStarted,
+    TrialFinished,
+    TrialPoints,
+    TrialStarted,
+)
 from ddcal.study.export import export_trial
 from ddcal.study.ledger import LEDGER, Ledger, read_ledger
 from ddcal.study.mlflow_client import tracking_uri
@@ -48,13 +57,13 @@ def points_of(directory):
     """The same from the ledger, by trial key."""
     points, keys = {}, {}
     for event in read_ledger(directory):
-        if event["event"] == "trial_started":
-            keys[event["number"]] = event["trial_key"]
-            points.setdefault(event["trial_key"], [])
-        elif event["event"] == "trial_points":
-            points[keys[event["number"]]] += [
-                (name, round(1000 * point["progress"]), value, event["time"])
-                for point in event["points"]
+        if event.event == "trial_started":
+            keys[event.number] = event.trial_key
+            points.setdefault(event.trial_key, [])
+        elif event.event == "trial_points":
+            points[keys[event.number]] += [
+                (name, round(1000 * point["progress"]), value, event.time)
+                for point in event.points
                 for name, value in point.items()
                 if isinstance(value, float) and name != "progress"
             ]
@@ -129,10 +138,10 @@ def test_a_child_run_holds_its_trial(tracked):
     assert run.data.metrics == trial.metrics
     tags = {name: value for name, value in run.data.tags.items() if name.startswith("ddcal.")}
     del tags["ddcal.git_commit"]
-    (begun,) = [event for event in read_ledger(tracked[0].directory) if event["event"] == "study_started"]
+    (begun,) = [event for event in read_ledger(tracked[0].directory) if event.event == "study_started"]
     assert tags == {
         "ddcal.role": "trial",
-        "ddcal.study_id": begun["study_id"],
+        "ddcal.study_id": begun.study_id,
         "ddcal.study": "tiny",
         "ddcal.trial_key": "tiny-0000",
         "ddcal.trial_number": "0",
@@ -143,7 +152,7 @@ def test_a_child_run_holds_its_trial(tracked):
     }
     assert artifacts(client, run) == {"config.yaml", "reliability.png", "distilled.png"}
     config = yaml.safe_load(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/config.yaml"))
-    assert config == trial.config
+    assert config == trial.config.model_dump(mode="json")
 
 
 def test_metrics_are_logged_at_the_steps_of_their_points(tracked):
@@ -211,7 +220,7 @@ class Study:
         self.directory, self.study = directory, study
         (directory / "study.yaml").write_text("name: tiny\n")
         self.ledger = Ledger(directory)
-        self.ledger.append("study_started", study=study.model_dump(mode="json"), study_id="i" * 32, git_commit=None)
+        self.ledger.append(StudyStarted, study=study.model_dump(mode="json"), study_id="i" * 32, git_commit=None)
         self.mirror = self.new_mirror()
 
     def new_mirror(self):
@@ -220,21 +229,21 @@ class Study:
 
     def started(self, number, values=None, key=None):
         named = {"number": number, "trial_key": key or f"tiny-{number:04d}", "values": values or {}}
-        self.ledger.append("trial_started", **named, config={"data": {"name": "digits"}})
+        self.ledger.append(TrialStarted, **named, config={"data": {"name": "digits"}})
 
     def points(self, number, *progress):
         points = [
             {"progress": p, "stage": "train", "complete": False, "val/ece": p, "val/nll": 2 * p} for p in progress
         ]
-        self.ledger.append("trial_points", number=number, points=points)
+        self.ledger.append(TrialPoints, number=number, points=points)
 
     def finished(self, number, outcome="complete", diagram=None):
-        record = {"outcome": outcome, "cache_hits": [], "keys": {}, "error": None, "fingerprint": "f" * 64}
-        self.ledger.append("trial_finished", number=number, diagram=diagram, **record)
+        record = {"outcome": outcome, "metrics": {}, "cache_hits": [], "keys": {}, "error": None, "fingerprint": "f" * 64}
+        self.ledger.append(TrialFinished, number=number, diagram=diagram, **record)
 
     def ended(self, interrupted=False, finished=1):
         best = {"trial_key": "tiny-0000", "metrics": {"val/ece": 0.5, "val/nll": 0.25}}
-        self.ledger.append("study_finished", seconds=1.0, interrupted=interrupted, finished=finished, best=best)
+        self.ledger.append(StudyFinished, seconds=1.0, interrupted=interrupted, finished=finished, best=best)
 
     def advance(self, mirror=None):
         while (mirror or self.mirror).advance():
@@ -290,7 +299,7 @@ def whole_study(study):
     study.points(0, 1.0)
     study.finished(0)
     study.ended(interrupted=True)
-    study.ledger.append("study_resumed", study=study.study.model_dump(mode="json"))
+    study.ledger.append(StudyResumed, study=study.study.model_dump(mode="json"))
     study.started(1, {"a": 2})
     study.points(1, 1.0)
     study.finished(1)
@@ -300,7 +309,7 @@ def whole_study(study):
 def test_a_cursor_that_is_one_event_behind_at_every_event_sends_nothing_twice(by_hand):
     """Killed between the sending of an event and the writing of the cursor, every time."""
     whole_study(by_hand)
-    by_hand.ledger.append("next")
+    by_hand.ledger.append(LedgerRepaired, lost=["an event that MLflow need not know"])
     cursor, behind = by_hand.directory / CURSOR, None
     mirror = by_hand.new_mirror()
     while mirror.advance():
@@ -346,7 +355,7 @@ def test_a_study_that_ends_twice_without_a_trial_between_says_its_best_once(by_h
     by_hand.started(0)
     by_hand.finished(0)
     by_hand.ended()
-    by_hand.ledger.append("study_resumed", study=by_hand.study.model_dump(mode="json"))
+    by_hand.ledger.append(StudyResumed, study=by_hand.study.model_dump(mode="json"))
     by_hand.ended()
     client, parent, _ = by_hand.advance()
     assert [point[:2] for point in history(client, parent)] == [("best/val/ece", 1), ("best/val/nll", 1)]

@@ -9,6 +9,7 @@ import signal
 from html.parser import HTMLParser
 
 import pytest
+from ledgers import plain_events, write_plain
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -102,9 +103,7 @@ def test_numbers_are_those_of_the_ledger(made):
         values = [trial.metrics[metric] for trial in chosen]
         assert float(row["mean"]) == pytest.approx(sum(values) / 2, rel=1e-12)
         assert float(row["std"]) == pytest.approx(abs(values[0] - values[1]) / 2**0.5, rel=1e-9)
-        assert all(
-            trial.config["train"]["loss"] == ("mixup" if method == "mixup" else "cross_entropy") for trial in chosen
-        )
+        assert all(trial.config.train.loss == ("mixup" if method == "mixup" else "cross_entropy") for trial in chosen)
     val = 378  # 30 % of the digits that are not test
     assert {name: int(rows[name]["real_labels"]) for name in places} == {
         "raw": 0,
@@ -145,13 +144,11 @@ def test_a_failed_trial_is_a_gap_with_its_reason(made, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(output, copy, ignore=shutil.ignore_patterns("figures", "tables"))
     ledger = copy / "digits-fdnn" / "ledger.jsonl"
-    lines = []
-    for line in ledger.read_text().splitlines():
-        event = json.loads(line)
+    events = plain_events(ledger)
+    for event in events:
         if event["event"] == "trial_finished" and event["number"] == 0:
             event |= {"outcome": "failed", "error": "ValueError: <b>boom</b>", "metrics": {}}
-        lines.append(json.dumps(event))
-    ledger.write_text("\n".join(lines) + "\n")
+    write_plain(ledger, events)
     result = report("--output", copy, *options)
     assert result.exit_code == 0
     text = (copy / "index.html").read_text()

@@ -41,7 +41,7 @@ def cell(made_study, name, values):
     study = made_study(name, ["complete"] * len(values))
     runs = []
     for seed, (trial, value) in enumerate(zip(study.records, values, strict=True)):
-        trial.config["seed"] = seed
+        trial.config_values["seed"] = seed
         trial.metrics["test/ece"] = value
         runs.append(Run(study, trial))
     return Cell("test/ece", tuple(runs))
