@@ -238,8 +238,8 @@ class Study:
         self.ledger.append(TrialPoints, number=number, points=points)
 
     def finished(self, number, outcome="complete", diagram=None):
-        record = {"outcome": outcome, "metrics": {}, "cache_hits": [], "keys": {}, "error": None, "fingerprint": "f" * 64}
-        self.ledger.append(TrialFinished, number=number, diagram=diagram, **record)
+        record = {"outcome": outcome, "cache_hits": [], "keys": {}, "error": None, "fingerprint": "f" * 64}
+        self.ledger.append(TrialFinished, number=number, metrics={}, diagram=diagram, **record)
 
     def ended(self, interrupted=False, finished=1):
         best = {"trial_key": "tiny-0000", "metrics": {"val/ece": 0.5, "val/nll": 0.25}}
