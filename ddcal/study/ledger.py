@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
@@ -34,6 +34,7 @@ from ddcal.study.events import (
     TrialPoints,
     TrialStarted,
 )
+from ddcal.untrusted import Untrusted, open_regular
 
 __all__ = ["FIDELITY_STEPS", "LEDGER", "DamagedLedger", "Ledger", "Outcome", "begun", "parse_event", "read_ledger"]
 
@@ -148,9 +149,9 @@ def write_whole(stream: FileIO, content: bytes) -> None:
 def begun(directory: Path | str) -> bool:
     """Return whether the folder has a ledger with its first line whole."""
     try:
-        with (Path(directory) / LEDGER).open("rb") as stream:
+        with open_regular(Path(directory) / LEDGER, links=True) as stream:
             return stream.readline().endswith(b"\n")
-    except OSError:
+    except (OSError, Untrusted):
         return False
 
 
@@ -220,11 +221,11 @@ def _checked(path: Path) -> Iterator[tuple[Line, str]]:
             last, damaged = (stated or number, 0) if event is not None else (last, damaged + 1)
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path) -> BinaryIO:
     try:
-        return path.open("rb")
-    except IsADirectoryError:
-        raise DamagedLedger(f"{path} is a folder, where the study's ledger should be") from None
+        return open_regular(path, links=True)
+    except Untrusted as error:
+        raise DamagedLedger(f"{path} {error}, where the study's ledger should be") from None
 
 
 def _unnumbered(content: bytes) -> tuple[bytes, int | None]:
