@@ -15,8 +15,9 @@ import os
 import re
 import stat
 import unicodedata
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 MAX_BYTES, MAX_DEPTH, MAX_VALUES = 16_000_000, 64, 1_000_000
 """How large JSON may be unless the caller says otherwise, how deep it may be nested, and how many values it holds."""
@@ -36,7 +37,7 @@ class Untrusted(ValueError):
     """A file or a name is not what it should be; the message goes on from its name."""
 
 
-def open_regular(path: Path | str, *, max_bytes: int | None = None, links: bool = False) -> BinaryIO:
+def open_regular(path: Path | str, *, max_bytes: int | None = None, links: bool = False) -> BufferedReader:
     """Return a regular file, open to be read.
 
     Args:
@@ -51,7 +52,7 @@ def open_regular(path: Path | str, *, max_bytes: int | None = None, links: bool 
     return _open(path, max_bytes, links, None)
 
 
-def open_below(folder: Path, name: str, *, max_bytes: int | None = None) -> BinaryIO:
+def open_below(folder: Path, name: str, *, max_bytes: int | None = None) -> BufferedReader:
     """Return a regular file below a folder, open to be read; nothing below the folder may be a link.
 
     Args:
@@ -75,6 +76,27 @@ def open_below(folder: Path, name: str, *, max_bytes: int | None = None) -> Bina
         return _open(last, max_bytes, False, at)
     finally:
         os.close(at)
+
+
+def open_lock(path: Path) -> FileIO:
+    """Return a file of ours that only a lock is taken on, made if it is missing; what is in it stays.
+
+    Raises:
+        Untrusted: if a link or anything but a regular file is in its place.
+        OSError: if it cannot be made or opened.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise Untrusted("is a link, a folder or a socket, not a file") from error
+        raise
+    try:
+        _check_kind(os.fstat(descriptor))
+        return FileIO(descriptor, "r+b")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def read_bytes(path: Path | str, max_bytes: int, *, links: bool = False) -> bytes:
@@ -151,7 +173,7 @@ def plain_name(name: object) -> str:
     return name
 
 
-def _open(path: Path | str, max_bytes: int | None, links: bool, at: int | None) -> BinaryIO:
+def _open(path: Path | str, max_bytes: int | None, links: bool, at: int | None) -> BufferedReader:
     try:
         _check_kind(os.stat(path, dir_fd=at, follow_symlinks=links))
         descriptor = os.open(path, _FLAGS | (0 if links else os.O_NOFOLLOW), dir_fd=at)
@@ -166,7 +188,7 @@ def _open(path: Path | str, max_bytes: int | None, links: bool, at: int | None) 
         _check_kind(status)
         if max_bytes is not None and status.st_size > max_bytes:
             raise Untrusted(f"is larger than {max_bytes} bytes")
-        return os.fdopen(descriptor, "rb")
+        return BufferedReader(FileIO(descriptor, "rb"))
     except BaseException:
         os.close(descriptor)
         raise

@@ -17,6 +17,7 @@ from typing import Any
 
 from ddcal.errors import StoreError
 from ddcal.pipeline.manifest import file_fault
+from ddcal.untrusted import Untrusted
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ class LocalCache:
 
         Args:
             manifest: The entry's.
-            copy: Copies the store's file of a name to a path; False if the store has none.
+            copy: Copies the store's file of a name to a path; False if the store has none, `Untrusted` if it cannot
+                be the manifest's.
             names: Which files; default: all.
 
         Returns:
@@ -53,14 +55,13 @@ class LocalCache:
         """
         folder = self.folder(manifest)
         for name in names if names is not None else manifest["files"]:
-            path = folder / name
-            fault = file_fault(path, name, manifest)
+            fault = file_fault(folder, name, manifest)
             if fault is None:
                 continue
-            if path.exists():
-                logger.warning("the cached file %s is damaged and fetched again", path)
+            if os.path.lexists(folder / name):
+                logger.warning("the cached file %s is damaged and fetched again", folder / name)
             for _ in range(FETCHES):
-                fault = self._fetch(path, name, manifest, copy)
+                fault = self._fetch(folder, name, manifest, copy)
                 if fault is None:
                     break
             if fault is not None:
@@ -97,16 +98,21 @@ class LocalCache:
         """Forget an entry."""
         shutil.rmtree(self.root / stage / key, ignore_errors=True)
 
-    def _fetch(self, path: Path, name: str, manifest: dict[str, Any], copy: Callable[[str, Path], bool]) -> str | None:
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    def _fetch(
+        self, folder: Path, name: str, manifest: dict[str, Any], copy: Callable[[str, Path], bool]
+    ) -> str | None:
+        path = folder / name
+        temporary = path.with_name(f".{uuid.uuid4().hex}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not copy(name, temporary):
                 return f"{name} is missing"
-            fault = file_fault(temporary, name, manifest)
+            fault = file_fault(folder, name, manifest, temporary.relative_to(folder).as_posix())
             if fault is None:
                 os.replace(temporary, path)
             return fault
+        except Untrusted as error:
+            return f"{name} {error}"
         except OSError as error:
             raise self._unwritable(error) from error
         finally:

@@ -7,7 +7,11 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from ddcal.untrusted import parse_json
+
 GONE, UNKNOWN = -1, 0
+MAX_TEXT = 10_000
+"""How large the text is at most that names a holder."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,25 @@ class Holder:
     def here(cls) -> Holder:
         """Return this process."""
         return cls(socket.gethostname(), _boot_id(), os.getpid(), _start_ticks(os.getpid()), _namespace())
+
+    @classmethod
+    def parse(cls, content: bytes | str) -> Holder:
+        """Return the process that a lock or a lease names.
+
+        Raises:
+            ValueError: if it names none, saying what is wrong.
+        """
+        values = parse_json(content, max_bytes=MAX_TEXT)
+        fields = {"host": str, "boot": str, "pid": int, "started": int, "namespace": str}
+        if not isinstance(values, dict):
+            raise ValueError("is not a mapping")
+        values = {"namespace": "", **values}
+        for name, kind in fields.items():
+            if type(values.get(name)) is not kind:
+                raise ValueError(f"has no {name}")
+        if values.keys() - fields.keys() - {"token"} or values["pid"] < 1:
+            raise ValueError("has keys or values that no holder has")
+        return cls(**{name: values[name] for name in fields})
 
     @property
     def dead(self) -> bool:

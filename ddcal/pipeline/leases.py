@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Protocol
 
 from ddcal.pipeline.file_store import FileStore
-from ddcal.pipeline.holder import Holder
+from ddcal.pipeline.holder import MAX_TEXT, Holder
 from ddcal.pipeline.store import Store
+from ddcal.untrusted import Untrusted, open_regular, read_bytes
 
 BEAT_SECONDS, EXPIRY_SECONDS = 3.0, 15.0
 """A holder shows every few seconds that it lives; without that a lease ends after the second time."""
@@ -90,6 +91,8 @@ class FileLeases:
         path = self.folder / f"{key}.json"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if self.folder.is_symlink():  # nothing is written through it
+                return FreeLease()
             for _ in range(2):
                 try:
                     return _FileLease(path, self._beat)
@@ -102,7 +105,7 @@ class FileLeases:
                     return FreeLease()
                 if alive or not _take_away(path, text):
                     return None
-        except OSError:
+        except (OSError, Untrusted):
             return FreeLease()
         return None
 
@@ -110,15 +113,15 @@ class FileLeases:
         """Return whether another process has the lease on a key."""
         try:
             there = self._look(self.folder / f"{key}.json")
-        except OSError:
+        except (OSError, Untrusted):
             return False
         return there is not None and there[1] and not _is_mine(there[0])
 
-    def _look(self, path: Path) -> tuple[str, bool] | None:
+    def _look(self, path: Path) -> tuple[bytes, bool] | None:
         """Return a lease's text and whether it holds; None if there is none."""
         try:
-            with path.open() as stream:  # opening makes a network file system ask its server
-                text, touched = stream.read(), os.fstat(stream.fileno()).st_mtime
+            with open_regular(path, max_bytes=MAX_TEXT) as stream:  # makes a network file system ask its server
+                text, touched = stream.read(MAX_TEXT), os.fstat(stream.fileno()).st_mtime
         except FileNotFoundError:
             return None
         holder = _holder(text)
@@ -189,7 +192,7 @@ def _give_back(path: Path, descriptor: int) -> None:
         os.close(descriptor)
 
 
-def _take_away(path: Path, text: str) -> bool:
+def _take_away(path: Path, text: bytes) -> bool:
     """Remove an ended lease, but only the one with this text: two waiters may have seen it."""
     grave = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -197,7 +200,7 @@ def _take_away(path: Path, text: str) -> bool:
     except FileNotFoundError:
         return True
     try:
-        if grave.read_text() == text:
+        if read_bytes(grave, MAX_TEXT) == text:
             return True
         os.link(grave, path)  # another waiter's new lease: put it back
         return False
@@ -205,14 +208,12 @@ def _take_away(path: Path, text: str) -> bool:
         grave.unlink(missing_ok=True)
 
 
-def _holder(text: str) -> Holder | None:
+def _holder(text: bytes) -> Holder | None:
     try:
-        values = json.loads(text)
-        values.pop("token")
-        return Holder(**values)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        return Holder.parse(text)
+    except ValueError:
         return None  # just made, and not written yet
 
 
-def _is_mine(text: str) -> bool:
+def _is_mine(text: bytes) -> bool:
     return _holder(text) == Holder.here()

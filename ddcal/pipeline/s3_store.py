@@ -23,7 +23,8 @@ from ddcal.config.places import S3Place
 from ddcal.errors import StoreError
 from ddcal.pipeline.cache import LocalCache
 from ddcal.pipeline.manifest import MANIFEST, Entry, read_manifest, write_manifest
-from ddcal.pipeline.store import Item, Store
+from ddcal.pipeline.store import MAX_READ, Item, NotAFile, Store
+from ddcal.untrusted import Untrusted, plain_name
 
 if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
@@ -89,7 +90,7 @@ class S3Store(Store):
             entry = self.get(stage, key)
             if entry is None:
                 for name in manifest["files"]:
-                    self._upload(folder / name, f"{stage}/{key}/{_object(name, manifest)}")
+                    self._upload(folder / name, f"{stage}/{key}/{_file_object(name, manifest)}")
                 entry = self.get(stage, key)
             if entry is None:
                 self._upload(folder / MANIFEST, f"{stage}/{key}/{MANIFEST}")
@@ -124,9 +125,11 @@ class S3Store(Store):
         assert self.cache is not None
         scratch = self.cache.scratch()
         try:
+            if content is None:
+                content = self.read(f"{stage}/{key}/{MANIFEST}")
             manifest = read_manifest(content, stage, key)
             return LocalCache(scratch).fetch(manifest, self._copier(manifest))
-        except ValueError as error:
+        except (ValueError, NotAFile) as error:
             return str(error)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -136,30 +139,34 @@ class S3Store(Store):
         assert self.cache is not None
         try:
             manifest = read_manifest(self.read(f"{stage}/{key}/{MANIFEST}"), stage, key)
-        except ValueError:
+        except (ValueError, NotAFile):
             return None
         if name not in manifest["files"] or self.cache.fetch(manifest, self._copier(manifest), (name,)) is not None:
             return None
         return self.cache.folder(manifest) / name
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, max_bytes: int = MAX_READ) -> bytes | None:
         """Return an object's bytes, or None."""
+        where = self._object(name)
         with self._errors("read"):
             try:
-                with self._files.open_input_stream(f"{self._base}/{name}") as stream:
-                    return bytes(stream.read())
+                with self._files.open_input_stream(where) as stream:
+                    content = bytes(stream.read(max_bytes + 1))
             except FileNotFoundError:
                 return None
+        if len(content) > max_bytes:
+            raise NotAFile(f"{self.place}: {name} is larger than {max_bytes} bytes")
+        return content
 
     def write(self, name: str, content: bytes, *, sync: bool = True) -> None:
         """Write an object, which S3 shows when it is complete."""
-        with self._errors("written"), self._files.open_output_stream(f"{self._base}/{name}") as stream:
+        with self._errors("written"), self._files.open_output_stream(self._object(name)) as stream:
             stream.write(content)
 
     def delete(self, name: str) -> None:
         """Remove an object, if it is there."""
         with self._errors("written"):
-            _quietly(self._files.delete_file, f"{self._base}/{name}")
+            _quietly(self._files.delete_file, self._object(name))
 
     def listing(self, folder: str) -> list[Item]:
         """Return every object below a prefix."""
@@ -225,18 +232,22 @@ class S3Store(Store):
 
     def _copier(self, manifest: dict[str, Any]) -> Callable[[str, Path], bool]:
         def copy(name: str, path: Path) -> bool:
-            source = f"{self._base}/{manifest['stage']}/{manifest['key']}/{_object(name, manifest)}"
+            source = f"{self._base}/{manifest['stage']}/{manifest['key']}/{_file_object(name, manifest)}"
             with self._errors("read"):
                 try:
                     stream = self._files.open_input_stream(source)
                 except FileNotFoundError:
                     return False
-            with stream, path.open("wb") as target:
+            left = manifest["files"][name]["bytes"]
+            with stream, path.open("xb") as target:
                 while True:
                     with self._errors("read"):
                         chunk = stream.read(_CHUNK)
                     if not chunk:
                         return True
+                    left -= len(chunk)
+                    if left < 0:
+                        raise Untrusted("is larger than its manifest says")
                     target.write(chunk)
 
         return copy
@@ -249,6 +260,17 @@ class S3Store(Store):
         ):
             while chunk := source.read(_CHUNK):
                 target.write(chunk)
+
+    def _object(self, name: str) -> str:
+        """Return the place of a file in the bucket.
+
+        Raises:
+            StoreError: if the name would lead out of the store.
+        """
+        try:
+            return f"{self._base}/{plain_name(name)}"
+        except Untrusted as error:
+            raise StoreError(f"the artefact store {self.place}: {error}") from error
 
     @property
     def _files(self) -> S3FileSystem:
@@ -282,7 +304,7 @@ class S3Store(Store):
             ) from error
 
 
-def _object(name: str, manifest: dict[str, Any]) -> str:
+def _file_object(name: str, manifest: dict[str, Any]) -> str:
     """Return a file's name below its entry: other bytes have another name, so no publisher spoils another's entry."""
     return f"{manifest['files'][name]['sha256'][:16]}/{name}"
 

@@ -11,7 +11,6 @@ Beside entries a store holds checkpoints of unfinished stages (``partial/``), no
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import os
 from abc import ABC, abstractmethod
@@ -28,7 +27,12 @@ __all__ = ["MANIFEST", "Entry", "Item", "Store", "file_sha256", "open_store"]
 
 logger = logging.getLogger(__name__)
 
-_DIGEST_BYTES = hashlib.sha256().digest_size
+MAX_READ = 16_000_000
+"""How large a file may be that is read as a whole: a manifest, a note, a list of keys."""
+
+
+class NotAFile(StoreError):
+    """Something else lies where a file of the store should be: a link, a FIFO, a folder, or a file far too large."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,14 @@ class Store(ABC):
         known = self._verified.get(key)
         if known is not None and known.folder.exists() and self.has(stage, key):
             return known
-        content = self.read(f"{stage}/{key}/{MANIFEST}")
-        if content is None and not self._half_written(stage, key):
-            return None
+        content = None
         try:
+            content = self.read(f"{stage}/{key}/{MANIFEST}")
+            if content is None and not self._half_written(stage, key):
+                return None
             manifest = read_manifest(content, stage, key)
             folder, fault = self._bring(manifest)
-        except ValueError as error:
+        except (ValueError, NotAFile) as error:
             fault = str(error)
         if fault is not None:
             self._verified.pop(key, None)
@@ -115,7 +120,10 @@ class Store(ABC):
 
     @abstractmethod
     def keys(self, stage: str) -> Iterator[tuple[str, bytes | None]]:
-        """Yield (key, its manifest's bytes) of a stage; None where files lie without one and nobody writes them."""
+        """Yield (key, its manifest's bytes) of a stage; None where files lie without one and nobody writes them.
+
+        None, too, where something else lies in the manifest's place.
+        """
 
     @abstractmethod
     def fault(self, stage: str, key: str, content: bytes | None) -> str | None:
@@ -133,32 +141,24 @@ class Store(ABC):
         Raises:
             StoreError: if it cannot be written.
         """
-        import torch
+        from ddcal.pipeline.checkpoint import pack_state
 
-        stream = io.BytesIO()
-        torch.save(state, stream)
-        content = stream.getvalue()
-        try:  # torch.load itself checks no sum
-            self.write(_partial(key), hashlib.sha256(content).digest() + content)
+        try:
+            self.write(_partial(key), pack_state(state))
         except StoreError as error:
             raise StoreError(f"the checkpoint {_partial(key)} cannot be written: {error}") from error
 
     def load_partial(self, key: str) -> dict[str, Any] | None:
         """Return the state of an unfinished stage, or None; a damaged one is dropped with a warning."""
-        import torch
+        from ddcal.pipeline.checkpoint import MAX_CHECKPOINT, unpack_state
 
-        content = self.read(_partial(key))
-        if content is None:
-            return None
-        digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-        if hashlib.sha256(content).digest() != digest:
-            logger.warning(
-                "the checkpoint %s of %s is damaged (its sha256 does not match) and dropped", _partial(key), self.place
-            )
+        try:
+            content = self.read(_partial(key), MAX_CHECKPOINT)
+            return None if content is None else unpack_state(content)
+        except (ValueError, NotAFile) as error:
+            logger.warning("the checkpoint %s of %s is damaged (%s) and dropped", _partial(key), self.place, error)
             self.delete(_partial(key))
             return None
-        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        return state
 
     def drop_partial(self, key: str) -> None:
         """Remove the checkpoint of a stage, if there is one."""
@@ -167,10 +167,11 @@ class Store(ABC):
     # Single files by name
 
     @abstractmethod
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, max_bytes: int = MAX_READ) -> bytes | None:
         """Return a file's bytes, or None if there is none.
 
         Raises:
+            NotAFile: if it is none, or is larger than ``max_bytes``.
             StoreError: if the store cannot be read.
         """
 
@@ -189,7 +190,7 @@ class Store(ABC):
 
     @abstractmethod
     def delete(self, name: str) -> None:
-        """Remove a file, if it is there.
+        """Remove a file, or what lies in its place, if it is there.
 
         Raises:
             StoreError: if the store cannot be written.

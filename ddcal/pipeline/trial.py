@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ddcal.config import TrialConfig, resolve
 from ddcal.config.metrics import METRICS
 from ddcal.data import Dataset, dataset_fingerprint
+from ddcal.errors import StoreError
 from ddcal.pipeline.environment import Environment, default_device
 from ddcal.pipeline.keys import stage_keys
 from ddcal.pipeline.leases import Lease, Leases, open_leases
@@ -313,14 +314,30 @@ class TrialRunner:
     def _begin(self, stage: str) -> StageWork:
         work = self.stages.begin(stage)
         state = self.store.load_partial(self.keys[stage])
+        if state is not None and not self._restored(stage, work, state):
+            state, work = None, self.stages.begin(stage)
         if state is not None:
-            work.restore(state["work"])
-            self._spent = state["seconds"]
             logger.info("%s: goes on from its checkpoint at %.0f %%", stage, 100 * work.fraction)
         else:
             logger.info("%s: begins (%s)", stage, self.keys[stage][:12])
         self._work, self._saved_at = work, time.monotonic()
         return work
+
+    def _restored(self, stage: str, work: StageWork, state: dict[str, Any]) -> bool:
+        """Go on from a checkpoint; False after dropping one that is another stage's or somebody's own."""
+        import torch
+
+        try:
+            work.restore(state["work"])
+            self._spent = float(state["seconds"])
+            return True
+        except (StoreError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            logger.warning("the checkpoint of %s %s does not fit (%s) and is dropped", stage, self.keys[stage], told)
+            self.store.drop_partial(self.keys[stage])
+            return False
 
     def _finish(self, stage: str, work: StageWork) -> None:
         began = time.perf_counter()

@@ -155,4 +155,4 @@ class _ActorLease:
 
 
 def _dead(holder: str) -> bool:
-    return Holder(**json.loads(holder)).dead
+    return Holder.parse(holder).dead

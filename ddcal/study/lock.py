@@ -6,11 +6,12 @@ import fcntl
 import json
 import os
 from dataclasses import asdict
+from io import FileIO
 from pathlib import Path
-from typing import TextIO
 
 from ddcal.errors import BadInput
-from ddcal.pipeline.holder import Holder
+from ddcal.pipeline.holder import MAX_TEXT, Holder
+from ddcal.untrusted import Untrusted, open_lock, read_bytes
 
 LOCK = "driver.lock"
 
@@ -33,15 +34,16 @@ class DriverLock:
             BadInput: if another driver holds it and is not proved dead, naming its process.
         """
         self.path = directory / LOCK
-        with (directory / f".{LOCK}.guard").open("w") as guard:  # of several drivers, one looks at a time
+        with lock_file(directory / f".{LOCK}.guard") as guard:  # of several drivers, one looks at a time
             fcntl.flock(guard, fcntl.LOCK_EX)
-            self._living = (directory / f".{LOCK}.living").open("w")
+            self._living = lock_file(directory / f".{LOCK}.living")
             try:
                 self.taken_over = self._check(directory)
             except BaseException:
                 self._living.close()
                 raise
             temporary = self.path.with_name(f".{LOCK}.new")
+            temporary.unlink(missing_ok=True)  # a link, perhaps
             temporary.write_text(json.dumps(asdict(Holder.here())))
             os.replace(temporary, self.path)
 
@@ -53,12 +55,12 @@ class DriverLock:
     def _check(self, directory: Path) -> bool:
         alone = _flock(self._living)
         try:
-            holder = Holder(**json.loads(self.path.read_text()))
+            holder = Holder.parse(read_bytes(self.path, MAX_TEXT))
         except FileNotFoundError:
             return False
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise BadInput(
-                f"{self.path} is not a lock of ddcal ({error}): remove it if no driver is running"
+                f"{self.path} is not a lock of ddcal (it {error}): remove it if no driver is running"
             ) from error
         if not holder.dead or not alone:
             raise BadInput(
@@ -68,7 +70,19 @@ class DriverLock:
         return True
 
 
-def _flock(stream: TextIO) -> bool:
+def lock_file(path: Path) -> FileIO:
+    """Return a file beside a study's to lock, open; it is made if it is missing and keeps what it holds.
+
+    Raises:
+        BadInput: if something else than a file lies there.
+    """
+    try:
+        return open_lock(path)
+    except Untrusted as error:
+        raise BadInput(f"{path} {error}: remove it if no driver is running") from error
+
+
+def _flock(stream: FileIO) -> bool:
     """Take the kernel's lock; False if another process has it. True where the file system knows none."""
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

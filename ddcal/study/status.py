@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddcal.pipeline.holder import Holder
+from ddcal.pipeline.holder import MAX_TEXT, Holder
 from ddcal.study.events import StudyResumed, StudyStarted, TrialFinished
 from ddcal.study.ledger import read_ledger
 from ddcal.study.lock import LOCK
 from ddcal.study.results import load_study
+from ddcal.untrusted import read_bytes
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ def study_status(directory: Path | str) -> Status:
 
 def _state(directory: Path, interrupted: bool) -> str:
     try:
-        holder = Holder(**json.loads((directory / LOCK).read_text()))
+        holder = Holder.parse(read_bytes(directory / LOCK, MAX_TEXT))
     except FileNotFoundError:
         return "stopped" if interrupted else "finished"
-    except (ValueError, TypeError):
+    except (ValueError, OSError):
         return "dead"
     return "dead" if holder.dead else "running"
