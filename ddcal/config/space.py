@@ -123,13 +123,17 @@ def finite(study: StudyConfig) -> bool:
     return all(domain.kind in ("choice", "int") for domain in study.space.values())
 
 
-def grid_points(study: StudyConfig) -> Iterator[Point]:
+def grid_points(study: StudyConfig, given: Mapping[str, Any] | None = None) -> Iterator[Point]:
     """Yield the points of a finite space one by one, each once.
 
     The first name of the file varies slowest, the last one fastest; a name comes after those that its ``when`` looks
     at. Nothing is kept, so a grid may be as large as it likes.
+
+    Args:
+        study: Whose space it is.
+        given: Values that names have in every point.
     """
-    return _points(study, _listed(study))
+    return _points(study, _listed(study) | {name: [value] for name, value in (given or {}).items()})
 
 
 def grid_size(study: StudyConfig) -> int:
@@ -137,16 +141,16 @@ def grid_size(study: StudyConfig) -> int:
     return _count(study, _listed(study))
 
 
-def drawn_point(study: StudyConfig, draw: random.Random, order: Iterable[str] | None = None) -> Point:
+def drawn_point(study: StudyConfig, draw: random.Random, given: Mapping[str, Any] | None = None) -> Point:
     """Return a point at random, every name by its own domain: not what any searcher draws.
 
     Args:
         study: Whose space it is.
         draw: What it is drawn from.
-        order: The names to draw, as `search_order` gives them; default: all.
+        given: Values that names have where they are active.
     """
-    names = search_order(study.space) if order is None else order
-    return active(study, {name: _drawn(study.space[name], draw) for name in names}, names)
+    names = search_order(study.space)
+    return active(study, {name: _drawn(study.space[name], draw) for name in names} | dict(given or {}), names)
 
 
 # Combinations: what is tried of any space

@@ -75,7 +75,7 @@ class SearchConfig(Config):
     Suggestions repeat exactly for one seed at concurrency 1 only; every trial replays whatever the concurrency.
     ``startup`` is how many trials are random before ``tpe``, ``gp`` and ``cma-es`` have something to learn from, and
     the population of ``nsga2``. ``enqueue`` lists points to try first; the entry ``paper`` stands for the published
-    values.
+    values. A space of choices and whole numbers alone is gone through without repeats, and the study ends with it.
     """
 
     searcher: Literal["tpe", "random", "nsga2", "gp", "cma-es", "grid"] = "tpe"

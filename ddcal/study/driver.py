@@ -33,7 +33,7 @@ from ddcal.study.following import Tracking
 from ddcal.study.hold_back import HoldBack
 from ddcal.study.ledger import FIDELITY_STEPS, Ledger, Outcome
 from ddcal.study.lock import DriverLock
-from ddcal.study.proposals import DUPLICATES_IN_A_ROW, Proposals, Running
+from ddcal.study.proposals import Proposals, Running
 from ddcal.study.provenance import git_commit, package_versions
 from ddcal.study.references import Reference
 from ddcal.study.results import STUDY, StudyResults, Trial, load_study, replace_text
@@ -150,9 +150,7 @@ class StudyDriver:
         if self._waiting:
             return None
         if self.search.through:
-            return "every point of the grid was tried"
-        if self._proposals.searched_through:
-            return f"the space is searched through: {DUPLICATES_IN_A_ROW} suggestions in a row were there before"
+            return "every point of the space was tried"
         return None
 
     def next_assignment(self) -> Assignment | None:
@@ -241,8 +239,7 @@ class StudyDriver:
     def _may_ask(self) -> bool:
         asked = self.finished + len(self._running) + len(self._waiting)
         held_back = len(self._waiting) >= self.study.search.concurrency
-        through = self._proposals.searched_through or self.search.through
-        return asked < self.study.search.trials and not held_back and not through
+        return asked < self.study.search.trials and not held_back and not self.search.through
 
     @property
     def _out_of_time(self) -> bool:
@@ -342,7 +339,6 @@ class StudyDriver:
         # Trials that were never handed out come last, and not at all if the study was shortened to less than them.
         self._waiting.sort(key=lambda trial: trial.number not in in_ledger)
         del self._waiting[max(0, self.study.search.trials - self.finished) :]
-        self._proposals.forget_repeats()
 
     # The end of a trial
 

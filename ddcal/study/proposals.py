@@ -11,9 +11,6 @@ from ddcal.config import StudyConfig
 from ddcal.pipeline import Environment
 from ddcal.study.planned import Planned
 
-DUPLICATES_IN_A_ROW = 20
-"""A finite space is searched through when so many suggestions in a row have been there before."""
-
 
 @dataclass
 class Running:
@@ -44,13 +41,6 @@ class Proposals:
         """Propose for ``study``, whose stages are computed in ``environment``."""
         self._study, self._planned = study, Planned(study, environment)
         self._known: dict[str, int] = {}  # values → the first trial that had them
-        self._repeated = 0  # suggestions in a row that had been there
-
-    @property
-    def searched_through(self) -> bool:
-        """Whether so many suggestions of a finite space were there before that it has no others."""
-        finite = all(domain.kind in ("choice", "int") for domain in self._study.space.values())
-        return finite and self._repeated >= DUPLICATES_IN_A_ROW
 
     def make(self, number: int, values: dict[str, Any]) -> Running:
         """Return the trial ``number`` with these values of the space.
@@ -67,16 +57,11 @@ class Proposals:
                 config["distill"]["file"][name] = _absolute(config["distill"]["file"][name])
         first = self.note(number, values)
         duplicate = first if first != number else None
-        self._repeated = self._repeated + 1 if duplicate is not None else 0
         return Running(number, values, config, f"{self._study.name}-{number:04d}", planned.keys, duplicate)
 
     def note(self, number: int, values: dict[str, Any]) -> int:
         """Remember that a trial has these values, and return the first that had them."""
         return self._known.setdefault(json.dumps(values, sort_keys=True), number)
-
-    def forget_repeats(self) -> None:
-        """Begin to count repeated suggestions anew."""
-        self._repeated = 0
 
 
 def _absolute(path: str) -> str:

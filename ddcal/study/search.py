@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
+import random
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from optuna.trial import TrialState
 
 from ddcal.config import StudyConfig
 from ddcal.config.baselines import enqueued_points
-from ddcal.config.space import search_order
+from ddcal.config.space import active, drawn_point, finite, grid_points, grid_size, search_order
 from ddcal.config.study import Domain
 from ddcal.seeding import derive_seed
 from ddcal.study.journal import DriverJournal
@@ -29,6 +32,12 @@ ENQUEUED = "enqueued"
 CARRIES_INACTIVE = ("nsga2",)
 """Searchers whose trials keep a value of inactive names too, as a gene that is silent: Optuna's would otherwise cross
 only the names that all trials have, and draw the others at random."""
+
+FIXED = "fixed_params"
+"""Where Optuna keeps the values that a trial is to have, in its system attributes: those of enqueued trials, too."""
+
+DRAWS = 100
+"""So often a point is drawn that no trial has had, before the first such point of the grid is taken."""
 
 STATES: dict[Outcome, TrialState] = {
     "complete": TrialState.COMPLETE,
@@ -45,6 +54,10 @@ class StudySearch:
 
     A fresh sampler is made before each suggestion, seeded with (study seed, trial number), so what is suggested depends
     on the history and the number, not on how often the study was opened.
+
+    Trials are deterministic, so a point is not worth a second one: where all names are choices or whole numbers, what
+    an earlier trial had is replaced by a point that none has had, drawn from (study seed, trial number). The journal
+    has what was run, and a study that an earlier version began, with its repeats, goes on in the same way.
     """
 
     def __init__(self, study: StudyConfig, directory: Path | None, *, repair: bool = False) -> None:
@@ -77,13 +90,15 @@ class StudySearch:
         self._to_come = sum(trial.state is TrialState.WAITING for trial in enqueued)
         self._asked: dict[int, optuna.Trial] = {}
         self._grid: Grid | None = None
+        self._size = grid_size(study) if finite(study) else None
+        self._tried: dict[str, int] = {}  # point → the first trial that had it, where points can be counted
+        for trial in self.optuna.get_trials(deepcopy=False):
+            self._note(trial.number, trial.params)
 
     @property
     def through(self) -> bool:
-        """Whether the searcher is a grid and every point of it was asked for."""
-        if self.config.search.searcher != "grid" or self._to_come:
-            return False
-        return self._grid_point(len(self.optuna.get_trials(deepcopy=False))) is None
+        """Whether the space has choices and whole numbers alone and every point of it was asked for."""
+        return self._size is not None and not self._to_come and len(self._tried) >= self._size
 
     def ask(self) -> tuple[int, dict[str, Any]]:
         """Return (trial number, dotted name → value) of the next trial; inactive conditional names are left out."""
@@ -105,19 +120,70 @@ class StudySearch:
         return asked
 
     def _suggest_all(self, trial: optuna.Trial) -> tuple[int, dict[str, Any]]:
-        values: dict[str, Any] = {}
-        self.optuna.sampler = self._sampler(trial.number)
+        number = trial.number
+        self.optuna.sampler = self._sampler(number)
         _ = trial.relative_params  # drawn now: Optuna would at the first name that is not in the journal yet
+        drawn = self._draw(trial)
+        if new := self._replacement(trial, drawn):
+            self.optuna._storage.set_trial_system_attr(trial._trial_id, FIXED, new)  # before any of its values
+            trial, drawn = optuna.Trial(self.optuna, trial._trial_id), drawn | new
+        self.optuna.sampler = PointSampler(drawn)
+        values: dict[str, Any] = {}
         for name in search_order(self.config.space):
-            active = self.config.active(values, name)
-            if active or self.config.search.searcher in CARRIES_INACTIVE:
-                # A generator a name: it does not matter whether a driver before has drawn the names before.
-                self.optuna.sampler = self._sampler(trial.number, name)
+            is_active = self.config.active(values, name)
+            if is_active or self.config.search.searcher in CARRIES_INACTIVE:
                 value = _suggest(trial, name, distribution(self.config.space[name]))
-                if active:
+                if is_active:
                     values[name] = value
-        self._asked[trial.number] = trial
-        return trial.number, values
+        self._asked[number] = trial
+        self._note(number, values)
+        return number, values
+
+    def _draw(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Return the values that a trial has, is to have, or that its sampler draws; nothing is written."""
+        frozen = self.optuna._storage.get_trial(trial._trial_id)
+        values: dict[str, Any] = {}
+        point: dict[str, Any] = {}
+        for name in search_order(self.config.space):
+            is_active, domain = self.config.active(point, name), distribution(self.config.space[name])
+            if not is_active and self.config.search.searcher not in CARRIES_INACTIVE:
+                continue
+            if name in frozen.params:
+                values[name] = frozen.params[name]
+            elif name in frozen.system_attrs.get(FIXED, {}):
+                values[name] = frozen.system_attrs[FIXED][name]
+            elif trial._is_relative_param(name, domain):
+                values[name] = trial.relative_params[name]
+            else:
+                # A generator a name: it does not matter whether a driver before has drawn the names before.
+                sampler = self._sampler(trial.number, name)
+                values[name] = sampler.sample_independent(self.optuna, frozen, name, domain)
+            if is_active:
+                point[name] = values[name]
+        return values
+
+    def _replacement(self, trial: optuna.Trial, drawn: dict[str, Any]) -> dict[str, Any] | None:
+        """Return a point for a trial that would be as one before it; None if it is new, or there is no new point.
+
+        What an enqueued trial is to have stays, and so does what the journal has of a trial already.
+        """
+        fixed = self.optuna._storage.get_trial(trial._trial_id).system_attrs.get(FIXED, {})
+        first = self._tried.get(_identity(active(self.config, drawn)))
+        if self._size is None or first is None or first >= trial.number or trial.params:
+            return None
+        draw = random.Random(derive_seed(self.config.search.seed, "search", "untried", trial.number))
+        points = itertools.chain(
+            (drawn_point(self.config, draw, fixed) for _ in range(DRAWS)), grid_points(self.config, fixed)
+        )
+        new = (point for point in points if self._tried.get(_identity(point), trial.number) >= trial.number)
+        point = next(new, None)
+        return None if point is None else fixed | point
+
+    def _note(self, number: int, values: dict[str, Any]) -> None:
+        point = active(self.config, values) if self._size is not None else {}
+        whole = all(name in point for name in self.config.space if self.config.active(point, name))
+        if self._size is not None and whole:
+            self._tried[_identity(point)] = min(number, self._tried.get(_identity(point), number))
 
     def _enqueued(self) -> list[optuna.trial.FrozenTrial]:
         return [trial for trial in self.optuna.get_trials(deepcopy=False) if ENQUEUED in trial.user_attrs]
@@ -160,6 +226,10 @@ class StudySearch:
         if self._grid is None:
             self._grid = Grid(self.config, [trial.params for trial in self._enqueued()])
         return self._grid.point(number - self._first)
+
+
+def _identity(point: dict[str, Any]) -> str:
+    return json.dumps(point, sort_keys=True)
 
 
 def _repair(journal: Path) -> None:

@@ -66,7 +66,7 @@ def study_of(tiny_study, **sections):
     [
         ({"search": {"trials": 3}}, 3, "search.trials: all 3 were tried"),
         ({"search": {"trials": 9}, "stop": {"plateau": 2}}, 3, "stop.plateau: nothing improved over 2 "),
-        ({"search": {"trials": 9, "searcher": "grid"}}, 4, "every point of the grid was tried"),
+        ({"search": {"trials": 9, "searcher": "grid"}}, 4, "every point of the space was tried"),
         ({"search": {"trials": 9}, "stop": {"hours": 1e-9}}, 0, "stop.hours: 1e-09 hours are over"),
     ],
 )

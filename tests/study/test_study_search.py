@@ -4,6 +4,7 @@ import math
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from ddcal.errors import ResourceError
@@ -193,6 +194,107 @@ def test_a_grid_goes_on_with_the_next_point_whatever_was_killed(searching):
     while not again.through:
         suggested += run(again, 1)
     assert len({tuple(sorted(values.items())) for values in suggested}) == len(suggested) == 15
+
+
+SMALL = {
+    "distill.mask.ratio": {"choice": [0.0, 0.1], "when": {"distill.backbone": ["dc"]}},
+    "distill.backbone": {"choice": ["real", "dc"]},
+    "distill.ipc": {"int": [1, 3]},
+}
+BACKBONE, IPC = CategoricalDistribution(["real", "dc"]), IntDistribution(1, 3)
+FLAT = {"distill.ipc": {"int": [1, 3]}, "distill.iterations": {"int": [1, 3]}}
+
+
+def spread(values):
+    return {"val/ece": abs(values["distill.ipc"] - 2.0), "val/accuracy": 0.5, "val/nll": 1.0}
+
+
+@pytest.fixture
+def small(tiny_study, tmp_path):
+    """small(folder, searcher, …) -> a StudySearch of 9 points."""
+
+    def open_search(folder, searcher, **search):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        space = FLAT if searcher in ("gp", "cma-es") else SMALL
+        settings = {"searcher": searcher, "trials": 100, "startup": 2, **search}
+        study = tiny_study(space=space, objectives={"val/ece": "min"}, search=settings)
+        return StudySearch(study, tmp_path / folder)
+
+    return open_search
+
+
+def go_through(reopen, trials=20):
+    """Ask and tell until the search is through; what was asked for."""
+    asked, search = [], reopen()
+    while not search.through and len(asked) < trials:
+        number, values = search.ask()
+        asked.append(values)
+        search.tell(number, "complete", spread(values))
+        search = reopen()
+    return asked
+
+
+@pytest.mark.parametrize(
+    "searcher", [pytest.param(searcher, marks=[pytest.mark.slow] * (searcher == "gp")) for searcher in SEARCHERS]
+)
+@pytest.mark.parametrize("enqueue", [[], [{"distill.ipc": 2}, {"distill.ipc": 2}]])
+def test_a_finite_space_is_gone_through_without_repeats(small, searcher, enqueue):
+    search = small("a", searcher, enqueue=enqueue)
+    asked = go_through(lambda: search)
+    points = {tuple(sorted(values.items())) for values in asked}
+    assert len(points) == len(asked) == 9 and search.through
+    assert all(values["distill.ipc"] == 2 for values in asked[: len(enqueue)])
+    assert go_through(lambda: small("b", searcher, enqueue=enqueue)) == asked, "opened anew for every trial"
+    assert small("b", searcher, enqueue=enqueue).through, "also for the next driver"
+
+
+def test_three_trials_on_three_points_try_them_all(tiny_study):
+    """TPE suggested one of the three twice, and another never."""
+    space = {"distill.ipc": {"choice": [1, 2, 3]}}
+    for seed in range(8):
+        search = StudySearch(tiny_study(space=space, search={"searcher": "tpe", "trials": 3, "seed": seed}), None)
+        assert sorted(values["distill.ipc"] for values in run(search, 3)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("searcher", ["tpe", "nsga2", "cma-es"])
+@pytest.mark.parametrize("lines", range(1, 8))
+def test_a_journal_that_ends_anywhere_in_a_replaced_ask_goes_on_to_the_same_values(small, tmp_path, searcher, lines):
+    search, replaced = small("a", searcher), None
+    while replaced is None:
+        before = (tmp_path / "a" / JOURNAL).read_bytes()
+        number, values = search.ask()
+        added = (tmp_path / "a" / JOURNAL).read_bytes().removeprefix(before).splitlines(keepends=True)
+        if "fixed_params" in search.optuna.get_trials()[number].system_attrs:
+            replaced = (number, values)
+        else:
+            search.tell(number, "complete", spread(values))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / JOURNAL).write_bytes(before + b"".join(added[:lines]))
+    assert small("b", searcher).unfinished() == [replaced]
+
+
+def test_a_study_that_an_earlier_version_began_keeps_its_repeats_and_goes_on_without(small):
+    """Three trials of one point, the last of them not told, and a fourth asked for but not for all of its names."""
+    search = small("a", "tpe")
+    for told in (True, True, False):
+        trial = search.optuna.ask()
+        search.optuna._storage.set_trial_param(trial._trial_id, "distill.backbone", 0, BACKBONE)
+        search.optuna._storage.set_trial_param(trial._trial_id, "distill.ipc", 2, IPC)
+        if told:
+            search.optuna.tell(trial, 0.5)
+    trial = search.optuna.ask()
+    search.optuna._storage.set_trial_param(trial._trial_id, "distill.backbone", 0, BACKBONE)
+    old = {"distill.backbone": "real", "distill.ipc": 2}
+    again = small("a", "tpe")
+    (third, fourth) = again.unfinished()
+    assert third == (2, old) and fourth[0] == 3 and fourth[1]["distill.backbone"] == "real"
+    for number, values in (third, fourth):
+        again.tell(number, "complete", spread(values))
+    rest = go_through(lambda: again)
+    every = [*rest, old, fourth[1]]
+    assert len(rest) == len({repr(sorted(values.items())) for values in rest})
+    assert old not in rest and fourth[1] not in rest
+    assert len({repr(sorted(values.items())) for values in every}) == 9
 
 
 def test_nsga2_crosses_conditional_names_too(searching):
