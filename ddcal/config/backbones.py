@@ -86,6 +86,12 @@ class MTTConfig(Config):
             raise ValueError(problem)
         return self
 
+    @property
+    def kept_epochs(self) -> int:
+        """How many epochs an expert trains, once the config is resolved: as given, or the last that can be read."""
+        assert self.max_start and self.expert_epochs, "the config must be resolved"
+        return self.experts.epochs or self.max_start - 1 + self.expert_epochs
+
 
 def too_few_epochs(epochs: int | None, max_start: int | None, expert_epochs: int | None) -> str | None:
     """Return a sentence if experts of so many epochs end before the last epoch that is read; None is not known yet."""

@@ -29,20 +29,13 @@ TRAJECTORY = "trajectory.safetensors"
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def kept_epochs(config: DistillConfig) -> int:
-    """Return how many epochs an expert trains: as given, or the last that trajectory matching can read."""
-    mtt = config.mtt
-    assert mtt.max_start and mtt.expert_epochs, "the config must be resolved"
-    return mtt.experts.epochs or mtt.max_start - 1 + mtt.expert_epochs
-
-
 class ExpertTraining:
     """One expert, one epoch a `step`; its trajectory is the weights before the first epoch and after each.
 
     Attributes:
         index: Which expert; its initialisation, order and augmentation derive from (seed, index).
         epoch: Epochs done.
-        epochs: Epochs to do, `kept_epochs`.
+        epochs: Epochs to do, `MTTConfig.kept_epochs`.
         snapshots: Copies of the weights as vectors (P,), on the CPU, in the precision of the config.
         errors: What that precision costs each snapshot: ‖stored − computed‖ / ‖computed‖.
         losses: The mean loss of each epoch.
@@ -56,7 +49,7 @@ class ExpertTraining:
             index,
             device,
         )
-        self.epochs, self.epoch = kept_epochs(config), 0
+        self.epochs, self.epoch = config.mtt.kept_epochs, 0
         self.network = skeleton(dataset, config, generator(seed, "experts", "network", index)).to(device)
         self.optimizer = torch.optim.SGD(
             self.network.parameters(),

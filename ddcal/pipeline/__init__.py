@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ddcal.pipeline.environment import Environment
     from ddcal.pipeline.keys import stage_keys
-    from ddcal.pipeline.stages import DatasetCache
+    from ddcal.pipeline.place import DatasetCache
     from ddcal.pipeline.store import Entry, Store, open_store
     from ddcal.pipeline.trial import Advance, TrialRunner, run_trial
 
 HOMES = {
     "Advance": "ddcal.pipeline.trial",
-    "DatasetCache": "ddcal.pipeline.stages",
+    "DatasetCache": "ddcal.pipeline.place",
     "Entry": "ddcal.pipeline.store",
     "Environment": "ddcal.pipeline.environment",
     "Store": "ddcal.pipeline.store",

@@ -1,4 +1,4 @@
-"""How many bytes the files of a stage take, from shapes alone: never less than what the stage writes.
+"""What the bytes of stages are made of, from shapes alone: bounds that are never less than what a stage writes.
 
 Tensors are counted exactly. What is text (JSON, the reliability diagram, headers) is bounded from above; the bounds
 were measured on digits and CIFAR-10 and are checked by a test against a finished study.
@@ -9,14 +9,13 @@ from __future__ import annotations
 from ddcal.calibration import HistogramBinning
 from ddcal.config import NetworkConfig, TrialConfig
 from ddcal.config.calibrations import MASK_METHODS
+from ddcal.config.networks import NetworkOverride
 from ddcal.config.trial import held_out_per_class
 from ddcal.data.shapes import DatasetShape
 from ddcal.distill import images_per_class
-from ddcal.distill.experts import kept_epochs
 from ddcal.errors import BadInput
 from ddcal.networks import network_on_meta
-from ddcal.pipeline.masked_stage import KEPT_BYTES
-from ddcal.pipeline.pictures import MAX_CLASSES, MAX_IMAGES, PROGRESS_CLASSES, PROGRESS_POINTS, WITHOUT_PROGRESS
+from ddcal.pipeline.stages.masked import KEPT_BYTES, MASKED_RATIOS
 
 TENSOR_HEADER_BYTES = 130
 """One tensor in the header of a safetensors file: its name, type, shape and place."""
@@ -38,9 +37,6 @@ CALIBRATOR_BYTES = 1024
 
 RATIO_BYTES = 1024
 """How the ratio of ``mts_distilled`` was chosen, as JSON."""
-
-MASKED_RATIOS = 8
-"""The most mask ratios that ``mts_distilled`` looks at, with the one it takes; without a mask nothing is kept."""
 
 BIN_BYTES = 120
 """One bin of one reliability diagram as JSON: its count, confidence and accuracy, indented."""
@@ -83,49 +79,7 @@ def train_images(config: TrialConfig, shape: DatasetShape) -> tuple[int, int]:
     return count * shape.classes - held, held
 
 
-def stage_bytes(config: TrialConfig, stage: str, shape: DatasetShape) -> int:
-    """Return an upper bound of what a stage leaves in the store.
-
-    Args:
-        config: Resolved.
-        stage: One of `ddcal.pipeline.keys.STAGES`.
-        shape: Of the trial's data.
-    """
-    networks, features = config.train.networks, shape.channels * shape.size**2
-    if stage == "experts":
-        count, epochs = config.distill.mtt.experts.count, kept_epochs(config.distill)
-        text = MANIFEST_BYTES + EPOCH_BYTES * (epochs + 1)
-        one = _trajectory_bytes(config, shape) + TENSOR_HEADER_BYTES + text
-        return count * one + MANIFEST_BYTES + count * (MEMBER_BYTES + EPOCH_BYTES * (epochs + 1))
-    if stage == "distill":
-        count = images_per_class(config.distill, shape.classes, shape.channels, shape.size) * shape.classes
-        tensors = 4 * count * features + 8 * count + 3 * TENSOR_HEADER_BYTES
-        fitted = (features, features**2, features**2) if config.data.zca else (shape.channels, shape.channels)
-        kept = sum(4 * numbers + TENSOR_HEADER_BYTES for numbers in fitted if numbers <= SMALL_PREPROCESSING)
-        text = MANIFEST_BYTES + POINT_BYTES * config.distill.probe.points + DESCRIPTION_BYTES + 32 * shape.classes
-        shown = (PROGRESS_POINTS + 1) * min(PROGRESS_CLASSES, shape.classes) * features + 2 * TENSOR_HEADER_BYTES
-        source = tensors if config.distill.backbone == "file" else 0  # the imported tensors as they were stored
-        per_class = min(MAX_IMAGES, images_per_class(config.distill, shape.classes, shape.channels, shape.size))
-        grid = min(MAX_CLASSES, shape.classes) * per_class * features + TENSOR_HEADER_BYTES if config.data.zca else 0
-        progress = 0 if config.distill.backbone in WITHOUT_PROGRESS else shown
-        return tensors + source + progress + grid + kept + text
-    if stage == "train":
-        weights, parts = parameter_bytes(config.train.network.over(NetworkConfig()), shape)
-        images = sum(train_images(config, shape)) + shape.val + shape.test
-        logits = images * (4 * networks * shape.classes + 8)
-        return networks * (weights + parts * TENSOR_HEADER_BYTES) + logits + 8 * TENSOR_HEADER_BYTES + MANIFEST_BYTES
-    if stage == "folds":
-        trained = train_images(config, shape)[0]
-        return trained * (4 * shape.classes + 16) + 3 * TENSOR_HEADER_BYTES + MANIFEST_BYTES
-    if stage == "calibrate":
-        draws = config.calibrate.draws if config.calibrate.method in MASK_METHODS else 0
-        text = 2 * (networks * (FIT_BYTES + 32 * draws) + RATIO_BYTES)  # once in its file, once in the manifest
-        return text + _masked_bytes(config, shape) + networks * _calibrator_bytes(config, shape) + MANIFEST_BYTES
-    text = METRICS_BYTES + 5 * (config.evaluate.bins * BIN_BYTES + 32 * networks)
-    return 2 * text + DIAGRAM_BYTES + MANIFEST_BYTES
-
-
-def _masked_bytes(config: TrialConfig, shape: DatasetShape) -> int:
+def masked_bytes(config: TrialConfig, shape: DatasetShape) -> int:
     """Return the size of the logits of masked images that a calibration leaves: entries of their own."""
     settings = config.calibrate
     if settings.method not in MASK_METHODS or (settings.method == "mts" and settings.mask.ratio == 0.0):
@@ -138,7 +92,7 @@ def _masked_bytes(config: TrialConfig, shape: DatasetShape) -> int:
     return entry * (1 if settings.method == "mts" else MASKED_RATIOS)
 
 
-def _calibrator_bytes(config: TrialConfig, shape: DatasetShape) -> int:
+def calibrator_bytes(config: TrialConfig, shape: DatasetShape) -> int:
     """Return the size of one network's calibrator, where it is more than a temperature."""
     numbers = {
         "vs_val": 2 * shape.classes,
@@ -150,31 +104,17 @@ def _calibrator_bytes(config: TrialConfig, shape: DatasetShape) -> int:
     return 8 * numbers[method] + CALIBRATOR_BYTES if method in numbers else 0
 
 
-def _trajectory_bytes(config: TrialConfig, shape: DatasetShape) -> int:
+def trajectory_bytes(config: TrialConfig, shape: DatasetShape) -> int:
     """Return the size of one expert's weights before its first epoch and after each."""
     weights, _ = parameter_bytes(config.distill.network.over(NetworkConfig()), shape)  # float32, and no buffers
     share = 1 if config.distill.mtt.experts.precision == "float32" else 2
-    return (kept_epochs(config.distill) + 1) * (weights // share)
+    return (config.distill.mtt.kept_epochs + 1) * (weights // share)
 
 
-def checkpoint_bytes(config: TrialConfig, stage: str, shape: DatasetShape) -> int:
-    """Return the size of an unfinished stage's checkpoint, twice while it is replaced; 0 for the short stages."""
-    if stage == "experts":
-        weights, parts = parameter_bytes(config.distill.network.over(NetworkConfig()), shape)
-        state = _trajectory_bytes(config, shape) + 2 * weights + 2 * parts * 512
-        return 2 * (state + EPOCH_BYTES * kept_epochs(config.distill) + MANIFEST_BYTES)
-    features = shape.channels * shape.size**2
-    if stage == "distill":
-        learned = 8 * config.distill.ipc * shape.classes * features
-        shown = (PROGRESS_POINTS + 1) * min(PROGRESS_CLASSES, shape.classes) * features
-        return 2 * (learned + shown + MANIFEST_BYTES)
-    if stage in ("train", "folds"):
-        weights, parts = parameter_bytes(config.train.network.over(NetworkConfig()), shape)
-        if stage == "folds":
-            logits = 4 * train_images(config, shape)[0] * shape.classes
-            return 2 * (2 * weights + 2 * parts * 512 + logits + MANIFEST_BYTES)
-        return 2 * config.train.networks * (2 * weights + 2 * parts * 512) + 2 * MANIFEST_BYTES
-    return 0
+def momentum_bytes(network: NetworkOverride, shape: DatasetShape) -> int:
+    """Return the size of an unfinished network in a checkpoint: its weights, their momentum and their headers."""
+    weights, parts = parameter_bytes(network.over(NetworkConfig()), shape)
+    return 2 * weights + 2 * parts * 512
 
 
 def whitening_bytes(config: TrialConfig, shape: DatasetShape) -> int:

@@ -11,9 +11,11 @@ import torch
 from ddcal.calibration import SweepFit, sweep_masks
 from ddcal.config import TrialConfig
 from ddcal.pipeline.environment import Environment
-from ddcal.pipeline.stages import DatasetCache
+from ddcal.pipeline.place import DatasetCache
 from ddcal.pipeline.store import Store
 from ddcal.pipeline.trial import TrialRunner
+from ddcal.pipeline.work.masked import masked_images
+from ddcal.pipeline.work.train import TRAIN, logits_of
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,13 @@ def sweep_trial(
     """
     runner = TrialRunner(config, store, environment, datasets=datasets)
     try:
-        while "train" not in runner.entries:
+        while TRAIN.name not in runner.entries:
             runner.advance()
     finally:
         runner.close()
     runner.environment.apply()
-    masked = runner.stages.masked_images(None if keep else 0)
-    logits = runner.stages.train_logits()
+    masked = masked_images(runner.place, None if keep else 0)
+    logits = logits_of(runner.place)
     known: dict[float, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def of_ratio(ratio: float) -> tuple[torch.Tensor, torch.Tensor]:

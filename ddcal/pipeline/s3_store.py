@@ -181,7 +181,7 @@ class S3Store(Store):
 
     def sweep(self, before: float, spare: Callable[[str], bool]) -> None:
         """Remove checkpoints of killed workers, and files of which the manifest never came."""
-        from ddcal.pipeline.keys import ENTRIES
+        from ddcal.pipeline.stages import ENTRIES
 
         assert self.cache is not None
         self.cache.sweep(before)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ddcal.config import TrialConfig, resolve
 from ddcal.config.metrics import METRICS
@@ -17,30 +17,18 @@ from ddcal.errors import StoreError
 from ddcal.pipeline.environment import Environment, default_device
 from ddcal.pipeline.keys import stage_keys
 from ddcal.pipeline.leases import Lease, Leases, open_leases
-from ddcal.pipeline.stages import SHORT_STAGES, DatasetCache, Stages
+from ddcal.pipeline.place import DatasetCache, TrialPlace
+from ddcal.pipeline.stages import LAST, STAGES
 from ddcal.pipeline.store import Entry, Store, open_store
 
 if TYPE_CHECKING:
-    from ddcal.pipeline.work import StageWork
+    from ddcal.pipeline.work.base import StageWork
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 30.0
 WAIT_SECONDS = 0.2
 """How long one `TrialRunner.advance` waits for a stage that another process computes."""
-
-SPANS = {
-    "experts": (0.0, 0.0),
-    "distill": (0.0, 0.5),
-    "train": (0.5, 0.9),
-    "folds": (0.9, 0.9),
-    "calibrate": (0.9, 0.95),
-    "evaluate": (0.95, 1.0),
-}
-"""Which part of ``progress`` each stage is: fixed, so that a point means the same whether computed or cached.
-
-Experts and folds are none of it: a point lies where it lies for trials without them.
-"""
 
 
 @dataclass(frozen=True)
@@ -71,7 +59,7 @@ class TrialRunner:
     Attributes:
         config: The resolved trial.
         keys: Stage → key.
-        stages: What they compute.
+        place: The trial as its stages see it.
         entries: Stage → entry of the stages that are finished.
         cache_hits: Stages that were answered by the store.
         seconds: Stage → seconds of computing (of the run that computed it, where cached).
@@ -86,7 +74,7 @@ class TrialRunner:
         store: Store,
         environment: Environment | None = None,
         *,
-        target: Literal["ddnn", "distill"] = "ddnn",
+        target: str = "ddnn",
         datasets: DatasetCache | None = None,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         leases: Leases | None = None,
@@ -108,8 +96,6 @@ class TrialRunner:
             ddcal.data.DataError: if the data is missing, naming where it was looked for.
             ValueError: for ``target="distill"`` with a backbone that distills nothing.
         """
-        if target == "distill" and config.distill.backbone == "full":
-            raise ValueError("distill.backbone is 'full', which distills nothing: target='distill' needs another")
         self.config = resolve(config)
         self.store = store
         self.environment = environment or Environment(default_device())
@@ -131,16 +117,24 @@ class TrialRunner:
         self._leases = leases if leases is not None else open_leases(store)
         self._lease: Lease | None = None
         self._gpu = gpu
-        place = (self.config, store, self.environment, self.fingerprint, self.keys, self._leases)
-        self.stages = Stages(*place, datasets, gpu)
-        self.entries = self.stages.entries
+        self.place = TrialPlace(
+            self.config,
+            self.keys,
+            self.fingerprint,
+            self.environment,
+            store,
+            self._leases,
+            datasets or DatasetCache(),
+            gpu,
+        )
+        self.entries = self.place.entries
         self._writable = False  # not known yet
         self._waits_for: str | None = None
 
     @property
     def dataset(self) -> Dataset:
         """The real data, loaded at first use."""
-        return self.stages.dataset
+        return self.place.dataset
 
     def advance(self) -> Advance:
         """Do one chunk of work: a cached point, one small step of a stage, or a short stage.
@@ -170,7 +164,7 @@ class TrialRunner:
             return self._replay(stage, self.entries[stage])
         self.environment.apply()
         began = time.perf_counter()
-        if stage in SHORT_STAGES:
+        if STAGES[stage].values_file is not None:
             self._compute_short(stage, began)
             return self._replay(stage, self.entries[stage])
         work = self._work or self._begin(stage)
@@ -241,7 +235,7 @@ class TrialRunner:
                 raise ValueError(f"stage {stage} is no longer in the store {self.store.place}: start the trial again")
             self._take(stage, entry)
         if state["work"] is not None:
-            self._work = self.stages.begin(self._plan[0])
+            self._work = STAGES[self._plan[0]].work.begin(self.place)
             self._work.restore(state["work"])
             self._spent = state["seconds"]
 
@@ -312,7 +306,7 @@ class TrialRunner:
             self._lease = None
 
     def _begin(self, stage: str) -> StageWork:
-        work = self.stages.begin(stage)
+        work = STAGES[stage].work.begin(self.place)
         state = self.store.load_partial(self.keys[stage])
         if state is not None and not self._restored(stage, work, state):
             state, work = None, self.stages.begin(stage)
@@ -355,10 +349,10 @@ class TrialRunner:
         self._work, self._spent = None, 0.0
 
     def _compute_short(self, stage: str, began: float) -> None:
-        found = self.stages.compute(stage)
+        found = STAGES[stage].work.compute(self.place)
 
         def write(folder: Path) -> dict[str, Any]:
-            (folder / SHORT_STAGES[stage]).write_text(json.dumps(found.values, indent=1, sort_keys=True))
+            (folder / str(STAGES[stage].values_file)).write_text(json.dumps(found.values, indent=1, sort_keys=True))
             found.write(folder)
             seconds = time.perf_counter() - began
             return {"curve": [], "seconds": seconds, "gpu": self._gpu, "values": found.values} | found.meta
@@ -395,8 +389,7 @@ class TrialRunner:
         return Advance(stage, progress, point, cached)
 
     def _final(self, stage: str, entry: Entry) -> Advance:
-        self.metrics = dict(entry.meta["values"]["metrics"]) if stage == "evaluate" else {}  # distilled without probes
-        self.metrics |= self._facts()
+        self.metrics = STAGES[stage].metrics(entry.meta) | self._facts()  # nothing of a set distilled without probes
         self.done = True
         point = {"progress": 1.0, "stage": stage, "complete": True, **self.metrics}
         return Advance(stage, 1.0, point, cached=stage in self.cache_hits)
@@ -406,8 +399,15 @@ class TrialRunner:
         return {name: value for entry in self.entries.values() for name, value in entry.meta.get("facts", {}).items()}
 
     def _progress(self, stage: str, fraction: float) -> float:
-        low, high = (0.0, 1.0) if self.target == "distill" and stage == "distill" else SPANS[stage]
+        low, high = span_of(stage, self.target)
         return round(low + (high - low) * fraction, 6)
+
+
+def span_of(stage: str, target: str) -> tuple[float, float]:
+    """Return which part of a trial's ``progress`` a stage is, whatever the trial ends with."""
+    low, high = STAGES[stage].span
+    whole = LAST[target].span[1]
+    return low / whole, high / whole
 
 
 def run_trial(

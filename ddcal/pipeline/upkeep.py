@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ddcal.pipeline.keys import ENTRIES
 from ddcal.pipeline.leases import open_leases
 from ddcal.pipeline.manifest import read_manifest
+from ddcal.pipeline.stages import ENTRIES
 from ddcal.pipeline.store import Store
 
 DAY = 86400.0

@@ -17,7 +17,8 @@ from ddcal.calibration.reliability import DOTS_PER_INCH
 from ddcal.config import DataConfig
 from ddcal.distill import SyntheticSet
 from ddcal.pipeline import Entry, Store
-from ddcal.pipeline.pictures import MAX_CLASSES, MAX_IMAGES, PICTURES
+from ddcal.pipeline.stages.distill import MAX_CLASSES, MAX_IMAGES
+from ddcal.pipeline.work.pictures import PICTURES
 
 logger = logging.getLogger(__name__)
 

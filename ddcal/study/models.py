@@ -124,7 +124,7 @@ def ready_model(trial: Trial, entries: dict[str, Entry], request: ModelRequest, 
     from ddcal.config import resolve
     from ddcal.data import load_dataset
     from ddcal.pipeline.calibrated import calibrated_model
-    from ddcal.pipeline.work import LOGITS, NETWORKS
+    from ddcal.pipeline.work.train import LOGITS, NETWORKS
 
     config = resolve(trial.config)
     fits = entries["calibrate"].meta["values"]["fits"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from ddcal.config import TrialConfig
 from ddcal.config.trial import flatten
-from ddcal.pipeline.keys import stage_config
+from ddcal.pipeline.stages import STAGES
 
 FRACTIONS = {1.0: "1", 0.5: "1/2", 0.3333: "1/3", 0.25: "1/4", 0.1666: "1/6", 0.125: "1/8"}
 """What a trial may get, largest first: few, as a process is reused at its own fraction alone; Ray counts in 0.0001."""
@@ -41,14 +41,10 @@ def memory_groups(config: TrialConfig, stages: Iterable[str]) -> dict[str, str]:
         del data["root"]  # where the files lie
     groups = {}
     for stage in stages:
-        if stage == "evaluate":
+        settings = STAGES[stage].memory(config)
+        if settings is None:
             continue
-        values = {"stage": stage, "data": data, stage: stage_config(config, stage)}
-        if stage in ("train", "folds", "calibrate"):
-            values["distill"] = {"ipc": config.distill.ipc, "full": config.distill.backbone == "full"}
-        if stage == "calibrate":
-            values["train"] = config.train.model_dump(mode="json", include={"network", "networks"})
-        flat = flatten(values)
+        flat = flatten({"stage": stage, "data": data, **settings})
         kept = {
             name: value
             for name, value in flat.items()

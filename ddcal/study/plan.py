@@ -14,10 +14,10 @@ from ddcal.config.baselines import enqueued_points
 from ddcal.config.notes import zca_notes
 from ddcal.config.places import is_url
 from ddcal.pipeline import Environment, Store
-from ddcal.pipeline.costs import Cost, Kind, stage_kind
+from ddcal.pipeline.costs import Cost, Kind
 from ddcal.pipeline.imported import check_imports
-from ddcal.pipeline.keys import STAGES
 from ddcal.pipeline.s3_store import S3Store
+from ddcal.pipeline.stages import STAGES
 from ddcal.pipeline.upkeep import list_entries
 from ddcal.study.plan_disk import DiskUse, disk_uses, disk_warnings
 from ddcal.study.plan_packing import Machine, Packing, on_cuda, pack, refuse_without_gpu, this_machine
@@ -141,7 +141,7 @@ def make_plan(
     free, warnings = disk_warnings(disk)
 
     wanted = {
-        stage_kind(config, stage): config
+        STAGES[stage].kind(config): config
         for stage, configs in needed.items()
         for key, config in configs.items()
         if key not in published

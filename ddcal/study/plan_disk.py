@@ -11,7 +11,8 @@ from ddcal.config import DataConfig, TrialConfig
 from ddcal.data import CACHE_FOLDER, DatasetShape, dataset_fingerprint, dataset_shape
 from ddcal.data.decoded import decoded_folder, decoded_place
 from ddcal.data.sources import locate_source
-from ddcal.pipeline.footprint import checkpoint_bytes, stage_bytes, whitening_bytes
+from ddcal.pipeline.footprint import whitening_bytes
+from ddcal.pipeline.stages import STAGES
 from ddcal.study.plan_stages import Candidates
 from ddcal.study.planned import PlannedTrial
 
@@ -76,13 +77,15 @@ def disk_uses(
     for stage, configs in needed.items():
 
         def size(config: TrialConfig, stage: str = stage) -> int:
-            return stage_bytes(config, stage, shapes[config.data])
+            return STAGES[stage].size(config, shapes[config.data])
 
         expected = sum(size(config) for key, config in configs.items() if key not in published)
         worst = sum(candidates[stage].worst(trials, published, size))
         uses.append(DiskUse(f"{stage} stages", str(store), expected, int(worst)))
     unfinished = max(
-        checkpoint_bytes(trial.config, stage, shapes[trial.config.data]) for trial in extremes for stage in trial.keys
+        STAGES[stage].checkpoint_size(trial.config, shapes[trial.config.data])
+        for trial in extremes
+        for stage in trial.keys
     )
     uses.append(DiskUse("checkpoints of unfinished stages", str(store), 0, at_a_time * unfinished))
     own = STUDY_BYTES + trials * TRIAL_BYTES

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ddcal.config import StudyConfig, TrialConfig
 from ddcal.pipeline import Environment
-from ddcal.pipeline.costs import Kind, stage_kind
+from ddcal.pipeline.costs import Kind
+from ddcal.pipeline.stages import STAGES
 from ddcal.pipeline.upkeep import list_entries
 from ddcal.study.plan import BUSY, existing_store
 from ddcal.study.plan_packing import Machine, on_cuda, pack, refuse_without_gpu, this_machine
@@ -88,7 +89,7 @@ def plan_series(
     for trial in itertools.chain.from_iterable(drawn):
         for stage, key in trial.keys.items():
             if key not in ready:
-                wanted.setdefault(stage_kind(trial.config, stage), trial.config)
+                wanted.setdefault(STAGES[stage].kind(trial.config), trial.config)
     measured = measure_kinds(wanted, environment, on_probe)
     datasets = {config.data.model_dump_json() for config in wanted.values()}
     load = measured.load_seconds / max(1, len(datasets))

@@ -11,20 +11,8 @@ from dataclasses import dataclass
 
 from ddcal.config import TrialConfig
 from ddcal.config.space import combinations
+from ddcal.pipeline.stages import STAGES
 from ddcal.study.planned import Planned, PlannedTrial
-
-READS = {
-    "experts": (
-        *("seed", "data.", "network.", "distill.network.", "distill.mtt.experts."),
-        *("distill.backbone", "distill.family", "distill.ipc", "distill.mtt.max_start", "distill.mtt.expert_epochs"),
-    ),
-    "distill": ("seed", "data.", "network.", "distill."),
-    "train": ("seed", "data.", "network.", "distill.", "train."),
-    "folds": (*("seed", "data.", "network.", "distill.", "train."), "calibrate.method", "calibrate.folds"),
-    "calibrate": ("seed", "data.", "network.", "distill.", "train.", "calibrate."),
-    "evaluate": ("seed", "data.", "network.", "distill.", "train.", "calibrate.", "evaluate."),
-}
-"""Stage → the names, or beginnings of names, that can change it."""
 
 UNAFFECTED_BY_RESULTS = ("random", "grid")
 
@@ -68,7 +56,7 @@ class Planner(Planned):
     def candidates(self, stage: str) -> Candidates:
         """Return the different stages of this kind that the space has."""
         found: dict[str, TrialConfig] = {}
-        points = combinations(self.study, of=READS[stage])
+        points = combinations(self.study, of=STAGES[stage].reads)
         for point in points:
             trial = self.trial(point)
             if stage in trial.keys:

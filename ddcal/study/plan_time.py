@@ -10,7 +10,8 @@ from functools import partial
 
 from ddcal.config import TrialConfig
 from ddcal.pipeline import DatasetCache, Environment
-from ddcal.pipeline.costs import Cost, Kind, stage_amount, stage_kind
+from ddcal.pipeline.costs import Cost, Kind
+from ddcal.pipeline.stages import STAGES
 from ddcal.pipeline.upkeep import Listed
 from ddcal.study.plan_stages import Candidates, Planner
 from ddcal.study.planned import PlannedTrial
@@ -97,7 +98,7 @@ def measure_kinds(
         environment: Where the study would compute.
         on_probe: Called before each kind with (how many are done, how many there are, what comes).
     """
-    from ddcal.pipeline.probe import measure
+    from ddcal.pipeline.measuring import measure
 
     datasets, costs = DatasetCache(), {}
     loaded: dict[str, float] = {}
@@ -125,7 +126,7 @@ def recorded_kinds(entries: Iterable[Listed], wanted: Iterable[Kind], planner: P
     """
     seconds: dict[str, list[float]] = {}
     for entry in entries:
-        if entry.stage in ("calibrate", "evaluate"):  # these record no config: the mean of all is good enough
+        if entry.config is None:  # a short stage, which records none: the mean of all is good enough
             seconds.setdefault(entry.stage, []).append(entry.seconds)
             continue
         try:
@@ -133,9 +134,9 @@ def recorded_kinds(entries: Iterable[Listed], wanted: Iterable[Kind], planner: P
         except ValueError:  # of an earlier version
             continue
         if planner.keys(config).get(entry.stage) == entry.key:
-            amount = stage_amount(config, entry.stage)
+            amount = STAGES[entry.stage].amount(config)
             one = entry.seconds / (amount.units * amount.steps)
-            seconds.setdefault(stage_kind(config, entry.stage).identity, []).append(one)
+            seconds.setdefault(STAGES[entry.stage].kind(config).identity, []).append(one)
     costs = {}
     for kind in wanted:
         found = seconds.get(kind.identity) or seconds.get(kind.stage)
@@ -171,11 +172,11 @@ def estimate(
     """
 
     def seconds(stage: str, config: TrialConfig) -> float:
-        kind = stage_kind(config, stage)
+        kind = STAGES[stage].kind(config)
         if kind in costs:
-            return costs[kind].seconds(stage_amount(config, stage))
+            return costs[kind].seconds(STAGES[stage].amount(config))
         return max(  # not among the drawn trials, so not measured: no cheaper than the dearest of them
-            (cost.seconds(stage_amount(config, stage)) for kind, cost in costs.items() if kind.stage == stage),
+            (cost.seconds(STAGES[stage].amount(config)) for kind, cost in costs.items() if kind.stage == stage),
             default=0.0,
         )
 
@@ -186,7 +187,7 @@ def estimate(
             if key in seen:
                 continue
             seen.add(key)
-            kind, amount = stage_kind(trial.config, stage), stage_amount(trial.config, stage)
+            kind, amount = STAGES[stage].kind(trial.config), STAGES[stage].amount(trial.config)
             cost = costs[kind]
             old = kinds.get(kind) or KindTime(stage, kind.what, kind.step, cost.step, 0, 0, 0.0, cost.gpu_bytes)
             steps, whole = old.steps + amount.units * amount.steps, cost.seconds(amount)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import yaml
 
 from ddcal.errors import BadInput, StoreError
-from ddcal.pipeline.keys import ENTRIES
+from ddcal.pipeline.stages import ENTRIES
 from ddcal.pipeline.store import Store
 from ddcal.pipeline.upkeep import list_entries
 from ddcal.study.events import TrialFinished, TrialStarted

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from ddcal.config import StudyConfig, TrialConfig
 from ddcal.errors import BadInput
+from ddcal.pipeline.stages import STAGES
 from ddcal.study.accounting import saved
 from ddcal.study.events import (
     Event,
@@ -35,9 +36,6 @@ from ddcal.study.packing import Packing, memory_groups
 if TYPE_CHECKING:
     import pandas
 
-STAGES = ("experts", "distill", "train", "folds", "calibrate", "evaluate")
-OPTIONAL_STAGES = ("experts", "folds")
-"""Stages that have columns only where a trial has them."""
 TRIALS, PARETO, SUMMARY, STUDY = "trials.csv", "pareto.csv", "summary.json", "study.yaml"
 CONFIRMATION = "confirmation.json"
 WINNER_METRIC = "val/nll"
@@ -305,7 +303,7 @@ def trial_rows(study: StudyConfig, trials: list[Trial]) -> list[dict[str, Any]]:
     """Return one flat row a trial, every row with the same columns."""
     metrics = sorted({name for trial in trials for name in trial.metrics or {}})
     there = {stage for trial in trials for stage in trial.keys or {}}
-    stages = [stage for stage in STAGES if stage in there or stage not in OPTIONAL_STAGES]
+    stages = [name for name, stage in STAGES.items() if name in there or not stage.optional]
     rows = []
     for trial in trials:
         row: dict[str, Any] = {

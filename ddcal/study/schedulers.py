@@ -12,7 +12,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 
 from ddcal.config import StudyConfig
 from ddcal.config.metrics import METRICS, VAL_METRICS
-from ddcal.pipeline.trial import SPANS
+from ddcal.pipeline.trial import span_of
 from ddcal.study.events import Event, TrialFinished, TrialPoints, TrialStarted
 from ddcal.study.halving import rungs, survives
 from ddcal.study.ledger import FIDELITY_STEPS, LEDGER, read_ledger
@@ -116,7 +116,7 @@ class StagedScheduler(FIFOScheduler):
         """Return how much of the stage is done at a point of progress; None where nothing is compared."""
         if stage not in STAGES:
             return None
-        low, high = (0.0, 1.0) if self._study.trial == "distill" else SPANS[stage]
+        low, high = span_of(stage, self._study.trial)
         fraction = round((progress - low) / (high - low), 6)
         return None if stage == "train" and fraction >= 1.0 else fraction
 

@@ -17,8 +17,8 @@ import yaml
 
 from ddcal.config import StudyConfig
 from ddcal.errors import BadInput, StoreError, TrackingError
-from ddcal.pipeline.diagram import DIAGRAM
 from ddcal.pipeline.store import open_store
+from ddcal.pipeline.work.diagram import DIAGRAM
 from ddcal.study.accounting import accounting_tags
 from ddcal.study.cursor import Cursor, one_mirror
 from ddcal.study.events import (

@@ -10,16 +10,16 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ddcal.config import TrialConfig
 from ddcal.config.metrics import VAL_METRICS
 from ddcal.pipeline import Advance, DatasetCache, Environment, Store, TrialRunner, open_store
 from ddcal.pipeline.leases import Leases, open_leases
+from ddcal.pipeline.stages import STAGES
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
 from ddcal.study.gpu_memory import GpuMemory, free_memory, ran_out_of_memory
 from ddcal.study.ledger import FIDELITY_STEPS, Outcome
-from ddcal.study.memory_advice import what_to_halve
 from ddcal.study.packing import FRACTIONS
 
 logger = logging.getLogger("ddcal")
@@ -60,7 +60,7 @@ class Assignment:
     log: str | None = None
     device: str = "cpu"
     threads: int = 1
-    target: Literal["ddnn", "distill"] = "ddnn"
+    target: str = "ddnn"
     bundle_cached: bool = False
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     attempt: int = 1
@@ -260,7 +260,7 @@ class Worker:
         if self.runner is None:
             return f"(the trial had {share}; {more}lower distill.ipc, network.width or the batch sizes)"
         stage = next(stage for stage in self.runner.keys if stage not in self.runner.entries)
-        less = ", then ".join(what_to_halve(self.runner.config, stage))
+        less = ", then ".join(STAGES[stage].what_to_halve(self.runner.config))
         return f"(stage {stage}; the trial had {share}; {more}change one setting after the other: {less})"
 
 

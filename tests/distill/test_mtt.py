@@ -9,7 +9,7 @@ from ddcal.config import NetworkConfig
 from ddcal.config.presets import resolve_distill
 from ddcal.data import augment, draw_augmentation
 from ddcal.distill import make_distiller, synthetic_set
-from ddcal.distill.experts import Experts, ExpertTraining, kept_epochs, train_experts, unflatten
+from ddcal.distill.experts import Experts, ExpertTraining, train_experts, unflatten
 from ddcal.distill.mtt import LOWEST_RATE, trajectory_distance
 from ddcal.networks import build_network
 from ddcal.seeding import generator
@@ -166,7 +166,7 @@ def test_an_epoch_is_plain_sgd_over_all_training_images(dataset, make_config):
 
 def test_only_epochs_that_can_be_read_are_trained(dataset, make_config):
     config = make_config("mtt", mtt={"max_start": 3, "expert_epochs": 2})
-    assert kept_epochs(config) == 4
+    assert config.mtt.kept_epochs == 4
     read = set()
 
     class Watched(Experts):

@@ -8,8 +8,8 @@ from ddcal.config import resolve
 from ddcal.distill import SyntheticSet, distill
 from ddcal.errors import BadInput
 from ddcal.pipeline import TrialRunner, open_store, stage_keys
-from ddcal.pipeline.folds import FoldsWork, split_folds
 from ddcal.pipeline.store import file_sha256
+from ddcal.pipeline.work.folds import FoldsWork, split_folds
 from ddcal.seeding import derive_seed
 from ddcal.training import DDNNTraining
 

@@ -6,7 +6,8 @@ from ddcal.config import NetworkConfig, resolve
 from ddcal.data import dataset_shape
 from ddcal.errors import BadInput
 from ddcal.pipeline import TrialRunner, open_store
-from ddcal.pipeline.footprint import checkpoint_bytes, parameter_bytes, stage_bytes, whitening_bytes
+from ddcal.pipeline.footprint import parameter_bytes, whitening_bytes
+from ddcal.pipeline.stages import STAGES
 from ddcal.pipeline.upkeep import list_entries
 
 SLACK = 16_384
@@ -44,13 +45,13 @@ def test_stages_take_at_most_what_is_predicted(changes, make_trial, tmp_path, en
         if runner._work is not None and 0.3 < runner._work.fraction < 0.7:
             runner.checkpoint()
         for path in (tmp_path / "partial").glob("*.pt"):
-            assert path.stat().st_size <= checkpoint_bytes(trial, runner._plan[0], shape)
+            assert path.stat().st_size <= STAGES[runner._plan[0]].checkpoint_size(trial, shape)
     for entry in list_entries(runner.store):
         stage = "calibrate" if entry.stage == "masked" else entry.stage  # of which they are a part
         sizes[stage] = sizes.get(stage, 0) + entry.bytes
     assert sizes.keys() == runner.keys.keys()
     for stage, real in sizes.items():
-        predicted = stage_bytes(trial, stage, shape)
+        predicted = STAGES[stage].size(trial, shape)
         text = trial.evaluate.bins * 1000 + 60_000 if stage == "evaluate" else 0
         draws = 100 * trial.calibrate.draws if stage == "calibrate" else 0
         assert real <= predicted, stage
@@ -67,7 +68,7 @@ def test_data_that_only_a_look_shows_to_be_too_small_for_a_network(make_trial):
 def test_bases_that_take_all_of_the_storage(make_trial):
     trial = resolve(make_trial(distill__backbone="rtp", distill__ipc=1, distill__rtp={"bases": 40}))
     with pytest.raises(BadInput, match="bases is 40: they take all of the storage of 1 images a class"):
-        stage_bytes(trial, "distill", dataset_shape(trial.data))
+        STAGES["distill"].size(trial, dataset_shape(trial.data))
 
 
 def test_whitening_matrices(make_trial, arrays_32=(3, 32)):

@@ -6,7 +6,10 @@ import torch
 from ddcal.config import TrialConfig, resolve
 from ddcal.distill.tensor_file import TensorFileError
 from ddcal.pipeline import Environment, stage_keys
-from ddcal.pipeline.keys import ALGORITHM_VERSIONS, LIMITS, _identity, expert_keys, stage_config
+from ddcal.pipeline.stages import STAGES
+from ddcal.pipeline.stages.calibrate import CalibrateStage
+from ddcal.pipeline.stages.distill import LIMITS
+from ddcal.pipeline.stages.experts import expert_keys
 
 ALL = ["distill", "train", "calibrate", "evaluate"]
 HERE = Environment("cpu", 1)
@@ -210,7 +213,7 @@ def test_resolved_or_not_gives_the_same_keys(backbone, make_trial):
 
 
 def test_train_images_is_in_the_keys_of_those_who_set_it_alone(make_trial):
-    all_images, some = (_identity(resolve(make_trial(**given)), "train", PRINT, HERE) for given in REDUCED)
+    all_images, some = (STAGES["train"].identity(resolve(make_trial(**given)), PRINT, HERE) for given in REDUCED)
     assert "train_images" not in all_images["data"] and some["data"]["train_images"] == 100
 
 
@@ -235,7 +238,7 @@ def test_networks_trained_before_there_were_other_losses_are_still_found(backbon
 
 def test_a_sample_dependent_gamma_leaves_the_fixed_one_out(make_trial):
     fixed, dependent = (
-        stage_config(resolve(make_trial(train__loss="focal", train__focal=focal)), "train")
+        STAGES["train"].settings(resolve(make_trial(train__loss="focal", train__focal=focal)))
         for focal in ({}, {"sample_dependent": True})
     )
     assert fixed["focal"] == {"gamma": 3.0, "sample_dependent": False}
@@ -255,7 +258,7 @@ OLD_KEYS = {
 @pytest.mark.parametrize("method", OLD_KEYS)
 def test_keys_are_those_of_stores_that_were_filled_before_there_were_folds(method, make_trial, monkeypatch):
     """But for the version of ``calibrate``, which was raised since: temperatures differ in their last bits."""
-    monkeypatch.setitem(ALGORITHM_VERSIONS, "calibrate", 1)
+    monkeypatch.setattr(CalibrateStage, "version", lambda self, config: 1)
     keys = keys_of(make_trial(calibrate__method=method, train__holdout=0.5 if method == "ts_holdout" else 0.0))
     assert (keys["train"][:16], keys["calibrate"][:16]) == OLD_KEYS[method]
     assert list(keys) == ALL
@@ -275,8 +278,8 @@ def test_a_version_of_its_own_tells_rtp_with_bases_from_rtp_without(make_trial, 
 
 def test_limits_that_are_off_leave_the_keys_of_older_stores(make_trial):
     off, on = (resolve(make_trial(**values)) for values in ({}, {"distill__clip": 1.0, "distill__update_limit": 1.0}))
-    assert not set(LIMITS) & stage_config(off, "distill").keys()
-    assert set(LIMITS) <= stage_config(on, "distill").keys()
+    assert not set(LIMITS) & STAGES["distill"].settings(off).keys()
+    assert set(LIMITS) <= STAGES["distill"].settings(on).keys()
 
 
 def test_keys_are_different_sha256_and_full_has_no_distill_stage(make_trial):
@@ -325,5 +328,5 @@ def test_the_convnet_in_a_key_is_as_it_was_before_there_were_others(make_trial):
     """Stores that were filled when the ConvNet was the only network go on serving."""
     config = resolve(make_trial(distill__network={"depth": 1}, train__network={"norm": "batch"}))
     convnet = {"name": "convnet", "width": 4, "depth": None, "norm": "instance"}
-    assert stage_config(config, "distill")["network"] == convnet | {"depth": 1}
-    assert stage_config(config, "train")["network"] == convnet | {"norm": "batch"}
+    assert STAGES["distill"].settings(config)["network"] == convnet | {"depth": 1}
+    assert STAGES["train"].settings(config)["network"] == convnet | {"norm": "batch"}

@@ -6,11 +6,11 @@ from safetensors.torch import load_file
 
 from ddcal.calibration import masked_temperature_scaling
 from ddcal.pipeline import TrialRunner, open_store
-from ddcal.pipeline import masked_stage as stage
-from ddcal.pipeline.finish import load_networks
 from ddcal.pipeline.mask_sweep import sweep_trial
 from ddcal.pipeline.upkeep import list_entries, prune_store, verify_store
-from ddcal.pipeline.work import NETWORKS, training_images
+from ddcal.pipeline.work import masked as stage
+from ddcal.pipeline.work.distill import synthetic_of
+from ddcal.pipeline.work.train import NETWORKS, load_networks, training_images
 
 BASE = {"distill__backbone": "real", "distill__ipc": 3, "calibrate__draws": 2, "train__epochs": 9, "train__lr": 0.1}
 
@@ -73,7 +73,7 @@ def test_from_the_store_or_not_the_bits_are_those_of_masked_temperature_scaling(
     runner = finish(**wide)  # from the first one's logits
     dataset = datasets.get(runner.config.data)
     weights = load_file(runner.entries["train"].folder / NETWORKS)
-    images, labels, _, _ = training_images(runner.config, dataset, runner.stages.synthetic())
+    images, labels, _, _ = training_images(runner.config, dataset, synthetic_of(runner.place))
     expected = [
         masked_temperature_scaling(network, images, labels, 0.9, (0.05, 20.0), 2, 0)
         for network in load_networks(weights, runner.config, dataset)
@@ -90,18 +90,18 @@ def test_without_a_mask_nothing_is_kept(store, finish):
 
 
 def test_large_logits_are_not_kept_and_give_the_same(store, finish, monkeypatch, tmp_path, make_trial, environment):
-    monkeypatch.setattr("ddcal.pipeline.masked_stage.KEPT_BYTES", 100)
+    monkeypatch.setattr("ddcal.pipeline.work.masked.KEPT_BYTES", 100)
     runner = TrialRunner(make_trial(**BASE), open_store(tmp_path / "other"), environment)
     while runner._plan[0] != "calibrate":
         runner.advance()
-    small = runner.stages.masked_images(keep=100)
+    small = stage.masked_images(runner.place, keep=100)
     logits, labels = small.logits(0.9, 2)
     assert small.used == [] and masked_keys(runner.store) == []
-    large = runner.stages.masked_images(keep=None)
+    large = stage.masked_images(runner.place, keep=None)
     again, _ = large.logits(0.9, 2)
     assert torch.equal(logits, again) and masked_keys(runner.store) == large.used
     assert logits.shape == (2, 2, 30, 10) and labels.shape == (30,)
-    third, _ = runner.stages.masked_images().logits(0.9, 2)
+    third, _ = stage.masked_images(runner.place).logits(0.9, 2)
     assert torch.equal(third, logits)
 
 

@@ -8,7 +8,7 @@ from ddcal.config import TrialConfig, resolve
 from ddcal.data.preprocessing import Normalisation
 from ddcal.distill import SyntheticSet
 from ddcal.pipeline import DatasetCache, Environment, TrialRunner, open_store
-from ddcal.pipeline.work import DistillWork
+from ddcal.pipeline.work.distill import DistillWork
 from ddcal.study.distilled_picture import MAX_CLASSES, MAX_IMAGES, DistilledPictures
 
 

@@ -5,7 +5,7 @@ import torch
 
 from ddcal.config import resolve, trial_from
 from ddcal.pipeline import TrialRunner
-from ddcal.study.memory_advice import what_to_halve
+from ddcal.pipeline.stages import STAGES
 from ddcal.study.worker import Assignment, Worker
 
 
@@ -32,7 +32,7 @@ def resolved(**settings):
     ],
 )  # fmt: skip
 def test_what_counts_most_comes_first(settings, stage, first, others):
-    advice = what_to_halve(resolved(**settings), stage)
+    advice = STAGES[stage].what_to_halve(resolved(**settings))
     assert advice[0] == first
     assert all(any(word in one for one in advice[1:]) for word in others)
     if stage == "distill":
@@ -41,7 +41,7 @@ def test_what_counts_most_comes_first(settings, stage, first, others):
 
 def test_nothing_that_cannot_be_halved_is_named():
     config = resolved(**{"distill.backbone": "dc", "distill.ipc": 1, "network.width": 1})
-    assert what_to_halve(config, "distill") == ["distill.matching.real_batch (256 → 128)"]
+    assert STAGES["distill"].what_to_halve(config) == ["distill.matching.real_batch (256 → 128)"]
 
 
 def test_the_outcome_says_which_settings(tiny_study, tmp_path, monkeypatch):

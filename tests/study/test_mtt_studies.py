@@ -34,7 +34,7 @@ def finished(study, tmp_path_factory):
     """(the plan before it, the study's results) in this process."""
     root = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ddcal.pipeline.probe.ENOUGH_SECONDS", 1e-3)
+        patch.setattr("ddcal.pipeline.measuring.ENOUGH_SECONDS", 1e-3)
         plan = make_plan(study, output=root, probe=True)
     return plan, run_study(study, output=root, debug=True)
 

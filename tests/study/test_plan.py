@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from ddcal.cli import app
 from ddcal.errors import BadInput
 from ddcal.pipeline import Environment, open_store
-from ddcal.pipeline import probe as probing
+from ddcal.pipeline import measuring as probing
 from ddcal.pipeline.costs import Cost
-from ddcal.pipeline.keys import MASKED
+from ddcal.pipeline.stages.masked import MASKED
 from ddcal.pipeline.upkeep import list_entries
 from ddcal.study import load_study, run_study
 from ddcal.study.plan import make_plan

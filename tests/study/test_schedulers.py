@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from ray.tune.schedulers import FIFOScheduler
 
-from ddcal.pipeline.trial import SPANS
+from ddcal.pipeline.stages import STAGES
 from ddcal.study.events import StudyStarted, TrialFinished, TrialPoints, TrialStarted
 from ddcal.study.ledger import Ledger
 from ddcal.study.schedulers import StagedScheduler, make_scheduler
@@ -22,7 +22,7 @@ class Reporting:
 
     def at(self, stage, fraction, nll, accuracy=0.5):
         """Report; True if the trial goes on."""
-        low, high = SPANS[stage]
+        low, high = STAGES[stage].span
         values = {"val/nll": nll, "val/accuracy": accuracy, "val/ece": nll}
         result = {"stage": stage, "progress": low + (high - low) * fraction, **values}
         decision = self.scheduler.on_trial_result(None, self, result)

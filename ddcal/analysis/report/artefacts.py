@@ -70,7 +70,7 @@ class Artefacts:
         """Return the train stage's tensors: ``<split>_logits`` (networks, N, K) and ``<split>_labels`` (N,)."""
         from safetensors.torch import load_file
 
-        from ddcal.pipeline.work import LOGITS
+        from ddcal.pipeline.work.train import LOGITS
 
         return load_file(self.entry(run, "train").folder / LOGITS)
 
@@ -78,7 +78,7 @@ class Artefacts:
         """Return how many images ``val`` has, without reading them."""
         from safetensors import safe_open
 
-        from ddcal.pipeline.work import LOGITS
+        from ddcal.pipeline.work.train import LOGITS
 
         with safe_open(self.entry(run, "train").folder / LOGITS, framework="numpy") as tensors:
             return int(tensors.get_slice("val_labels").get_shape()[0])
@@ -87,8 +87,7 @@ class Artefacts:
         """Return one of a trial's networks."""
         from safetensors.torch import load_file
 
-        from ddcal.pipeline.finish import load_networks
-        from ddcal.pipeline.work import NETWORKS
+        from ddcal.pipeline.work.train import NETWORKS, load_networks
 
         weights = load_file(self.entry(run, "train").folder / NETWORKS)
         network: Any = load_networks(weights, self.config(run), self.dataset(run))[index]

@@ -181,7 +181,7 @@ def _row(artefacts: Artefacts, run: Run) -> dict[str, Any]:
 
 def _masked(artefacts: Artefacts, run: Run, logits: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the masked logits (draws, M, K) of the first network and their labels, as the calibrate stage had them."""
-    from ddcal.pipeline.masked_stage import MaskedImages
+    from ddcal.pipeline.work.masked import MaskedImages
 
     if run.settings[RATIO] == 0.0:
         return logits["train_logits"][:1], logits["train_labels"]

@@ -1,4 +1,4 @@
-"""The experts stage of MTT: one entry an expert, shared by every trial that asks for it, and one that lists them.
+"""Computing the experts stage of MTT: an entry an expert, which trials share, and one that lists them.
 
 An expert's key says nothing of how many there are, so a trial that wants more of them trains the new ones alone, and
 two trials that want some of the same share the work.
@@ -8,24 +8,49 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ddcal.config import TrialConfig
-from ddcal.data import Dataset
+from ddcal.data import Dataset, Split
 from ddcal.distill.experts import TRAJECTORY, Experts, ExpertTraining
+from ddcal.pipeline import measuring
+from ddcal.pipeline.costs import Cost
 from ddcal.pipeline.leases import Lease, Leases
+from ddcal.pipeline.measuring import BATCHES, QUIET
+from ddcal.pipeline.place import TrialPlace
+from ddcal.pipeline.stages.experts import EXPERTS, expert_keys
 from ddcal.pipeline.store import Entry, Store
 
 logger = logging.getLogger(__name__)
 
-EXPERTS = "experts.json"
+LIST = "experts.json"
 WAIT_SECONDS = 0.2
 """How long one step waits where other processes train all the experts that are missing."""
+
+
+def begin(place: TrialPlace) -> ExpertsWork:
+    """Return the stage with nothing looked up yet."""
+    keys = expert_keys(place.config, place.fingerprint, place.environment)
+    return ExpertsWork(
+        place.config, place.dataset, place.environment.device, keys, place.store, place.leases, place.gpu
+    )
+
+
+def experts_of(place: TrialPlace) -> Experts | None:
+    """Return the trajectories of the finished stage; None for a trial that has none."""
+    if EXPERTS.name not in place.keys:
+        return None
+    work = begin(place)
+    while work.fraction < 1.0:  # looks them up; what was removed meanwhile is trained again
+        work.step()
+    return work.experts()
 
 
 class ExpertsWork:
@@ -53,7 +78,7 @@ class ExpertsWork:
             config: Resolved.
             dataset: The real data.
             device: Where to train.
-            keys: Of every expert, from `ddcal.pipeline.keys.expert_keys`.
+            keys: Of every expert, from `ddcal.pipeline.stages.experts.expert_keys`.
             store: Where experts are.
             leases: Tell which experts other processes train.
             gpu: The share of a GPU that this process may use, noted with what it trains.
@@ -134,7 +159,7 @@ class ExpertsWork:
         experts = [
             {"sha256": entry.files[TRAJECTORY], **entry.meta["values"]} for _, entry in sorted(self.entries.items())
         ]
-        (folder / EXPERTS).write_text(json.dumps({"experts": experts}, indent=1, sort_keys=True))
+        (folder / LIST).write_text(json.dumps({"experts": experts}, indent=1, sort_keys=True))
 
     def experts(self) -> Experts:
         """Return the trajectories of the finished stage."""
@@ -178,7 +203,7 @@ class ExpertsWork:
         return True
 
     def _look_up(self, index: int, key: str) -> bool:
-        entry = self._store.get("experts", key)
+        entry = self._store.get(EXPERTS.name, key)
         if entry is None:
             return False
         self.entries[index] = entry
@@ -197,7 +222,7 @@ class ExpertsWork:
                 "config": config,
             }
 
-        self.entries[training.index] = self._store.publish("experts", self.keys[training.index], write)
+        self.entries[training.index] = self._store.publish(EXPERTS.name, self.keys[training.index], write)
         logger.info(
             "experts: %d of %d trained in %.1f s, loss %.4f; %s moves its weights by %.1e at most",
             training.index + 1,
@@ -209,3 +234,16 @@ class ExpertsWork:
         )
         self._training, self._seconds, self._trained = None, 0.0, self._trained + 1
         self.close()
+
+
+def measure(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
+    """Return the cost of an epoch of an expert."""
+    mtt, batch = config.distill.mtt, config.distill.mtt.experts.batch_size
+    total, measured = len(dataset.train), BATCHES * batch
+    quiet = mtt.experts.model_copy(update={"lr": QUIET})
+    distill = config.distill.model_copy(update={"mtt": mtt.model_copy(update={"experts": quiet})})
+    part = replace(dataset, train=Split(dataset.train.images[:measured], dataset.train.labels[:measured]))
+    training = ExpertTraining(part, distill, config.seed, 0, torch.device(device))
+    return Cost(
+        measuring.seconds_of(training.step, device) * math.ceil(total / batch) / math.ceil(len(part.train) / batch)
+    )

@@ -1,4 +1,4 @@
-"""Logits of masked images: entries of the store that every calibration of the same networks shares.
+"""Logits of masked images, read or predicted: entries of the store that every calibration of the same networks shares.
 
 What a network answers to masked images depends on the ratio, the unit, the draws and the seed, and not on the bounds or
 the solver of the fit: trials that differ in these, and sweeps, predict once.
@@ -19,15 +19,16 @@ from torch import Tensor
 
 from ddcal.calibration.masked import masked_logits
 from ddcal.config import TrialConfig
-from ddcal.pipeline.keys import MASKED, masked_key
+from ddcal.pipeline.place import TrialPlace
+from ddcal.pipeline.stages.masked import KEPT_BYTES, MASKED, masked_key
+from ddcal.pipeline.stages.train import TRAIN
 from ddcal.pipeline.store import Store
+from ddcal.pipeline.work.distill import synthetic_of
+from ddcal.pipeline.work.train import networks_of, training_images
 
 logger = logging.getLogger(__name__)
 
 MASKED_LOGITS = "masked.safetensors"
-
-KEPT_BYTES = 16 * 2**20
-"""Logits of a trial above this size are not kept: to predict them again costs less than their place for every trial."""
 
 
 @dataclass
@@ -93,3 +94,22 @@ class MaskedImages:
 
         self.store.publish(MASKED, key, write)
         self.used.append(key)
+
+
+def masked_images(place: TrialPlace, keep: int | None = KEPT_BYTES) -> MaskedImages:
+    """Return the masked images of a trial's finished train stage: the training images (DDNN) or ``val`` (FDNN).
+
+    Args:
+        place: The trial.
+        keep: The largest size of their logits that goes into the store, in bytes; None keeps all.
+    """
+
+    def load() -> tuple[Sequence[torch.nn.Module], Tensor, Tensor]:
+        networks, synthetic, device = networks_of(place), synthetic_of(place), place.environment.device
+        if synthetic is None:
+            images, labels = place.dataset.val.images, place.dataset.val.labels
+        else:
+            images, labels, _, _ = training_images(place.config, place.dataset, synthetic)
+        return networks, images.to(device), labels.to(device)
+
+    return MaskedImages(place.config, place.store, place.keys[TRAIN.name], load, keep)

@@ -1,4 +1,4 @@
-"""The folds stage: every distilled image is predicted by a network that was trained without it (cross-validation).
+"""Computing the folds stage: every distilled image is predicted by a network that was trained without it.
 
 Its networks are trained as the train stage's, one a fold. ``ts_cv`` fits its temperature on their logits, and
 ``mts_distilled`` takes from them how accurate a network is on distilled images that it has not seen.
@@ -7,27 +7,51 @@ Its networks are trained as the train stage's, one a fold. ``ts_cv`` fits its te
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ddcal.calibration import accuracy
 from ddcal.config import TrialConfig
 from ddcal.config.calibrations import folds_within
-from ddcal.config.trial import DATASETS_WITHOUT_FLIP
+from ddcal.config.trial import DATASETS_WITHOUT_FLIP, folds_of
 from ddcal.data import Dataset
 from ddcal.distill import SyntheticSet
 from ddcal.errors import BadInput
-from ddcal.pipeline.work import training_images, training_rate
+from ddcal.pipeline import measuring
+from ddcal.pipeline.costs import Cost
+from ddcal.pipeline.measuring import BATCHES, SCORED_IMAGES, images_like_train
+from ddcal.pipeline.place import TrialPlace
+from ddcal.pipeline.stages.folds import FOLDS
+from ddcal.pipeline.work.distill import synthetic_of
+from ddcal.pipeline.work.train import quiet_training, training_images, training_rate
 from ddcal.seeding import derive_seed, generator
 from ddcal.training import DDNNTraining
 
 logger = logging.getLogger(__name__)
 
 FOLD_LOGITS = "folds.safetensors"
+
+
+def begin(place: TrialPlace) -> FoldsWork:
+    """Return the stage before its first fold.
+
+    Raises:
+        BadInput: if a class has a single image.
+    """
+    synthetic = synthetic_of(place)
+    assert synthetic is not None, "folds are of distilled images"
+    return FoldsWork(place.config, place.dataset, synthetic, place.environment.device)
+
+
+def fold_logits_of(place: TrialPlace) -> dict[str, Tensor] | None:
+    """Return the tensors of the finished stage (``logits`` (M, K), ``labels`` (M,)); None for a trial without it."""
+    entry = place.entries.get(FOLDS.name)
+    return None if entry is None else load_file(entry.folder / FOLD_LOGITS)
 
 
 def split_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
@@ -141,3 +165,18 @@ class FoldsWork:
             device=self.device,
             stage="folds",
         )
+
+
+def measure(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
+    """Return the cost of an epoch of a fold, and of its logits."""
+    batch, folds = config.train.batch_size, folds_of(config)
+    assert batch, "the config must be resolved"
+    images, labels, total = images_like_train(config, dataset)
+    kept = total - total // folds
+    shown = min(kept, BATCHES * batch)
+    training = quiet_training(config, dataset, images[:shown], labels[:shown], device)
+    batches = math.ceil(kept / batch) / math.ceil(shown / batch)
+    step = batches * measuring.seconds_of(training.step, device)
+    held = images[:SCORED_IMAGES].to(device)
+    once = measuring.seconds_of(lambda: training.predict(0, held).cpu(), device) / len(held) * total / folds
+    return Cost(step, once=once)

@@ -7,10 +7,12 @@ from ddcal.distill import make_distiller
 from ddcal.distill.matching import GradientMatching
 from ddcal.errors import BadInput
 from ddcal.pipeline import Environment
-from ddcal.pipeline import probe as probing
-from ddcal.pipeline.costs import PUBLISH_SECONDS, Amount, Cost, stage_amount, stage_kind
-from ddcal.pipeline.probe import iteration_seconds, measure
-from ddcal.pipeline.work import DistillWork, TrainWork, probe_training
+from ddcal.pipeline import measuring as probing
+from ddcal.pipeline.costs import PUBLISH_SECONDS, Amount, Cost
+from ddcal.pipeline.measuring import measure
+from ddcal.pipeline.stages import STAGES
+from ddcal.pipeline.work.distill import DistillWork, iteration_seconds, probe_training
+from ddcal.pipeline.work.train import TrainWork
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ from ddcal.pipeline.work import DistillWork, TrainWork, probe_training
     ],
 )
 def test_stages_of_one_kind_differ_in_nothing_that_costs(stage, changes, same, make_trial):
-    kinds = [stage_kind(resolve(make_trial(**values)), stage) for values in ({}, changes)]
+    kinds = [STAGES[stage].kind(resolve(make_trial(**values))) for values in ({}, changes)]
     assert (kinds[0] == kinds[1]) == same
 
 
@@ -75,18 +77,18 @@ def test_the_amount_of_a_stage_is_what_the_work_does(iterations, points, make_tr
     while work.fraction < 1.0:
         work.step()
         steps += 1
-    assert stage_amount(trial, "distill") == Amount(1, steps, calls["point"])
+    assert STAGES["distill"].amount(trial) == Amount(1, steps, calls["point"])
     calls["point"] = 0
     training = TrainWork(resolve(make_trial(distill__backbone="full", train__epochs=iterations)), dataset, None, "cpu")
     training.training.step = lambda: setattr(training.training, "epoch", training.training.epoch + 1) or 0.0
     while training.fraction < 1.0:
         training.step()
-    assert stage_amount(trial, "train") == Amount(2, iterations, calls["point"])
+    assert STAGES["train"].amount(trial) == Amount(2, iterations, calls["point"])
 
 
 def test_the_words_on_a_kind_name_the_loss_where_it_is_not_the_usual_one(make_trial):
     plain, mixed = (
-        stage_kind(resolve(make_trial(train__loss=loss)), "train").what for loss in ("cross_entropy", "mixup")
+        STAGES["train"].kind(resolve(make_trial(train__loss=loss))).what for loss in ("cross_entropy", "mixup")
     )
     assert mixed == f"{plain}, mixup"
 
@@ -172,7 +174,7 @@ def test_every_calibration_is_measured(method, make_trial, datasets, environment
     if method in ("ts_cv", "mts_distilled"):
         folds = measure(trial, "folds", datasets.get(trial.data), environment)
         assert folds.step == 0.5 and folds.once == pytest.approx(0.5 / 2)
-        assert stage_amount(trial, "folds") == Amount(2, 3, 0)
+        assert STAGES["folds"].amount(trial) == Amount(2, 3, 0)
 
 
 def test_too_many_images_a_class_is_bad_input(make_trial, datasets, environment):
@@ -185,7 +187,7 @@ def test_the_peak_of_a_gpu_is_reported(make_trial, datasets, monkeypatch):
     calls = []
     for name, value in (("reset_peak_memory_stats", None), ("max_memory_allocated", 123), ("synchronize", None)):
         monkeypatch.setattr(f"torch.cuda.{name}", lambda name=name, value=value: calls.append(name) or value)
-    monkeypatch.setitem(probing.MEASURES, "train", lambda *arguments: Cost(1.0))
+    monkeypatch.setattr("ddcal.pipeline.work.train.measure", lambda *arguments: Cost(1.0))
     trial = resolve(make_trial())
     cost = measure(trial, "train", datasets.get(trial.data), Environment("cuda", 1))
     assert cost == Cost(1.0, gpu_bytes=123) and calls == ["reset_peak_memory_stats", "max_memory_allocated"]

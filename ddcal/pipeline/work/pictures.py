@@ -14,20 +14,11 @@ from torch import Tensor
 
 from ddcal.data import Dataset
 from ddcal.distill import Distiller
+from ddcal.pipeline.stages.distill import MAX_CLASSES, MAX_IMAGES, PROGRESS_CLASSES, PROGRESS_POINTS
 
 PICTURES = "pictures.safetensors"
 """uint8: ``progress`` (T, n, C, S, S), with the fraction of the iterations of each T under ``fractions``; ``grid``
 (classes, images, C, S, S). Each is there or not."""
-
-MAX_CLASSES, MAX_IMAGES = 20, 10
-"""A grid has at most so many classes, and images of each."""
-
-PROGRESS_POINTS = 4
-PROGRESS_CLASSES = 10
-"""The first image of so many classes is shown."""
-
-WITHOUT_PROGRESS = ("real", "file")
-"""Backbones whose images do not change."""
 
 
 class StagePictures:

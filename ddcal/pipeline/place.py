@@ -1,0 +1,60 @@
+"""Where a trial computes: all that the work of its stages needs, from its config to the entries before a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ddcal.config import DataConfig, TrialConfig
+from ddcal.data import Dataset, load_dataset
+from ddcal.pipeline.environment import Environment
+from ddcal.pipeline.leases import Leases
+from ddcal.pipeline.store import Entry, Store
+
+
+class DatasetCache:
+    """Keeps the dataset that was loaded last, so that consecutive trials on the same data decode it once."""
+
+    def __init__(self) -> None:
+        self._key: str | None = None
+        self._dataset: Dataset | None = None
+
+    def get(self, config: DataConfig) -> Dataset:
+        """Return the dataset of ``config``."""
+        key = config.model_dump_json()
+        if self._dataset is None or key != self._key:
+            self._dataset = None
+            self._dataset, self._key = load_dataset(config), key
+        return self._dataset
+
+
+@dataclass(frozen=True)
+class TrialPlace:
+    """One trial as its stages see it.
+
+    Attributes:
+        config: The resolved trial.
+        keys: Stage → key.
+        fingerprint: Of the real data.
+        environment: Device, threads and precision.
+        store: Where what trials share within a stage (experts, masked logits) is looked up and published.
+        leases: Tell what other processes compute.
+        datasets: Shared between the trials of one process.
+        gpu: The share of a GPU that this process may use, noted with what it computes.
+        entries: Stage → entry of the stages that are finished; the runner fills it.
+    """
+
+    config: TrialConfig
+    keys: Mapping[str, str]
+    fingerprint: str
+    environment: Environment
+    store: Store
+    leases: Leases
+    datasets: DatasetCache = field(default_factory=DatasetCache)
+    gpu: float = 0.0
+    entries: dict[str, Entry] = field(default_factory=dict)
+
+    @property
+    def dataset(self) -> Dataset:
+        """The real data, loaded at first use."""
+        return self.datasets.get(self.config.data)

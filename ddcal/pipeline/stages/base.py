@@ -1,0 +1,150 @@
+"""What a stage is: everything that is asked about one before, while and after it computes, in one place.
+
+A stage has two files: ``stages/NAME.py`` says what it is, free of torch, and ``work/NAME.py`` computes it. Nobody else
+compares a stage's name: whoever wants to know something asks the stages in their order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+
+from ddcal.config import TrialConfig
+from ddcal.config.trial import IMAGE_FILE_DATASETS
+from ddcal.pipeline.costs import Amount, Cost, Kind
+from ddcal.pipeline.environment import Environment
+from ddcal.pipeline.halving import half, width_of
+
+if TYPE_CHECKING:
+    from ddcal.data import Dataset
+    from ddcal.data.shapes import DatasetShape
+    from ddcal.pipeline.place import TrialPlace
+    from ddcal.pipeline.work.base import Found, StageWork
+
+
+class Work(Protocol):
+    """The module that computes a stage: ``begin`` one that goes in steps, ``compute`` one that does not."""
+
+    def begin(self, place: TrialPlace) -> StageWork:
+        """Return the unfinished stage of a trial, at its beginning."""
+
+    def compute(self, place: TrialPlace) -> Found:
+        """Return what the stage of a trial finds."""
+
+    def measure(self, config: TrialConfig, dataset: Dataset, device: str) -> Cost:
+        """Return what the stage costs on this machine, from a few steps of it; nothing is published."""
+
+
+class Stage(ABC):
+    """One stage of a trial: a pure function of its settings, the stages before it, the data, the seed and the machine.
+
+    Attributes:
+        name: Its name: in stores, ledgers, tables and exports.
+        span: Which part of ``progress`` it is: fixed, so that a point means the same whether computed or cached.
+        builds_on: The stages whose results it reads; their keys are part of its own.
+        reads: Names of trials, or beginnings of names, that can change it.
+        step: What one step of it is, in words.
+        values_file: The file of its values, of a stage that is computed in one go; None of one that goes in steps.
+        optional: Whether most trials do without it: tables have columns for it only where a trial has it.
+    """
+
+    name: ClassVar[str]
+    span: ClassVar[tuple[float, float]]
+    builds_on: ClassVar[tuple[str, ...]]
+    reads: ClassVar[tuple[str, ...]]
+    step: ClassVar[str]
+    values_file: ClassVar[str | None] = None
+    optional: ClassVar[bool] = False
+
+    # What it is. Every ``config`` is resolved.
+
+    def in_trial(self, config: TrialConfig) -> bool:
+        """Return whether a trial has this stage."""
+        return True
+
+    @abstractmethod
+    def version(self, config: TrialConfig) -> int:
+        """Return the version of its algorithm: raised where numbers change, so that old artefacts are not taken."""
+
+    @abstractmethod
+    def settings(self, config: TrialConfig) -> dict[str, Any]:
+        """Return the part of a trial's config that its numbers depend on; settings without effect are left out."""
+
+    def identity(self, config: TrialConfig, fingerprint: str, environment: Environment) -> dict[str, Any]:
+        """Return what decides its numbers, but for the stages before it.
+
+        Args:
+            config: The trial.
+            fingerprint: Of the data source, from `ddcal.data.dataset_fingerprint`.
+            environment: Device, precision and threads.
+        """
+        # What only image files have stays out of the keys of the others; the variant is told by the fingerprint.
+        without = {"root", "variant"} | (set() if config.data.name in IMAGE_FILE_DATASETS else {"resize"})
+        without |= {"train_images"} if config.data.train_images is None else set()
+        return {
+            "stage": self.name,
+            "algorithm_version": self.version(config),
+            "config": self.settings(config),
+            "data": config.data.model_dump(mode="json", exclude=without) | {"fingerprint": fingerprint},
+            "seed": config.seed,
+            "environment": environment.identity(),
+        }
+
+    def key(self, config: TrialConfig, fingerprint: str, environment: Environment, earlier: Mapping[str, str]) -> str:
+        """Return its key, a sha256 in hex; ``earlier`` has the keys of the stages before it."""
+        upstream = sorted(earlier[name] for name in self.builds_on if name in earlier)
+        return digest(self.identity(config, fingerprint, environment) | {"upstream": upstream})
+
+    # What it leaves
+
+    def metrics(self, meta: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the final metrics of a trial that ends with this stage, from the manifest's ``meta``."""
+        return {}
+
+    # What it costs
+
+    @abstractmethod
+    def kind(self, config: TrialConfig) -> Kind:
+        """Return what makes two of it cost the same."""
+
+    @abstractmethod
+    def amount(self, config: TrialConfig) -> Amount:
+        """Return how much it computes."""
+
+    @abstractmethod
+    def size(self, config: TrialConfig, shape: DatasetShape) -> int:
+        """Return an upper bound of the bytes that it leaves in the store."""
+
+    def checkpoint_size(self, config: TrialConfig, shape: DatasetShape) -> int:
+        """Return the bytes of its checkpoint, twice while it is replaced; 0 of a stage that has none."""
+        return 0
+
+    def memory(self, config: TrialConfig) -> dict[str, Any] | None:
+        """Return the settings that decide how much memory it holds, rates and counts among them; None if it needs none.
+
+        (`ddcal.study.packing` leaves out what changes only how long a stage computes.)
+        """
+        return {self.name: self.settings(config)}
+
+    def what_to_halve(self, config: TrialConfig) -> list[str]:
+        """Return settings that shrink its peak of memory, the one that counts most first: ``name (now → then)``."""
+        return half("train.network.width", width_of(config, config.train.network))
+
+    # What computes it
+
+    @property
+    def work(self) -> Work:
+        """The module that computes it, with torch."""
+        return cast(Work, import_module(f"ddcal.pipeline.work.{self.name}"))
+
+    def _kind(self, what: str, values: Mapping[str, Any]) -> Kind:
+        return Kind(self.name, what, self.step, json.dumps({"stage": self.name, **values}, sort_keys=True))
+
+
+def digest(identity: Mapping[str, Any]) -> str:
+    """Return the key of an identity: its sha256 in hex."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,160 @@
+"""The distill stage: the synthetic images, and a short network's score on ``val`` at fixed fractions of the work."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from ddcal.config import TrialConfig
+from ddcal.config.backbones import OWN_SECTION, SECTIONS
+from ddcal.pipeline.costs import Amount, Kind, network_words
+from ddcal.pipeline.halving import half, what_distilling_halves, width_of
+from ddcal.pipeline.stages.base import Stage
+
+if TYPE_CHECKING:
+    from ddcal.data.shapes import DatasetShape
+
+VERSIONS = {"real": 1, "dc": 1, "dsa": 1, "dm": 1, "mtt": 1, "rtp": 1, "file": 1}
+"""Backbone → the version of its algorithm."""
+
+BASES_VERSION = 2
+"""That of RTP with bases: 2 since they begin as a matrix of R x (C·s²) numbers, not as a convolution's kernels."""
+
+LIMITS = ("clip", "update_limit")
+"""Settings of ``distill`` that are no part of its key where they are off."""
+
+USUAL: dict[str, dict[str, tuple[object, ...]]] = {
+    "mtt": {"remainder": (None, "last")},
+    "rtp": {"init": ("real",), "augment": ("dsa",)},
+}
+"""Section of ``distill`` → settings that are no part of its key where they have these values: stores are older."""
+
+MAX_CLASSES, MAX_IMAGES = 20, 10
+"""The picture of a set shows at most so many classes, and images of each."""
+
+PROGRESS_POINTS = 4
+PROGRESS_CLASSES = 10
+"""The picture of how images came about shows the first image of so many classes."""
+
+FIXED = ("real", "file")
+"""Backbones whose images do not change."""
+
+
+class DistillStage(Stage):
+    """The distilled set of a trial; a trial that trains on all real images has none."""
+
+    name = "distill"
+    span = (0.0, 0.5)
+    builds_on = ("experts",)
+    reads = ("seed", "data.", "network.", "distill.")
+    step = "iteration"
+
+    def in_trial(self, config: TrialConfig) -> bool:
+        """Return whether anything is distilled."""
+        return config.distill.backbone != "full"
+
+    def version(self, config: TrialConfig) -> int:
+        """Return the version of the backbone."""
+        backbone = config.distill.backbone
+        return BASES_VERSION if backbone == "rtp" and config.distill.rtp.bases else VERSIONS[backbone]
+
+    def settings(self, config: TrialConfig) -> dict[str, Any]:
+        """Return ``distill`` with the sections of other backbones, masks and limits that are off left out.
+
+        An imported file is its content, not its path.
+
+        Raises:
+            ddcal.distill.tensor_file.TensorFileError: if that file cannot be read.
+        """
+        values = config.distill.model_dump(mode="json", exclude={"family"})  # the resolved values say it all
+        backbone = config.distill.backbone
+        for limit in LIMITS:
+            if values[limit] is None or backbone == "real":
+                del values[limit]
+        for section in SECTIONS:
+            if section != OWN_SECTION.get(backbone):
+                del values[section]
+            else:
+                for name, usual in USUAL.get(section, {}).items():
+                    if values[section][name] in usual:
+                        del values[section][name]
+        if backbone in FIXED:
+            del values["mask"], values["iterations"]
+        elif config.distill.mask.ratio == 0.0:
+            values["mask"] = {"ratio": 0.0}
+        if backbone == "file":
+            from ddcal.distill.tensor_file import content_digest, file_identity  # torch, which other keys do without
+
+            values["file"] = file_identity(config.distill.file, content_digest(config.distill.file))
+        return values
+
+    def kind(self, config: TrialConfig) -> Kind:
+        """Return what an iteration depends on."""
+        data, distill = config.data, config.distill
+        values: dict[str, Any] = {"data": data.model_dump(mode="json")}
+        values |= {name: getattr(distill, name) for name in ("backbone", "ipc")}
+        values |= {"network": distill.network.model_dump(), "probe": distill.probe.model_dump(exclude={"points"})}
+        masked = ""
+        if distill.backbone != "real":
+            section = OWN_SECTION[distill.backbone]
+            own = getattr(distill, section).model_dump()
+            values[section] = {name: value for name, value in own.items() if isinstance(value, int)}  # not the rates
+            if distill.backbone == "mtt":
+                values["gradient"] = distill.mtt.gradient
+            if distill.backbone == "rtp" and distill.rtp.augment != "dsa":
+                values["augment"] = distill.rtp.augment
+            if distill.mask.ratio > 0.0:
+                values["mask"] = distill.mask.model_dump(exclude={"ratio"})
+                masked = " masked"
+        what = f"{data.name} {distill.backbone} ipc {distill.ipc}{masked}, {network_words(distill.network)}"
+        return self._kind(what, values)
+
+    def amount(self, config: TrialConfig) -> Amount:
+        """Return the iterations and the probes."""
+        iterations = 1 if config.distill.backbone in FIXED else config.distill.iterations or 1
+        points = config.distill.probe.points
+        scored = {math.ceil(k * iterations / points) for k in range(1, points + 1)}
+        return Amount(1, iterations, len(scored))
+
+    def size(self, config: TrialConfig, shape: DatasetShape) -> int:
+        """Return the bytes of the images, their preprocessing, their pictures and their description."""
+        from ddcal.distill import images_per_class
+        from ddcal.pipeline.footprint import (
+            DESCRIPTION_BYTES,
+            MANIFEST_BYTES,
+            POINT_BYTES,
+            SMALL_PREPROCESSING,
+            TENSOR_HEADER_BYTES,
+        )
+
+        features = shape.channels * shape.size**2
+        per_class = images_per_class(config.distill, shape.classes, shape.channels, shape.size)
+        count = per_class * shape.classes
+        tensors = 4 * count * features + 8 * count + 3 * TENSOR_HEADER_BYTES
+        fitted = (features, features**2, features**2) if config.data.zca else (shape.channels, shape.channels)
+        kept = sum(4 * numbers + TENSOR_HEADER_BYTES for numbers in fitted if numbers <= SMALL_PREPROCESSING)
+        text = MANIFEST_BYTES + POINT_BYTES * config.distill.probe.points + DESCRIPTION_BYTES + 32 * shape.classes
+        source = tensors if config.distill.backbone == "file" else 0  # the imported tensors as they were stored
+        shown = min(MAX_CLASSES, shape.classes) * min(MAX_IMAGES, per_class)
+        grid = shown * features + TENSOR_HEADER_BYTES if config.data.zca else 0
+        progress = 0 if config.distill.backbone in FIXED else _progress_size(shape) + 2 * TENSOR_HEADER_BYTES
+        return tensors + source + progress + grid + kept + text
+
+    def checkpoint_size(self, config: TrialConfig, shape: DatasetShape) -> int:
+        """Return the bytes of the images, their momentum and the pictures so far."""
+        from ddcal.pipeline.footprint import MANIFEST_BYTES
+
+        learned = 8 * config.distill.ipc * shape.classes * shape.channels * shape.size**2
+        return 2 * (learned + _progress_size(shape) + MANIFEST_BYTES)
+
+    def what_to_halve(self, config: TrialConfig) -> list[str]:
+        """Return the backbone's settings, and the width of the distilling network."""
+        width = width_of(config, config.distill.network)
+        return [*what_distilling_halves(config), *half("distill.network.width", width)]
+
+
+DISTILL = DistillStage()
+
+
+def _progress_size(shape: DatasetShape) -> int:
+    return (PROGRESS_POINTS + 1) * min(PROGRESS_CLASSES, shape.classes) * shape.channels * shape.size**2
