@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from ddcal.pipeline import Advance
+from ddcal.pipeline.stages import STAGES
 from ddcal.study.interrupt import end_now
 from ddcal.study.replay import Comparison
 from ddcal.study.results import StudyResults, Trial
@@ -99,7 +100,8 @@ class StudyProgress:
     def on_advance(self, advance: Advance) -> None:
         """Move the progress bar."""
         if self._bar is not None:
-            share = f" {advance.fraction:.0%}" if advance.stage == "experts" else ""  # which is no part of progress
+            low, high = STAGES[advance.stage].span
+            share = f" {advance.fraction:.0%}" if low == high else ""  # of a stage that is no part of progress
             self._bar.update(self._task, completed=advance.progress, description=f"{advance.stage + share:<9}")
 
     def on_interrupt(self, count: int) -> None:

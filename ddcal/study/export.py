@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import yaml
 
 from ddcal import __version__
 from ddcal.errors import BadInput, StoreError
+from ddcal.pipeline.stages import STAGES
 from ddcal.pipeline.store import Entry, Store, file_sha256, open_store
 from ddcal.study.models import PLACES, PREPROCESSING, ModelRequest, ReadyModel, check_model, ready_model, write_models
 from ddcal.study.references import Reference
@@ -21,21 +21,6 @@ from ddcal.study.study_store import cache_place
 
 RUN, LOCK = "run.yaml", "run.lock.json"
 FORMAT_VERSION = 1
-COPIED = {
-    "distill": {
-        "synthetic.safetensors": "distilled",
-        "synthetic.json": "distilled",
-        "source.safetensors": "distilled",  # of an imported set
-    },
-    "train": {"networks.safetensors": "networks"},
-    "calibrate": {"calibration.json": "networks"},
-    "evaluate": {"evaluation.json": ".", "reliability.png": "."},
-}
-"""Stage → file of its entry → folder of the export; what lies in a folder of the entry lies in one there too."""
-
-CALIBRATORS = "calibrators/"
-"""Folder of calibrators in a calibrate entry and in ``networks``: where there is more to them than a temperature."""
-
 SOURCE = "distilled/source.safetensors"
 """What a replay reads in place of the file that a set was imported from."""
 
@@ -48,23 +33,6 @@ CUDA_TOLERANCE = 0.02
 
 class ExportError(BadInput):
     """What was asked for cannot be exported or replayed; the message says why and what would be right."""
-
-
-def copied_files(stage: str, files: Iterable[str]) -> dict[str, str]:
-    """Return which files of a stage's entry lie in an export: file → folder of the export.
-
-    Args:
-        stage: The stage.
-        files: The names of the entry's files.
-    """
-    fixed = COPIED.get(stage, {})
-    found = {}
-    for name in files:
-        if name in fixed:
-            found[name] = fixed[name]
-        elif stage == "calibrate" and name.startswith(CALIBRATORS):
-            found[name] = "networks"
-    return found
 
 
 def export_trial(results: StudyResults, trial: Trial, target: Path | str, models: ModelRequest | None = None) -> Path:
@@ -181,7 +149,7 @@ def _write(
 ) -> None:
     folder.mkdir(parents=True)
     for stage, entry in entries.items():
-        for name, place in copied_files(stage, entry.files).items():
+        for name, place in STAGES[stage].exported(entry.files).items():
             path = folder / place / name
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(entry.folder / name, path)

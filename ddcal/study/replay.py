@@ -17,8 +17,9 @@ from ddcal.config.trial import flatten
 from ddcal.data import dataset_fingerprint
 from ddcal.pipeline import Advance, Environment, TrialRunner, open_store
 from ddcal.pipeline.environment import default_device
+from ddcal.pipeline.stages import STAGES
 from ddcal.pipeline.store import file_sha256
-from ddcal.study.export import FORMAT_VERSION, LOCK, NOT_COMPARED, RUN, SOURCE, ExportError, copied_files
+from ddcal.study.export import FORMAT_VERSION, LOCK, NOT_COMPARED, RUN, SOURCE, ExportError
 from ddcal.study.provenance import NUMERIC_PACKAGES, package_versions
 
 REQUIRED = ("config", "target", "environment", "data_fingerprint", "versions", "tolerance", "metrics", "stages")
@@ -175,7 +176,7 @@ def _changed_files(folder: Path, run: dict[str, Any]) -> list[str]:
     recorded = {
         folder / place / name: (record["files"][name], f"stages.{stage}.files.{name}")
         for stage, record in run["stages"].items()
-        for name, place in copied_files(stage, record["files"]).items()
+        for name, place in STAGES[stage].exported(record["files"]).items()
     }
     for name, digest in run.get("models", {}).get("files", {}).items():
         recorded[folder / name] = (digest, f"models.files.{name}")

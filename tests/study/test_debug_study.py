@@ -152,14 +152,14 @@ def test_a_distill_study_stops_at_the_distilled_set(tiny_study, tmp_path):
 
 @pytest.mark.parametrize("broken", ["val/ece", "val/accuracy", "val/nll"])
 def test_a_trial_without_a_finite_number_to_select_on_has_failed(tiny_study, tmp_path, monkeypatch, broken):
-    from ddcal.pipeline import finish
+    from ddcal.pipeline.work import evaluate as module
 
-    def spoiled(*arguments, evaluate=finish.evaluate):
+    def spoiled(*arguments, evaluate=module.evaluate):
         values = evaluate(*arguments)
         values["metrics"][broken] = float("nan")
         return values
 
-    monkeypatch.setattr(finish, "evaluate", spoiled)
+    monkeypatch.setattr(module, "evaluate", spoiled)
     study = tiny_study(constraints={"val/nll": "<= 9.0"}, search={"trials": 1})
     results = run_study(study, output=tmp_path, debug=True)
     assert results.records[0].outcome == "failed" and broken in results.records[0].error

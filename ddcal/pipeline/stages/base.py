@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
@@ -50,6 +50,7 @@ class Stage(ABC):
         step: What one step of it is, in words.
         values_file: The file of its values, of a stage that is computed in one go; None of one that goes in steps.
         optional: Whether most trials do without it: tables have columns for it only where a trial has it.
+        shared_files: File of its entry → folder of an export in which it lies.
     """
 
     name: ClassVar[str]
@@ -59,6 +60,7 @@ class Stage(ABC):
     step: ClassVar[str]
     values_file: ClassVar[str | None] = None
     optional: ClassVar[bool] = False
+    shared_files: ClassVar[Mapping[str, str]] = {}
 
     # What it is. Every ``config`` is resolved.
 
@@ -100,6 +102,16 @@ class Stage(ABC):
         return digest(self.identity(config, fingerprint, environment) | {"upstream": upstream})
 
     # What it leaves
+
+    def exported(self, files: Iterable[str]) -> dict[str, str]:
+        """Return which files of its entry lie in an export: file → folder of the export.
+
+        What lies in a folder of the entry lies in one there too.
+
+        Args:
+            files: The names of the entry's files.
+        """
+        return {name: self.shared_files[name] for name in files if name in self.shared_files}
 
     def metrics(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         """Return the final metrics of a trial that ends with this stage, from the manifest's ``meta``."""

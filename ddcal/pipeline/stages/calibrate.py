@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ddcal.config import TrialConfig
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from ddcal.data.shapes import DatasetShape
 
 
+CALIBRATORS = "calibrators"
+"""Folder of an entry, with one folder a network, where one temperature is not all there is to a calibrator."""
+
+
 class CalibrateStage(Stage):
     """Calibrators of a trial's networks, computed in one go."""
 
@@ -23,6 +28,7 @@ class CalibrateStage(Stage):
     reads = ("seed", "data.", "network.", "distill.", "train.", "calibrate.")
     step = "network"
     values_file = "calibration.json"
+    shared_files = {"calibration.json": "networks"}  # noqa: RUF012 - never changed
 
     def version(self, config: TrialConfig) -> int:
         """Return the version of the calibrations."""
@@ -43,6 +49,12 @@ class CalibrateStage(Stage):
         if not calibration.temperature_alone:
             del values["solver"]
         return values
+
+    def exported(self, files: Iterable[str]) -> dict[str, str]:
+        """Return its values, and the calibrators that are more than a temperature."""
+        files = list(files)
+        calibrators = {name: "networks" for name in files if name.startswith(f"{CALIBRATORS}/")}
+        return super().exported(files) | calibrators
 
     def kind(self, config: TrialConfig) -> Kind:
         """Return what a fit depends on."""

@@ -48,6 +48,11 @@ class DistillStage(Stage):
     builds_on = ("experts",)
     reads = ("seed", "data.", "network.", "distill.")
     step = "iteration"
+    shared_files = {  # noqa: RUF012 - never changed
+        "synthetic.safetensors": "distilled",
+        "synthetic.json": "distilled",
+        "source.safetensors": "distilled",  # of an imported set
+    }
 
     def in_trial(self, config: TrialConfig) -> bool:
         """Return whether anything is distilled."""

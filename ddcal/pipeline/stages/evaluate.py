@@ -22,6 +22,7 @@ class EvaluateStage(Stage):
     reads = ("seed", "data.", "network.", "distill.", "train.", "calibrate.", "evaluate.")
     step = "evaluation"
     values_file = "evaluation.json"
+    shared_files = {"evaluation.json": ".", "reliability.png": "."}  # noqa: RUF012 - never changed
 
     def version(self, config: TrialConfig) -> int:
         """Return the version of the metrics."""

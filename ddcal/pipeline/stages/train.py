@@ -25,6 +25,7 @@ class TrainStage(Stage):
     builds_on = ("experts", "distill")
     reads = ("seed", "data.", "network.", "distill.", "train.")
     step = "epoch of a network"
+    shared_files = {"networks.safetensors": "networks"}  # noqa: RUF012 - never changed
 
     def version(self, config: TrialConfig) -> int:
         """Return the version of training."""

@@ -32,16 +32,13 @@ from ddcal.pipeline import measuring
 from ddcal.pipeline.costs import Cost
 from ddcal.pipeline.measuring import images_like_train, random_logits
 from ddcal.pipeline.place import TrialPlace
-from ddcal.pipeline.stages.calibrate import CALIBRATE
+from ddcal.pipeline.stages.calibrate import CALIBRATE, CALIBRATORS
 from ddcal.pipeline.stages.masked import MASKED_RATIOS
 from ddcal.pipeline.work.base import Found
 from ddcal.pipeline.work.folds import fold_logits_of
 from ddcal.pipeline.work.masked import MaskedImages, masked_images
 from ddcal.pipeline.work.train import logits_of
 from ddcal.seeding import generator
-
-CALIBRATORS = "calibrators"
-"""Folder of a calibrate entry, with one folder a network, where one temperature is not all there is to a calibrator."""
 
 
 def compute(place: TrialPlace) -> Found:
