@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -38,7 +39,8 @@ class DataConfig(Config):
     searched or selected then. The split does not depend on the trial's seed, so replicates share one ``val``.
 
     ``resize`` says how image files that are not square become so: ``crop`` resizes the short side and cuts out the
-    centre, ``squash`` resizes both sides. ``variant`` is which of ImageNette's three downloads to read.
+    centre, ``squash`` resizes both sides. ``background`` is what transparent pixels of image files are laid on: white,
+    black, or ``#rrggbb``. ``variant`` is which of ImageNette's three downloads to read.
 
     ``train_images`` keeps about so many of the real training images, drawn once and the same share of every class, for
     studies at reduced scale; None keeps all. ``val`` and ``test`` stay as they are.
@@ -49,6 +51,7 @@ class DataConfig(Config):
     zca: bool = False
     resolution: Annotated[int, Field(ge=8, le=1024)] | None = None
     resize: Literal["crop", "squash"] = "crop"
+    background: str = "white"
     variant: Literal["full", "320px", "160px"] = "full"
     train_images: PositiveInt | None = None
     validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)] | None = None
@@ -80,6 +83,16 @@ class DataConfig(Config):
         if self.resize != "crop" and self.name not in IMAGE_FILE_DATASETS:
             raise ValueError(
                 f"resize is {self.resize!r}, which means something for {', '.join(IMAGE_FILE_DATASETS)} alone, "
+                f"not for {self.name}: leave it out"
+            )
+        if not re.fullmatch(r"white|black|#[0-9a-f]{6}", self.background):
+            raise ValueError(
+                f"background is {self.background!r}; it must be white, black, or a colour as '#rrggbb', in quotes and "
+                "small letters"
+            )
+        if self.background != "white" and self.name not in IMAGE_FILE_DATASETS:
+            raise ValueError(
+                f"background is {self.background!r}, which means something for {', '.join(IMAGE_FILE_DATASETS)} alone, "
                 f"not for {self.name}: leave it out"
             )
         if self.variant != "full" and self.name != "imagenette":

@@ -121,6 +121,8 @@ def load_dataset(config: DataConfig) -> Dataset:
     identity = f"{fingerprint} validation_fraction={fraction!r} resolution={config.resolution}"
     if source.kind == "images":
         identity += f" resize={config.resize}"
+        if config.background != DataConfig().background:
+            identity += f" background={config.background}"
     if config.train_images is not None:
         identity += f" train_images={config.train_images}"
     preprocessing: Preprocessing

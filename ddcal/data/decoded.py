@@ -25,7 +25,7 @@ from ddcal.data.progress import progress
 from ddcal.data.sources import RawData, Source
 
 DECODING_VERSION = 1
-"""Raised whenever the same files give other bytes."""
+"""Raised whenever the same files give other bytes, unless they have another fingerprint then."""
 IMAGENETTE_SIDE = 128
 SUM_BYTES = 2**25
 """Bytes of images under one checksum."""
@@ -88,6 +88,8 @@ def open_decoded(config: DataConfig, source: Source, fingerprint: str) -> tuple[
 def _folder_name(config: DataConfig, images: ImageFolder, fingerprint: str) -> str:
     side = stored_side(config, images)
     identity = f"{fingerprint} side={side} resize={_resize(config)} version={DECODING_VERSION}"
+    if config.background != DataConfig().background:
+        identity += f" background={config.background}"
     return f"decoded-{hashlib.sha256(identity.encode()).hexdigest()[:24]}"
 
 
@@ -177,7 +179,8 @@ def _decode(config: DataConfig, images: ImageFolder, folder: Path) -> None:
                 with (temporary / f"{part}.npy").open("wb") as file:
                     header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), side, side, 3)}
                     np.lib.format.write_array_header_1_0(file, header)
-                    for chunk in decoded_chunks(images.path, paths, side, _resize(config), done, problems):
+                    wanted = (side, _resize(config), config.background)
+                    for chunk in decoded_chunks(images.path, paths, *wanted, done, problems):
                         file.write(chunk.data)
                     file.flush()
                     os.fsync(file.fileno())

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +15,23 @@ from pathlib import Path
 from ddcal.config import DataConfig
 from ddcal.data.errors import DataError
 from ddcal.data.image_folders import ImageFolder, raise_problems
+from ddcal.data.look import Look
+from ddcal.data.pictures import Header, picture_bytes, read_header, ready_pillow
 from ddcal.data.progress import progress
 from ddcal.data.sources import Source, locate_source
+from ddcal.untrusted import Untrusted, open_regular, read_json
 
 DATA_VERSION = 1
 """Raised whenever the same files give other images, labels or splits."""
+PIXELS_VERSION = 2
+"""Of pictures that the decoder once read otherwise (transparent ones, and those that an EXIF tag turns): it is part of
+the fingerprint of data sets that have some, and of no other."""
 READERS = 8
 """Threads that read image files; most of their time is waiting."""
+MEMORY_BYTES = 2**24
+"""The largest file of kept fingerprints that is read."""
+READ_AHEAD = 512
+"""Image files that may be read before their turn: bounds what is in memory."""
 CACHE_FOLDER = ".ddcal"
 """Folder beside the source files that keeps what is derived from them; it can be deleted at any time."""
 
@@ -28,10 +39,11 @@ CACHE_FOLDER = ".ddcal"
 def dataset_fingerprint(config: DataConfig) -> str:
     """Return 64 hex digits that change when the dataset's files change; where the files lie has no influence.
 
-    Nothing is decoded. Contents are hashed once and kept in ``<data root>/.ddcal/fingerprints.json`` with each file's
-    size and modification time; later calls compare those alone. Of image files, one entry keeps a digest over all
-    sizes and times, and one over all contents. If the folder cannot be written, files are hashed every time. ``zca``,
-    ``resolution``, ``resize`` and ``validation_fraction`` are settings, not files: they are not part of it.
+    Nothing is decoded, but to see whether a picture is transparent. Contents are hashed once and kept in
+    ``<data root>/.ddcal/fingerprints.json`` with each file's size and modification time; later calls compare those
+    alone. Of image files, one entry keeps a digest over all sizes and times, one over all contents, and what their
+    headers say. If the folder cannot be written, files are hashed every time. ``zca``, ``resolution``, ``resize``,
+    ``background`` and ``validation_fraction`` are settings, not files: they are not part of it.
 
     Raises:
         DataError: if the files are missing or cannot be read, listing the missing ones.
@@ -44,7 +56,9 @@ def source_fingerprint(name: str, source: Source) -> str:
     digest = hashlib.sha256(f"ddcal-data {DATA_VERSION} {name}".encode())
     hashes = _content_hashes(source)
     if source.images is not None:
-        hashes["images"] = _images_hash(source, source.images)
+        hashes["images"], look = _known_images(source, source.images)
+        if look.changed:
+            hashes["pixels"] = str(PIXELS_VERSION)
     for role, content in sorted(hashes.items()):
         digest.update(f"\n{role} {content}".encode())
     return digest.hexdigest()
@@ -69,7 +83,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> bool:
 
 def _content_hashes(source: Source) -> dict[str, str]:
     """Return role → sha256 of the contents, from the kept ones where size and time still agree."""
-    memory = None if source.root is None else source.root / CACHE_FOLDER / "fingerprints.json"
+    memory = _memory(source)
     known = _read_memory(memory)
     hashes, news = dict[str, str](), dict[str, object]()
     for role, path in source.files.items():
@@ -82,42 +96,89 @@ def _content_hashes(source: Source) -> dict[str, str]:
             if isinstance(entry, dict) and {**entry, **state} == entry and isinstance(entry.get("sha256"), str):
                 hashes[role] = entry["sha256"]
                 continue
-            with path.open("rb") as file:
-                hashes[role] = hashlib.file_digest(file, "sha256").hexdigest()
+            with open_regular(path, links=True) as file:
+                hashes[role] = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error})") from error
+        except Untrusted as error:
+            raise DataError(f"{path}: {error}") from error
         news[key] = {**state, "sha256": hashes[role]}
     if news and memory is not None:
         _keep(memory, news)
     return hashes
 
 
-def _images_hash(source: Source, images: ImageFolder) -> str:
-    """Return a sha256 over the paths and contents of all image files, kept as long as no size or time changes."""
-    assert source.root is not None
-    listing, memory = images.listing, source.root / CACHE_FOLDER / "fingerprints.json"
-    key = f"{images.path.relative_to(source.root).as_posix()}/*"
-    entry = _read_memory(memory).get(key)
-    if isinstance(entry, dict) and entry.get("state") == listing.state and isinstance(entry.get("sha256"), str):
-        return entry["sha256"]
+def look_at(source: Source) -> Look | None:
+    """Return what the last `source_fingerprint` kept on a source's pictures; None if it is of other files or missing.
+
+    Args:
+        source: Of kind ``images``.
+    """
+    known = _kept_images(source)
+    return None if known is None else known[1]
+
+
+def _kept_images(source: Source) -> tuple[str, Look] | None:
+    assert source.images is not None
+    entry = _read_memory(_memory(source)).get(_images_key(source))
+    if isinstance(entry, dict) and entry.get("state") == source.images.listing.state:
+        digest, look = entry.get("sha256"), Look.from_kept(entry.get("look"))
+        if isinstance(digest, str) and look is not None:
+            return digest, look
+    return None
+
+
+def _images_key(source: Source) -> str:
+    assert source.root is not None and source.images is not None
+    return f"{source.images.path.relative_to(source.root).as_posix()}/*"
+
+
+def _memory(source: Source) -> Path | None:
+    return None if source.root is None else source.root / CACHE_FOLDER / "fingerprints.json"
+
+
+def _known_images(source: Source, images: ImageFolder) -> tuple[str, Look]:
+    """Return a sha256 over the paths and contents of all image files, and what their headers say.
+
+    Both are kept as long as no size or time changes.
+    """
+    memory = _memory(source)
+    assert memory is not None
+    known = _kept_images(source)
+    if known is not None:
+        return known
+    listing = images.listing
     paths = sorted(path for part in listing.paths.values() for path in part)
+    ready_pillow()
+    alone = threading.Lock()
 
-    def content(path: str) -> str | OSError:
+    def content(path: str) -> tuple[str | None, Header | str]:
         try:
-            return hashlib.sha256((images.path / path).read_bytes()).hexdigest()
+            stored = picture_bytes(images.path / path)
         except OSError as error:
-            return error
+            return None, error.strerror or str(error)
+        except Untrusted as error:
+            return None, str(error)
+        try:
+            header: Header | str = read_header(stored, alone)
+        except ValueError as error:
+            header = str(error)
+        return hashlib.sha256(stored).hexdigest(), header
 
-    digest, problems = hashlib.sha256(), []
+    digest, problems, headers = hashlib.sha256(), list[str](), list[tuple[str, Header | str]]()
     with progress(f"reading {images.name}", len(paths)) as done, ThreadPoolExecutor(READERS) as pool:
-        for path, found in zip(paths, pool.map(content, paths), strict=True):
-            if isinstance(found, OSError):
-                problems.append(f"{path}: {found.strerror or found}")
-            digest.update(f"{path} {found}\n".encode())
-            done(1)
+        for start in range(0, len(paths), READ_AHEAD):
+            part = paths[start : start + READ_AHEAD]
+            for path, (found, header) in zip(part, pool.map(content, part), strict=True):
+                if found is None:
+                    problems.append(f"{path}: {header}")
+                digest.update(f"{path} {found}\n".encode())
+                headers.append((path, header))
+                done(1)
     raise_problems(images.path, problems)
-    _keep(memory, {key: {"state": listing.state, "sha256": digest.hexdigest()}})
-    return digest.hexdigest()
+    look = Look.of(headers)
+    _keep(memory, {_images_key(source): {"state": listing.state, "sha256": digest.hexdigest(), "look": look.kept()}})
+    return digest.hexdigest(), look
 
 
 def _keep(memory: Path, entries: dict[str, object]) -> None:
@@ -129,7 +190,7 @@ def _read_memory(path: Path | None) -> dict[str, object]:
     if path is None:
         return {}
     try:
-        memory = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        memory = read_json(path, max_bytes=MEMORY_BYTES, links=True)
+    except (OSError, Untrusted):
         return {}
     return memory if isinstance(memory, dict) else {}

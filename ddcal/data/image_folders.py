@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,8 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from ddcal.data.errors import DataError
+from ddcal.untrusted import Untrusted, read_bytes
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+"""Endings of the files that are read, in capitals or not."""
+OTHER_PICTURES = (".gif", ".heic", ".heif", ".avif", ".svg", ".jp2", ".jxl", ".tga", ".psd", ".dng", ".npy")
+"""Endings of files that somebody may take for pictures that are read."""
+MAX_TEXT_BYTES = 2**26
+"""The largest of the text files that name images and classes; Tiny-ImageNet's have 3 MB."""
 SHOWN = 20
 """How many of the missing or damaged images an error lists."""
 IMAGENETTE_CLASSES = {
@@ -88,12 +96,14 @@ class ImageListing:
         labels: ``train`` and ``test`` → int64 (N,), as the paths.
         class_names: One name a class.
         state: 64 hex digits over every image's path, size and modification time.
+        passed_over: Ending of files that are pictures too and are not read → how many there are.
     """
 
     paths: Mapping[str, tuple[str, ...]]
     labels: Mapping[str, np.ndarray]
     class_names: tuple[str, ...]
     state: str
+    passed_over: Mapping[str, int]
 
     def __len__(self) -> int:
         return sum(map(len, self.paths.values()))
@@ -120,9 +130,11 @@ class ImageFolder:
         """List the images, with a look at every file's size and time.
 
         Files that are no images and whatever begins with a dot are passed over (``.DS_Store``, ``._n1_0.JPEG``).
+        Links are followed, to files and to folders; each folder is gone through once.
 
         Raises:
-            DataError: if images or class folders are missing, listing them, or a text file is malformed.
+            DataError: listing them, if images or class folders are missing, images are no files, or a link leads to a
+                folder that was there before; or if a text file is malformed.
         """
         reader: Callable[[_Reader], tuple[_Splits, tuple[str, ...]]]
         reader = {"tiny-imagenet": _tiny_imagenet, "imagenette": _imagenette, "image-folder": _class_folders}[self.name]
@@ -139,6 +151,7 @@ class ImageFolder:
             {part: np.array([label for _, label in images], dtype=np.int64) for part, images in splits.items()},
             class_names,
             files.state([path for images in splits.values() for path, _ in images]),
+            dict(sorted(files.passed_over.items())),
         )
 
 
@@ -146,13 +159,18 @@ def raise_problems(folder: Path, problems: list[str]) -> None:
     """Raise DataError with the first `SHOWN` problems and their number, if there are any."""
     if not problems:
         return
-    shown = "".join(f"\n  {problem}" for problem in problems[:SHOWN])
+    shown = "".join(f"\n  {printable(problem)}" for problem in problems[:SHOWN])
     rest = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
     found = "image is" if len(problems) == 1 else "images are"
     raise DataError(
         f"{folder}: {len(problems)} {found} missing or cannot be used, so nothing of this data set is:{shown}{rest}\n"
         "unpack or download the data set anew, or put these files right"
     )
+
+
+def printable(text: str) -> str:
+    """Return text without what a terminal would act on: names of files are anybody's."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 _Splits = dict[str, list[tuple[str, int]]]
@@ -164,6 +182,7 @@ class _Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.problems: list[str] = []
+        self.passed_over = Counter[str]()
         self._states: dict[str, str] = {}
 
     def images(self, place: str) -> list[str]:
@@ -171,7 +190,7 @@ class _Reader:
         if not (self.folder / place).is_dir():
             self.problems.append(f"{place}/: no such folder")
             return []
-        found = sorted(self._walk(place))
+        found = sorted(self._walk(place, {}))
         if not found:
             self.problems.append(f"{place}/: no image in it ({', '.join(EXTENSIONS)})")
         return found
@@ -183,7 +202,11 @@ class _Reader:
 
     def lines(self, place: str) -> Iterator[tuple[int, list[str]]]:
         """Yield (line number, fields between tabs) of the lines of a text file that are not empty."""
-        for number, line in enumerate((self.folder / place).read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            content = read_bytes(self.folder / place, MAX_TEXT_BYTES, links=True)
+        except Untrusted as error:
+            raise DataError(f"{self.folder / place}: {error}") from error
+        for number, line in enumerate(content.decode().splitlines(), start=1):
             if line.strip():
                 yield number, line.strip().split("\t")
 
@@ -191,8 +214,14 @@ class _Reader:
         """Return a digest over path, size and time of the images that belong to the data set."""
         return hashlib.sha256("\n".join(map(self._states.__getitem__, sorted(paths))).encode()).hexdigest()
 
-    def _walk(self, place: str) -> Iterator[str]:
+    def _walk(self, place: str, seen: dict[tuple[int, int], str]) -> Iterator[str]:
+        """Yield the images below a folder; ``seen`` are the folders that were gone through: links can lead back."""
         inner = []
+        status = os.stat(self.folder / place)
+        known = seen.setdefault((status.st_dev, status.st_ino), place)
+        if known != place:
+            self.problems.append(f"{place}/: is the same folder as {known}/, through a link: remove the link")
+            return
         with os.scandir(self.folder / place) as entries:
             for entry in entries:
                 name = entry.name
@@ -202,16 +231,24 @@ class _Reader:
                 if not name.lower().endswith(EXTENSIONS):
                     if entry.is_dir():
                         inner.append(path)
+                    elif name.lower().endswith(OTHER_PICTURES):
+                        self.passed_over[os.path.splitext(name)[1].lower()] += 1
                     continue
                 try:
                     status = entry.stat()
                 except OSError as error:
                     self.problems.append(f"{path}: {error.strerror or error}")
                     continue
+                if stat.S_ISDIR(status.st_mode):  # somebody's folder called cats.png
+                    inner.append(path)
+                    continue
+                if not stat.S_ISREG(status.st_mode):
+                    self.problems.append(f"{path}: is a FIFO, a socket or a device, not a file")
+                    continue
                 self._states[path] = f"{path} {status.st_size} {status.st_mtime_ns}"
                 yield path
         for path in inner:
-            yield from self._walk(path)
+            yield from self._walk(path, seen)
 
 
 def _tiny_imagenet(files: _Reader) -> tuple[_Splits, tuple[str, ...]]:

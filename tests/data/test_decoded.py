@@ -9,6 +9,7 @@ import torch
 from image_files import write_image
 
 import ddcal.data.decoded as module
+import ddcal.data.fingerprint as fingerprint
 from ddcal.config import DataConfig
 from ddcal.data import DataError, dataset_fingerprint, load_dataset
 
@@ -79,8 +80,8 @@ def test_a_changed_image_has_another_fingerprint_and_is_decoded(config, decoding
 
 
 def test_contents_are_read_once(config, monkeypatch):
-    first, real, read = dataset_fingerprint(config), Path.read_bytes, []
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or real(path))
+    first, real, read = dataset_fingerprint(config), fingerprint.picture_bytes, []
+    monkeypatch.setattr(fingerprint, "picture_bytes", lambda path: read.append(path) or real(path))
     assert dataset_fingerprint(config) == first and read == []
     os.utime(Path(config.root) / "tiny-imagenet-200" / "val" / "images" / "val_0.JPEG", ns=(1, 1))
     assert dataset_fingerprint(config) == first and len(read) == 36

@@ -20,13 +20,13 @@ def config(arrays, write_npz):
 @pytest.fixture
 def hashed(monkeypatch):
     """The files whose contents are hashed."""
-    files, real = [], module.hashlib.file_digest
+    files, real = [], module.open_regular
 
-    def counting(file, algorithm):
-        files.append(os.path.basename(file.name))
-        return real(file, algorithm)
+    def counting(path, **settings):
+        files.append(os.path.basename(path))
+        return real(path, **settings)
 
-    monkeypatch.setattr(module.hashlib, "file_digest", counting)
+    monkeypatch.setattr(module, "open_regular", counting)
     return files
 
 

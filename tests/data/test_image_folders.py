@@ -55,7 +55,7 @@ def test_the_shape_is_known_without_decoding(tiny_imagenet, settings, monkeypatc
     config = tiny(tiny_imagenet, **settings)
     loaded = load_dataset(config)
     counts = (len(split) for split in (loaded.train, loaded.val, loaded.test))
-    monkeypatch.setattr("ddcal.data.decoding.decode_image", None)
+    monkeypatch.setattr("ddcal.data.decoding.decode_picture", None)
     expected = DatasetShape(*counts, loaded.num_classes, loaded.channels, loaded.image_size)
     assert dataset_shape(config) == expected
 
@@ -124,7 +124,7 @@ def test_damaged_images_are_listed_and_nothing_is_kept(tiny_imagenet):
     (folder / "n01_5.JPEG").write_bytes(whole[:-40])
     (folder / "n01_0.JPEG").write_bytes(b"")
     write_image(folder / "n01_7.JPEG", 5, (8, 9))
-    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8)).save(folder / "n01_8.JPEG", format="PNG")
+    Image.fromarray(np.arange(64, dtype=np.float32).reshape(8, 8)).save(folder / "n01_8.JPEG", format="TIFF")
     with pytest.raises(DataError) as error:
         load_dataset(tiny(tiny_imagenet))
     said = str(error.value)
@@ -132,7 +132,7 @@ def test_damaged_images_are_listed_and_nothing_is_kept(tiny_imagenet):
     assert "train/n01/images/n01_5.JPEG: image file is truncated" in said
     assert "train/n01/images/n01_0.JPEG: cannot identify" in said
     assert "n01_7.JPEG: 8 × 9 px where others have 8 × 8: set data.resolution" in said
-    assert "n01_8.JPEG: pixels of mode I;16; 8 bits a channel" in said
+    assert "n01_8.JPEG: pixels of mode F with 32 bits" in said
     assert cache_of(tiny_imagenet) == []
 
 

@@ -212,6 +212,13 @@ def test_resolved_or_not_gives_the_same_keys(backbone, make_trial):
         assert keys_of(config) == keys_of(resolve(config)) == keys_of(resolve(resolve(config)))
 
 
+def test_a_background_is_in_the_keys_of_those_who_set_it_alone(make_trial):
+    folder = {"data__name": "image-folder", "data__root": "pictures"}
+    white, black = (make_trial(**folder, data__background=name) for name in ("white", "black"))
+    identities = [STAGES["train"].identity(resolve(trial), PRINT, HERE) for trial in (white, black)]
+    assert "background" not in identities[0]["data"] and identities[1]["data"]["background"] == "black"
+
+
 def test_train_images_is_in_the_keys_of_those_who_set_it_alone(make_trial):
     all_images, some = (STAGES["train"].identity(resolve(make_trial(**given)), PRINT, HERE) for given in REDUCED)
     assert "train_images" not in all_images["data"] and some["data"]["train_images"] == 100

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
-from ddcal.config import TrialConfig
+from ddcal.config import DataConfig, TrialConfig
 from ddcal.config.trial import IMAGE_FILE_DATASETS
 from ddcal.pipeline.costs import Amount, Cost, Kind
 from ddcal.pipeline.environment import Environment
@@ -87,6 +87,7 @@ class Stage(ABC):
         # What only image files have stays out of the keys of the others; the variant is told by the fingerprint.
         without = {"root", "variant"} | (set() if config.data.name in IMAGE_FILE_DATASETS else {"resize"})
         without |= {"train_images"} if config.data.train_images is None else set()
+        without |= {"background"} if config.data.background == DataConfig().background else set()
         return {
             "stage": self.name,
             "algorithm_version": self.version(config),
