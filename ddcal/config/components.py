@@ -1,0 +1,105 @@
+"""Components that a config names: ddcal's own, and those of a user, by import path or by entry point.
+
+A user's backbone, calibrator or network needs no change of ddcal: its name in a config is an import path
+(``my_lab.herding:SPEC``), or the name of an entry point in the group ``ddcal.backbones``, ``ddcal.calibrators`` or
+``ddcal.networks``. Importing it runs the code of a package that is installed here, as any import does.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import sys
+from collections.abc import Mapping
+from importlib.metadata import entry_points, packages_distributions, version
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from ddcal.config.problems import suggestion
+
+Kind = Literal["backbone", "calibrator", "network", "dataset"]
+T = TypeVar("T")
+
+
+class ComponentError(ValueError):
+    """A name that is no component of its kind; the message says what is missing and what would be right."""
+
+
+def is_own(kind: Kind, name: str, known: Mapping[str, Any]) -> bool:
+    """Return whether a name stands for a component of the user's, not for one of ddcal's."""
+    return name not in known and (":" in name or name in _entry_points(kind))
+
+
+def find_component(kind: Kind, name: str, known: Mapping[str, T], of: type[T]) -> T:
+    """Return the component that a config names.
+
+    Args:
+        kind: What it is, for the messages and the group of entry points.
+        name: One of ``known``, an import path ``package.module:NAME``, or the name of an entry point.
+        known: ddcal's own: name → component.
+        of: What a component of this kind is an instance of.
+
+    Raises:
+        ComponentError: if there is none of that name, its package is missing, or it is something else.
+    """
+    if name in known:
+        return known[name]
+    path = name if ":" in name else _entry_points(kind).get(name)
+    if path is None:
+        names = [*known, *_entry_points(kind)]
+        raise ComponentError(
+            f"{name!r} is no {kind}: it must be one of {', '.join(names)}, or the import path of your own "
+            f"(package.module:NAME){suggestion(name, names)}"
+        )
+    found = _imported(kind, name, path)
+    if not isinstance(found, of):
+        raise ComponentError(
+            f"{name!r} is no {kind}: it is of type {type(found).__name__}, and must be a {of.__name__}"
+        )
+    return found
+
+
+def source_of(kind: Kind, name: str) -> dict[str, str]:
+    """Return what tells one version of a user's component from another: part of stage keys and of exports.
+
+    Args:
+        kind: What it is.
+        name: As in a config.
+
+    Returns:
+        ``path`` (the import path), ``sha256`` of its module's source in hex, and, where a package is installed,
+        ``package`` and ``version``.
+
+    Raises:
+        ComponentError: as `find_component`.
+    """
+    path = name if ":" in name else _entry_points(kind).get(name, name)
+    _imported(kind, name, path)
+    module = path.partition(":")[0]
+    source = getattr(sys.modules[module], "__file__", None)
+    told = {"path": path, "sha256": hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""}
+    package = packages_distributions().get(module.partition(".")[0])
+    return told | ({"package": package[0], "version": version(package[0])} if package else {})
+
+
+@functools.cache
+def _entry_points(kind: Kind) -> dict[str, str]:
+    return {point.name: point.value for point in entry_points(group=f"ddcal.{kind}s")}
+
+
+def _imported(kind: Kind, name: str, path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+    except ImportError as error:
+        raise ComponentError(
+            f"{name!r}: {module} cannot be imported ({error}): install the package of this {kind}, or put its folder "
+            "on PYTHONPATH"
+        ) from error
+    except Exception as error:
+        raise ComponentError(f"{name!r}: {module} cannot be imported ({type(error).__name__}: {error})") from error
+    try:
+        return functools.reduce(getattr, attribute.split("."), found)
+    except AttributeError as error:
+        raise ComponentError(f"{name!r}: {module} has no {attribute}") from error
