@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -47,4 +48,4 @@ def copy_study(
         raise BadInput(f"{target} exists: remove it, or name another file with --to") from error
     except OSError as error:
         raise BadInput(f"--to {target}: cannot be written: {error.strerror or error}") from error
-    typer.echo(f"{target}    next: ddcal validate {target}")
+    typer.echo(f"{target}    next: ddcal validate {shlex.quote(str(target))}")

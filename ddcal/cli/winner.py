@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -66,7 +67,8 @@ def export(
         target = to / one.trial_key if pareto else to
         if register is None or not exported_already(results, one, target, models):
             target = export_trial(results, one, target, models)
-            typer.echo(f"{one.trial_key} -> {target}    next: ddcal replay {to / one.trial_key if pareto else to}")
+            place = shlex.quote(str(to / one.trial_key if pareto else to))
+            typer.echo(f"{one.trial_key} -> {target}    next: ddcal replay {place}")
         if register is not None:
             from ddcal.study.registry import register_export
 

@@ -16,7 +16,7 @@ from ddcal.pipeline import Advance
 from ddcal.pipeline.stages import STAGES
 from ddcal.study.interrupt import end_now
 from ddcal.study.replay import Comparison
-from ddcal.study.results import StudyResults, Trial
+from ddcal.study.results import WINNER_METRIC, StudyResults, Trial
 from ddcal.study.runner import Hooks, Start
 from ddcal.study.status import Status
 from ddcal.study.worker import Assignment
@@ -29,8 +29,14 @@ if TYPE_CHECKING:
 
 def make_console(stderr: bool = False) -> Console:
     """Return a console that wraps on a terminal alone: lines in a file or a pipe stay whole."""
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=200)
+    plain: dict[str, Any] = {
+        "stderr": stderr,
+        "highlight": False,
+        "markup": False,
+        "emoji": False,
+    }  # paths have brackets
+    console = Console(**plain)
+    return console if console.is_terminal else Console(**plain, width=200)
 
 
 class StudyProgress:
@@ -197,13 +203,14 @@ def pareto_table(results: StudyResults) -> Table:
     """Return the front, the winner marked: searched values and objectives."""
     table = Table(title=f"{results.study.name}: Pareto front", title_justify="left")
     table.add_column("trial")
-    for name in (*results.study.space, *results.study.objectives, "val/nll"):
+    metrics = dict.fromkeys((*results.study.objectives, WINNER_METRIC))
+    for name in (*results.study.space, *metrics):
         table.add_column(name)
     best = results.best
     for trial in results.pareto:
         mark = " (winner)" if best is not None and trial.number == best.number else ""
         shown = [trial.values.get(name, "") for name in results.study.space]
-        shown += [(trial.metrics or {}).get(name, "") for name in (*results.study.objectives, "val/nll")]
+        shown += [(trial.metrics or {}).get(name, "") for name in metrics]
         cells = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in shown]
         table.add_row(trial.trial_key + mark, *cells)
     return table

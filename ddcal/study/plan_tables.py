@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ def print_plan(plan: Plan, console: Console, study_file: str) -> None:
     if plan.time is None:
         console.print(
             "time: not estimated, the store knows too few stages of these kinds; "
-            f"`ddcal plan {study_file} --probe` measures a few steps of each on this machine",
+            f"`ddcal plan {shlex.quote(str(study_file))} --probe` measures a few steps of each on this machine",
             markup=False,
             soft_wrap=not console.is_terminal,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,10 @@ def register_export(results: StudyResults, trial: Trial, folder: Path, name: str
         client = connect(uri)
         run = _run_of(client, results, trial)
         if run is None:
+            send = f"ddcal sync {shlex.quote(str(results.directory))}"
             raise TrackingError(
-                f"tracking.uri: MLflow at {uri} has no run of {trial.trial_key}: `ddcal sync {results.directory}` "
-                "sends it; nothing was registered"
+                f"tracking.uri: MLflow at {uri} has no run of {trial.trial_key}: `{send}` sends it; nothing was "
+                "registered"
             )
         for version in client.search_model_versions(f"name = '{name}'"):
             if version.tags.get(DIGEST) == digest and version.run_id == run.info.run_id:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import sys
 from collections.abc import Callable
@@ -38,7 +39,9 @@ def serve(directory: Path | str, port: int, say: Callable[[str], None]) -> None:
     except Exception as error:
         raise TrackingError(f"tracking.uri: {uri} cannot be read: {one_line(error)}") from error
     if found is None:
-        raise BadInput(f"{directory}: MLflow on {uri} does not have it yet: `ddcal sync {directory}` sends it")
+        raise BadInput(
+            f"{directory}: MLflow on {uri} does not have it yet: `ddcal sync {shlex.quote(str(directory))}` sends it"
+        )
     _refuse_taken(port)
     address = study_link(f"http://127.0.0.1:{port}", found.experiment_id)
     say(f"{address}  experiment {experiment}  (MLflow on {uri}; Ctrl-C ends it)")
