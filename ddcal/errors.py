@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+LOST = frozenset({errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOTCONN})
+
+MAKE_WRITABLE = "make it writable"
+
 
 class BadInput(ValueError):
     """The user gave something that cannot be used; the message says what and what would be right (exit code 2)."""
@@ -12,7 +21,20 @@ class DivergedError(ArithmeticError):
 
 
 class StoreError(RuntimeError):
-    """The artefact store cannot be read or written; the message names the path and the cause."""
+    """A place where results are kept cannot be read or written; the message names the path and the cause.
+
+    It is no trial's fault: it stops a study, which goes on when the place takes something again.
+    """
+
+    def __init__(self, message: str, cure: str | None = None) -> None:
+        """Say what is wrong; without ``cure`` it follows from the `OSError` that is the cause."""
+        super().__init__(message)
+        self._cure = cure
+
+    @property
+    def cure(self) -> str:
+        """Return what to do first."""
+        return self._cure or cure_of(disk_error(self, FULL | REFUSED | LOST))
 
 
 class TrackingError(RuntimeError):
@@ -21,3 +43,29 @@ class TrackingError(RuntimeError):
 
 class ResourceError(BadInput):
     """Something was asked of a machine or cluster that it does not have; the message names the key and the value."""
+
+
+def disk_error(error: BaseException, kinds: frozenset[int] = FULL | LOST | {errno.EROFS}) -> OSError | None:
+    """Return the OSError of these kinds behind an error (itself, or a cause of it), or None.
+
+    By default: those by which a place takes nothing more from anybody, whatever wrote there.
+    """
+    return next((one for one in _chain(error) if isinstance(one, OSError) and one.errno in kinds), None)
+
+
+def cure_of(error: OSError | None) -> str:
+    """Return what to do about a place that takes nothing."""
+    if error is not None and error.errno in FULL:
+        return "free space there (`df -h`, or `df -i` if there are too many files)"
+    if error is not None and error.errno in REFUSED:
+        return MAKE_WRITABLE
+    return "see that it can be read and written again"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        seen.add(id(following))
+        yield following
+        following = following.__cause__ or following.__context__

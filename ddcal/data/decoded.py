@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -127,7 +128,7 @@ def decoded_place(source: Source, needed: int) -> Path:
     raise DataError(
         f"{source.place}: there is nowhere to keep the {needed / 1e9:.2f} GB of decoded images ({'; '.join(said)}): "
         "make room, or set $XDG_CACHE_HOME to a folder that can be written"
-    )
+    ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # for every trial alike
 
 
 def _opened(folder: Path, images: ImageFolder) -> RawData | None:

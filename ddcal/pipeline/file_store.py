@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from ddcal.errors import StoreError
 from ddcal.pipeline.cache import LocalCache
 from ddcal.pipeline.manifest import MANIFEST, Entry, first_fault, read_manifest, write_manifest
 from ddcal.pipeline.store import MAX_READ, Item, NotAFile, Store
 from ddcal.untrusted import Untrusted, open_below, plain_name, read_bytes
+
+PROBE_BYTES = 1 << 16
+"""A store must take so much before a stage is computed; none leaves less."""
 
 
 class FileStore(Store):
@@ -47,7 +48,11 @@ class FileStore(Store):
 
     def has(self, stage: str, key: str) -> bool:
         """Return whether the entry is there."""
-        return _is_file(self.root / stage / key / MANIFEST)
+        path = self.root / stage / key / MANIFEST
+        try:
+            return _is_file(path)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
 
     def publish(self, stage: str, key: str, write: Callable[[Path], dict[str, Any]]) -> Entry:
         """Write an entry and return it; if the key is there already, the first one stays and is returned."""
@@ -66,9 +71,9 @@ class FileStore(Store):
                 if self.get(stage, key) is None:  # not "somebody was first": a damaged entry was set aside, or no room
                     os.rename(temporary, folder)
             _fsync(folder.parent)
-        except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
+        except OSError as error:
             raise StoreError(
-                f"the artefact store {self.root} cannot be written: {getattr(error, 'strerror', None) or error}; "
+                f"the artefact store {self.root} cannot be written: {error.strerror or error}; "
                 "nothing of this stage was kept"
             ) from error
         finally:
@@ -185,12 +190,16 @@ class FileStore(Store):
             raise StoreError(f"the artefact store {self.root} cannot be read: {error.strerror}") from error
 
     def check_writable(self) -> None:
-        """Raise StoreError if the folder cannot be written."""
+        """Raise StoreError if the folder cannot be written; a full disk takes a file, but nothing in it."""
         probe = self._own(f"tmp/probe-{uuid.uuid4().hex}")
         try:
-            probe.parent.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-            probe.unlink()
+            try:
+                probe.parent.mkdir(parents=True, exist_ok=True)
+                probe.write_bytes(bytes(PROBE_BYTES))
+                _fsync(probe)
+            finally:
+                with contextlib.suppress(OSError):
+                    probe.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(
                 f"the artefact store {self.root} cannot be written: {error.strerror}; "

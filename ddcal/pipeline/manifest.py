@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from ddcal.untrusted import Untrusted, open_below, open_regular, parse_json, plain_name
 
 MANIFEST = "manifest.json"
@@ -45,8 +47,18 @@ class Entry:
 
 
 def write_manifest(folder: Path, stage: str, key: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Let ``write`` put an entry's files into ``folder`` and return their manifest, which is beside them by then."""
-    meta = write(folder)
+    """Let ``write`` put an entry's files into ``folder`` and return their manifest, which is beside them by then.
+
+    Raises:
+        OSError: if the disk does not take them.
+    """
+    try:
+        meta = write(folder)
+    except SafetensorError as error:  # its own for a full disk
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     files = {name: {"sha256": file_sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
     manifest = {"stage": stage, "key": key, "created": time.time(), "meta": meta, "files": files}

@@ -17,10 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-
 from ddcal.config.places import S3Place
-from ddcal.errors import StoreError
+from ddcal.errors import MAKE_WRITABLE, StoreError
 from ddcal.pipeline.cache import LocalCache
 from ddcal.pipeline.manifest import MANIFEST, Entry, read_manifest, write_manifest
 from ddcal.pipeline.store import MAX_READ, Item, NotAFile, Store
@@ -39,13 +37,14 @@ READERS = 16
 """How many manifests are read at a time when the whole store is listed."""
 
 _CHUNK = 1 << 22
+_REFUSED = "the credentials are refused"
 _CAUSES = {
     "NETWORK_CONNECTION": "it cannot be reached",
     "NO_SUCH_BUCKET": "there is no such bucket",
-    "ACCESS_DENIED": "the credentials are refused",
-    "INVALID_ACCESS_KEY_ID": "the credentials are refused",
-    "SIGNATURE_DOES_NOT_MATCH": "the credentials are refused",
-    "InvalidAccessKeyId": "the credentials are refused",
+    "ACCESS_DENIED": _REFUSED,
+    "INVALID_ACCESS_KEY_ID": _REFUSED,
+    "SIGNATURE_DOES_NOT_MATCH": _REFUSED,
+    "InvalidAccessKeyId": _REFUSED,
 }
 
 
@@ -82,10 +81,10 @@ class S3Store(Store):
         try:
             try:
                 manifest = write_manifest(folder, stage, key, write)
-            except (OSError, SafetensorError) as error:
-                cause = getattr(error, "strerror", None) or error
+            except OSError as error:
                 raise StoreError(
-                    f"storage.cache: {self.cache.root} cannot be written: {cause}; nothing of this stage was kept"
+                    f"storage.cache: {self.cache.root} cannot be written: {error.strerror or error}; "
+                    "nothing of this stage was kept"
                 ) from error
             entry = self.get(stage, key)
             if entry is None:
@@ -214,7 +213,8 @@ class S3Store(Store):
             self.write(name, b"ddcal")
             self.delete(name)
         except StoreError as error:
-            raise StoreError(f"{error}; stages that it holds can be used, others cannot be computed") from error
+            said = f"{error}; stages that it holds can be used, others cannot be computed"
+            raise StoreError(said, error.cure) from error
 
     def _bring(self, manifest: dict[str, Any]) -> tuple[Path, str | None]:
         assert self.cache is not None
@@ -300,7 +300,8 @@ class S3Store(Store):
             cause = next((said for name, said in _CAUSES.items() if name in text), None)
             detail = text[code.start() :][:200] if code else text[:200]
             raise StoreError(
-                f"the artefact store {self.place} cannot be {done}: {f'{cause} ({detail})' if cause else detail}"
+                f"the artefact store {self.place} cannot be {done}: {f'{cause} ({detail})' if cause else detail}",
+                MAKE_WRITABLE if cause == _REFUSED and done == "written" else None,
             ) from error
 
 

@@ -7,15 +7,18 @@ driver that is killed at any moment leaves a folder from which the next one goes
 from __future__ import annotations
 
 import logging
+import socket
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ddcal.config import StudyConfig
+from ddcal.errors import StoreError, cure_of, disk_error
 from ddcal.pipeline import Environment, Store
 from ddcal.pipeline.leases import Leases, open_leases
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
@@ -175,7 +178,11 @@ class StudyDriver:
         return self._hand_out(chosen)
 
     def on_result(self, number: int, result: dict[str, Any]) -> None:
-        """Record the points of a report, each once, and the end of the trial if it is its last one."""
+        """Record the points of a report, each once, and the end of the trial if it is its last one.
+
+        Raises:
+            StoreError: if the worker cannot go on because a place takes nothing more; the trial stays unfinished.
+        """
         trial = self._running.get(number)
         if trial is None:
             return
@@ -187,6 +194,9 @@ class StudyDriver:
         for measured in result.get("gpu", ()):
             if self._shares.learn(trial, measured):
                 self.ledger.append(GpuMeasured, number=trial.number, **measured)
+        if "unusable" in result:
+            said, cure = result["unusable"]
+            raise StoreError(said + _on_node(result["node"]), cure)
         for record in result.get("records", ()):
             self._finish(trial, record)
 
@@ -198,34 +208,50 @@ class StudyDriver:
             seconds = time.monotonic() - trial.handed_out
             self._finish(trial, {**empty, "keys": trial.keys, "seconds": seconds, "outcome": outcome, "error": error})
 
+    def on_lost(self, number: int, error: BaseException | None, *, for_good: bool) -> None:
+        """Record a trial whose worker was lost for good, as killed; one that is tried again goes on running.
+
+        Raises:
+            StoreError: if it was lost because a place takes nothing more; the trial stays unfinished.
+        """
+        found = None if error is None else disk_error(error)
+        if found is not None:
+            raise StoreError(f"{found.filename or 'a worker'}: {found.strerror}", cure_of(found))
+        if for_good:
+            times = self.study.resources.retries + 1
+            self.on_stopped(number, "killed", f"its worker died {times} times; see the log")
+
     def close(self, interrupted: bool = False, on_end: Callable[[StudyResults], None] | None = None) -> StudyResults:
         """End the driver's work: write the tables, let MLflow catch up, give the lock back.
 
         Trials that are running now stay unfinished in the ledger: resuming hands them out again.
 
         Args:
-            interrupted: Whether the study stops before its end.
+            interrupted: Whether the study stops before its end; what cannot be written then is left out.
             on_end: Called before MLflow takes the study's files; whatever it raises is logged alone.
         """
+        forgiven = suppress(OSError) if interrupted else nullcontext()
         try:
             results = load_study(self.directory)
             best = results.best
             results.seconds = (results.seconds or 0.0) + time.monotonic() - self._began
             results.interrupted, results.ending = interrupted, None if interrupted else self.ending
-            results.write()  # before the ledger's last line, as MLflow takes the files when it reads that
+            with forgiven:
+                results.write()  # before the ledger's last line, as MLflow takes the files when it reads that
             if on_end is not None:
                 try:
                     on_end(results)
                 except Exception as error:
                     logger.warning("at the end of the study: %s: %s", type(error).__name__, error)
-            self.ledger.append(
-                StudyFinished,
-                seconds=results.seconds,
-                interrupted=interrupted,
-                ending=results.ending,
-                finished=self.finished,
-                best=None if best is None else {"trial_key": best.trial_key, "metrics": best.metrics},
-            )
+            with forgiven:
+                self.ledger.append(
+                    StudyFinished,
+                    seconds=results.seconds,
+                    interrupted=interrupted,
+                    ending=results.ending,
+                    finished=self.finished,
+                    best=None if best is None else {"trial_key": best.trial_key, "metrics": best.metrics},
+                )
             self.ledger.close()
         finally:  # also if the disk is full
             unsent = self.tracking.close()
@@ -375,6 +401,12 @@ def _attributes(trial: Running | Trial, outcome: str, keys: dict[str, str]) -> d
     """Return what the Optuna journal says of a trial beside its values: in two writes, as each is fsynced."""
     stages = {stage: key[:12] for stage, key in keys.items()}
     return {"trial_key": trial.trial_key, "ddcal": {"outcome": outcome, **stages}}
+
+
+def _on_node(node: str | None) -> str:
+    """Return " (on NODE)" for another machine than this."""
+    host = (node or "").partition("/")[0]
+    return "" if host in ("", socket.gethostname()) else f" (on {host})"
 
 
 def _step(point: dict[str, Any]) -> int:

@@ -83,7 +83,7 @@ def export_trial(results: StudyResults, trial: Trial, target: Path | str, models
         temporary.rename(folder)
         reference = Reference(store, "export", folder)
         reference.add(entry.key for entry in found.values())
-        reference.write()
+        reference.write(needed=False)  # the export is whole
     except OSError as error:
         raise ExportError(f"--to {target}: cannot be written: {error.strerror or error}") from error
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict
 from io import FileIO
 from pathlib import Path
@@ -48,8 +49,9 @@ class DriverLock:
             os.replace(temporary, self.path)
 
     def release(self) -> None:
-        """Give the lock back."""
-        self.path.unlink(missing_ok=True)
+        """Give the lock back; where the folder has become read-only, the end of this process does."""
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
         self._living.close()
 
     def _check(self, directory: Path) -> bool:

@@ -173,7 +173,7 @@ def run_on_ray(driver: StudyDriver, ray: Any, interrupts: CtrlC | None = None) -
     from ray import tune
     from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 
-    from ddcal.study.ray_search import DriverSearcher, DriverStopper, EndedTrialsForgotten
+    from ddcal.study.ray_search import DriverSearcher, DriverStopper, EndedTrialsForgotten, LostWorkers
     from ddcal.study.schedulers import make_scheduler
     from ddcal.study.starting import let_workers_start
     from ddcal.study.trainable import DDNNTrainable, DistillTrainable
@@ -199,7 +199,7 @@ def run_on_ray(driver: StudyDriver, ray: Any, interrupts: CtrlC | None = None) -
             name=f"ray-{driver.session}",  # Tune's own folder; nothing is read back from it
             storage_path=str(driver.directory),
             stop=DriverStopper(searcher),
-            callbacks=[EndedTrialsForgotten()],
+            callbacks=[LostWorkers(searcher), EndedTrialsForgotten()],
             failure_config=FailureConfig(max_failures=study.resources.retries),
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),  # stages keep their own, in the store
             verbose=0,

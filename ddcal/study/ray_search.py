@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ray import cloudpickle
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
@@ -53,16 +54,24 @@ class DriverSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record the end of a trial: its own record, a stop by the scheduler, or a worker lost too often."""
+        if error:  # `lost` follows, which knows why
+            return
         number = self._numbers.pop(trial_id)
         if self.error is not None:  # the study is stopping: the driver ends its trials itself
             return
         with self._kept_error():
-            if error or result is None:
-                retries = self._driver.study.resources.retries
-                self._driver.on_stopped(number, "killed", f"its worker died {retries + 1} times; see the log")
+            if result is None:
+                self._driver.on_stopped(number, "killed", "its worker never began; see the log")
                 return
             self._driver.on_result(number, result)
             self._driver.on_stopped(number, "pruned")  # a finished trial is no longer running: nothing happens then
+
+    def lost(self, trial_id: str, error: BaseException | None, *, for_good: bool) -> None:
+        """Record that a trial's worker was lost with this error; for good, if it is not tried again."""
+        number = self._numbers.pop(trial_id) if for_good else self._numbers[trial_id]
+        if self.error is None:
+            with self._kept_error():
+                self._driver.on_lost(number, error, for_good=for_good)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the ledger and the journal are the truth."""
@@ -102,6 +111,32 @@ class DriverStopper(Stopper):
     def stop_all(self) -> bool:
         """Whether the driver has raised."""
         return self._searcher.error is not None
+
+
+class LostWorkers(Callback):
+    """Tells the searcher of lost workers with the error, which Tune itself does not."""
+
+    def __init__(self, searcher: DriverSearcher) -> None:
+        """Tell ``searcher``."""
+        self._searcher = searcher
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tell of a trial that is tried again."""
+        self._searcher.lost(trial.trial_id, _error_of(trial), for_good=False)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tell of a trial that was tried as often as it may be."""
+        self._searcher.lost(trial.trial_id, _error_of(trial), for_good=True)
+
+
+def _error_of(trial: Any) -> BaseException | None:
+    try:
+        with open(trial.pickled_error_file, "rb") as stream:
+            error = cloudpickle.load(stream)
+    except Exception:  # there is none, or it does not survive being pickled
+        return None
+    cause = getattr(error, "cause", None)  # of a RayTaskError: what was raised in the worker
+    return cause if isinstance(cause, BaseException) else error
 
 
 class EndedTrialsForgotten(Callback):

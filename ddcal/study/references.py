@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ddcal.errors import BadInput, StoreError
+from ddcal.errors import MAKE_WRITABLE, BadInput, StoreError
 from ddcal.pipeline.stages import ENTRIES
 from ddcal.pipeline.store import Store
 from ddcal.pipeline.upkeep import list_entries
@@ -36,7 +36,7 @@ Kind = Literal["study", "export"]
 
 
 class Reference:
-    """The note of one study or export in a store; what cannot be noted (a read-only store) is told, and tried again."""
+    """The note of one study or export in a store."""
 
     def __init__(self, store: Store, kind: Kind, folder: Path) -> None:
         """Prepare the note of ``folder``; nothing is written yet."""
@@ -52,8 +52,12 @@ class Reference:
         """Take up keys; `write` puts them into the store."""
         self._keys.update(dict.fromkeys(keys))
 
-    def write(self) -> None:
-        """Write what is new."""
+    def write(self, *, needed: bool = True) -> None:
+        """Write what is new; what a store that may only be read does not take is told once, and tried again.
+
+        Raises:
+            StoreError: if it is ``needed`` and the store takes nothing, for example because its disk is full.
+        """
         try:
             if self._written < 0:
                 self._store.write(f"{self._name}.json", json.dumps(self._note).encode())
@@ -66,6 +70,8 @@ class Reference:
                     self._store.write(f"{self._name}/{number:04d}.json", json.dumps(part).encode(), sync=False)
                     self._written = start + len(part)
         except StoreError as error:
+            if needed and error.cure != MAKE_WRITABLE:
+                raise
             if not self._told:
                 logger.warning("what this study uses cannot be noted in the store, so pruning may remove it: %s", error)
             self._told = True

@@ -28,6 +28,7 @@ from ddcal.study.results import STUDY, StudyResults, Trial, load_study
 from ddcal.study.samplers import check_installed
 from ddcal.study.study_store import check_remote_store, store_place
 from ddcal.study.tracking import make_mirror
+from ddcal.study.unusable import stops_the_study
 from ddcal.study.worker import Assignment
 
 logger = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ def run_study(
 
     Raises:
         ResourceError: if the study's folder exists, trials ask for more than there is, or the root is not shared.
+        StoreError: if the store or the output root takes nothing more; `resume_study` goes on with the study.
         ddcal.data.DataError: if the data is missing.
     """
     root = Path(output if output is not None else study.storage.output)
@@ -130,6 +132,7 @@ def resume_study(
 
     Raises:
         BadInput: if the folder is not a study's, another driver works on it, or ``trials`` is below what there is.
+        StoreError: as `run_study`.
     """
     hooks = hooks or Hooks()
     if not begun(directory) and (Path(directory) / STUDY).is_file():  # killed before the ledger's first line
@@ -156,7 +159,7 @@ def _run(
     hooks: Hooks,
     relative: bool = False,
 ) -> StudyResults:
-    with ctrl_c(hooks.on_interrupt) as interrupts:
+    with stops_the_study(directory), ctrl_c(hooks.on_interrupt) as interrupts:
         check_installed(study.search.searcher)
         _check_data(study)
         _check_files(study)

@@ -14,6 +14,7 @@ from typing import Any
 
 from ddcal.config import TrialConfig
 from ddcal.config.metrics import VAL_METRICS
+from ddcal.errors import BadInput, StoreError, cure_of, disk_error
 from ddcal.pipeline import Advance, DatasetCache, Environment, Store, TrialRunner, open_store
 from ddcal.pipeline.leases import Leases, open_leases
 from ddcal.pipeline.stages import STAGES
@@ -21,6 +22,7 @@ from ddcal.pipeline.trial import CHECKPOINT_SECONDS
 from ddcal.study.gpu_memory import GpuMemory, free_memory, ran_out_of_memory
 from ddcal.study.ledger import FIDELITY_STEPS, Outcome
 from ddcal.study.packing import FRACTIONS
+from ddcal.study.trial_log import TrialLog
 
 logger = logging.getLogger("ddcal")
 
@@ -109,7 +111,7 @@ class Worker:
         self.memory = GpuMemory("cpu", 0.0, None)
         self.began = self._asked = time.monotonic()
         self._stopping = False
-        self._handler = _open_log(assignment.log)
+        self._log: TrialLog | None = None
         self._restored: dict[str, Any] | None = None
         self._leases = leases
         self._last: list[dict[str, Any]] = []  # the last point that was reported
@@ -122,7 +124,8 @@ class Worker:
             ``points`` (all points since the last report), ``gpu`` (what was measured, if anything) and, if the trial is
             over, ``done`` and ``records``: one record of outcome, metrics, keys, seconds and error. Both are lists,
             because Tune flattens dictionaries. A worker that is told to stop saves its state and returns without a new
-            point.
+            point. One that cannot go on because a place takes nothing more (a full disk) is ``done`` without a record:
+            the trial is unfinished, and ``unusable`` says what is wrong and what to do.
         """
         points: list[dict[str, Any]] = []
         try:
@@ -130,6 +133,8 @@ class Worker:
         except Exception as error:
             if not self.catch:
                 raise
+            if isinstance(error, StoreError) or disk_error(error):
+                return self._unfinished(error, points)
             return self._failed(error, points)
         report = self._report(points)
         if done:
@@ -146,6 +151,8 @@ class Worker:
                 runner.checkpoint()
                 return False
             advance = runner.advance()
+            if self._log is not None:
+                self._log.check()
             self.memory.note(advance, ended=advance.stage in runner.entries)
             if self.on_advance is not None:
                 self.on_advance(advance)
@@ -172,16 +179,21 @@ class Worker:
         self._restored = state or None
 
     def close(self) -> None:
-        """Save an unfinished stage and release the log file."""
-        if self.runner is not None:
-            self.runner.close()
-        if self._handler is not None:
-            logger.removeHandler(self._handler)
-            self._handler.close()
-            self._handler = None
+        """Save an unfinished stage, if the store takes it, and release the log file."""
+        try:
+            if self.runner is not None:
+                self.runner.close()
+        except StoreError as error:  # the trial goes on from what was saved before
+            logger.warning("the state of trial %s is not saved: %s", self.assignment.trial_key, error)
+        finally:
+            if self._log is not None:
+                self._log.close()
+                self._log = None
 
     def _start(self) -> TrialRunner:
         assignment = self.assignment
+        if assignment.log is not None and self._log is None:
+            self._log = TrialLog(Path(assignment.log))
         logger.info("trial %s begins on %s", assignment.trial_key, self.node)
         self.memory = GpuMemory(assignment.device, assignment.gpu, assignment.context)
         store = open_store(assignment.store, assignment.cache)
@@ -237,6 +249,22 @@ class Worker:
             "fingerprint": runner.fingerprint if runner else None,
         }
 
+    def _unfinished(self, error: Exception, points: list[dict[str, Any]]) -> dict[str, Any]:
+        logger.error("trial %s stops, unfinished: %s", self.assignment.trial_key, error)
+        if isinstance(error, StoreError | BadInput):
+            said, cure = str(error), error.cure if isinstance(error, StoreError) else cure_of(disk_error(error))
+        else:
+            found = disk_error(error)
+            assert found is not None
+            said, cure = f"{found.filename or self._doing()}: {found.strerror}", cure_of(found)
+        report = self._report(points)
+        self.close()
+        return report | {"done": True, "unusable": [said, cure], "node": self.node}
+
+    def _doing(self) -> str:
+        stages = () if self.runner is None else (one for one in self.runner.keys if one not in self.runner.entries)
+        return f"trial {self.assignment.trial_key}, stage {next(iter(stages), 'none yet')}"
+
     def _failed(self, error: Exception, points: list[dict[str, Any]]) -> dict[str, Any]:
         outcome: Outcome = "failed"
         said = f"{type(error).__name__}: {error}"
@@ -262,14 +290,3 @@ class Worker:
         stage = next(stage for stage in self.runner.keys if stage not in self.runner.entries)
         less = ", then ".join(STAGES[stage].what_to_halve(self.runner.config))
         return f"(stage {stage}; the trial had {share}; {more}change one setting after the other: {less})"
-
-
-def _open_log(path: str | None) -> logging.Handler | None:
-    logger.setLevel(logging.INFO)
-    if path is None:
-        return None
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(handler)
-    return handler
