@@ -3,6 +3,7 @@
 import contextlib
 import os
 import resource
+import shutil
 import subprocess
 
 import pytest
@@ -21,9 +22,17 @@ class Disk:
                 pass
         os.truncate(self.folder / "filler", max(0, (self.folder / "filler").stat().st_size - leave))
 
+    def fill_inodes(self):
+        """Make files until there can be no more; `free` removes them."""
+        (self.folder / "files").mkdir()
+        with contextlib.suppress(OSError):
+            for number in range(100_000):
+                (self.folder / "files" / str(number)).touch()
+
     def free(self):
-        """Give back what `fill` took."""
-        (self.folder / "filler").unlink()
+        """Give back what was taken."""
+        (self.folder / "filler").unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "files", ignore_errors=True)
 
     def remount(self, how):
         """``ro``, ``rw``, ``nr_inodes=N``, ``size=N``."""

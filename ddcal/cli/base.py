@@ -9,7 +9,17 @@ import typer
 from typer.core import TyperGroup
 
 from ddcal import __version__
-from ddcal.errors import BadInput, DivergedError, StoreError, TrackingError
+from ddcal.errors import (
+    FULL,
+    LOST,
+    REFUSED,
+    BadInput,
+    DivergedError,
+    StoreError,
+    TrackingError,
+    cure_of,
+    disk_error,
+)
 
 
 class Verbs(TyperGroup):
@@ -24,6 +34,12 @@ class Verbs(TyperGroup):
             raise typer.Exit(2) from None
         except (StoreError, DivergedError, TrackingError) as error:
             typer.echo(str(error), err=True)
+            raise typer.Exit(1) from None
+        except OSError as error:
+            found = disk_error(error, FULL | REFUSED | LOST)
+            if found is None:
+                raise
+            typer.echo(f"{found.filename or 'a file'}: {found.strerror}; {cure_of(found)}", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)

@@ -180,6 +180,10 @@ def run_on_ray(driver: StudyDriver, ray: Any, interrupts: CtrlC | None = None) -
 
     for noisy in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    snapshots = logging.getLogger(
+        "ray.tune.execution.experiment_state"
+    )  # never read: no matter if a full disk has none
+    snapshots.setLevel(logging.CRITICAL)
     study = driver.study
     trainable = DDNNTrainable if study.trial == "ddnn" else DistillTrainable
     stop = driver.directory / STOP
