@@ -7,7 +7,6 @@ driver that is killed at any moment leaves a folder from which the next one goes
 from __future__ import annotations
 
 import logging
-import socket
 import time
 import uuid
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from typing import Any
 import yaml
 
 from ddcal.config import StudyConfig
-from ddcal.errors import StoreError, cure_of, disk_error
 from ddcal.pipeline import Environment, Store
 from ddcal.pipeline.leases import Leases, open_leases
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
@@ -44,6 +42,7 @@ from ddcal.study.search import JOURNAL, StudySearch
 from ddcal.study.shares import Shares
 from ddcal.study.stopping import Plateau
 from ddcal.study.study_store import cache_place, study_store
+from ddcal.study.unusable import told_by_worker
 from ddcal.study.verdict import judge
 from ddcal.study.worker import Assignment
 
@@ -195,8 +194,7 @@ class StudyDriver:
             if self._shares.learn(trial, measured):
                 self.ledger.append(GpuMeasured, number=trial.number, **measured)
         if "unusable" in result:
-            said, cure = result["unusable"]
-            raise StoreError(said + _on_node(result["node"]), cure)
+            raise told_by_worker(result)
         for record in result.get("records", ()):
             self._finish(trial, record)
 
@@ -207,19 +205,6 @@ class StudyDriver:
             empty: dict[str, Any] = {"metrics": {}, "cache_hits": [], "stage_seconds": {}, "fingerprint": None}
             seconds = time.monotonic() - trial.handed_out
             self._finish(trial, {**empty, "keys": trial.keys, "seconds": seconds, "outcome": outcome, "error": error})
-
-    def on_lost(self, number: int, error: BaseException | None, *, for_good: bool) -> None:
-        """Record a trial whose worker was lost for good, as killed; one that is tried again goes on running.
-
-        Raises:
-            StoreError: if it was lost because a place takes nothing more; the trial stays unfinished.
-        """
-        found = None if error is None else disk_error(error)
-        if found is not None:
-            raise StoreError(f"{found.filename or 'a worker'}: {found.strerror}", cure_of(found))
-        if for_good:
-            times = self.study.resources.retries + 1
-            self.on_stopped(number, "killed", f"its worker died {times} times; see the log")
 
     def close(self, interrupted: bool = False, on_end: Callable[[StudyResults], None] | None = None) -> StudyResults:
         """End the driver's work: write the tables, let MLflow catch up, give the lock back.
@@ -401,12 +386,6 @@ def _attributes(trial: Running | Trial, outcome: str, keys: dict[str, str]) -> d
     """Return what the Optuna journal says of a trial beside its values: in two writes, as each is fsynced."""
     stages = {stage: key[:12] for stage, key in keys.items()}
     return {"trial_key": trial.trial_key, "ddcal": {"outcome": outcome, **stages}}
-
-
-def _on_node(node: str | None) -> str:
-    """Return " (on NODE)" for another machine than this."""
-    host = (node or "").partition("/")[0]
-    return "" if host in ("", socket.gethostname()) else f" (on {host})"
 
 
 def _step(point: dict[str, Any]) -> int:

@@ -12,6 +12,7 @@ from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
 from ddcal.study.driver import StudyDriver
+from ddcal.study.unusable import why_lost
 
 
 class DriverSearcher(Searcher):
@@ -71,7 +72,12 @@ class DriverSearcher(Searcher):
         number = self._numbers.pop(trial_id) if for_good else self._numbers[trial_id]
         if self.error is None:
             with self._kept_error():
-                self._driver.on_lost(number, error, for_good=for_good)
+                unusable = why_lost(error)
+                if unusable is not None:
+                    raise unusable
+                if for_good:
+                    times = self._driver.study.resources.retries + 1
+                    self._driver.on_stopped(number, "killed", f"its worker died {times} times; see the log")
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the ledger and the journal are the truth."""

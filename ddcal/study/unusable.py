@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ddcal.errors import BadInput, StoreError, TrackingError, cure_of, disk_error
 from ddcal.study.ledger import begun
@@ -32,6 +34,19 @@ def stops_the_study(directory: Path) -> Iterator[None]:
         place = found.filename or f"the study's folder {directory}"
         said = f"{place} cannot be written: {found.strerror or found}"
         raise StoreError(_sentence(directory, said, cure_of(found))) from error
+
+
+def told_by_worker(result: dict[str, Any]) -> StoreError:
+    """Return the error of a worker that could not go on (`ddcal.study.worker.Worker.step`)."""
+    said, cure = result["unusable"]
+    host = (result["node"] or "").partition("/")[0]
+    return StoreError(said if host in ("", socket.gethostname()) else f"{said} (on {host})", cure)
+
+
+def why_lost(error: BaseException | None) -> StoreError | None:
+    """Return the error of a worker that was lost because a disk takes nothing more; None if that is not why."""
+    found = None if error is None else disk_error(error)
+    return None if found is None else StoreError(f"{found.filename or 'a worker'}: {found.strerror}", cure_of(found))
 
 
 def _of_the_folder(error: Exception, directory: Path) -> bool:
