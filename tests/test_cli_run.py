@@ -159,6 +159,16 @@ def without_ray(monkeypatch, tmp_path_factory):
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
 
 
+@pytest.mark.parametrize(
+    "settings", [["name=Store"], ["storage.store={tmp}/runs/tiny"], ["tracking.uri=sqlite:///{tmp}/runs/tiny"]]
+)
+def test_a_study_in_the_place_of_something_else_is_refused(refused, tmp_path, settings):
+    """Its ledger would lie among the artefacts, and MLflow's database could not be made."""
+    overrides = [word for one in settings for word in ("--set", one.format(tmp=tmp_path))]
+    refused([*overrides, "--debug"], "name", "cannot be called", "take another")
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
 def test_a_cluster_that_is_not_there_is_refused(refused, without_ray, monkeypatch, address):
     refused(["--address", address], f"--address {address}", "no Ray cluster")

@@ -11,6 +11,7 @@ from ddcal.config.baselines import check_paper
 from ddcal.config.field_errors import field_problems
 from ddcal.config.metrics import METRICS, VAL_METRICS
 from ddcal.config.names import nest
+from ddcal.config.places import taken_by
 from ddcal.config.problems import GIVEN_TWICE, KeyPath, Problem, problem_at, suggestion
 from ddcal.config.searchers import check_scheduler, check_search
 from ddcal.config.space import not_possible, same
@@ -139,6 +140,9 @@ def check_study(study: StudyConfig, reported: Collection[str] = ()) -> list[Prob
     broken = set(reported)
     base, problems, bad_fields = _check_base(study.base)
     broken |= bad_fields - set(study.space)
+    if (taken := taken_by(study.name)) is not None:
+        message = f"a study cannot be called {study.name!r}: {taken} has that name in the output root; take another"
+        problems.insert(0, problem_at(("name",), message))
     for name, domain in study.space.items():
         if found := check_domain(name, domain):
             problems += found

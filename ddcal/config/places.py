@@ -1,4 +1,7 @@
-"""Where an artefact store lies: a folder, or a bucket and prefix on S3. Pure text: nothing is opened here."""
+"""Where an artefact store lies (a folder, or a bucket and prefix on S3), and names that an output root needs itself.
+
+Pure text: nothing is opened here.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,26 @@ class S3Place:
     endpoint_override: str | None = None
     scheme: str = "https"
     region: str | None = None
+
+
+OF_THE_ROOT = {
+    "store": "the artefact store",
+    "mlflow.db": "MLflow's database",
+    "mlartifacts": "MLflow's artefacts",
+    "index.html": "the page of ddcal report paper",
+    "figures": "the figures of ddcal report paper",
+    "tables": "the tables of ddcal report paper",
+}
+"""What lies in an output root beside the studies' folders."""
+
+
+def taken_by(name: str) -> str | None:
+    """Return what in an output root would lie where a study of this name does, or None.
+
+    Small and capital letters count as the same: they are on many disks, and a root may be copied to one.
+    """
+    lower = name.casefold()
+    return OF_THE_ROOT["mlflow.db"] if lower.startswith("mlflow.db-") else OF_THE_ROOT.get(lower)
 
 
 def is_url(place: str) -> bool:

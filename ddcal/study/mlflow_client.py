@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import uuid
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from ddcal.config import StudyConfig
 
 SQLITE = "sqlite:///"
+DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
+"""MLflow's database and its folder of artefacts, in the output root."""
+
+_OPTIONS = re.compile(r"\?\w+=[^/?]*$")
 REFUSALS = (400, 404, 409)
 """HTTP statuses of such a refusal; 401, 403, 429 and 5xx may pass, for example with a disk that is full now."""
 
@@ -21,8 +27,9 @@ def connect(uri: str) -> Any:
     silence()
     import mlflow
 
-    if uri.startswith(SQLITE):
-        create_database(Path(uri.removeprefix(SQLITE)))
+    database = sqlite_path(uri)
+    if database is not None:
+        create_database(database)
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -37,10 +44,62 @@ def silence() -> None:
 
 
 def tracking_uri(study: StudyConfig, root: Path) -> str | None:
-    """Return the study's tracking URI: SQLite in the output root unless it names another; None for ``none``."""
-    if study.tracking.uri == "none":
+    """Return the study's tracking URI: SQLite in the output root unless it names another; None for ``none``.
+
+    What follows ``sqlite:///`` in ``tracking.uri`` is a path as it is, with its ``?``, ``#`` and ``%``; options of the
+    form ``?name=value`` may end it.
+    """
+    given = study.tracking.uri
+    if given == "none":
         return None
-    return study.tracking.uri or f"sqlite:///{root / 'mlflow.db'}"
+    if given is None:
+        return sqlite_uri(root.absolute() / DATABASE)
+    path = given.removeprefix(SQLITE)
+    if path == given or path in ("", ":memory:") or path.startswith("file:") or _OPTIONS.search(path):
+        return given
+    return sqlite_uri(Path(path).absolute())
+
+
+def sqlite_uri(path: Path) -> str:
+    """Return the URI with which MLflow opens this very file, whatever characters its path has.
+
+    SQLAlchemy takes what follows a ``?`` for options, and from 2.1 on decodes ``%20``.
+    """
+    plain = f"{SQLITE}{path}"
+    if not set("?#%").intersection(str(path)):
+        return plain
+    from sqlalchemy import URL
+
+    # With the driver's name MLflow does not create the folder of what it takes for the path.
+    for database, query in ((str(path), {}), (f"file:{quote(str(path))}", {"uri": "true"})):
+        uri = URL.create("sqlite+pysqlite", database=database, query=query).render_as_string()
+        if sqlite_path(uri) == path:
+            return uri
+    return plain
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Return the file of an SQLite URI, None for other URIs and for a database in memory."""
+    if not uri.startswith("sqlite"):
+        return None
+    from sqlalchemy import make_url
+
+    database = make_url(uri).database
+    if not database or database == ":memory:":
+        return None
+    if database.startswith("file:"):  # SQLite's own URI
+        return Path(unquote(database.removeprefix("file:").partition("?")[0]))
+    return Path(database)
+
+
+def artifact_location(root: Path, experiment: str) -> str:
+    """Return where a database in ``root`` keeps an experiment's artefacts: a folder of its own, whatever its name."""
+    name = (
+        experiment
+        if experiment.strip(".") and "/" not in experiment
+        else quote(experiment, safe="").replace(".", "%2E")
+    )
+    return (root.absolute() / ARTIFACTS / name).as_uri()
 
 
 def create_database(path: Path) -> None:
@@ -52,7 +111,7 @@ def create_database(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        mlflow.MlflowClient(tracking_uri=f"{SQLITE}{temporary}").search_experiments(max_results=1)
+        mlflow.MlflowClient(tracking_uri=sqlite_uri(temporary)).search_experiments(max_results=1)
         try:
             os.link(temporary, path)
         except FileExistsError:  # another study was faster

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ddcal.config import ConfigError, StudyConfig, read_study
-from ddcal.config.places import is_url
+from ddcal.config.places import is_url, taken_by
 from ddcal.errors import BadInput, ResourceError
 from ddcal.pipeline import Advance, Environment, Store
 from ddcal.pipeline.imported import check_imports
@@ -23,10 +23,11 @@ from ddcal.study.following import Tracking
 from ddcal.study.interrupt import CtrlC, ctrl_c
 from ddcal.study.ledger import begun
 from ddcal.study.lock import LOCK, DriverLock
+from ddcal.study.mlflow_client import sqlite_path, tracking_uri
 from ddcal.study.ray_executor import check_resources, check_shared, in_ray_job, ray_runtime, run_on_ray
 from ddcal.study.results import STUDY, StudyResults, Trial, load_study
 from ddcal.study.samplers import check_installed
-from ddcal.study.study_store import check_remote_store, store_place
+from ddcal.study.study_store import cache_place, check_remote_store, store_place
 from ddcal.study.tracking import make_mirror
 from ddcal.study.unusable import stops_the_study
 from ddcal.study.worker import Assignment
@@ -90,6 +91,7 @@ def run_study(
         ddcal.data.DataError: if the data is missing.
     """
     root = Path(output if output is not None else study.storage.output)
+    _check_name(study, root)
     _check_place("storage.output", root)
     for key, folder in (("storage.store", study.storage.store), ("storage.cache", study.storage.cache)):
         if folder is not None and not is_url(folder):
@@ -282,6 +284,21 @@ def _foreign(directory: Path) -> bool:
     if not directory.is_dir() or (directory / STUDY).is_file():
         return False
     return any(not path.name.startswith((LOCK, f".{LOCK}", f".{STUDY}")) for path in directory.iterdir())
+
+
+def _check_name(study: StudyConfig, root: Path) -> None:
+    """Raise ResourceError if the study's folder would be a folder or file of something else in the output root."""
+    directory, uri = root.absolute() / study.name, tracking_uri(study, root)
+    places = {"the artefact store": store_place(study, root), "the cache of artefacts": cache_place(study)}
+    places["MLflow's database"] = None if uri is None else str(sqlite_path(uri) or "")
+    taken = taken_by(study.name) or next(
+        (what for what, place in places.items() if place and os.path.realpath(place) == os.path.realpath(directory)),
+        None,
+    )
+    if taken is not None:
+        raise ResourceError(
+            f"name: a study cannot be called {study.name!r} in {root}: {taken} has that place; take another name"
+        )
 
 
 def _check_place(key: str, place: Path, *, readable: bool = False) -> None:

@@ -32,7 +32,7 @@ from ddcal.study.events import (
 )
 from ddcal.study.ledger import FIDELITY_STEPS, LEDGER, parse_event
 from ddcal.study.lock import DriverLock
-from ddcal.study.mlflow_client import connect, one_line, refused, tracking_uri
+from ddcal.study.mlflow_client import artifact_location, connect, one_line, refused, tracking_uri
 from ddcal.study.mlflow_view import TAG, study_view
 from ddcal.study.results import load_study
 
@@ -368,7 +368,7 @@ def make_mirror(study: StudyConfig, directory: Path) -> Mirror | None:
         return None
     experiment = study.tracking.experiment or study.name
     served = uri.startswith(("http:", "https:"))  # a server keeps artifacts itself; a database would put them here
-    artifacts = None if served else (root / "mlartifacts" / experiment).as_uri()
+    artifacts = None if served else artifact_location(root, experiment)
     return Mirror(directory, uri, experiment, artifacts)
 
 

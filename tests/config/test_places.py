@@ -3,7 +3,8 @@
 import pytest
 
 from ddcal.config import StudyConfig
-from ddcal.config.places import S3Place, is_url, parse_s3
+from ddcal.config.checks import check_study
+from ddcal.config.places import S3Place, is_url, parse_s3, taken_by
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,11 @@ def test_a_url_says_bucket_prefix_and_server(url, place):
 @pytest.mark.parametrize("place", ["runs/store", "/s3/store", "~/store", "s3:/store"])
 def test_a_folder_is_none(place):
     assert not is_url(place)
+
+
+@pytest.mark.parametrize("name", ["store", "STORE", "mlflow.db", "mlflow.db-wal", "MLartifacts", "tables"])
+def test_what_lies_in_an_output_root_is_no_study_s_name(name):
+    assert taken_by(name) and taken_by(f"a-{name}") is None
+    values = {"name": name, "objectives": {"val/nll": "min"}}
+    (problem,) = check_study(StudyConfig.model_validate(values))
+    assert problem.path == "name" and f"cannot be called {name!r}" in problem.message
