@@ -97,7 +97,7 @@ def _content_hashes(source: Source) -> dict[str, str]:
                 hashes[role] = entry["sha256"]
                 continue
             with open_regular(path, links=True) as file:
-                hashes[role] = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+                hashes[role] = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error})") from error
         except Untrusted as error:

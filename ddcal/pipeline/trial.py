@@ -309,7 +309,7 @@ class TrialRunner:
         work = STAGES[stage].work.begin(self.place)
         state = self.store.load_partial(self.keys[stage])
         if state is not None and not self._restored(stage, work, state):
-            state, work = None, self.stages.begin(stage)
+            state, work = None, STAGES[stage].work.begin(self.place)
         if state is not None:
             logger.info("%s: goes on from its checkpoint at %.0f %%", stage, 100 * work.fraction)
         else:
