@@ -34,6 +34,7 @@ from ddcal.study.following import Tracking
 from ddcal.study.hold_back import HoldBack
 from ddcal.study.ledger import FIDELITY_STEPS, Ledger, Outcome
 from ddcal.study.lock import DriverLock
+from ddcal.study.mlflow_client import without_password
 from ddcal.study.proposals import Proposals, Running
 from ddcal.study.provenance import git_commit, package_versions
 from ddcal.study.references import Reference
@@ -90,6 +91,7 @@ class StudyDriver:
             gpus: How many GPUs the cluster has; None if trials run in this process, one at a time.
             leases: Returns the leases of the study's store.
         """
+        study = without_password(study)  # it is written below
         self.study, self.directory, self.environment, self.tracking = study, directory, environment, tracking
         self._on_finished, self._checkpoint_seconds = on_finished, checkpoint_seconds
         self._lock = lock
