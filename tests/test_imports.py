@@ -11,7 +11,6 @@ import ddcal
 
 PACKAGE = Path(ddcal.__file__).parent
 FLOORS = {
-    "credentials": -1,
     "errors": 0,
     "untrusted": 0,
     "divergence": 2,

@@ -11,7 +11,7 @@ from ddcal.config.baselines import check_paper
 from ddcal.config.field_errors import field_problems
 from ddcal.config.metrics import METRICS, VAL_METRICS
 from ddcal.config.names import nest
-from ddcal.config.places import taken_by, tracking_problem
+from ddcal.config.places import taken_by
 from ddcal.config.problems import GIVEN_TWICE, KeyPath, Problem, problem_at, suggestion
 from ddcal.config.searchers import check_scheduler, check_search
 from ddcal.config.space import not_possible, same
@@ -113,11 +113,6 @@ def _check_kind(study: StudyConfig, base: dict[str, Any], broken: set[str]) -> l
     return problems
 
 
-def _check_tracking(study: StudyConfig) -> list[Problem]:
-    found = tracking_problem(study.tracking.uri)
-    return [] if found is None else [problem_at(("tracking", "uri"), found)]
-
-
 def _check_enqueue(study: StudyConfig, broken: set[str]) -> list[Problem]:
     problems = []
     for index, config in enumerate(study.search.enqueue):
@@ -158,5 +153,4 @@ def check_study(study: StudyConfig, reported: Collection[str] = ()) -> list[Prob
     problems += _check_kind(study, base, broken)
     problems += check_search(study, broken)
     problems += _check_enqueue(study, broken)
-    problems += _check_tracking(study)
     return problems

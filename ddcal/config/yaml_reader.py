@@ -11,10 +11,12 @@ from typing import Any
 import yaml
 
 from ddcal.config.problems import KeyPath, Problem, problem_at
+from ddcal.untrusted import Untrusted, read_bytes
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 30
 MAX_NODES = 10_000
+MAX_KEY = 300
 TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -146,6 +148,8 @@ class YamlReader:
             shown = event.value if isinstance(event, yaml.ScalarEvent) else "a list, mapping or alias"
             self._refuse(frame.path, f"{shown!r} is a key here; keys must be text", line)
             return
+        if len(event.value) > MAX_KEY:  # each value below it would keep it as a part of its path
+            self._refuse(frame.path, f"a key is longer than {MAX_KEY} characters: {event.value[:40]}…", line)
         frame.key = event.value
         path = (*frame.path, event.value)
         frame.skip = event.value in frame.container
@@ -189,6 +193,44 @@ class YamlReader:
         return [self._copy(item, line) for item in value] if isinstance(value, list) else value
 
 
+def parse_yaml(text: str) -> Any:
+    """Return the plain data in YAML text that is no study: an export's, for one.
+
+    Raises:
+        Untrusted: if it is no YAML, or more than plain data of ordinary size, with the line.
+    """
+    reader = YamlReader()
+    if len(text) > MAX_BYTES:
+        raise Untrusted(f"is larger than {MAX_BYTES} bytes")
+    try:
+        value = reader.read(text)
+        problems = reader.problems
+    except Refused as refused:
+        problems = [*reader.problems, refused.problem]
+    if problems:
+        first = replace(problems[0], file="", line=None)
+        line = f"line {problems[0].line}: " if problems[0].line is not None else ""
+        raise Untrusted(f"cannot be read: {line}{first}")
+    return value
+
+
+def dump_yaml(value: Any) -> str:
+    """Return plain data as YAML that `YamlReader` reads as it was: text that would be a number is quoted."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what is text for YAML 1.1, which PyYAML writes, and a number for 1.2: 1e3, 0o7."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None if isinstance(_scalar(text), str) else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 def read_text(path: Path) -> str:
     """Return the file's text.
 
@@ -196,14 +238,11 @@ def read_text(path: Path) -> str:
         Refused: if there is none to use.
     """
     try:
-        if path.is_dir():
-            message = "is a directory; give a study file"
-        elif path.stat().st_size > MAX_BYTES:
-            message = f"is larger than {MAX_BYTES} bytes; this is no study file"
-        else:
-            return path.read_bytes().decode("utf-8-sig")
+        return read_bytes(path, MAX_BYTES, links=True).decode("utf-8-sig")
     except FileNotFoundError:
         message = "no such file"
+    except Untrusted as error:
+        message = f"{error}; give a study file"
     except UnicodeDecodeError as error:
         message = f"not UTF-8 text (byte {error.start}); a study file is YAML text"
     except (OSError, ValueError) as error:

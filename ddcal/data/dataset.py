@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from ddcal.config import DataConfig
 from ddcal.data.decoded import open_decoded
 from ddcal.data.errors import DataError
-from ddcal.data.fingerprint import CACHE_FOLDER, source_fingerprint
+from ddcal.data.fingerprint import source_fingerprint
 from ddcal.data.mapped import MappedImages
 from ddcal.data.preprocessing import (
     Preprocessing,
@@ -84,18 +85,22 @@ class Dataset:
         return self.preprocessing.inverse_transform(images).clamp(0.0, 1.0)
 
 
-def load_dataset(config: DataConfig) -> Dataset:
+def load_dataset(config: DataConfig, derived: Path | None = None) -> Dataset:
     """Load, split and preprocess a dataset; the same config and files always give the same splits.
 
     ``val`` is taken out before normalisation or ZCA is fitted, by a permutation that no trial's seed influences. A
     smaller validation fraction takes a subset of what a larger one takes.
 
+    Args:
+        config: Which data, and where.
+        derived: The folder that keeps what is derived from the files in place of ``.ddcal`` beside them.
+
     Raises:
         DataError: if files are missing, damaged or malformed, or too few for the split.
     """
-    source = locate_source(config)
+    source = replace(locate_source(config), derived=derived)
     fingerprint = source_fingerprint(config.name, source)
-    resolution, folder = config.resolution, None if source.root is None else source.root / CACHE_FOLDER
+    resolution, folder = config.resolution, source.keeps
     if source.kind == "images":
         raw, folder = open_decoded(config, source, fingerprint)
         resolution = None  # decoded at that side

@@ -20,10 +20,10 @@ import numpy as np
 from ddcal.config import DataConfig
 from ddcal.data.decoding import decoded_chunks, image_side
 from ddcal.data.errors import DataError
-from ddcal.data.fingerprint import CACHE_FOLDER
 from ddcal.data.image_folders import ImageFolder, raise_problems
 from ddcal.data.progress import progress
 from ddcal.data.sources import RawData, Source
+from ddcal.untrusted import Untrusted, open_lock, open_regular, read_json
 
 DECODING_VERSION = 1
 """Raised whenever the same files give other bytes, unless they have another fingerprint then."""
@@ -100,9 +100,9 @@ def _resize(config: DataConfig) -> str | None:
 
 
 def _places(source: Source) -> tuple[Path, Path]:
-    assert source.root is not None
+    assert source.keeps is not None
     users = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ddcal" / "decoded"
-    return source.root / CACHE_FOLDER, users
+    return source.keeps, users
 
 
 def decoded_place(source: Source, needed: int) -> Path:
@@ -137,7 +137,7 @@ def _opened(folder: Path, images: ImageFolder) -> RawData | None:
         return None
     arrays, labels = {}, images.listing.labels
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         for part in labels:
             path = folder / f"{part}.npy"
             if _sums(path) != manifest[part]:
@@ -157,7 +157,7 @@ def _sums(path: Path) -> list[int]:
 
     def checksum(start: int) -> int:
         value, left = 0, SUM_BYTES
-        with path.open("rb", buffering=0) as file:  # read rather than mapped: that would count as memory in use
+        with open_regular(path) as file:  # read rather than mapped: that would count as memory in use
             file.seek(start)
             while left and (block := file.read(min(2**20, left))):
                 value, left = zlib.crc32(block, value), left - len(block)
@@ -206,7 +206,11 @@ def _locked(path: Path) -> Iterator[bool]:
     """Hold a lock that ends with the process; yields False where the file system has no locks."""
     import fcntl
 
-    with path.open("ab") as file:
+    try:
+        lock = open_lock(path)
+    except Untrusted as error:
+        raise DataError(f"{path} {error}: remove it") from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:

@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from ddcal.config import DataConfig
@@ -18,7 +19,7 @@ from ddcal.data.image_folders import ImageFolder, raise_problems
 from ddcal.data.look import Look
 from ddcal.data.pictures import Header, picture_bytes, read_header, ready_pillow
 from ddcal.data.progress import progress
-from ddcal.data.sources import Source, locate_source
+from ddcal.data.sources import Source, data_root, locate_source
 from ddcal.untrusted import Untrusted, open_regular, read_json
 
 DATA_VERSION = 1
@@ -32,11 +33,9 @@ MEMORY_BYTES = 2**24
 """The largest file of kept fingerprints that is read."""
 READ_AHEAD = 512
 """Image files that may be read before their turn: bounds what is in memory."""
-CACHE_FOLDER = ".ddcal"
-"""Folder beside the source files that keeps what is derived from them; it can be deleted at any time."""
 
 
-def dataset_fingerprint(config: DataConfig) -> str:
+def dataset_fingerprint(config: DataConfig, derived: Path | None = None) -> str:
     """Return 64 hex digits that change when the dataset's files change; where the files lie has no influence.
 
     Nothing is decoded, but to see whether a picture is transparent. Contents are hashed once and kept in
@@ -45,10 +44,23 @@ def dataset_fingerprint(config: DataConfig) -> str:
     headers say. If the folder cannot be written, files are hashed every time. ``zca``, ``resolution``, ``resize``,
     ``background`` and ``validation_fraction`` are settings, not files: they are not part of it.
 
+    Args:
+        config: Which data, and where.
+        derived: The folder that keeps the hashes in place of ``.ddcal``.
+
     Raises:
         DataError: if the files are missing or cannot be read, listing the missing ones.
     """
-    return source_fingerprint(config.name, locate_source(config))
+    return source_fingerprint(config.name, replace(locate_source(config), derived=derived))
+
+
+def own_cache(config: DataConfig) -> Path:
+    """Return a folder of the user's cache for what is derived from data that somebody else named.
+
+    Nothing is written beside such data, and hashes and decoded images that lie there are not believed.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ddcal" / "data"
+    return home / hashlib.sha256(str(data_root(config).absolute()).encode()).hexdigest()[:24]
 
 
 def source_fingerprint(name: str, source: Source) -> str:
@@ -134,7 +146,7 @@ def _images_key(source: Source) -> str:
 
 
 def _memory(source: Source) -> Path | None:
-    return None if source.root is None else source.root / CACHE_FOLDER / "fingerprints.json"
+    return None if source.keeps is None else source.keeps / "fingerprints.json"
 
 
 def _known_images(source: Source, images: ImageFolder) -> tuple[str, Look]:

@@ -20,6 +20,9 @@ from ddcal.config.trial import IMAGE_FILE_DATASETS
 from ddcal.data.errors import DataError
 from ddcal.data.image_folders import ImageFolder, image_layout
 
+CACHE_FOLDER = ".ddcal"
+"""Folder beside the source files that keeps what is derived from them; it can be deleted at any time."""
+
 DIGITS = tuple(str(digit) for digit in range(10))
 CLASS_NAMES = {
     "digits": DIGITS,
@@ -63,6 +66,7 @@ class Source:
         kind: How they are read.
         files: What they are called in a fingerprint → where they lie.
         root: The folder whose ``.ddcal`` may keep what is derived from them; None keeps nothing (digits).
+        derived: The folder that keeps it instead, where nothing is to be written, or believed, beside the files.
         images: Of kind ``images``: the folder with one file an image, beside what ``files`` has.
     """
 
@@ -70,6 +74,12 @@ class Source:
     files: Mapping[str, Path]
     root: Path | None
     images: ImageFolder | None = None
+    derived: Path | None = None
+
+    @property
+    def keeps(self) -> Path | None:
+        """The folder for what is derived from the files; None where nothing is kept."""
+        return None if self.root is None else self.derived or self.root / CACHE_FOLDER
 
     @property
     def place(self) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ddcal.config import DataConfig, TrialConfig
-from ddcal.data import Dataset, load_dataset
+from ddcal.data import Dataset, dataset_fingerprint, load_dataset
 from ddcal.pipeline.environment import Environment
 from ddcal.pipeline.leases import Leases
 from ddcal.pipeline.store import Entry, Store
@@ -15,7 +16,13 @@ from ddcal.pipeline.store import Entry, Store
 class DatasetCache:
     """Keeps the dataset that was loaded last, so that consecutive trials on the same data decode it once."""
 
-    def __init__(self) -> None:
+    def __init__(self, derived: Path | None = None) -> None:
+        """Begin with none.
+
+        Args:
+            derived: The folder for what is derived from the data's files in place of ``.ddcal`` beside them.
+        """
+        self._derived = derived
         self._key: str | None = None
         self._dataset: Dataset | None = None
 
@@ -24,8 +31,12 @@ class DatasetCache:
         key = config.model_dump_json()
         if self._dataset is None or key != self._key:
             self._dataset = None
-            self._dataset, self._key = load_dataset(config), key
+            self._dataset, self._key = load_dataset(config, self._derived), key
         return self._dataset
+
+    def fingerprint(self, config: DataConfig) -> str:
+        """Return the fingerprint of ``config``'s files, which are not loaded."""
+        return dataset_fingerprint(config, self._derived)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddcal.config import TrialConfig, resolve
 from ddcal.config.metrics import METRICS
-from ddcal.data import Dataset, dataset_fingerprint
+from ddcal.data import Dataset
 from ddcal.errors import StoreError
 from ddcal.pipeline.environment import Environment, default_device
 from ddcal.pipeline.keys import stage_keys
@@ -100,7 +100,8 @@ class TrialRunner:
         self.store = store
         self.environment = environment or Environment(default_device())
         self.target = target
-        self.fingerprint = dataset_fingerprint(self.config.data)
+        datasets = datasets or DatasetCache()
+        self.fingerprint = datasets.fingerprint(self.config.data)
         self.keys = stage_keys(self.config, self.fingerprint, self.environment, target)
         self.cache_hits: list[str] = []
         self.seconds: dict[str, float] = {}
@@ -124,7 +125,7 @@ class TrialRunner:
             self.environment,
             store,
             self._leases,
-            datasets or DatasetCache(),
+            datasets,
             gpu,
         )
         self.entries = self.place.entries

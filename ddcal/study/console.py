@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -266,8 +267,8 @@ def comparison_table(comparisons: list[Comparison], everything: bool) -> Table:
     for item in comparisons:
         main = "/" in item.name and item.name.count("/") == 1
         if everything or not item.same or main:
-            same = "equal" if item.same else "DIFFERS"
-            table.add_row(item.name, _short(item.recorded), _short(item.replayed), f"{item.tolerance:g}", same)
+            same = "equal" if item.same else "DIFFERS" if item.compared else "not compared on a GPU"
+            table.add_row(escape(item.name), _short(item.recorded), _short(item.replayed), f"{item.tolerance:g}", same)
     return table
 
 
@@ -295,4 +296,4 @@ def _relative(path: Path) -> str:
 def _short(value: float | str | None) -> str:
     if isinstance(value, float):
         return repr(value)
-    return "missing" if value is None else str(value)[:16]
+    return "missing" if value is None else escape(str(value)[:16])

@@ -8,31 +8,26 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ddcal import __version__
-from ddcal.errors import BadInput, StoreError
+from ddcal.config.yaml_reader import dump_yaml
+from ddcal.errors import StoreError
 from ddcal.pipeline.stages import STAGES
 from ddcal.pipeline.store import Entry, Store, file_sha256, open_store
+from ddcal.pipeline.work.diagram import DIAGRAM
+from ddcal.study.exported_run import (
+    CUDA_TOLERANCE,
+    FORMAT_VERSION,
+    LOCK,
+    NOT_COMPARED,
+    RUN,
+    SOURCE,
+    ExportError,
+    read_run,
+)
 from ddcal.study.models import PLACES, PREPROCESSING, ModelRequest, ReadyModel, check_model, ready_model, write_models
 from ddcal.study.references import Reference
 from ddcal.study.results import StudyResults, Trial
 from ddcal.study.study_store import cache_place
-
-RUN, LOCK = "run.yaml", "run.lock.json"
-FORMAT_VERSION = 1
-SOURCE = "distilled/source.safetensors"
-"""What a replay reads in place of the file that a set was imported from."""
-
-NOT_COMPARED = ("reliability.png", "pictures.safetensors")
-"""Pictures: drawn from evaluation.json, which is compared, or of the way to images that are; older stages have none."""
-
-CUDA_TOLERANCE = 0.02
-"""Absolute; grid_sample's backward is not deterministic on CUDA. On the CPU the tolerance is 0."""
-
-
-class ExportError(BadInput):
-    """What was asked for cannot be exported or replayed; the message says why and what would be right."""
 
 
 def export_trial(results: StudyResults, trial: Trial, target: Path | str, models: ModelRequest | None = None) -> Path:
@@ -95,8 +90,6 @@ def exported_already(
     results: StudyResults, trial: Trial, target: Path | str, models: ModelRequest | None = None
 ) -> bool:
     """Return whether ``target`` is this very trial's export, whole and unedited, with the models that are asked for."""
-    from ddcal.study.replay import read_run
-
     try:
         run = read_run(target)
     except ExportError:
@@ -162,10 +155,13 @@ def _write(
         f"# {trial.trial_key}: the whole of one run. `ddcal replay .` in this folder runs it again and compares.\n"
         "# run.lock.json holds the same values: an edit here is noticed and named.\n"
     )
-    (folder / RUN).write_text(header + yaml.safe_dump(run, sort_keys=False))
-    (folder / LOCK).write_text(json.dumps(run, indent=1, sort_keys=True) + "\n")
     (folder / "MLproject").write_text(f"name: {trial.trial_key}\nentry_points:\n  main:\n    command: ddcal replay .\n")
-    (folder / "README.md").write_text(_readme(results, trial, run, _draw_distilled(folder, results, trial, store)))
+    pictures = _draw_distilled(folder, results, trial, store)
+    (folder / "README.md").write_text(_readme(results, trial, run, pictures))
+    others = [folder / "MLproject", folder / "README.md", *pictures, folder / DIAGRAM]
+    run["files"] = {path.name: file_sha256(path) for path in others if path.is_file()}
+    (folder / RUN).write_text(header + dump_yaml(run))
+    (folder / LOCK).write_text(json.dumps(run, indent=1, sort_keys=True) + "\n")
 
 
 def _draw_distilled(folder: Path, results: StudyResults, trial: Trial, store: Store) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ddcal.errors import BadInput, TrackingError
 from ddcal.pipeline.store import file_sha256
-from ddcal.study.export import LOCK
+from ddcal.study.exported_run import LOCK
 from ddcal.study.mlflow_client import connect, one_line, tracking_uri
 from ddcal.study.models import PLACES, PREPROCESSING
 from ddcal.study.results import StudyResults, Trial
@@ -80,8 +80,8 @@ def register_export(results: StudyResults, trial: Trial, folder: Path, name: str
         raise
     except Exception as error:
         raise TrackingError(
-            f"tracking.uri: MLflow at {uri} does not take the model: {one_line(error, uri)}; nothing was registered, "
-            f"and the export {folder} is whole: the same command goes on"
+            f"tracking.uri: MLflow at {uri} does not take the model: {one_line(error)}; nothing was registered, and "
+            f"the export {folder} is whole: the same command goes on"
         ) from error
 
 

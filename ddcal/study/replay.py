@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import os
+import shlex
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from ddcal.config import TrialConfig
-from ddcal.config.trial import flatten
-from ddcal.data import dataset_fingerprint
-from ddcal.pipeline import Advance, Environment, TrialRunner, open_store
+from ddcal.config import DataConfig, TrialConfig
+from ddcal.data import DataError, dataset_fingerprint, own_cache
+from ddcal.pipeline import Advance, DatasetCache, Environment, TrialRunner, open_store
 from ddcal.pipeline.environment import default_device
-from ddcal.pipeline.stages import STAGES
-from ddcal.pipeline.store import file_sha256
-from ddcal.study.export import FORMAT_VERSION, LOCK, NOT_COMPARED, RUN, SOURCE, ExportError
+from ddcal.study.exported_run import CUDA_TOLERANCE, NOT_COMPARED, SOURCE, ExportError, read_run
 from ddcal.study.provenance import NUMERIC_PACKAGES, package_versions
-
-REQUIRED = ("config", "target", "environment", "data_fingerprint", "versions", "tolerance", "metrics", "stages")
-"""What run.yaml must hold."""
 
 
 @dataclass(frozen=True)
@@ -36,71 +30,39 @@ class Comparison:
     tolerance: float
 
     @property
+    def compared(self) -> bool:
+        """Whether the two count: on a GPU the last bits differ, so that digests of artefacts say nothing there."""
+        digests = isinstance(self.recorded, str) and isinstance(self.replayed, str)
+        return not (digests and self.tolerance > 0 and self.recorded != self.replayed)
+
+    @property
     def same(self) -> bool:
         """Whether the replayed value is the recorded one, within the tolerance."""
         if self.recorded == self.replayed:
             return True
         if isinstance(self.recorded, float | int) and isinstance(self.replayed, float | int):
             return abs(self.recorded - self.replayed) <= self.tolerance
-        return self.tolerance > 0 and self.recorded is not None and self.replayed is not None
+        return False
 
 
-def read_run(folder: Path | str) -> dict[str, Any]:
-    """Return an export's run.yaml after checking that it is whole and unedited.
-
-    Raises:
-        ExportError: naming each missing or changed file and each key whose value differs from run.lock.json.
-    """
-    folder = Path(folder)
-    contents: dict[str, Any] = {}
-    for name, parse in ((RUN, yaml.safe_load), (LOCK, json.loads)):
-        path = folder / name
-        try:
-            contents[name] = parse(path.read_text())
-        except FileNotFoundError as error:
-            raise ExportError(f"{folder} is not an export: {name} is missing") from error
-        except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
-            raise ExportError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-        if not isinstance(contents[name], dict):
-            raise ExportError(f"{path} is not a mapping")
-    run, lock = flatten(contents[RUN]), flatten(contents[LOCK])
-    absent = object()
-    edited = [
-        f"{folder / RUN}: {key} is {_shown(run, key)}, but was exported as {_shown(lock, key)}"
-        for key in sorted(run.keys() | lock.keys())
-        if run.get(key, absent) != lock.get(key, absent) or type(run.get(key)) is not type(lock.get(key))
-    ]
-    if edited:
-        raise ExportError("\n".join([*edited, "restore the exported values, or run a study of your own with these"]))
-    if contents[RUN].get("format_version") != FORMAT_VERSION:
-        raise ExportError(
-            f"{folder / RUN}: format_version is {contents[RUN].get('format_version')}, "
-            f"this ddcal reads {FORMAT_VERSION}"
-        )
-    problems = [f"{folder / RUN}: {key} is missing" for key in REQUIRED if key not in contents[RUN]]
-    if not problems:
-        problems = _changed_files(folder, contents[RUN])
-    if problems:
-        raise ExportError("\n".join([*problems, "take the export as it was written, or export the trial again"]))
-    return contents[RUN]
-
-
-def check_replayable(run: dict[str, Any], *, ignore_versions: bool = False) -> None:
+def check_replayable(run: dict[str, Any], data: DataConfig, fingerprint: str, *, ignore_versions: bool = False) -> None:
     """Refuse, before anything is computed, what cannot give the recorded numbers.
+
+    Args:
+        run: From `read_run`.
+        data: Its data as it lies here.
+        fingerprint: Of that data.
+        ignore_versions: Go on with other versions of numeric packages.
 
     Raises:
         ExportError: naming every difference in the data, the device and the versions of numeric packages.
     """
     problems = []
-    try:
-        fingerprint = dataset_fingerprint(TrialConfig.model_validate(run["config"]).data)
-        if fingerprint != run["data_fingerprint"]:
-            problems.append(
-                f"data_fingerprint: this {run['config']['data']['name']} has {fingerprint[:16]}…, "
-                f"the run used {str(run['data_fingerprint'])[:16]}…: other data gives other numbers"
-            )
-    except ValidationError as error:
-        problems.append(f"config: not a trial of this ddcal: {error.errors()[0]['loc']} {error.errors()[0]['msg']}")
+    if fingerprint != run["data_fingerprint"]:
+        problems.append(
+            f"data_fingerprint: this {data.name} has {fingerprint[:16]}…, "
+            f"the run used {run['data_fingerprint'][:16]}…: other data gives other numbers"
+        )
     device = run["environment"]["device"]
     if device != "cpu" and default_device() == "cpu":
         problems.append(f"environment.device: the run used {device}, and torch sees no GPU here")
@@ -121,14 +83,20 @@ def replay(
     folder: Path | str,
     *,
     store: Path | str | None = None,
+    data_root: Path | str | None = None,
     ignore_versions: bool = False,
     on_advance: Callable[[Advance], None] | None = None,
 ) -> list[Comparison]:
     """Run an export again and compare.
 
+    The export is untrusted: tolerance, precision and what is computed come from this code and the device, and what is
+    derived from its data is kept in the user's own cache.
+
     Args:
         folder: The export.
         store: A store (folder or URL) whose finished stages may be used; None computes everything from scratch.
+        data_root: Where the run's data lies here: in place of ``data.root``, or the folder that holds what is called
+            like it. Default: the run's own place, else the same in ``$DDCAL_DATA``.
         ignore_versions: Go on with other versions of numeric packages.
         on_advance: Called after every chunk of work.
 
@@ -136,18 +104,28 @@ def replay(
         Every metric and every artefact digest, recorded beside replayed.
 
     Raises:
-        ExportError: as `read_run` and `check_replayable`.
+        ExportError: as `read_run` and `check_replayable`, or if its stages are not those of its trial.
+        ddcal.data.DataError: if the data is nowhere, naming both ways to say where it is.
     """
+    folder = Path(folder)
     run = read_run(folder)
-    check_replayable(run, ignore_versions=ignore_versions)
+    config = _config(run, folder)
+    data, fingerprint = _located(config.data, run["data_fingerprint"], folder, data_root)
+    config = config.model_copy(update={"data": data})
+    check_replayable(run, data, fingerprint, ignore_versions=ignore_versions)
     device = "cpu" if run["environment"]["device"] == "cpu" else "cuda"
-    environment = Environment(device, run["environment"]["threads"], run["environment"]["precision"])
+    tolerance = 0.0 if device == "cpu" else CUDA_TOLERANCE
+    environment = Environment(device, run["environment"]["threads"])
+    target = "ddnn" if {"train", "calibrate", "evaluate"} & run["stages"].keys() else "distill"
     with tempfile.TemporaryDirectory(prefix="ddcal-replay-") as scratch:
-        runner = TrialRunner(
-            _config(run, Path(folder)), open_store(store or scratch), environment, target=run["target"]
-        )
+        datasets = DatasetCache(own_cache(data))
+        runner = TrialRunner(config, open_store(store or scratch), environment, target=target, datasets=datasets)
+        if runner.keys.keys() != run["stages"].keys() or target != run["target"]:
+            raise ExportError(
+                f"{folder}: a trial with this config has the stages {', '.join(runner.keys)}; the export has "
+                f"{', '.join(run['stages'])}, and its target is {run['target']}"
+            )
         runner.run(on_advance)
-        tolerance = run["tolerance"]
         comparisons = [
             Comparison(name, run["metrics"].get(name), runner.metrics.get(name), tolerance)
             for name in sorted(run["metrics"].keys() | runner.metrics.keys())
@@ -163,7 +141,12 @@ def replay(
 
 def _config(run: dict[str, Any], folder: Path) -> TrialConfig:
     """Return the run's config; an imported set is read from the copy of its tensors in the export."""
-    config = TrialConfig.model_validate(run["config"])
+    try:
+        config = TrialConfig.model_validate(run["config"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ExportError(f"config.{where}: not a trial of this ddcal: {first['msg']}") from error
     if config.distill.backbone != "file":
         return config
     copied = {"images": str((folder / SOURCE).absolute()), "labels": None, "index": 0}
@@ -171,23 +154,35 @@ def _config(run: dict[str, Any], folder: Path) -> TrialConfig:
     return config.model_copy(update={"distill": distill})
 
 
-def _changed_files(folder: Path, run: dict[str, Any]) -> list[str]:
-    """Return what is wrong with the artefacts that lie in the export, which a reader may use without a replay."""
-    recorded = {
-        folder / place / name: (record["files"][name], f"stages.{stage}.files.{name}")
-        for stage, record in run["stages"].items()
-        for name, place in STAGES[stage].exported(record["files"]).items()
-    }
-    for name, digest in run.get("models", {}).get("files", {}).items():
-        recorded[folder / name] = (digest, f"models.files.{name}")
-    problems = []
-    for path, (digest, key) in recorded.items():
-        if not path.is_file():
-            problems.append(f"{path} is missing")
-        elif file_sha256(path) != digest:
-            problems.append(f"{path} was changed: its sha256 is not {key} of {RUN}")
-    return problems
+def _located(data: DataConfig, fingerprint: str, folder: Path, data_root: Path | str | None) -> tuple[DataConfig, str]:
+    """Return the run's data as it lies here, and its fingerprint: of several places, the one with the recorded one."""
+    found: list[tuple[DataConfig, str]] = []
+    missing: DataError | None = None
+    for root in _places(data.root, data_root):
+        there = data.model_copy(update={"root": root})
+        try:
+            found.append((there, dataset_fingerprint(there, own_cache(there))))
+        except DataError as error:
+            missing = missing or error
+            continue
+        if found[-1][1] == fingerprint:
+            return found[-1]
+    if found:
+        return found[0]
+    command = f"ddcal replay {shlex.quote(str(folder))} --data-root PLACE"
+    raise DataError(
+        f"{missing}. If the run's data lies elsewhere here: `{command}`, or set $DDCAL_DATA to the folder that has it"
+    ) from missing
 
 
-def _shown(values: dict[str, Any], key: str) -> str:
-    return repr(values[key]) if key in values else "missing"
+def _places(recorded: str | None, given: Path | str | None) -> Iterator[str | None]:
+    """Yield where the data may lie, first choice first."""
+    name = None if recorded is None else Path(recorded).name
+    roots = [str(given)] if given is not None else [os.environ.get("DDCAL_DATA")]
+    if given is None:
+        yield recorded
+    for root in roots if recorded is not None or given is not None else ():
+        if root:
+            if name:
+                yield str(Path(root).expanduser() / name)
+            yield str(Path(root).expanduser())

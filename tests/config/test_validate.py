@@ -423,7 +423,7 @@ def test_missing_file_and_directory(tmp_path):
     result = CliRunner().invoke(app, ["validate", str(tmp_path / "absent.yaml"), str(tmp_path)])
     assert result.exit_code == 2
     assert "absent.yaml: no such file" in result.output
-    assert f"{tmp_path}: is a directory" in result.output
+    assert f"{tmp_path}: is a folder" in result.output
 
 
 def test_all_problems_of_all_files_are_listed(tmp_path):
