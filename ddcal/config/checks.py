@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ddcal.config.baselines import check_paper
 from ddcal.config.field_errors import field_problems
 from ddcal.config.metrics import METRICS, VAL_METRICS
-from ddcal.config.names import nest
+from ddcal.config.names import nest, trial_names
 from ddcal.config.places import taken_by
 from ddcal.config.problems import GIVEN_TWICE, KeyPath, Problem, problem_at, suggestion
 from ddcal.config.searchers import check_scheduler, check_search
@@ -18,6 +18,10 @@ from ddcal.config.space import not_possible, same
 from ddcal.config.space_checks import check_domain, check_rules, check_when
 from ddcal.config.study import StudyConfig, parse_constraint
 from ddcal.config.trial import TrialConfig, flatten
+
+TRIAL_PLACES = ("data.root", "distill.file.images", "distill.file.labels")
+NO_TEXT = ("", "none", "null", "nil", "false", "no", "off")
+"""What other languages write for nothing."""
 
 
 def _check_base(base: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem], set[str]]:
@@ -29,7 +33,8 @@ def _check_base(base: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem],
         try:
             TrialConfig.model_validate(good)
         except ValidationError as error:
-            rules = {details["loc"] for details in error.errors(include_url=False) if details["type"] == "value_error"}
+            raised = (details["loc"] for details in error.errors() if details["type"] == "value_error")
+            rules = {loc for loc in raised if ".".join(map(str, loc)) not in trial_names()}
             found = field_problems(error, TrialConfig, good, ("base",))
             fields = [(path, problem) for path, problem in found if path not in rules]
             if not fields:
@@ -113,6 +118,27 @@ def _check_kind(study: StudyConfig, base: dict[str, Any], broken: set[str]) -> l
     return problems
 
 
+def _check_words(study: StudyConfig, base: dict[str, Any], broken: set[str]) -> list[Problem]:
+    """Return paths and names that are what other languages write for nothing: YAML takes None for text."""
+    problems, fixed = [], flatten(base)
+    given: list[tuple[KeyPath, Any]] = [
+        ((section, key), getattr(getattr(study, section), key))
+        for section, keys in {"tracking": ("uri", "experiment"), "storage": ("output", "store", "cache")}.items()
+        for key in keys
+    ]
+    for name in TRIAL_PLACES:
+        if name in study.space and name not in broken:
+            given += [(("space", name, "choice"), value) for value in study.space[name].corners]
+        elif name in fixed:
+            given.append((("base", name), fixed[name]))
+    for path, value in given:
+        tracking = path == ("tracking", "uri")
+        if isinstance(value, str) and value.strip().lower() in NO_TEXT and not (tracking and value == "none"):
+            cure = "write none for no tracking, null for the default" if tracking else "write null, or leave it out"
+            problems.append(problem_at(path, f"this is text to YAML; {cure}", value))
+    return problems
+
+
 def _check_enqueue(study: StudyConfig, broken: set[str]) -> list[Problem]:
     problems = []
     for index, config in enumerate(study.search.enqueue):
@@ -151,6 +177,7 @@ def check_study(study: StudyConfig, reported: Collection[str] = ()) -> list[Prob
     problems += check_rules(study, base, broken)
     problems += _check_selection(study)
     problems += _check_kind(study, base, broken)
+    problems += _check_words(study, base, broken)
     problems += check_search(study, broken)
     problems += _check_enqueue(study, broken)
     return problems

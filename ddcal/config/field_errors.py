@@ -62,6 +62,8 @@ def explain(error: Mapping[str, Any], model: type[BaseModel]) -> str:
         return "must be a mapping of names of the space to values, or the word paper"
     if kind == "missing" and path == ("objectives",):
         return "missing: name at least one, for example {val/nll: min}"
+    if path == ("tracking", "uri") and error["input"] is False:
+        return "write none for no tracking, null for the default"
     if kind == "value_error":
         return str(context["error"])
     if kind == "string_pattern_mismatch":

@@ -19,6 +19,9 @@ MAX_NODES = 10_000
 MAX_KEY = 300
 TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 
+MERGE = "<<"
+"""YAML's merge key: the keys of the mapping or mappings behind it, where they are not given beside it."""
+
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
@@ -57,13 +60,23 @@ def _scalar(text: str) -> Any:
 
 @dataclass
 class _Frame:
-    """A mapping or sequence that is being read; ``key`` is the mapping's key whose value comes next."""
+    """A mapping or sequence that is being read.
+
+    Attributes:
+        container: What was read of it.
+        path: Where it stands.
+        anchor: Its name for aliases.
+        key: The mapping's key whose value comes next.
+        skip: Whether that value is passed over: the key was there before.
+        merges: The line of its merge key; 0 if it has none.
+    """
 
     container: dict[str, Any] | list[Any]
     path: KeyPath
     anchor: str | None
     key: str | None = None
     skip: bool = False
+    merges: int = 0
 
 
 @dataclass
@@ -101,11 +114,19 @@ class YamlReader:
             mark = error.problem_mark or error.context_mark
             found = f"{error.problem or error.context}"
             deep = "nesting depth" in found  # LibYAML's own limit, which may come before ours has seen an event
-            message = TOO_DEEP if deep else f"not valid YAML: {found}"
-            self._refuse((), message, None if mark is None else mark.line + 1)
+            cure = "" if deep or mark is None else _cure(text, error)
+            message = TOO_DEEP if deep else f"not valid YAML: {found}{cure}"
+            self._refuse(self._open_path() if cure else (), message, None if mark is None else mark.line + 1)
         except (yaml.YAMLError, ValueError) as error:
             self._refuse((), f"not valid YAML: {' '.join(str(error).split())[:200]}", None)
         return self.root
+
+    def _open_path(self) -> KeyPath:
+        """Return the path of the value that is being read."""
+        if not self.stack:
+            return ()
+        frame = self.stack[-1]
+        return frame.path if frame.key is None else (*frame.path, frame.key)
 
     def _refuse(self, path: KeyPath, message: str, line: int | None) -> None:
         raise Refused(replace(problem_at(path, message), line=line))
@@ -117,6 +138,8 @@ class YamlReader:
                 self._refuse((), "a second document begins here; a study file holds one", line)
         elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
             frame = self.stack.pop()
+            if frame.merges:
+                self._merge(frame)
             if frame.anchor is not None:
                 self.anchors[frame.anchor] = frame.container
         elif isinstance(event, yaml.NodeEvent):
@@ -157,6 +180,21 @@ class YamlReader:
             self._report(path, "the key is given twice in one mapping; keep one", line)
         else:
             self.lines[".".join(map(str, path))] = line
+            if plain and event.value == MERGE:
+                frame.merges = line
+
+    def _merge(self, frame: _Frame) -> None:
+        """Put the mappings behind the merge key into the mapping: what is given beside it wins, then the first."""
+        assert isinstance(frame.container, dict)
+        given = frame.container.pop(MERGE)
+        for mapping in given if isinstance(given, list) else [given]:
+            if not isinstance(mapping, dict):
+                message = "merges mappings: write an alias of one, *name, or a list of them"
+                self._refuse((*frame.path, MERGE), message, frame.merges)
+            for key, value in mapping.items():
+                if key not in frame.container:
+                    frame.container[key] = value
+                    self.lines[".".join(map(str, (*frame.path, key)))] = frame.merges
 
     def _value(self, event: yaml.NodeEvent, path: KeyPath, line: int) -> Any:
         if isinstance(event, yaml.AliasEvent):
@@ -229,6 +267,21 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _represent_text)
+
+
+def _cure(text: str, error: yaml.MarkedYAMLError) -> str:
+    """Return what to write where YAML takes text for something else; empty where that is not known."""
+    mark = error.problem_mark or error.context_mark
+    lines = text.splitlines()
+    line = lines[mark.line] if mark is not None and mark.line < len(lines) else ""
+    if found := re.search(r"(?:[:,\[{-]\s+|^)(>=?\s*[0-9.+-][0-9.eE+-]*)", line):
+        return f'; > begins a block of text in YAML: put the comparison in quotes, "{found[1].strip()}"'
+    at = line[mark.column : mark.column + 1] if mark is not None else ""
+    if at == "\t":
+        return "; it is a tab: indent with spaces"
+    if "cannot start any token" in str(error.problem) or "mapping values are not allowed" in str(error.problem):
+        return "; text that holds characters of YAML goes in quotes"
+    return ""
 
 
 def read_text(path: Path) -> str:

@@ -205,3 +205,40 @@ def test_any_override_is_applied_or_a_config_error(good, override):
         read_study(good, [override])
     except ConfigError as error:
         assert error.problems
+
+
+MERGED = """
+name: merged
+objectives: {val/nll: min}
+space: {distill.ipc: {choice: [1, 2]}, seed: {choice: [1, 2, 3]}}
+search:
+  enqueue:
+  - &first {distill.ipc: 1, seed: 1}
+  - &second
+    <<: *first
+    seed: 2
+  - <<: [{seed: 3}, *second]
+"""
+
+
+def test_merge_keys_are_merged_and_what_is_given_beside_them_wins(tmp_path):
+    file = tmp_path / "merged.yaml"
+    file.write_text(MERGED)
+    study = read_study(file)
+    assert list(study.search.enqueue) == [{"distill.ipc": 1, "seed": seed} for seed in (1, 2, 3)]
+    file.write_text(MERGED.replace("seed: 1}\n", "seed: 9}\n"))
+    with pytest.raises(ConfigError) as raised:
+        read_study(file)
+    assert [(problem.path, problem.line) for problem in raised.value.problems] == [("search.enqueue.0.seed", 7)]
+    file.write_text(MERGED.replace("*first", "first"))
+    with pytest.raises(ConfigError, match=r":9: search.enqueue.1.<<: merges mappings: write an alias of one, \*name"):
+        read_study(file)
+
+
+def test_merging_does_not_get_around_the_limits(tmp_path):
+    file = tmp_path / "bomb.yaml"
+    wide = ", ".join(f"k{index}: 1" for index in range(100))
+    chain = (f"a{i}: &a{i} {{<<: *a{i - 1}, x{i}: *a{i - 1}}}" for i in range(1, 30))
+    file.write_text("\n".join([f"a0: &a0 {{{wide}}}", *chain]))
+    with pytest.raises(ConfigError, match="aliases counted as often as they are used"):
+        read_study(file)

@@ -239,6 +239,26 @@ BROKEN = [
         ["constraints.val/accuracy", "'> 0.3'", ">= 0.3"],
     ),
     (
+        "constraint-unquoted",
+        GOOD + "constraints:\n  val/accuracy: >= 0.5\n",
+        [":6: constraints.val/accuracy: not valid YAML", 'put the comparison in quotes, ">= 0.5"'],
+    ),
+    (
+        "constraint-unquoted-in-braces",
+        GOOD + "constraints: {val/nll: <= 1, val/accuracy: >=0.5}\n",
+        [":5: constraints.val/accuracy: not valid YAML", 'put the comparison in quotes, ">=0.5"'],
+    ),
+    ("text-unquoted", GOOD + "description: @home\n", [":5: description: not valid YAML", "goes in quotes"]),
+    ("tracking-python", GOOD + "tracking: {uri: None}\n", [":5: tracking.uri: 'None'", "write none for no tracking"]),
+    ("tracking-false", GOOD + "tracking: {uri: False}\n", [":5: tracking.uri: False", "write none for no tracking"]),
+    ("store-python", GOOD + "storage: {store: None}\n", [":5: storage.store: 'None'", "write null, or leave it out"]),
+    ("root-python", HEAD + "base: {data.root: None}\n", [":3: base.data.root: 'None'", "write null"]),
+    (
+        "searched-root-python",
+        HEAD + "space: {data.root: {choice: [None, x]}}\n",
+        [":3: space.data.root.choice: 'None'", "write null"],
+    ),
+    (
         "constraint-infinite",
         GOOD + "constraints: {val/accuracy: '>= 1e999'}\n",
         ["constraints.val/accuracy", "comparison"],
