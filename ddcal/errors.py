@@ -1,9 +1,14 @@
-"""Errors that several floors raise and that have a meaning of their own for a trial's outcome."""
+"""Errors that several floors raise and that have a meaning of their own for a trial's outcome.
+
+No message of theirs holds a password: addresses are masked as it is made.
+"""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+
+from ddcal.credentials import masked
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
@@ -14,6 +19,9 @@ MAKE_WRITABLE = "make it writable"
 
 class BadInput(ValueError):
     """The user gave something that cannot be used; the message says what and what would be right (exit code 2)."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(masked(message))
 
 
 class DivergedError(ArithmeticError):
@@ -28,7 +36,7 @@ class StoreError(RuntimeError):
 
     def __init__(self, message: str, cure: str | None = None) -> None:
         """Say what is wrong; without ``cure`` it follows from the `OSError` that is the cause."""
-        super().__init__(message)
+        super().__init__(masked(message))
         self._cure = cure
 
     @property
@@ -39,6 +47,9 @@ class StoreError(RuntimeError):
 
 class TrackingError(RuntimeError):
     """MLflow cannot be reached or refuses; the message names the URI and the cause."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(masked(message))
 
 
 class ResourceError(BadInput):

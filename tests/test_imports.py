@@ -11,6 +11,7 @@ import ddcal
 
 PACKAGE = Path(ddcal.__file__).parent
 FLOORS = {
+    "credentials": -1,
     "errors": 0,
     "untrusted": 0,
     "divergence": 2,

@@ -11,7 +11,7 @@ from ddcal.config.baselines import check_paper
 from ddcal.config.field_errors import field_problems
 from ddcal.config.metrics import METRICS, VAL_METRICS
 from ddcal.config.names import nest, trial_names
-from ddcal.config.places import taken_by
+from ddcal.config.places import taken_by, tracking_problem
 from ddcal.config.problems import GIVEN_TWICE, KeyPath, Problem, problem_at, suggestion
 from ddcal.config.searchers import check_scheduler, check_search
 from ddcal.config.space import not_possible, same
@@ -139,6 +139,11 @@ def _check_words(study: StudyConfig, base: dict[str, Any], broken: set[str]) -> 
     return problems
 
 
+def _check_tracking(study: StudyConfig) -> list[Problem]:
+    found = tracking_problem(study.tracking.uri)
+    return [] if found is None else [problem_at(("tracking", "uri"), found)]
+
+
 def _check_enqueue(study: StudyConfig, broken: set[str]) -> list[Problem]:
     problems = []
     for index, config in enumerate(study.search.enqueue):
@@ -180,4 +185,5 @@ def check_study(study: StudyConfig, reported: Collection[str] = ()) -> list[Prob
     problems += _check_words(study, base, broken)
     problems += check_search(study, broken)
     problems += _check_enqueue(study, broken)
+    problems += _check_tracking(study)
     return problems

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ddcal.config.problems import suggestion
+from ddcal.credentials import has_credentials, without_credentials
 
 OPTIONS = ("endpoint_override", "scheme", "region")
 FORM = "s3://BUCKET/PREFIX?endpoint_override=HOST:PORT&scheme=https&region=REGION (all behind the bucket is optional)"
+NO_CREDENTIALS = "credentials do not belong into a study: they come from the environment or ~/.aws"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ENDPOINT = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?")
 
@@ -61,6 +63,20 @@ def is_url(place: str) -> bool:
     return "://" in place
 
 
+def tracking_problem(uri: str | None) -> str | None:
+    """Return what is wrong with a tracking URI that holds a password, and where the password goes; None if it has none.
+
+    What a study says is written to its folder, its ledger and MLflow, for good.
+    """
+    if uri is None or not has_credentials(uri):
+        return None
+    plain = without_credentials(uri)
+    where = "MLFLOW_TRACKING_URI (the same address with its password)"
+    if plain.startswith(("http:", "https:")):
+        where = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    return f"a password does not belong into a study: write {plain}, and put the rest into the environment: {where}"
+
+
 def parse_s3(url: str) -> S3Place:
     """Return what an ``s3://`` URL says.
 
@@ -74,7 +90,7 @@ def parse_s3(url: str) -> S3Place:
     if parts.scheme != "s3":
         raise ValueError(f"{parts.scheme}:// is not supported: give a folder, or {FORM}")
     if "@" in parts.netloc:
-        raise ValueError("credentials do not belong into a study: they come from the environment or ~/.aws")
+        raise ValueError(NO_CREDENTIALS)
     if not _BUCKET.fullmatch(parts.netloc):
         raise ValueError(
             f"{parts.netloc!r} is not a bucket's name (3 to 63 of a-z, 0-9, '.' and '-'); the form is {FORM}"
@@ -85,6 +101,8 @@ def parse_s3(url: str) -> S3Place:
     if any(part in ("", ".", "..") for part in prefix.split("/") if prefix):
         raise ValueError(f"the prefix {prefix!r} has an empty part, '.' or '..'")
     options: dict[str, str] = {}
+    if has_credentials(url):
+        raise ValueError(NO_CREDENTIALS)
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name not in OPTIONS:
             raise ValueError(f"unknown option {name!r}{suggestion(name, OPTIONS)} (the options: {', '.join(OPTIONS)})")

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ddcal.credentials import masked
 from ddcal.errors import BadInput
 
 KeyPath = tuple[str | int, ...]
@@ -29,6 +30,8 @@ class Problem:
         file: The study file.
         line: The line of the nearest key, if the value stands in the file.
         override: The ``--set`` argument that the value came from, if any.
+
+    Passwords and keys inside addresses are masked in all of them.
     """
 
     path: str
@@ -37,6 +40,11 @@ class Problem:
     file: str = ""
     line: int | None = None
     override: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("value", "message", "override"):
+            if isinstance(text := getattr(self, name), str):
+                object.__setattr__(self, name, masked(text))
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
@@ -67,7 +75,7 @@ def problem_at(path: KeyPath, message: str, value: Any = NOTHING) -> Problem:
         message: What would be right.
         value: The offending value, shown in at most 80 characters; left out where there is none to show.
     """
-    shown = "" if value is NOTHING else repr(value)
+    shown = "" if value is NOTHING else masked(repr(value))
     return Problem(".".join(map(str, path)), shown if len(shown) <= 80 else shown[:77] + "...", message)
 
 

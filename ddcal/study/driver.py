@@ -33,6 +33,7 @@ from ddcal.study.following import Tracking
 from ddcal.study.hold_back import HoldBack
 from ddcal.study.ledger import FIDELITY_STEPS, Ledger, Outcome
 from ddcal.study.lock import DriverLock
+from ddcal.study.mlflow_client import without_password
 from ddcal.study.proposals import Proposals, Running
 from ddcal.study.provenance import git_commit, package_versions
 from ddcal.study.references import Reference
@@ -41,6 +42,7 @@ from ddcal.study.search import JOURNAL, StudySearch
 from ddcal.study.shares import Shares
 from ddcal.study.stopping import Plateau
 from ddcal.study.study_store import cache_place, study_store
+from ddcal.study.takeover import attributes_of, search_of, tell_again
 from ddcal.study.unusable import told_by_worker
 from ddcal.study.verdict import judge
 from ddcal.study.worker import Assignment
@@ -88,6 +90,7 @@ class StudyDriver:
             gpus: How many GPUs the cluster has; None if trials run in this process, one at a time.
             leases: Returns the leases of the study's store.
         """
+        study = without_password(study)  # it is written below
         self.study, self.directory, self.environment, self.tracking = study, directory, environment, tracking
         self._on_finished, self._checkpoint_seconds = on_finished, checkpoint_seconds
         self._lock = lock
@@ -105,7 +108,7 @@ class StudyDriver:
             for leftover in directory.glob(f"{JOURNAL}*"):  # of a driver killed before the ledger's first line
                 leftover.unlink()
         self.ledger = Ledger(directory)
-        self.search = StudySearch(study, directory, repair=earlier is not None)
+        self.search = StudySearch(study, directory) if earlier is None else search_of(study, directory, earlier.records)
         self._plateau = Plateau(study, directory)
         self.finished = 0
         self.session = 1 if earlier is None else earlier.sessions + 1
@@ -334,12 +337,10 @@ class StudyDriver:
             self._proposals.note(trial.number, trial.values)
             if trial.outcome is not None:
                 self.finished += 1
-        for number, values in self.search.unfinished():
+        for number, values in self.search.unfinished({trial.number: trial.values for trial in earlier.records}):
             record = in_ledger.get(number)
             if record is not None and record.outcome is not None:
-                metrics = {name: value for name, value in (record.metrics or {}).items() if value is not None}
-                attributes = _attributes(record, record.outcome, record.keys or {})
-                self.search.tell(number, record.outcome, metrics, attributes)  # type: ignore[arg-type]
+                tell_again(self.search, record)
                 continue
             waiting = self._proposals.make(number, record.values if record is not None else values)
             if record is not None:
@@ -366,7 +367,7 @@ class StudyDriver:
         if reason is not None:
             record |= {"outcome": outcome, "error": reason}
         self.ledger.append(TrialFinished, number=trial.number, **record)
-        attributes = _attributes(trial, record["outcome"], record["keys"])
+        attributes = attributes_of(trial, record["outcome"], record["keys"])
         self.search.tell(trial.number, record["outcome"], metrics, attributes)
         self._plateau.add(record["outcome"], metrics)
         self.tracking.notify()
@@ -379,12 +380,6 @@ class StudyDriver:
             facts: dict[str, Any] = {"number": trial.number, "trial_key": trial.trial_key, "values": trial.values}
             facts |= record | {"cache_hits": tuple(record["cache_hits"]), "duplicate_of": trial.duplicate_of}
             self._on_finished(Trial(config_values=trial.config, **facts))
-
-
-def _attributes(trial: Running | Trial, outcome: str, keys: dict[str, str]) -> dict[str, Any]:
-    """Return what the Optuna journal says of a trial beside its values: in two writes, as each is fsynced."""
-    stages = {stage: key[:12] for stage, key in keys.items()}
-    return {"trial_key": trial.trial_key, "ddcal": {"outcome": outcome, **stages}}
 
 
 def _step(point: dict[str, Any]) -> int:

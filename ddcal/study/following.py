@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 
-from ddcal.study.mlflow_client import one_line
 from ddcal.study.tracking import Mirror
 
 logger = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ class Tracking:
                 moved = self.mirror.advance()
             except Exception as error:
                 if not self._failures:
-                    logger.warning("MLflow at %s: %s; the study goes on", self.mirror.uri, one_line(error))
+                    logger.warning("MLflow at %s: %s; the study goes on", self.mirror.place, self.mirror.said(error))
                 wait = RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS) - 1)]
                 self._failures += 1
                 self._closing.wait(wait)
@@ -80,7 +79,7 @@ class Tracking:
                     time.sleep(min(wait, 1.0))
                 continue
             if self._failures:
-                logger.warning("MLflow at %s answers again", self.mirror.uri)
+                logger.warning("MLflow at %s answers again", self.mirror.place)
                 self._failures = 0
             if moved:
                 self._moved = time.monotonic()

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from ddcal.config import StudyConfig
+from ddcal.credentials import has_credentials, masked, without_credentials
 
 SQLITE = "sqlite:///"
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
@@ -48,6 +49,9 @@ def tracking_uri(study: StudyConfig, root: Path) -> str | None:
 
     What follows ``sqlite:///`` in ``tracking.uri`` is a path as it is, with its ``?``, ``#`` and ``%``; options of the
     form ``?name=value`` may end it.
+
+    A study names an address without its password: where MLFLOW_TRACKING_URI names the same one with it, that is
+    returned. So it is not for messages: those mask it (`ddcal.credentials.masked`).
     """
     given = study.tracking.uri
     if given == "none":
@@ -56,7 +60,8 @@ def tracking_uri(study: StudyConfig, root: Path) -> str | None:
         return sqlite_uri(root.absolute() / DATABASE)
     path = given.removeprefix(SQLITE)
     if path == given or path in ("", ":memory:") or path.startswith("file:") or _OPTIONS.search(path):
-        return given
+        in_environment = os.environ.get("MLFLOW_TRACKING_URI", "")
+        return in_environment if without_credentials(in_environment) == given else given
     return sqlite_uri(Path(path).absolute())
 
 
@@ -102,6 +107,14 @@ def artifact_location(root: Path, experiment: str) -> str:
     return (root.absolute() / ARTIFACTS / name).as_uri()
 
 
+def without_password(study: StudyConfig) -> StudyConfig:
+    """Return the study as it may be written: an earlier version took passwords in ``tracking.uri``."""
+    if study.tracking.uri is None or not has_credentials(study.tracking.uri):
+        return study
+    tracking = study.tracking.model_copy(update={"uri": without_credentials(study.tracking.uri)})
+    return study.model_copy(update={"tracking": tracking})
+
+
 def create_database(path: Path) -> None:
     """Make an MLflow database that is there in full or not at all: killed half-way, MLflow would refuse it for ever."""
     import mlflow
@@ -131,6 +144,7 @@ def refused(error: Exception) -> bool:
     return not isinstance(error, OSError)  # no connection, a time-out, …
 
 
-def one_line(error: Exception) -> str:
-    """Return an error's kind and first line."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+def one_line(error: Exception, uri: str = "") -> str:
+    """Return an error's kind and first line, with passwords masked: those of addresses in it, and that of ``uri``."""
+    text = masked(str(error), uri)
+    return f"{type(error).__name__}: {text.splitlines()[0][:200] if text else ''}"

@@ -80,8 +80,8 @@ def register_export(results: StudyResults, trial: Trial, folder: Path, name: str
         raise
     except Exception as error:
         raise TrackingError(
-            f"tracking.uri: MLflow at {uri} does not take the model: {one_line(error)}; nothing was registered, and "
-            f"the export {folder} is whole: the same command goes on"
+            f"tracking.uri: MLflow at {uri} does not take the model: {one_line(error, uri)}; nothing was registered, "
+            f"and the export {folder} is whole: the same command goes on"
         ) from error
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ddcal.config import StudyConfig, TrialConfig
+from ddcal.credentials import without_credentials
 from ddcal.errors import BadInput
 from ddcal.pipeline.stages import STAGES
 from ddcal.study.accounting import saved
@@ -142,7 +143,7 @@ class StudyResults:
                 case StudyStarted():
                     self.started = _values(event)
                 case StudyResumed():
-                    self.started |= _values(event)
+                    self.started |= _values(event) | {"study": _with_password(event.study, self.started["study"])}
                     self.interrupted, self.ending = True, None
                     self.sessions += 1
                 case TrialStarted(number=number):
@@ -336,6 +337,15 @@ def _val_metrics(point: dict[str, Any]) -> dict[str, Any]:
         for name, value in point.items()
         if name.startswith("val/") and (value is None or isinstance(value, float))
     }
+
+
+def _with_password(study: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """Return a resumed study with the tracking URI of the first line, whose password is not written a second time."""
+    former = (before.get("tracking") or {}).get("uri")
+    tracking = study.get("tracking") or {}
+    if former is None or without_credentials(former) != tracking.get("uri"):
+        return study
+    return study | {"tracking": tracking | {"uri": former}}
 
 
 def _metric(trial: Trial, name: str, sign: float = 1.0) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ddcal.config import ConfigError, StudyConfig, read_study
-from ddcal.config.places import is_url, taken_by
+from ddcal.config.places import is_url, taken_by, tracking_problem
 from ddcal.errors import BadInput, ResourceError
 from ddcal.pipeline import Advance, Environment, Store
 from ddcal.pipeline.imported import check_imports
@@ -86,10 +86,13 @@ def run_study(
         hooks: What to call while it runs.
 
     Raises:
+        BadInput: if the study's tracking URI holds a password.
         ResourceError: if the study's folder exists, trials ask for more than there is, or the root is not shared.
         StoreError: if the store or the output root takes nothing more; `resume_study` goes on with the study.
         ddcal.data.DataError: if the data is missing.
     """
+    if problem := tracking_problem(study.tracking.uri):
+        raise BadInput(f"tracking.uri: {problem}")
     root = Path(output if output is not None else study.storage.output)
     _check_name(study, root)
     _check_place("storage.output", root)

@@ -7,6 +7,7 @@ import json
 import math
 import random
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,19 +61,17 @@ class StudySearch:
     has what was run, and a study that an earlier version began, with its repeats, goes on in the same way.
     """
 
-    def __init__(self, study: StudyConfig, directory: Path | None, *, repair: bool = False) -> None:
+    def __init__(self, study: StudyConfig, directory: Path | None, *, journal: str = JOURNAL) -> None:
         """Open the study's Optuna journal in ``directory``, creating it if missing.
 
         Args:
             study: The study.
             directory: Its folder; None keeps nothing: for a plan.
-            repair: The former driver is proved dead: remove its lock on the journal and its half-written line.
+            journal: The journal's name there.
         """
-        if repair and directory is not None:
-            _repair(directory / JOURNAL)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.config = study
-        self._journal = DriverJournal(directory / JOURNAL) if directory is not None else None
+        self._journal = DriverJournal(directory / journal) if directory is not None else None
         self.optuna = optuna.create_study(
             study_name=study.name,
             storage=JournalStorage(self._journal) if self._journal is not None else InMemoryStorage(),
@@ -100,31 +99,46 @@ class StudySearch:
         """Whether the space has choices and whole numbers alone and every point of it was asked for."""
         return self._size is not None and not self._to_come and len(self._tried) >= self._size
 
-    def ask(self) -> tuple[int, dict[str, Any]]:
-        """Return (trial number, dotted name → value) of the next trial; inactive conditional names are left out."""
+    def ask(self, known: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+        """Return (trial number, dotted name → value) of the next trial; inactive conditional names are left out.
+
+        Args:
+            known: The values that it has had already, where a history is gone through again.
+        """
         waiting = TrialState.WAITING  # enqueued and not asked yet: they have no number of their own turn
         number = sum(trial.state is not waiting for trial in self.optuna.get_trials(deepcopy=False))
         self.optuna.sampler = self._sampler(number)
-        asked = self._suggest_all(self.optuna.ask())
+        asked = self._suggest_all(self.optuna.ask(), known)
         self._to_come = max(0, self._to_come - 1)
-        if self._journal is not None:
-            self._journal.sync()  # before the ledger says that the trial began
+        if known is None:
+            self.sync()  # before the ledger says that the trial began
         return asked
 
-    def unfinished(self) -> list[tuple[int, dict[str, Any]]]:
-        """Return the trials that were asked for and never told, by number, with their values as `ask` gave them."""
+    def sync(self) -> None:
+        """Return when the journal is on the disk."""
+        if self._journal is not None:
+            self._journal.sync()
+
+    def unfinished(self, known: Mapping[int, Mapping[str, Any]] | None = None) -> list[tuple[int, dict[str, Any]]]:
+        """Return the trials that were asked for and never told, by number, with their values as `ask` gave them.
+
+        Args:
+            known: Number → the values that the trial is known to have.
+        """
         asked = []
         for frozen in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            values = (known or {}).get(frozen.number)
             self.optuna.sampler = self._sampler(frozen.number)
-            asked.append(self._suggest_all(optuna.Trial(self.optuna, frozen._trial_id)))
+            asked.append(self._suggest_all(optuna.Trial(self.optuna, frozen._trial_id), values))
         return asked
 
-    def _suggest_all(self, trial: optuna.Trial) -> tuple[int, dict[str, Any]]:
+    def _suggest_all(self, trial: optuna.Trial, known: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
         number = trial.number
-        self.optuna.sampler = self._sampler(number)
+        quick = known is not None and self.config.search.searcher == "gp"  # it takes seconds, and keeps no memory
+        self.optuna.sampler = PointSampler(known or {}) if quick else self._sampler(number)
         _ = trial.relative_params  # drawn now: Optuna would at the first name that is not in the journal yet
-        drawn = self._draw(trial)
-        if new := self._replacement(trial, drawn):
+        drawn = self._draw(trial, known or {})
+        if known is None and (new := self._replacement(trial, drawn)):
             self.optuna._storage.set_trial_system_attr(trial._trial_id, FIXED, new)  # before any of its values
             trial, drawn = optuna.Trial(self.optuna, trial._trial_id), drawn | new
         self.optuna.sampler = PointSampler(drawn)
@@ -139,8 +153,8 @@ class StudySearch:
         self._note(number, values)
         return number, values
 
-    def _draw(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Return the values that a trial has, is to have, or that its sampler draws; nothing is written."""
+    def _draw(self, trial: optuna.Trial, known: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values that a trial has, is known or is to have, or that its sampler draws; nothing is written."""
         frozen = self.optuna._storage.get_trial(trial._trial_id)
         values: dict[str, Any] = {}
         point: dict[str, Any] = {}
@@ -150,6 +164,8 @@ class StudySearch:
                 continue
             if name in frozen.params:
                 values[name] = frozen.params[name]
+            elif name in known:
+                values[name] = known[name]
             elif name in frozen.system_attrs.get(FIXED, {}):
                 values[name] = frozen.system_attrs[FIXED][name]
             elif trial._is_relative_param(name, domain):
@@ -202,14 +218,26 @@ class StudySearch:
         trial = self._asked.pop(number)
         for name, value in (attributes or {}).items():
             trial.set_user_attr(name, value)
-        values = [metrics.get(name, math.nan) for name in self.config.objectives]
-        state = STATES[outcome]
-        if state is TrialState.COMPLETE and all(map(math.isfinite, values)):
+        state, values = self.verdict(self.config, outcome, metrics)
+        if values is not None:
             for constraint in self.config.parsed_constraints:
                 trial.set_constraint(constraint.metric, constraint.violation(metrics[constraint.metric]))
             self.optuna.tell(trial, values)
         else:
-            self.optuna.tell(trial, state=TrialState.FAIL if state is TrialState.COMPLETE else state)
+            self.optuna.tell(trial, state=state)
+
+    @staticmethod
+    def verdict(
+        study: StudyConfig, outcome: Outcome, metrics: Mapping[str, float]
+    ) -> tuple[TrialState, list[float] | None]:
+        """Return the state and the objectives that Optuna is told of a trial that has ended so."""
+        state = STATES[outcome]
+        if state is not TrialState.COMPLETE:
+            return state, None
+        needed = [*study.objectives, *(constraint.metric for constraint in study.parsed_constraints)]
+        if not all(math.isfinite(metrics.get(name, math.nan)) for name in needed):
+            return TrialState.FAIL, None
+        return state, [metrics[name] for name in study.objectives]
 
     def _sampler(self, number: int, name: str = "") -> BaseSampler:
         settings = self.config.search
@@ -230,17 +258,6 @@ class StudySearch:
 
 def _identity(point: dict[str, Any]) -> str:
     return json.dumps(point, sort_keys=True)
-
-
-def _repair(journal: Path) -> None:
-    """Clear what a killed driver leaves: a lock that would stall the next write by 30 seconds, and half a line."""
-    for lock in journal.parent.glob(f"{journal.name}.lock*"):
-        lock.unlink()
-    if journal.exists():
-        content = journal.read_bytes()
-        if not content.endswith(b"\n"):
-            with journal.open("r+b") as stream:
-                stream.truncate(content.rfind(b"\n") + 1)
 
 
 def distribution(domain: Domain) -> BaseDistribution:

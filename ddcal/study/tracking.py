@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from ddcal.config import StudyConfig
 from ddcal.config.yaml_reader import dump_yaml
+from ddcal.credentials import masked
 from ddcal.errors import BadInput, StoreError, TrackingError
 from ddcal.pipeline.store import open_store
 from ddcal.pipeline.work.diagram import DIAGRAM
@@ -31,9 +32,16 @@ from ddcal.study.events import (
 )
 from ddcal.study.ledger import FIDELITY_STEPS, LEDGER, parse_event
 from ddcal.study.lock import DriverLock
-from ddcal.study.mlflow_client import artifact_location, connect, one_line, refused, tracking_uri
+from ddcal.study.mlflow_client import (
+    artifact_location,
+    connect,
+    one_line,
+    refused,
+    tracking_uri,
+    without_password,
+)
 from ddcal.study.mlflow_view import TAG, study_view
-from ddcal.study.results import load_study
+from ddcal.study.results import STUDY, load_study
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +100,15 @@ class Mirror:
         self._doubtful_to = max(self._doubtful_to, one, self.pending if self.cursor.lost else 0)
 
     @property
+    def place(self) -> str:
+        """The URI for messages: without its password."""
+        return masked(self.uri)
+
+    def said(self, error: Exception) -> str:
+        """Return what MLflow said, on a line and without the URI's password."""
+        return one_line(error, self.uri)
+
+    @property
     def pending(self) -> int:
         """How many bytes of the ledger MLflow does not have yet."""
         try:
@@ -131,7 +148,7 @@ class Mirror:
             self._attempts += 1
             if self._attempts < ATTEMPTS or not refused(error) or not self._alive():
                 raise
-            logger.warning("MLflow at %s refuses an event, which is left out: %s", self.uri, one_line(error))
+            logger.warning("MLflow at %s refuses an event, which is left out: %s", self.place, self.said(error))
         self._attempts = 0
         self.cursor.offset += len(line)
         self.cursor.write(self.directory)
@@ -165,7 +182,7 @@ class Mirror:
         settings = {f"search.{name}": value for name, value in study["search"].items()}
         settings |= {f"objective.{name}": way for name, way in study["objectives"].items()}
         self._params(self.cursor.parent, settings)
-        self._artifact(self.cursor.parent, "study.yaml")
+        self._artifact(self.cursor.parent, STUDY)
         self._client.set_experiment_tag(self._experiment_id, TAG, study_view(study))
 
     def _trial_started(self, event: TrialStarted) -> None:
@@ -311,7 +328,15 @@ class Mirror:
             self._client.log_batch(run, params=params[start : start + BATCH])
 
     def _artifact(self, run: str | None, name: str) -> None:
-        self._log_file(run, self.directory / name)
+        path = self.directory / name
+        text = path.read_text() if name == STUDY and path.is_file() else ""
+        if masked(text) == text:
+            self._log_file(run, path)
+            return
+        with tempfile.TemporaryDirectory() as scratch:  # the study file of an earlier version, with a password
+            copy = Path(scratch) / name
+            copy.write_text(masked(text))
+            self._log_file(run, copy)
 
     def _log_file(self, run: str | None, path: Path, folder: str | None = None) -> None:
         """Log an artifact; a server that takes runs but no files, however often, is asked no further."""
@@ -323,7 +348,7 @@ class Mirror:
             if self._attempts + 1 < ARTIFACT_ATTEMPTS or not self._alive():
                 raise
             self._files = False
-            logger.warning("MLflow at %s takes no artifacts: %s", self.uri, one_line(error))
+            logger.warning("MLflow at %s takes no artifacts: %s", self.place, self.said(error))
 
 
 def sync_study(directory: Path | str) -> str:
@@ -351,10 +376,10 @@ def sync_study(directory: Path | str) -> str:
             raise
         except Exception as error:
             raise TrackingError(
-                f"tracking.uri: MLflow at {mirror.uri} does not take it: {one_line(error)}; "
+                f"tracking.uri: MLflow at {mirror.place} does not take it: {mirror.said(error)}; "
                 f"{events} events were sent, {mirror.pending} bytes of the ledger wait"
             ) from error
-        return f"MLflow at {mirror.uri} has everything ({events} events were new)"
+        return f"MLflow at {mirror.place} has everything ({events} events were new)"
     finally:
         lock.release()
 
@@ -365,6 +390,11 @@ def make_mirror(study: StudyConfig, directory: Path) -> Mirror | None:
     uri = tracking_uri(study, root)
     if uri is None:
         return None
+    if without_password(study) is not study:
+        logger.warning(
+            "%s: an earlier ddcal wrote the password of tracking.uri into it; it is not written again, but change it",
+            directory / LEDGER,
+        )
     experiment = study.tracking.experiment or study.name
     served = uri.startswith(("http:", "https:"))  # a server keeps artifacts itself; a database would put them here
     artifacts = None if served else artifact_location(root, experiment)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ddcal.credentials import masked, without_credentials
 from ddcal.errors import BadInput, TrackingError
 from ddcal.study.mlflow_client import connect, one_line, tracking_uri
 from ddcal.study.mlflow_view import study_link
@@ -32,23 +33,24 @@ def serve(directory: Path | str, port: int, say: Callable[[str], None]) -> None:
     if uri is None:
         raise BadInput(f"{directory}: this study was run with tracking.uri: none, so MLflow holds nothing of it")
     if uri.startswith("http"):
-        raise BadInput(f"{directory}: this study was tracked by a server: open {uri}")
+        raise BadInput(f"{directory}: this study was tracked by a server: open {without_credentials(uri)}")
     experiment = results.study.tracking.experiment or results.study.name
     try:
         found = connect(uri).get_experiment_by_name(experiment)
     except Exception as error:
-        raise TrackingError(f"tracking.uri: {uri} cannot be read: {one_line(error)}") from error
+        raise TrackingError(f"tracking.uri: {uri} cannot be read: {one_line(error, uri)}") from error
     if found is None:
         raise BadInput(
             f"{directory}: MLflow on {uri} does not have it yet: `ddcal sync {shlex.quote(str(directory))}` sends it"
         )
     _refuse_taken(port)
     address = study_link(f"http://127.0.0.1:{port}", found.experiment_id)
-    say(f"{address}  experiment {experiment}  (MLflow on {uri}; Ctrl-C ends it)")
+    say(f"{address}  experiment {experiment}  (MLflow on {masked(uri)}; Ctrl-C ends it)")
     sys.stdout.flush()
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
-    settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    settings = {"MLFLOW_BACKEND_STORE_URI": uri}  # it may hold a password, which a list of processes must not show
+    settings |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     settings["PYTHONWARNINGS"] = "ignore"  # those of MLflow's own libraries
     os.execve(sys.executable, command, os.environ | settings)
 

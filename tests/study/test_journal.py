@@ -53,7 +53,7 @@ def test_ends_that_went_down_with_the_machine_are_told_again(search, tiny_study,
     search.tell(number, "complete", METRICS)
     with (tmp_path / JOURNAL).open("r+b") as journal:
         journal.truncate(synced[-1])
-    again = StudySearch(tiny_study(), tmp_path, repair=True)
+    again = StudySearch(tiny_study(), tmp_path)
     assert again.unfinished() == [(number, values)]
     again.tell(number, "complete", METRICS)
     assert again.ask()[0] == number + 1
@@ -65,7 +65,7 @@ def test_a_line_that_the_disk_does_not_take_whole_is_not_there_and_the_next_one_
     with no_file_above(len(before) + 20), pytest.raises(OSError, match="too large"):
         search.tell(number, "complete", METRICS)
     assert (tmp_path / JOURNAL).read_bytes() == before
-    again = StudySearch(tiny_study(), tmp_path, repair=True)
+    again = StudySearch(tiny_study(), tmp_path)
     assert again.unfinished() == [(number, values)]
     again.tell(number, "complete", METRICS)
     assert again.ask()[0] == number + 1

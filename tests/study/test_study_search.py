@@ -367,19 +367,6 @@ def test_a_journal_that_ends_anywhere_in_an_ask_goes_on_to_the_same_values(searc
     assert again.unfinished() == [asked]
 
 
-def test_what_a_killed_driver_leaves_in_the_journal_is_repaired(searching, tmp_path):
-    search = searching("a")
-    run(search, 3)
-    asked = search.ask()
-    journal = tmp_path / "a" / JOURNAL
-    whole = journal.read_bytes()
-    journal.write_bytes(whole + b'{"op_code": 5, "wor')
-    (tmp_path / "a" / f"{JOURNAL}.lock").symlink_to(journal)
-    again = StudySearch(search.config, tmp_path / "a", repair=True)
-    assert journal.read_bytes().startswith(whole[:-1]) and not (tmp_path / "a" / f"{JOURNAL}.lock").is_symlink()
-    assert again.unfinished() == [asked]
-
-
 def test_the_journal_says_what_a_person_looks_for(searching):
     """For optuna-dashboard: names of the objectives, and a trial's key and stages."""
     search = searching()
