@@ -1,6 +1,7 @@
 """Importances on ledgers whose metrics are a known function of the searched values."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -61,9 +62,38 @@ def test_the_name_that_decides_has_the_share(results, computed):
 
 def test_an_interval_says_how_sure_a_share_is(computed):
     for one in computed:
-        assert 0.0 <= one.low <= one.high <= 1.0
+        assert 0.0 <= one.low <= one.share <= one.high <= 1.0
     sure = next(one for one in computed if one.name == "calibrate.mask.ratio")
     assert sure.objective == "val/ece" and sure.low > 0.9
+
+
+def test_shares_of_one_forest_sum_to_one(computed):
+    always = [one.share for one in computed if one.objective == "val/ece" and not one.where]
+    assert len(always) == 3 and sum(always) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("trials", [4, 9])
+def test_an_interval_holds_its_share_however_few_and_wild_the_trials_are(results, trials, seed):
+    """One trial that stands out, as a diverged one does: some draws have it, others do not."""
+    few = load_study(results.directory)
+    generator = random.Random(seed)
+    few.records = [trial for trial in results.records if trial.outcome == "complete"][:trials]
+    few.records = [
+        replace(
+            trial, metrics={"val/ece": generator.random() + (5.0 if n == 1 else 0.0), "val/accuracy": float(n == 1)}
+        )
+        for n, trial in enumerate(few.records)
+    ]
+    for one in importances(few):
+        if one.share is not None:
+            assert 0.0 <= one.low <= one.share <= one.high <= 1.0
+
+
+def test_an_objective_that_never_varies_has_no_important_name(results):
+    same = load_study(results.directory)
+    same.records = [replace(t, metrics={"val/ece": 0.5, "val/accuracy": 0.5}) for t in results.records]
+    assert {(one.share, one.low, one.high) for one in importances(same)} == {(0.0, 0.0, 0.0)}
 
 
 def test_it_says_which_values_are_better(computed):
