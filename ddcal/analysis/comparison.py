@@ -40,18 +40,24 @@ class Comparison:
 def find_studies(places: Sequence[Path]) -> list[StudyResults]:
     """Return the studies at ``places``, each a study's folder or an output root that has some; none twice.
 
+    Confirmations (`ddcal confirm`) are left out: what they found is told with the study whose leaders they run.
+
     Raises:
-        BadInput: if a place is neither.
+        BadInput: if a place is neither, or is a confirmation.
     """
     found: dict[Path, StudyResults] = {}
     for place in places:
-        folders = [place]
-        if not (place / LEDGER).is_file():
+        if (place / LEDGER).is_file():
+            there = [load_study(place)]
+            if there[0].confirms is not None:
+                raise BadInput(f"{place} is the confirmation of {there[0].confirms}: compare that study, which has it")
+        else:
             folders = sorted(path.parent for path in place.glob(f"*/{LEDGER}"))
-            if not folders:
-                raise BadInput(f"{place} is not a study's folder (it has no {LEDGER}), nor an output root with studies")
-        for folder in folders:
-            found.setdefault(folder.resolve(), load_study(folder))
+            there = [results for folder in folders if (results := load_study(folder)).confirms is None]
+        if not there:
+            raise BadInput(f"{place} is not a study's folder (it has no {LEDGER}), nor an output root with studies")
+        for results in there:
+            found.setdefault(results.directory.resolve(), results)
     return list(found.values())
 
 

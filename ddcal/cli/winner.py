@@ -55,9 +55,7 @@ def export(
         check_registry(results, register)
     chosen = results.pareto if pareto else [results.trial(trial) if trial is not None else results.best]
     if not chosen or chosen[0] is None:
-        typer.echo(
-            f"{directory}: no trial is feasible, so there is no winner; --trial ID exports one all the same", err=True
-        )
+        typer.echo(f"{directory}: {results.no_winner}; --trial ID exports one all the same", err=True)
         raise typer.Exit(1)
     for one in chosen:
         if models is not None and one is not None:

@@ -201,7 +201,10 @@ class Constraint(Config):
 
 
 class StudyConfig(Config):
-    """A whole study; ``base`` is a partial TrialConfig, ``space`` maps dotted trial names to domains."""
+    """A whole study; ``base`` is a partial TrialConfig, ``space`` maps dotted trial names to domains.
+
+    ``confirms`` is the name of the study whose leaders this one runs on fresh seeds: ``ddcal confirm`` writes it.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
     description: str = ""
@@ -216,6 +219,7 @@ class StudyConfig(Config):
     stop: StopConfig = StopConfig()
     storage: StorageConfig = StorageConfig()
     tracking: TrackingConfig = TrackingConfig()
+    confirms: str | None = None
 
     @property
     def parsed_constraints(self) -> tuple[Constraint, ...]:

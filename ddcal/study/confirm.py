@@ -11,10 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ddcal.config import StudyConfig
+from ddcal.config.metrics import possible
 from ddcal.errors import BadInput
 from ddcal.seeding import derive_seed
-from ddcal.study.results import CONFIRMATION, WINNER_METRIC, StudyResults, Trial, replace_text
-from ddcal.study.runner import Hooks, run_study
+from ddcal.study.ledger import begun
+from ddcal.study.mlflow_client import without_password
+from ddcal.study.results import CONFIRMATION, WINNER_METRIC, StudyResults, Trial, load_study, replace_text
+from ddcal.study.runner import Hooks, resume_study, run_study
 
 MIN_SEEDS = 2
 
@@ -28,7 +31,7 @@ class Confirmed:
         metric: For example ``val/ece``.
         searched: What the search reported, on its own seed.
         mean: The mean over the fresh seeds.
-        low: Lower end of the 95 % interval of that mean (Student's t over seeds).
+        low: Lower end of the 95 % interval of that mean (Student's t over seeds), cut to what is possible.
         high: Upper end.
         seeds: How many fresh seeds finished.
     """
@@ -44,7 +47,7 @@ class Confirmed:
 
 def confirmation_study(results: StudyResults, leaders: list[Trial], seeds: int) -> StudyConfig:
     """Return the study that runs every leader on the same fresh seeds; it searches nothing."""
-    study = results.study
+    study = without_password(results.study)
     used = {trial.config.seed for trial in results.records}
     fresh: list[int] = []
     index = 0
@@ -54,7 +57,7 @@ def confirmation_study(results: StudyResults, leaders: list[Trial], seeds: int) 
         if candidate not in used and candidate not in fresh:
             fresh.append(candidate)
     values = study.model_dump(mode="json")
-    values["name"] = f"{study.name}-confirm"
+    values["name"], values["confirms"] = f"{study.name}-confirm", study.name
     values["description"] = f"{len(leaders)} leaders of {study.name} on {seeds} fresh seeds."
     values["space"]["seed"] = {"choice": fresh}
     values["constraints"] = {}
@@ -85,20 +88,32 @@ def confirm(
         hooks: As in `run_study`.
 
     Raises:
-        BadInput: if there is no feasible trial, or too few seeds.
+        BadInput: if there is no feasible trial, too few seeds, the study is a confirmation itself, or another
+            confirmation of it is there.
     """
     if seeds < MIN_SEEDS:
         raise BadInput(f"--seeds {seeds}: an interval needs at least {MIN_SEEDS}")
+    if results.confirms is not None:
+        raise BadInput(f"{results.directory} is itself the confirmation of {results.confirms}: confirm that study")
     leaders = leading_trials(results, top)
     if not leaders:
         raise BadInput(f"{results.directory}: no trial is feasible, so there is nothing to confirm")
     study = confirmation_study(results, leaders, seeds)
-    again = run_study(study, output=results.directory.parent, debug=debug, address=address, hooks=hooks)
+    directory = results.directory.parent / study.name
+    if begun(directory) and _same(load_study(directory).study, study):  # an earlier one, finished or not
+        again = resume_study(directory, debug=debug, address=address, hooks=hooks)
+    else:
+        again = run_study(study, output=results.directory.parent, debug=debug, address=address, hooks=hooks)
     found = compare(results, leaders, again)
     content = {"seeds": seeds, "study": study.name, "leaders": [asdict(one) for one in found]}
     replace_text(results.directory / CONFIRMATION, json.dumps(content, indent=2) + "\n")
     results.write()
     return found
+
+
+def _same(earlier: StudyConfig, study: StudyConfig) -> bool:
+    """Whether a confirmation runs the same leaders on the same seeds; an earlier version did not say of which study."""
+    return earlier.model_copy(update={"confirms": study.confirms}) == study
 
 
 def leading_trials(results: StudyResults, top: int) -> list[Trial]:
@@ -135,7 +150,8 @@ def compare(results: StudyResults, leaders: list[Trial], again: StudyResults) ->
             spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
             half = float(t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
             searched = (leader.metrics or {})[metric]
-            found.append(Confirmed(leader.trial_key, metric, searched, mean, mean - half, mean + half, len(values)))
+            low, high = possible(metric, mean - half, mean + half)
+            found.append(Confirmed(leader.trial_key, metric, searched, mean, low, high, len(values)))
     return found
 
 

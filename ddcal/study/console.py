@@ -148,7 +148,7 @@ def print_summary(results: StudyResults, console: Console) -> None:
         )
     best = results.best
     if best is None:
-        console.print("no trial is feasible: there is no winner", markup=False)
+        console.print(results.no_winner, markup=False)
         _print_files(results, console)
         return
     front = ", ".join(str(trial.number) for trial in results.pareto)
@@ -219,7 +219,7 @@ def pareto_table(results: StudyResults) -> Table:
 
 def confirmation_table(found: list[Confirmed]) -> Table:
     """Return what the search reported beside the mean over fresh seeds."""
-    table = Table(title="on fresh seeds (95 % interval of the mean)", title_justify="left")
+    table = Table(title="on fresh seeds (95 % interval of the mean, cut to what is possible)", title_justify="left")
     for name in ("trial", "metric", "search", "mean", "interval", "seeds", ""):
         table.add_column(name, justify="left" if name in ("trial", "metric", "") else "right")
     for one in found:

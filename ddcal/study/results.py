@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ddcal.config import StudyConfig, TrialConfig
+from ddcal.config.metrics import possible
 from ddcal.credentials import without_credentials
 from ddcal.errors import BadInput
 from ddcal.pipeline.stages import STAGES
@@ -192,9 +194,25 @@ class StudyResults:
 
     @property
     def best(self) -> Trial | None:
-        """The default winner: the Pareto member with the lowest ``val/nll``; None if no trial is feasible."""
-        front = self.pareto
+        """The default winner: the Pareto member with the lowest ``val/nll``; None if there is none (`no_winner`)."""
+        front = [] if self.confirms is not None else self.pareto
         return min(front, key=lambda trial: (_metric(trial, WINNER_METRIC), trial.number)) if front else None
+
+    @property
+    def no_winner(self) -> str:
+        """Why `best` is None, where it is: a sentence."""
+        if self.confirms is not None:
+            return f"the leaders of {self.confirms} on fresh seeds: they are judged there, and none is a winner here"
+        return "no trial is feasible: there is no winner"
+
+    @property
+    def confirms(self) -> str | None:
+        """The study whose leaders this one runs on fresh seeds (`ddcal confirm`); None for every other study."""
+        study = self.study
+        earlier = re.fullmatch(r"\d+ leaders of (.+) on \d+ fresh seeds\.", study.description)  # that was all it said
+        if study.confirms is None and earlier is not None and study.name == f"{earlier[1]}-confirm":
+            return earlier[1]
+        return study.confirms
 
     @property
     def completed(self) -> bool:
@@ -218,7 +236,10 @@ class StudyResults:
             leaders = json.loads((self.directory / CONFIRMATION).read_text())["leaders"]
         except (OSError, ValueError, KeyError):
             return False
-        return [one for one in leaders if one["trial_key"] == trial.trial_key] or False
+        found = [one for one in leaders if one["trial_key"] == trial.trial_key]
+        for one in found:  # an earlier version wrote intervals with values that cannot be
+            one["low"], one["high"] = possible(one["metric"], one["low"], one["high"])
+        return found or False
 
     @property
     def packing(self) -> Packing:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from ddcal.config.metrics import possible
 from ddcal.config.trial import flatten
 from ddcal.study.results import StudyResults, Trial
 
@@ -104,14 +105,14 @@ class Cell:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the mean (Student's t over seeds), cut at 0; None with fewer than `MIN_SEEDS`."""
+        """The 95 % interval of the mean (Student's t), cut to what is possible; None with fewer than `MIN_SEEDS`."""
         from scipy.stats import t
 
         mean, std = self.mean, self.std
         if mean is None or std is None:
             return None
         half = float(t.ppf(0.975, len(self.runs) - 1)) * std / math.sqrt(len(self.runs))
-        return max(0.0, mean - half), mean + half
+        return possible(self.metric, mean - half, mean + half)
 
 
 @dataclass

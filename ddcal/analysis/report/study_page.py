@@ -74,7 +74,7 @@ def _introduction(page: Page, results: StudyResults) -> None:
         facts.append(f"winner: {best.trial_key}, the feasible member of the front with the lowest {WINNER_METRIC}; "
                      f"{confirmed} on fresh seeds")  # fmt: skip
     else:
-        facts.append("no trial is feasible: there is no winner")
+        facts.append(results.no_winner)
     environment = results.started["environment"]
     facts.append(", ".join(f"{name} {value}" for name, value in environment.items()))
     page.bullets(facts)
