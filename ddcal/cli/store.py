@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -69,26 +70,38 @@ def store_prune(
     ] = None,
     forgotten: Annotated[
         list[str] | None,
-        typer.Option("--forget", metavar="FOLDER", help="A folder on another machine that refers no more."),
+        typer.Option(
+            "--forget",
+            metavar="FOLDER",
+            help="A study's or export's folder that is gone: what is noted for it counts no more.",
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
 ) -> None:
-    """Remove artefacts that no study and no export refers to; with --study, those of one study."""
+    """Remove artefacts that no study and no export refers to; with --study, those of one study.
+
+    What a study or an export has noted counts until --forget, also when its folder cannot be found.
+    """
     from ddcal.pipeline.upkeep import prune_store
-    from ddcal.study.references import all_but, forget, other_machines, referred_keys
+    from ddcal.study.references import all_but, forget, kept_for_notes, referred_keys
 
     store = existing_store(root)
     most = None if max_size is None else int(max_size * 1e9)
     for folder in forgotten or ():
-        if not any(one.endswith(f": {folder}") for one in other_machines(store)):
-            raise BadInput(f"--forget {folder}: no other machine's study or export there uses {root}")
-        if not dry_run:
-            forget(store, folder)
-    kept = referred_keys(store) if study is None else all_but(store, study)
+        if not forget(store, folder, dry_run=dry_run):
+            raise BadInput(
+                f"--forget {folder}: nothing is noted in {root} for a folder of that name that is not there "
+                "(one that is there counts until it is removed; --study removes what it alone uses)"
+            )
+    kept = referred_keys(store, forgotten or ()) if study is None else all_but(store, study)
     removed = prune_store(store, kept, older_than=older_than, max_bytes=most, dry_run=dry_run)
     size = sum(entry.bytes for entry in removed) / 1e6
-    for one in other_machines(store):
-        typer.echo(f"kept for another machine, {one} (--forget its folder once that is gone)", err=True)
+    for one, count in kept_for_notes(store, forgotten or ()):
+        typer.echo(
+            f"kept {count} artefacts noted for {one.said}: if it is gone for good, "
+            f"ddcal store prune {shlex.quote(root)} --forget {shlex.quote(one.folder)} releases them",
+            err=True,
+        )
     typer.echo(f"{'would remove' if dry_run else 'removed'} {len(removed)} artefacts, {size:.1f} MB")
 
 

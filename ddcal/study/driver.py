@@ -102,7 +102,8 @@ class StudyDriver:
         self._proposals = Proposals(study, environment)
         self.store = study_store(study, directory.parent)
         self._hold_back = HoldBack(self.store, leases(self.store))
-        self._reference = Reference(self.store, "study", directory)
+        study_id = uuid.uuid4().hex if earlier is None else earlier.started.get("study_id", "")
+        self._reference = Reference(self.store, "study", directory, directory.parent, study_id)
         replace_text(directory / STUDY, dump_yaml(study.model_dump(mode="json")))
         if earlier is None:
             for leftover in directory.glob(f"{JOURNAL}*"):  # of a driver killed before the ledger's first line
@@ -116,7 +117,7 @@ class StudyDriver:
             self.ledger.append(
                 StudyStarted,
                 study=study.model_dump(mode="json"),
-                study_id=uuid.uuid4().hex,
+                study_id=study_id,
                 environment=environment.identity(),
                 versions=package_versions(),
                 git_commit=git_commit(),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ddcal import __version__
+from ddcal.config.places import is_url
 from ddcal.config.yaml_reader import dump_yaml
 from ddcal.errors import StoreError
 from ddcal.pipeline.stages import STAGES
@@ -56,7 +57,7 @@ def export_trial(results: StudyResults, trial: Trial, target: Path | str, models
         )
     if models is not None:
         check_model(results, trial, models)
-    store = open_store(results.started["store"], cache_place(results.study))
+    store = results_store(results)
     entries = {stage: store.get(stage, key) for stage, key in trial.keys.items()}
     missing = [stage for stage, entry in entries.items() if entry is None]
     if missing:
@@ -76,7 +77,7 @@ def export_trial(results: StudyResults, trial: Trial, target: Path | str, models
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)
-        reference = Reference(store, "export", folder)
+        reference = Reference(store, "export", folder, results.directory.parent, trial.trial_key)
         reference.add(entry.key for entry in found.values())
         reference.write(needed=False)  # the export is whole
     except OSError as error:
@@ -84,6 +85,20 @@ def export_trial(results: StudyResults, trial: Trial, target: Path | str, models
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def results_store(results: StudyResults) -> Store:
+    """Return the store of a study, without creating one where there is none.
+
+    Raises:
+        ExportError: if it is not there.
+    """
+    if not is_url(results.store) and not Path(results.store).is_dir():
+        raise ExportError(
+            f"{results.directory}: its artefact store {results.store} is not there: a study and its store are moved or "
+            "copied together, as their output root"
+        )
+    return open_store(results.store, cache_place(results.study))
 
 
 def exported_already(

@@ -1,9 +1,12 @@
 """Who refers to what in an artefact store, so that pruning never removes what a study or an export still needs.
 
-A study's folder and an export leave a note in the store: ``references/<name>.json`` with the machine and the path
-where they lie, and ``references/<name>/*.json`` with the keys that they use. On the machine that it came from, a note
-counts for as long as something is there, and what is there says which keys. Of other machines' folders only the noted
-keys are known: these count until the note is removed (`forget`).
+A study and an export leave a note in the store: ``references/<name>.json`` says where they lie, and
+``references/<name>/*.json`` which keys they use. Where a folder and its store lie below one output root, the note has
+the way from the store to the folder, so it still holds when the root was moved or copied; else it has the folder's path
+and the machine.
+
+What is noted counts until it is forgotten (`forget`): that a folder is not where the note says tells nobody that it is
+gone. What the folder itself names counts beside it, and so do studies beside the store that use it.
 """
 
 from __future__ import annotations
@@ -11,20 +14,24 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from ddcal.errors import MAKE_WRITABLE, BadInput, StoreError
+from ddcal.pipeline.file_store import FileStore
 from ddcal.pipeline.stages import ENTRIES
 from ddcal.pipeline.store import Store
 from ddcal.pipeline.upkeep import list_entries
-from ddcal.study.events import TrialFinished, TrialStarted
-from ddcal.study.ledger import begun, read_ledger
+from ddcal.study.events import StudyResumed, StudyStarted, TrialFinished, TrialStarted
+from ddcal.study.ledger import LEDGER, begun, read_ledger
 from ddcal.study.lock import DriverLock
+from ddcal.study.study_store import recorded_store
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +45,20 @@ Kind = Literal["study", "export"]
 class Reference:
     """The note of one study or export in a store."""
 
-    def __init__(self, store: Store, kind: Kind, folder: Path) -> None:
-        """Prepare the note of ``folder``; nothing is written yet."""
+    def __init__(self, store: Store, kind: Kind, folder: Path, root: Path, identity: str) -> None:
+        """Prepare a note; nothing is written yet.
+
+        Args:
+            store: Where the note goes.
+            kind: Whose note it is.
+            folder: The folder of the study or export, absolute.
+            root: The output root of the study, absolute.
+            identity: The study's id, or the key of the exported trial: another one in the same place has its own note.
+        """
         self._store = store
-        self._note = {"kind": kind, "folder": str(folder), "machine": _machine()}
-        digest = hashlib.sha256(f"{_machine()} {folder}".encode()).hexdigest()[:32]
+        place, machine = _place(store, folder, root)
+        self._note = {"kind": kind, "folder": place, "machine": machine}
+        digest = hashlib.sha256(f"{machine} {place} {identity}".encode()).hexdigest()[:32]
         self._name = f"{REFERENCES}/{digest}"
         self._keys: dict[str, None] = {}
         self._written = -1  # keys in the store; -1: not even the note
@@ -77,32 +93,77 @@ class Reference:
             self._told = True
 
 
-def referred_keys(store: Store) -> dict[str, set[str]]:
-    """Return key → the folders of the studies and exports that refer to it.
+@dataclass(frozen=True)
+class Referrer:
+    """A study or an export that refers to a store.
+
+    Attributes:
+        name: The file of its note; None for a study beside the store that has left none.
+        place: The folder as it is noted.
+        folder: Where it lies, or would lie if it were there.
+        found: Whether it is there.
+        machine: The machine on which it was noted, if that is another one.
+        keys: The keys that it names itself.
+        noted: The keys of its note.
+    """
+
+    name: str | None
+    place: str
+    folder: str
+    found: bool
+    machine: str | None
+    keys: frozenset[str]
+    noted: frozenset[str] = frozenset()
+
+    @property
+    def only_noted(self) -> frozenset[str]:
+        """Keys that count because of the note alone."""
+        return self.noted - self.keys
+
+    def is_in(self, folder: str) -> bool:
+        """Whether its note is of a folder: as `folder` or `place` has it, or relative to the working folder."""
+        given = (folder, os.path.abspath(os.path.expanduser(folder)))
+        return self.name is not None and (self.place in given or self.folder in given)
+
+    @property
+    def said(self) -> str:
+        """Words on where it is."""
+        if self.found:
+            return f"{self.folder}, which does not name them any more"
+        if self.machine is not None:
+            return f"{self.folder} of another machine ({self.machine})"
+        return f"{self.folder}, which cannot be found"
+
+
+def referrers(store: Store, forgotten: Collection[str] = ()) -> list[Referrer]:
+    """Return who refers to a store: by a note in it, or as a study beside it.
+
+    Args:
+        store: The store.
+        forgotten: Folders whose notes do not count, as in `forget`.
 
     Raises:
         BadInput: if a study or export is there but cannot be read: pruning would not be safe.
         StoreError: if the store cannot be read.
     """
+    found = [_referrer(store, name, note) for name, note in _notes(store)]
+    found = [replace(one, noted=frozenset()) if any(one.is_in(it) for it in forgotten) else one for one in found]
+    told = {os.path.realpath(one.folder) for one in found if one.found}
+    for folder in _studies_beside(store):
+        if os.path.realpath(folder) in told:
+            continue
+        keys = _named(store, "study", folder, guessed=True)
+        if keys is not None:
+            found.append(Referrer(None, str(folder), str(folder), True, None, keys))
+    return found
+
+
+def referred_keys(store: Store, forgotten: Collection[str] = ()) -> dict[str, set[str]]:
+    """Return key → the folders of the studies and exports that refer to it; arguments and errors as of `referrers`."""
     keys: dict[str, set[str]] = {}
-    for name, note in _notes(store):
-        folder = Path(note["folder"])
-        elsewhere = note.get("machine") not in (None, _machine())
-        found: set[str] = set()
-        if elsewhere:
-            found |= _noted_keys(store, name)
-        try:
-            found |= _study_keys(folder) if note["kind"] == "study" else _export_keys(folder)
-        except (FileNotFoundError, NotADirectoryError):  # gone, or on another machine
-            pass
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-            if not elsewhere:
-                raise BadInput(
-                    f"{name} of {store.place}: {folder}, to which it refers, cannot be read ({error}); "
-                    "nothing was removed"
-                ) from error
-        for key in found:
-            keys.setdefault(key, set()).add(str(folder))
+    for one in referrers(store, forgotten):
+        for key in one.keys | one.noted:
+            keys.setdefault(key, set()).add(one.folder)
     return keys
 
 
@@ -113,34 +174,103 @@ def all_but(store: Store, directory: Path) -> set[str]:
         BadInput: if the folder is not a study's that uses this store, or a driver works on it.
         StoreError: if the store cannot be read.
     """
-    folder = directory.absolute()
-    if not begun(folder):
+    if not begun(directory):
         raise BadInput(f"--study {directory}: not a study's folder: it has no ledger")
-    DriverLock(folder).release()  # refused while a driver works on it
-    references = referred_keys(store)
-    if not any(str(folder) in users for users in references.values()):
+    DriverLock(directory.absolute()).release()  # refused while a driver works on it
+    folder = os.path.realpath(directory)
+    references = {key: {*map(os.path.realpath, users)} for key, users in referred_keys(store).items()}
+    if not any(folder in users for users in references.values()):
         raise BadInput(f"--study {directory}: it does not use the artefact store {store.place}")
-    alone = {key for key, users in references.items() if users == {str(folder)}}
+    alone = {key for key, users in references.items() if users == {folder}}
     kept = {key for stage in ENTRIES for key, _ in store.keys(stage)} - alone
     lists = [entry for entry in list_entries(store) if entry.members]  # alone refer to what they list
     of_others = {key for entry in lists if entry.key in kept for key in entry.members}
     return kept - ({key for entry in lists if entry.key in alone for key in entry.members} - of_others)
 
 
-def forget(store: Store, folder: str) -> int:
-    """Remove the notes on a study or export at ``folder``, on whichever machine that was, and return how many."""
-    names = [name for name, note in _notes(store) if note["folder"] == folder]
-    for name in names:
-        store.delete(name)  # first: keys without a note count for nobody
-        for item in store.listing(name.removesuffix(".json")):
+def kept_for_notes(store: Store, forgotten: Collection[str] = ()) -> list[tuple[Referrer, int]]:
+    """Return whose notes alone keep entries, and how many: of a folder that is not there, or is another machine's.
+
+    Arguments and errors as of `referrers`.
+    """
+    known = referrers(store, forgotten)
+    named = {key for one in known for key in one.keys}
+    there = {key for stage in ENTRIES for key, _ in store.keys(stage)} - named
+    counted = [(one, len(there & one.only_noted)) for one in known]
+    return sorted(((one, count) for one, count in counted if count), key=lambda pair: pair[0].folder)
+
+
+def forget(store: Store, folder: str, *, dry_run: bool = False) -> int:
+    """Let what is noted for ``folder`` count no more, but what a study or export there names; return how many notes.
+
+    Args:
+        store: The store.
+        folder: As `Referrer.folder` has it, or as it was noted.
+        dry_run: Count alone.
+    """
+    notes = [one for one in referrers(store) if one.is_in(folder) and (one.only_noted or not one.found)]
+    for one in [] if dry_run else notes:
+        assert one.name is not None
+        if not one.found:
+            store.delete(one.name)  # first: keys without a note count for nobody
+        for item in store.listing(one.name.removesuffix(".json")):
             store.delete(item.name)
-    return len(names)
+    return len(notes)
 
 
-def other_machines(store: Store) -> list[str]:
-    """Return ``machine: folder`` of every note that another machine left, which only `forget` removes."""
-    notes = [note for _, note in _notes(store)]
-    return sorted(f"{n['machine']}: {n['folder']}" for n in notes if n.get("machine") not in (None, _machine()))
+def _place(store: Store, folder: Path, root: Path) -> tuple[str, str | None]:
+    """Return a folder as a note has it, and this machine's name where it means something there alone."""
+    if isinstance(store, FileStore) and folder.is_relative_to(root) and store.root.is_relative_to(root):
+        return os.path.relpath(folder, store.root), None
+    return str(folder), _machine()
+
+
+def _referrer(store: Store, name: str, note: dict[str, Any]) -> Referrer:
+    place, noted = note["folder"], frozenset(_noted_keys(store, name))
+    machine = note.get("machine") if note.get("machine") != _machine() else None
+    first = ""
+    for folder, guessed in _candidates(store, place):
+        first = first or str(folder)
+        try:
+            keys = _named(store, note["kind"], folder, guessed=guessed)
+        except BadInput:
+            if machine is None:
+                raise
+            keys = None
+        if keys is not None:
+            return Referrer(name, place, str(folder), True, machine, keys, noted)
+    return Referrer(name, place, place if os.path.isabs(place) else first, False, machine, frozenset(), noted)
+
+
+def _candidates(store: Store, place: str) -> Iterator[tuple[Path, bool]]:
+    """Yield where a noted folder may lie, and whether that is a guess.
+
+    Notes of earlier versions have nothing but its path before any move: it may be beside the store, as the default is.
+    """
+    if os.path.isabs(place):
+        if isinstance(store, FileStore):
+            yield store.root.parent / Path(place).name, True
+        yield Path(place), False
+    elif isinstance(store, FileStore):
+        yield Path(os.path.normpath(store.root / place)), False
+
+
+def _named(store: Store, kind: str, folder: Path, *, guessed: bool) -> frozenset[str] | None:
+    """Return the keys that a study or an export names; None if there is none, or a guessed one uses another store."""
+    try:
+        return _export_keys(folder) if kind == "export" else _study_keys(folder, store if guessed else None)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, BadInput) as error:
+        raise BadInput(
+            f"{folder}, which may refer to {store.place}, cannot be read ({error}); nothing was removed"
+        ) from error
+
+
+def _studies_beside(store: Store) -> list[Path]:
+    if not isinstance(store, FileStore):
+        return []
+    return sorted(path.parent for path in store.root.parent.glob(f"*/{LEDGER}"))
 
 
 def _notes(store: Store) -> list[tuple[str, dict[str, Any]]]:
@@ -167,17 +297,21 @@ def _noted_keys(store: Store, name: str) -> set[str]:
     return keys
 
 
-def _study_keys(folder: Path) -> set[str]:
+def _study_keys(folder: Path, only: Store | None) -> frozenset[str] | None:
     keys: set[str] = set()
+    place = None
     for event in read_ledger(folder):
-        if isinstance(event, TrialStarted | TrialFinished):
+        if isinstance(event, StudyStarted | StudyResumed):
+            place = recorded_store(event, folder) or place
+        elif isinstance(event, TrialStarted | TrialFinished):
             keys.update((event.keys or {}).values())
-    return keys
+    other = only is not None and os.path.realpath(place or "") != os.path.realpath(only.place)
+    return None if other else frozenset(keys)
 
 
-def _export_keys(folder: Path) -> set[str]:
+def _export_keys(folder: Path) -> frozenset[str]:
     run = yaml.safe_load((folder / "run.yaml").read_text())
-    return {stage["key"] for stage in run["stages"].values()}
+    return frozenset(stage["key"] for stage in run["stages"].values())
 
 
 def _machine() -> str:

@@ -37,6 +37,7 @@ from ddcal.study.events import (
 )
 from ddcal.study.ledger import FIDELITY_STEPS, LEDGER, DamagedLedger, read_ledger
 from ddcal.study.packing import Packing, memory_groups
+from ddcal.study.study_store import recorded_store
 
 if TYPE_CHECKING:
     import pandas
@@ -117,6 +118,7 @@ class StudyResults:
         sessions: How many drivers have worked on it: one, and one for every time it was resumed.
         ending: Why it ended, in words; None if it was interrupted or is being worked on.
         repaired: What damaged lines held that were taken out of the ledger.
+        store: Where its artefact store lies now: an absolute folder or a URL.
         unsent: Bytes of the ledger that MLflow did not have when the study ended; `ddcal sync` sends them.
     """
 
@@ -136,6 +138,7 @@ class StudyResults:
         self.ending: str | None = None
         self.sessions = 1
         self.unsent = 0
+        self.store = ""
         self.repaired: list[str] = []
         self.gpu_measured: list[tuple[dict[str, Any], dict[str, Any]]] = []  # the trial's config, what was measured
         trials: dict[int, dict[str, Any]] = {}
@@ -144,8 +147,10 @@ class StudyResults:
             match event:
                 case StudyStarted():
                     self.started = _values(event)
+                    self.store = recorded_store(event, self.directory) or ""
                 case StudyResumed():
                     self.started |= _values(event) | {"study": _with_password(event.study, self.started["study"])}
+                    self.store = recorded_store(event, self.directory) or self.store
                     self.interrupted, self.ending = True, None
                     self.sessions += 1
                 case TrialStarted(number=number):

@@ -42,6 +42,7 @@ from ddcal.study.mlflow_client import (
 )
 from ddcal.study.mlflow_view import TAG, study_view
 from ddcal.study.results import STUDY, load_study
+from ddcal.study.study_store import recorded_store
 
 logger = logging.getLogger(__name__)
 
@@ -259,14 +260,13 @@ class Mirror:
 
     def _diagram(self, event: TrialFinished) -> Path | None:
         """Return the trial's reliability diagram, fetched from the store if that is elsewhere."""
-        if event.diagram:  # in a ledger of an earlier version
-            return Path(event.diagram)
         key = event.keys.get("evaluate")
         facts = self._facts = self._facts or _facts(self.directory)
         if not key or not event.metrics or not facts["store"]:
             return None
+        name = Path(event.diagram).name if event.diagram else DIAGRAM  # the path is of before any move
         try:
-            return open_store(facts["store"], facts["cache"]).file("evaluate", key, DIAGRAM)
+            return open_store(facts["store"], facts["cache"]).file("evaluate", key, name)
         except StoreError as error:
             logger.warning("no reliability diagram for MLflow: %s", error)
             return None
@@ -420,6 +420,6 @@ def _facts(directory: Path) -> dict[str, Any]:
         "study": study["name"],
         "study_id": first.study_id,
         "git_commit": first.git_commit or "",
-        "store": first.store,
+        "store": recorded_store(first, directory),
         "cache": study.get("storage", {}).get("cache"),
     }

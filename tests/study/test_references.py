@@ -10,7 +10,7 @@ from ddcal.errors import BadInput
 from ddcal.pipeline import open_store
 from ddcal.pipeline.upkeep import list_entries
 from ddcal.study import load_study, run_study
-from ddcal.study.references import referred_keys
+from ddcal.study.references import referred_keys, referrers
 
 
 @pytest.fixture
@@ -45,11 +45,67 @@ def test_prune_spares_a_study_then_its_export_then_nothing(root):
     assert len(everything) == len(keys_of(root)) + 2
     others = everything - first
     shutil.rmtree(root / "tiny")
-    assert f"would remove {len(others)} artefacts" in run("store", "prune", root, "--dry-run").output
-    assert f"removed {len(others)} artefacts" in run("store", "prune", root).output
+    kept = run("store", "prune", root)
+    assert "removed 0 artefacts" in kept.output and f"--forget {root / 'tiny'} releases them" in kept.output
+    assert f"{root / 'tiny'}, which cannot be found" in kept.output
+    gone = ("store", "prune", root, "--forget", root / "tiny")
+    assert f"would remove {len(others)} artefacts" in run(*gone, "--dry-run").output
+    assert f"removed {len(others)} artefacts" in run(*gone).output
     assert {path.name for stage in ("distill", "train") for path in (root / "store" / stage).iterdir()} <= first
     shutil.rmtree(root / "kept")
-    assert f"removed {len(first)} artefacts" in run("store", "prune", root / "store").output
+    again = run("store", "prune", root / "store", "--forget", root / "kept")
+    assert f"removed {len(first)} artefacts" in again.output and "releases" not in again.output
+
+
+def test_a_moved_root_keeps_its_studies_artefacts(root, tmp_path_factory):
+    """They were all removed: the notes had the path before the move, where nothing is."""
+    assert run("export", root / "tiny", "--trial", "0", "--to", root / "kept").exit_code == 0
+    new = tmp_path_factory.mktemp("elsewhere") / "new"
+    shutil.move(root, new)
+    pruned = run("store", "prune", new)
+    assert pruned.exit_code == 0 and pruned.output == "removed 0 artefacts, 0.0 MB\n"
+    assert {one.folder for one in referrers(open_store(new / "store"))} == {str(new / "tiny"), str(new / "kept")}
+    assert run("export", new / "tiny", "--to", new / "best").exit_code == 0 and not root.exists()
+    shutil.rmtree(new / "kept")
+    shutil.rmtree(new / "best")
+    alone = with_members(new, keys_of(new))
+    forgotten = ("--forget", new / "kept", "--forget", new / "best")
+    assert f"removed {len(alone)} artefacts" in run("store", "prune", new, "--study", new / "tiny", *forgotten).output
+
+
+def test_a_study_under_another_name_or_without_a_note_keeps_its_artefacts(root, tiny_study):
+    (root / "tiny").rename(root / "archive")
+    study = tiny_study(base={"train.lr": 0.02}, search={"searcher": "random", "trials": 1})
+    run_study(study, output=root, debug=True)  # takes the place, not the note
+    assert "removed 0 artefacts" in run("store", "prune", root).output
+    shutil.rmtree(root / "store" / "references")
+    assert run("store", "prune", root).output == "removed 0 artefacts, 0.0 MB\n"
+    refused = run("store", "prune", root, "--forget", root / "archive")
+    assert refused.exit_code == 2 and "nothing is noted" in refused.output
+
+
+def test_a_study_in_the_place_of_one_that_is_gone(root, tiny_study):
+    """What is noted for the one that is gone can be released; what the one that is there names cannot."""
+    before = with_members(root, keys_of(root))
+    shutil.rmtree(root / "tiny")
+    run_study(tiny_study(base={"seed": 7}, search={"searcher": "random", "trials": 1}), output=root, debug=True)
+    kept = run("store", "prune", root)
+    assert (
+        f"kept {len(before) - 2} artefacts noted for {root / 'tiny'}, which does not name them any more" in kept.output
+    )
+    assert f"removed {len(before)} artefacts" in run("store", "prune", root, "--forget", root / "tiny").output
+    assert run("store", "prune", root).output == "removed 0 artefacts, 0.0 MB\n"
+
+
+def test_an_export_elsewhere_is_noted_by_its_path(root, tmp_path_factory):
+    there = tmp_path_factory.mktemp("there") / "best"
+    assert run("export", root / "tiny", "--to", there).exit_code == 0
+    shutil.rmtree(root / "tiny")
+    forgotten = run("store", "prune", root, "--forget", root / "tiny")
+    assert {str(there)} == set.union(*referred_keys(open_store(root / "store")).values())
+    there.rename(there.with_name("moved"))
+    assert f"noted for {there}, which cannot be found" in run("store", "prune", root).output
+    assert "removed 0" not in forgotten.output and len([*list_entries(open_store(root / "store"))]) == 5
 
 
 def test_one_study_s_artefacts_go_but_those_that_another_uses(root, tiny_study):

@@ -20,7 +20,7 @@ from ddcal.pipeline import DatasetCache, Environment, TrialRunner, open_store
 from ddcal.pipeline.holder import Holder
 from ddcal.pipeline.upkeep import verify_store
 from ddcal.study import load_study, run_study
-from ddcal.study.references import Reference, other_machines, referred_keys
+from ddcal.study.references import Reference, kept_for_notes, referred_keys
 from ddcal.study.worker import Assignment, Worker
 
 DDCAL = [sys.executable, "-c", "from ddcal.cli import main; main()"]
@@ -111,7 +111,7 @@ def test_prune_spares_what_studies_here_and_elsewhere_refer_to(place, tiny_study
         store.publish("distill", key, lambda folder: {"seconds": 1.0, "curve": []})
     with monkeypatch.context() as patch:
         patch.setattr("ddcal.study.references._machine", lambda: "another 0123")
-        reference = Reference(store, "study", Path("/there/runs/tiny"))
+        reference = Reference(store, "study", Path("/there/runs/tiny"), Path("/there/runs"), "id")
         reference.add(["e" * 64])
         reference.write()
         reference.add(f"{number:064d}" for number in range(1100))
@@ -121,12 +121,15 @@ def test_prune_spares_what_studies_here_and_elsewhere_refer_to(place, tiny_study
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     assert ddcal("store", "prune", place.where, "--dry-run").stdout.startswith("would remove 1 artefacts")
     pruned = ddcal("store", "prune", place.where)
-    assert "removed 1 artefacts" in pruned.output and "another 0123: /there/runs/tiny" in pruned.output
+    assert (
+        "removed 1 artefacts" in pruned.output and "/there/runs/tiny of another machine (another 0123)" in pruned.output
+    )
     shutil.rmtree(tmp_path / "runs" / "tiny")
     assert ddcal("store", "prune", place.where, "--forget", "/there").exit_code == 2
-    last = ddcal("store", "prune", place.where, "--forget", "/there/runs/tiny")
+    gone = ("--forget", "/there/runs/tiny", "--forget", str(tmp_path / "runs" / "tiny"))
+    last = ddcal("store", "prune", place.where, *gone)
     assert "removed 9 artefacts" in last.output and "--forget" not in last.output
-    assert other_machines(place.open()) == [] and [*verify_store(place.open())] == []
+    assert kept_for_notes(place.open()) == [] and [*verify_store(place.open())] == []
 
 
 @pytest.mark.parametrize("mode", [["--debug"], []], ids=["debug", "ray"])
