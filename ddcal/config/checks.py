@@ -43,9 +43,13 @@ def _check_base(base: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem],
                 problems.append(problem)
                 broken.add(".".join(map(str, path)))
                 place = good
-                for part in path[:-1]:
-                    place = place[str(part)]
-                place.pop(str(path[-1]), None)
+                *sections, last = map(str, path)
+                for index, part in enumerate(sections):
+                    if not isinstance(place.get(part), dict):  # a list, which goes as a whole
+                        last = sections[index]
+                        break
+                    place = place[part]
+                place.pop(last, None)
         else:
             return good, problems, broken
 
@@ -170,6 +174,7 @@ def check_study(study: StudyConfig, reported: Collection[str] = ()) -> list[Prob
     """
     broken = set(reported)
     base, problems, bad_fields = _check_base(study.base)
+    study = study.model_copy(update={"base": base})
     broken |= bad_fields - set(study.space)
     if (taken := taken_by(study.name)) is not None:
         message = f"a study cannot be called {study.name!r}: {taken} has that name in the output root; take another"

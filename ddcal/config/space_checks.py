@@ -37,7 +37,10 @@ def check_domain(name: str, domain: Domain) -> list[Problem]:
     if domain.kind in ("uniform", "loguniform") and float not in numbers:
         return [problem_at(path, f"{name} is a whole number; use int: [low, high] or choice: [...]", values)]
     problems = []
-    for value in values:
+    for index, value in enumerate(values):
+        if (first := next((other for other in values[:index] if other == value), value)) is not value:
+            # A journal keeps which choice was drawn, and would give back the first of them.
+            problems.append(problem_at(path, f"this equals {first!r}: keep one of them", value))
         loc = tuple(name.split("."))
         try:
             trial_from({}, {name: value})

@@ -144,6 +144,22 @@ BROKEN = [
         ["space.distill.ipc.choice.0", "must be text, a number"],
     ),
     (
+        "choice-equal",
+        HEAD + "space: {train.holdout: {choice: [0, 0.0]}}\n",
+        [":3: space.train.holdout.choice: 0.0", "this equals 0: keep one of them"],
+    ),
+    (
+        "base-list-item",
+        HEAD + "base: {distill.file.mean: [{}, {}], distill.file.std: [1, -1]}\n",
+        [":3: base.distill.file.mean", "must be a number", "base.distill.file.std", "above 0"],
+    ),
+    (
+        "paper-bad-base",
+        HEAD + "base: {distill.backbone: [dsaa], distill.ipc: ten}\n"
+        "space: {train.epochs: {int: [1, 2000]}}\nsearch: {enqueue: [paper]}\n",
+        [":3: base.distill.backbone: ['dsaa']", ":3: base.distill.ipc: 'ten'"],
+    ),
+    (
         "choice-wrong",
         HEAD + "space: {distill.backbone: {choice: [dsb]}}\n",
         ["space.distill.backbone.choice: 'dsb'", "dsa"],
