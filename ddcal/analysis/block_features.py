@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ddcal.analysis.paper_style import COLOURS, MAX_WIDTH, headline, method_label
 from ddcal.analysis.per_class import first_per_class, images_per_class
+from ddcal.calibration.reliability import literal
 from ddcal.networks.base import Network
 from ddcal.seeding import derive_seed
 
@@ -217,7 +218,7 @@ def plot_block_features(
                 axes.set_title(f"{side}\nblock {block}" if len(sides) > 1 or masked else f"block {block}", fontsize=10)
             if column == 0:
                 axes.set_ylabel(method_label(method), fontsize=10)
-    names = [str(one) if class_names is None else class_names[one] for one in classes]
+    names = [str(one) if class_names is None else literal(class_names[one]) for one in classes]
     _legend(figure, names)
     headline(figure, title, reduced)
     return figure

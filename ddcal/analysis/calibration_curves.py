@@ -9,6 +9,7 @@ import numpy as np
 
 from ddcal.analysis.paper_style import MAX_WIDTH, Look, headline, method_label, method_looks
 from ddcal.analysis.spread import over_seeds
+from ddcal.calibration.reliability import literal
 
 if TYPE_CHECKING:
     import pandas
@@ -165,7 +166,7 @@ def _name(of: dict[str, Any]) -> str:
     words = [str(one) for one in of.values()]
     if ipc is not None and ipc == ipc:  # a missing value is not equal to itself
         words.append(f"IPC {int(ipc)}")
-    return ", ".join(words)
+    return literal(", ".join(words))
 
 
 def _ratio_line(axes: Axes, method: str, line: pandas.DataFrame, look: Look) -> None:

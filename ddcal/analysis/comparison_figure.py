@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ddcal.analysis.style import SERIES, objective_label
 from ddcal.calibration import save_figure
+from ddcal.calibration.reliability import literal
 from ddcal.errors import BadInput
 from ddcal.study.results import StudyResults
 
@@ -32,6 +33,7 @@ def plot_fronts(studies: Sequence[StudyResults], labels: Sequence[str], path: Pa
         each = "; ".join(f"{label}: {', '.join(r.study.objectives)}" for label, r in zip(labels, studies, strict=True))
         raise BadInput(f"--to {path}: a picture needs two objectives that all studies share; they have {each}")
     x_name, y_name = shared[:2]
+    labels = [literal(label) for label in labels]
     figure = Figure(figsize=(7.5, 5.5), layout="constrained")
     axes = figure.add_subplot()
     for index, (results, label) in enumerate(zip(studies, labels, strict=True)):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from ddcal.analysis.paper_style import COLOURS, headline
+from ddcal.calibration.reliability import literal
 
 if TYPE_CHECKING:
     import pandas
@@ -138,7 +139,7 @@ def plot_max_logits(distributions: Sequence[MaxLogits], *, title: str = "", redu
             if one.images == kind:
                 colour = colours[one.network]
                 axes.stairs(one.density, one.edges, color=colour, fill=True, alpha=0.3)
-                label = f"{one.network}: {one.mean:.1f} ± {one.std:.1f}"
+                label = f"{literal(one.network)}: {one.mean:.1f} ± {one.std:.1f}"
                 axes.stairs(one.density, one.edges, color=colour, lw=1.3, label=label)
                 axes.vlines(one.mean, 0.0, highest, color=colour, lw=1.0, linestyle="--")
         axes.set_title(f"{kind} images", fontsize=10)

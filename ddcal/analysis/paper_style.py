@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddcal.analysis.style import BLUE, GREEN, GREY, ORANGE, RED
+from ddcal.calibration.reliability import literal
 
 if TYPE_CHECKING:
     import pandas
@@ -71,7 +72,7 @@ def headline(figure: Figure, title: str, reduced: bool) -> None:
     """Write a figure's title, with the words of reduced scale below it."""
     lines = [line for line in (title, f"({REDUCED_NOTE})" if reduced else "") if line]
     if lines:
-        figure.suptitle("\n".join(lines), fontsize=11)
+        figure.suptitle(literal("\n".join(lines)), fontsize=11)
 
 
 def save_frame(frame: pandas.DataFrame, path: str | Path, *, reduced: bool = False) -> Path:

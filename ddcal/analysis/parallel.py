@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddcal.analysis.style import GREY, RED, objective_label
 from ddcal.calibration import save_figure
+from ddcal.calibration.reliability import literal
 from ddcal.config.study import Domain
 from ddcal.study.results import StudyResults, Trial
 
@@ -146,4 +147,4 @@ def _ticks(axes: Axes, place: int, domain: Domain) -> None:
 
 def _short(value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 12 else f"{text[:11]}…"
+    return literal(text if len(text) <= 12 else f"{text[:11]}…")

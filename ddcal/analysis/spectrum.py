@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ddcal.analysis.paper_style import COLOURS, headline
+from ddcal.calibration.reliability import literal
 
 if TYPE_CHECKING:
     import pandas
@@ -181,7 +182,7 @@ def plot_spectra(spectra: Sequence[Spectrum], *, title: str = "", reduced: bool 
         y = np.concatenate(([0.0], one.cumulative)) * 100.0
         name = f"{one.label} + MDT" if one.masked else one.label
         bound = f", rank ≤ {one.rank_bound} ({one.bounded_by})" if one.bounded_by == "bases" else ""
-        label = f"{name}: area {one.area:.3f}\neffective rank {one.effective_rank:.1f}{bound}"
+        label = f"{literal(name)}: area {one.area:.3f}\neffective rank {one.effective_rank:.1f}{bound}"
         axes.plot(x, y, color=colours[one.label], lw=1.6, linestyle="--" if one.masked else "-", label=label)
     axes.plot((0, 100), (0, 100), color="#888888", lw=1.0, linestyle=":", label="all equal: area 0.5", zorder=1)
     axes.set_xlim(0, 100)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ddcal.calibration.checks import ArrayLike, Floats, check_logits
+from ddcal.untrusted import read_json
 
 DESCRIPTION = "calibrator.json"
 PARAMETERS = "calibrator.safetensors"
@@ -83,17 +84,20 @@ def load_calibrator(folder: Path | str) -> Calibrator:
 
     folder = Path(folder)
     try:
-        description = json.loads((folder / DESCRIPTION).read_text())
+        description = read_json(folder / DESCRIPTION, links=True)
         name, version, facts = (description[field] for field in ("name", "format_version", "facts"))
         tensors = load_file(folder / PARAMETERS)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ValueError(f"{folder} is not a calibrator's folder: {type(error).__name__}: {error}") from error
     if version != FORMAT_VERSION:
         raise ValueError(f"{folder / DESCRIPTION}: format_version is {version}, this ddcal reads {FORMAT_VERSION}")
-    if name not in HOMES:
+    if not isinstance(name, str) or name not in HOMES:
         raise ValueError(f"{folder / DESCRIPTION}: name is {name!r}; it must be one of {', '.join(HOMES)}")
     module, kind = HOMES[name]
-    loaded: Calibrator = getattr(import_module(module), kind).from_saved(facts, tensors)
+    try:
+        loaded: Calibrator = getattr(import_module(module), kind).from_saved(facts, tensors)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{folder} is not a calibrator's folder: {type(error).__name__}: {error}") from error
     return loaded
 
 

@@ -120,6 +120,14 @@ def plot_reliability(rows: Mapping[str, ReliabilityBins], title: str = "") -> Fi
     return _draw(marks, width, _Box(LEFT, top - 0.62, 1.4, 0.6))
 
 
+def literal(text: str) -> str:
+    """Return text that figures show as it is: matplotlib takes what is between two ``$`` for a formula.
+
+    Names come from folders and files; one like ``$\\frac{$`` is no formula, and would cost the whole picture.
+    """
+    return text.replace("$", r"\$")
+
+
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write ``figure`` as a PNG at 100 dots per inch and return its path; equal figures give equal bytes.
 

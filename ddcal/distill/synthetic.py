@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ddcal.untrusted import read_json
+
 TENSORS = "synthetic.safetensors"
 DESCRIPTION = "synthetic.json"
 FORMAT_VERSION = 1
@@ -43,6 +45,10 @@ class SyntheticSet:
                 f"images {tuple(self.images.shape)} and labels {tuple(self.labels.shape)} do not fit: "
                 "expected (M, C, H, W) and (M,)"
             )
+        if self.labels.ndim != 1 or self.labels.is_floating_point() or self.labels.is_complex():
+            raise ValueError(f"labels are {self.labels.dtype} {tuple(self.labels.shape)}; they must be integers (M,)")
+        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.labels):
+            raise ValueError("labels must be 0 … K-1, and every class must have images")
         counts = torch.bincount(self.labels)
         if len(counts) == 0 or int(counts.min()) != int(counts.max()):
             raise ValueError(f"images per class differ: {counts.tolist()}; a distilled set has the same count of each")
@@ -85,8 +91,12 @@ class SyntheticSet:
             if not (folder / name).is_file():
                 raise ValueError(f"{folder} is not a distilled set: {name} is missing")
         try:
-            description = json.loads((folder / DESCRIPTION).read_text())
+            description = read_json(folder / DESCRIPTION, links=True)
             ipc, learning_rate, provenance = (description[name] for name in ("ipc", "learning_rate", "provenance"))
+            if type(ipc) is not int or not isinstance(provenance, dict):
+                raise ValueError("ipc is no integer, or provenance no mapping")
+            if learning_rate is not None and not isinstance(learning_rate, float | int):
+                raise ValueError("learning_rate is no number")
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{folder / DESCRIPTION} is damaged ({error})") from error
         try:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ddcal.calibration import save_figure
-from ddcal.calibration.reliability import DOTS_PER_INCH
+from ddcal.calibration.reliability import DOTS_PER_INCH, literal
 from ddcal.config import DataConfig
 from ddcal.distill import SyntheticSet
 from ddcal.pipeline import Entry, Store
@@ -175,7 +175,7 @@ def _sheet(pictures: Tensor, rows: list[str], title: str, columns: list[str] | N
         for column in range(across):
             top, left = row * (height + gap), column * (width + gap)
             sheet[:, top : top + height, left : left + width] = pictures[row, column]
-    rows = [row if len(row) <= MAX_NAME else f"{row[: MAX_NAME - 1]}…" for row in rows]
+    rows = [literal(row if len(row) <= MAX_NAME else f"{row[: MAX_NAME - 1]}…") for row in rows]
     lines = title.splitlines()
     margin, above = 0.2 + LETTER_INCHES * max(map(len, rows)), 0.15 + 0.17 * max(2, len(lines))
     below = 0.1 if columns is None else 0.45
@@ -193,5 +193,5 @@ def _sheet(pictures: Tensor, rows: list[str], title: str, columns: list[str] | N
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    figure.text(0.5, 1 - 0.06 / tall, title, ha="center", va="top", fontsize=9)
+    figure.text(0.5, 1 - 0.06 / tall, literal(title), ha="center", va="top", fontsize=9)
     return figure

@@ -21,8 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from ddcal.config.yaml_reader import MAX_BYTES, parse_yaml
 from ddcal.errors import MAKE_WRITABLE, BadInput, StoreError
 from ddcal.pipeline.file_store import FileStore
 from ddcal.pipeline.stages import ENTRIES
@@ -32,6 +31,7 @@ from ddcal.study.events import StudyResumed, StudyStarted, TrialFinished, TrialS
 from ddcal.study.ledger import LEDGER, begun, read_ledger
 from ddcal.study.lock import DriverLock
 from ddcal.study.study_store import recorded_store
+from ddcal.untrusted import parse_json, read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -261,7 +261,7 @@ def _named(store: Store, kind: str, folder: Path, *, guessed: bool) -> frozenset
         return _export_keys(folder) if kind == "export" else _study_keys(folder, store if guessed else None)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, BadInput) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, BadInput) as error:
         raise BadInput(
             f"{folder}, which may refer to {store.place}, cannot be read ({error}); nothing was removed"
         ) from error
@@ -280,8 +280,10 @@ def _notes(store: Store) -> list[tuple[str, dict[str, Any]]]:
             continue
         content = store.read(item.name)
         try:
-            note = json.loads(content or b"")
-            found.append((item.name, {**note, "folder": str(note["folder"]), "kind": note["kind"]}))
+            note = parse_json(content or b"")
+            if not all(isinstance(text, str) for text in (note["folder"], note["kind"], note.get("machine") or "")):
+                raise ValueError("its folder, kind or machine is no text")
+            found.append((item.name, dict(note)))
         except (ValueError, KeyError, TypeError) as error:
             raise BadInput(f"{item.name} of {store.place} cannot be read ({error}); nothing was removed") from error
     return found
@@ -291,7 +293,10 @@ def _noted_keys(store: Store, name: str) -> set[str]:
     keys: set[str] = set()
     for item in store.listing(name.removesuffix(".json")):
         try:
-            keys.update(json.loads(store.read(item.name) or b""))
+            noted = parse_json(store.read(item.name) or b"")
+            if not isinstance(noted, list) or not all(isinstance(key, str) for key in noted):
+                raise ValueError("it is no list of keys")
+            keys.update(noted)
         except (ValueError, TypeError) as error:
             raise BadInput(f"{item.name} of {store.place} cannot be read ({error}); nothing was removed") from error
     return keys
@@ -310,7 +315,7 @@ def _study_keys(folder: Path, only: Store | None) -> frozenset[str] | None:
 
 
 def _export_keys(folder: Path) -> frozenset[str]:
-    run = yaml.safe_load((folder / "run.yaml").read_text())
+    run = parse_yaml(read_bytes(folder / "run.yaml", MAX_BYTES, links=True).decode())
     return frozenset(stage["key"] for stage in run["stages"].values())
 
 

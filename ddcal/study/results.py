@@ -38,6 +38,7 @@ from ddcal.study.events import (
 from ddcal.study.ledger import FIDELITY_STEPS, LEDGER, DamagedLedger, read_ledger
 from ddcal.study.packing import Packing, memory_groups
 from ddcal.study.study_store import recorded_store
+from ddcal.untrusted import read_json
 
 if TYPE_CHECKING:
     import pandas
@@ -238,13 +239,13 @@ class StudyResults:
     def confirmed(self, trial: Trial) -> list[dict[str, Any]] | bool:
         """Return what `ddcal confirm` measured for a trial on fresh seeds, a record a metric; False if it did not."""
         try:
-            leaders = json.loads((self.directory / CONFIRMATION).read_text())["leaders"]
-        except (OSError, ValueError, KeyError):
+            leaders = read_json(self.directory / CONFIRMATION, nan=True)["leaders"]
+            found = [one for one in leaders if one["trial_key"] == trial.trial_key]
+            for one in found:  # an earlier version wrote intervals with values that cannot be
+                one["low"], one["high"] = possible(one["metric"], one["low"], one["high"])
+            return found or False
+        except (OSError, ValueError, KeyError, TypeError):
             return False
-        found = [one for one in leaders if one["trial_key"] == trial.trial_key]
-        for one in found:  # an earlier version wrote intervals with values that cannot be
-            one["low"], one["high"] = possible(one["metric"], one["low"], one["high"])
-        return found or False
 
     @property
     def packing(self) -> Packing:

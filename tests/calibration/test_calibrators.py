@@ -101,7 +101,10 @@ def test_another_number_of_classes_is_refused(kind) -> None:
     ("change", "said"),
     [
         (lambda folder: (folder / "calibrator.json").unlink(), "is not a calibrator's folder: FileNotFoundError"),
-        (lambda folder: (folder / "calibrator.json").write_text("{"), "is not a calibrator's folder: JSONDecodeError"),
+        (
+            lambda folder: (folder / "calibrator.json").write_text("{"),
+            "is not a calibrator's folder: Untrusted: is not JSON",
+        ),
         (lambda folder: (folder / "calibrator.json").write_text("{}"), "is not a calibrator's folder: KeyError"),
         (lambda folder: (folder / "calibrator.safetensors").write_bytes(b"x"), "is not a calibrator's folder: Safe"),
         (lambda folder: rewrite(folder, name="platt"), "name is 'platt'; it must be one of temperature, vector"),

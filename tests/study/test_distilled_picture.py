@@ -9,7 +9,7 @@ from ddcal.data.preprocessing import Normalisation
 from ddcal.distill import SyntheticSet
 from ddcal.pipeline import DatasetCache, Environment, TrialRunner, open_store
 from ddcal.pipeline.work.distill import DistillWork
-from ddcal.study.distilled_picture import MAX_CLASSES, MAX_IMAGES, DistilledPictures
+from ddcal.study.distilled_picture import MAX_CLASSES, MAX_IMAGES, DistilledPictures, draw_distilled
 
 
 def synthetic_set(classes, ipc, side=8, channels=3):
@@ -159,3 +159,11 @@ def test_a_whitened_set_is_drawn_without_the_data(tmp_path):
     assert torch.equal(kept["grid"], (shown * 255).round().to(torch.uint8)) and list(kept) == ["grid"]
     nowhere = {"name": "npz", "root": str(tmp_path / "nowhere.npz")}
     assert DistilledPictures(tmp_path / "pictures").picture(store, entry.key, nowhere) is not None
+
+
+def test_class_names_that_look_like_formulas_keep_their_picture(tmp_path):
+    """Folders of classes may be called anything; matplotlib reads what is between two $ as a formula."""
+    names = ["$\\frac{$", "a $b$ c", "\\$", "{}%", "plain"]
+    synthetic = SyntheticSet(torch.zeros(5, 1, 4, 4), torch.arange(5), 1, provenance={"class_names": names})
+    path = draw_distilled(synthetic, lambda images: images, tmp_path / "x.png")
+    assert path.stat().st_size > 500

@@ -15,6 +15,7 @@ from ddcal.analysis.report.artefacts import Lost
 from ddcal.analysis.report.cells import Run
 from ddcal.analysis.report.page import Page
 from ddcal.calibration import save_figure
+from ddcal.untrusted import read_json
 
 if TYPE_CHECKING:
     import pandas
@@ -103,8 +104,10 @@ def _digest(runs: Sequence[Run]) -> str:
 def _stamped(stamp: Path, digest: str) -> dict[str, Any] | None:
     """Return what was noted of a picture, if it is there in full and for these trials."""
     try:
-        known: dict[str, Any] = json.loads(stamp.read_text())
+        known: dict[str, Any] = read_json(stamp)
     except (OSError, ValueError):
+        return None
+    if not isinstance(known, dict) or not isinstance(known.get("files", []), list):
         return None
     there = all(
         (stamp.parent / name).is_file() for name in (stamp.with_suffix(".png").name, *known.get("files", ["?"]))
