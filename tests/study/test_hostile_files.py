@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -247,10 +246,10 @@ def test_holders(examples):
 
 @EXAMPLES
 def test_notes_on_who_refers_to_what(examples, tmp_path):
-    from ddcal.study.references import Reference, other_machines, referred_keys
+    from ddcal.study.references import Reference, kept_for_notes, referred_keys
 
     store, bounds = open_store(tmp_path / "store"), Bounds()
-    Reference(store, "export", Path(tmp_path / "gone")).write()
+    Reference(store, "export", tmp_path / "gone", tmp_path, "x-0001").write()
     (item,) = store.listing("references")
     base = json.loads(store.read(item.name))
 
@@ -259,7 +258,7 @@ def test_notes_on_who_refers_to_what(examples, tmp_path):
     def holds(content):
         store.write(item.name, content)
         with bounds:
-            for ask in (referred_keys, other_machines):
+            for ask in (referred_keys, kept_for_notes):
                 try:
                     ask(store)
                 except (BadInput, StoreError) as error:
