@@ -28,6 +28,19 @@ class DivergedError(ArithmeticError):
     """A loss or a learned value is not finite or has exploded; the message says where and which setting to lower."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP ended the program, in the way in which Ctrl-C does.
+
+    Attributes:
+        signum: The signal's number; the exit code is 128 more.
+    """
+
+    def __init__(self, signum: int) -> None:
+        """Note the signal."""
+        super().__init__(signum)
+        self.signum = signum
+
+
 class StoreError(RuntimeError):
     """A place where results are kept cannot be read or written; the message names the path and the cause.
 

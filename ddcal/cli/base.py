@@ -16,6 +16,7 @@ from ddcal.errors import (
     BadInput,
     DivergedError,
     StoreError,
+    Terminated,
     TrackingError,
     cure_of,
     disk_error,
@@ -23,7 +24,7 @@ from ddcal.errors import (
 
 
 class Verbs(TyperGroup):
-    """Runs any verb; turns the user's mistakes into a message and exit code 2, and Ctrl-C into 130."""
+    """Runs any verb; turns the user's mistakes into a message and exit code 2, Ctrl-C into 130, SIGTERM into 143."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb that was given."""
@@ -41,6 +42,9 @@ class Verbs(TyperGroup):
                 raise
             typer.echo(f"{found.filename or 'a file'}: {found.strerror}; {cure_of(found)}", err=True)
             raise typer.Exit(1) from None
+        except Terminated as error:
+            typer.echo("terminated", err=True)
+            raise typer.Exit(128 + error.signum) from None
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
             raise typer.Exit(130) from None

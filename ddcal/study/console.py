@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from ddcal.pipeline import Advance
 from ddcal.pipeline.stages import STAGES
-from ddcal.study.interrupt import end_now
+from ddcal.study.interrupt import end_now, say, say_stopping
 from ddcal.study.replay import Comparison
 from ddcal.study.results import WINNER_METRIC, StudyResults, Trial
 from ddcal.study.runner import Hooks, Start
@@ -111,18 +110,18 @@ class StudyProgress:
             share = f" {advance.fraction:.0%}" if low == high else ""  # of a stage that is no part of progress
             self._bar.update(self._task, completed=advance.progress, description=f"{advance.stage + share:<9}")
 
-    def on_interrupt(self, count: int) -> None:
-        """Say what Ctrl-C does; the second one ends this process, and with it the Ray that it has started."""
+    def on_interrupt(self, count: int, signum: int) -> None:
+        """Say what a signal does; the second one ends this process, and with it the Ray that it has started."""
         if count == 1:
-            os.write(2, b"\nstopping: trials save their state; Ctrl-C again stops at once\n")
+            say_stopping(signum)
             return
         if self._bar is not None:
-            os.write(1, b"\x1b[?25h")  # the bar has hidden the cursor
+            say(1, "\x1b[?25h")  # the bar has hidden the cursor
         go_on = ""
         if self.started is not None:
             go_on = f"; go on with  ddcal resume {shlex.quote(_relative(self.started.directory))}"
-        os.write(2, f"stopped at once{go_on}\n".encode())
-        end_now()
+        say(2, f"stopped at once{go_on}\n")
+        end_now(signum)
 
 
 def print_summary(results: StudyResults, console: Console) -> None:

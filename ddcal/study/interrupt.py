@@ -1,4 +1,4 @@
-"""Ctrl-C while a study runs: the first one ends it where nothing is half done, the second one at once."""
+"""Ctrl-C, SIGTERM and SIGHUP while a study runs: the first ends it where nothing is half done, the second at once."""
 
 from __future__ import annotations
 
@@ -7,32 +7,48 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
+from ddcal.errors import Terminated
 
-class CtrlC:
-    """What SIGINT does at present. Outside `deferred` it is Python's own KeyboardInterrupt.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+TOGETHER_SECONDS = 1.0
+"""SIGTERM and SIGHUP within so long after another signal count as that one.
+
+`timeout` sends SIGTERM to a program and then to its group, a service manager may send SIGHUP with it, and of a closed
+terminal both the kernel and the shell send SIGHUP.
+"""
+
+
+class Interrupts:
+    """What SIGINT, SIGTERM and SIGHUP do at present; outside `deferred` they raise `KeyboardInterrupt`.
 
     Attributes:
-        pressed: How often.
+        pressed: How often there was one.
     """
 
-    def __init__(self, on_interrupt: Callable[[int], None] | None = None) -> None:
+    def __init__(self, on_interrupt: Callable[[int, int], None] | None = None) -> None:
         """Count from nothing.
 
         Args:
-            on_interrupt: Called with the count at each; if it returns from the second, KeyboardInterrupt is raised.
+            on_interrupt: Called with the count and the signal's number at each; if it returns from the second,
+                KeyboardInterrupt is raised.
         """
         self.pressed = 0
         self._on_interrupt = on_interrupt
         self._deferred = False
         self._then: Callable[[], None] | None = None
+        self._first = int(signal.SIGINT)
+        self._last = -TOGETHER_SECONDS
+        self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
     @contextmanager
     def deferred(self, then: Callable[[], None] | None = None) -> Iterator[None]:
-        """Let the first Ctrl-C in this context interrupt nothing: it calls ``then`` and is counted."""
+        """Let the first signal in this context interrupt nothing: it calls ``then`` and is counted."""
         before = self._deferred, self._then
         self._deferred, self._then = True, then
         try:
@@ -41,41 +57,80 @@ class CtrlC:
             self._deferred, self._then = before
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if there was a Ctrl-C: called where nothing is half done."""
+        """Raise `error` if there was a signal: called where nothing is half done."""
         if self.pressed:
-            raise KeyboardInterrupt
+            raise self.error()
+
+    def error(self) -> KeyboardInterrupt:
+        """Return what the first signal raises."""
+        return KeyboardInterrupt() if self._first == signal.SIGINT else Terminated(self._first)
 
     def handle(self, signum: int, frame: Any) -> None:
-        """Handle SIGINT."""
+        """Handle a signal."""
+        now = time.monotonic()
+        if signum != signal.SIGINT and now - self._last < TOGETHER_SECONDS:
+            return
+        self._last = now
+        if signum == signal.SIGHUP:
+            self._leave_terminal()
         self.pressed += 1
+        if self.pressed == 1:
+            self._first = signum
         if self._on_interrupt is not None:
-            self._on_interrupt(self.pressed)
+            self._on_interrupt(self.pressed, signum)
         if self.pressed > 1 or not self._deferred:
-            raise KeyboardInterrupt
+            raise self.error()
         if self._then is not None:
             self._then()
 
+    def _leave_terminal(self) -> None:
+        """Say no more to a terminal that is gone: every write to it would fail."""
+        with suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for descriptor in self._terminals:
+                os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+
 
 @contextmanager
-def ctrl_c(on_interrupt: Callable[[int], None] | None = None) -> Iterator[CtrlC]:
-    """Handle Ctrl-C as `CtrlC` says for as long as the context lasts; off the main thread nothing changes."""
-    handler = CtrlC(on_interrupt)
+def interruptible(on_interrupt: Callable[[int, int], None] | None = None) -> Iterator[Interrupts]:
+    """Handle signals as `Interrupts` says for as long as the context lasts; off the main thread nothing changes.
+
+    A SIGTERM or SIGHUP that is ignored (``nohup``) stays ignored.
+    """
+    handler = Interrupts(on_interrupt)
     if threading.current_thread() is not threading.main_thread():
         yield handler
         return
-    before = signal.signal(signal.SIGINT, handler.handle)
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    for signum, disposition in before.items():
+        if signum == signal.SIGINT or disposition is not signal.SIG_IGN:
+            signal.signal(signum, handler.handle)
     try:
         yield handler
     finally:
-        signal.signal(signal.SIGINT, before)
+        for signum, disposition in before.items():
+            signal.signal(signum, disposition)
 
 
-def end_now() -> NoReturn:
-    """End this process with exit code 130 and every process below it: the Ray that it has started, and its workers."""
+def end_now(signum: int = signal.SIGINT) -> NoReturn:
+    """End this process with exit code 128 + ``signum``, and every process below it: Ray's, if it has started one."""
     if "ray" in sys.modules:
         with suppress(Exception):  # whatever this is, nothing may keep the process alive
             psutil = importlib.import_module("psutil")  # Ray brings it
             for process in psutil.Process().children(recursive=True):
                 with suppress(psutil.Error):
                     process.kill()
-    os._exit(130)
+    os._exit(128 + signum)
+
+
+def say(descriptor: int, text: str) -> None:
+    """Write to a descriptor from inside a signal's handler; one that takes nothing is no matter."""
+    with suppress(OSError):
+        os.write(descriptor, text.encode())
+
+
+def say_stopping(signum: int) -> None:
+    """Say what the first signal does, and what a second one would."""
+    again = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
+    say(2, f"\nstopping: trials save their state; {again} again stops at once\n")

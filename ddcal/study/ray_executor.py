@@ -14,7 +14,8 @@ from typing import Any
 from ddcal.config import StudyConfig
 from ddcal.errors import ResourceError
 from ddcal.study.driver import STOP, StudyDriver
-from ddcal.study.interrupt import CtrlC
+from ddcal.study.interrupt import Interrupts
+from ddcal.study.ray_start import end_ray, own_signals, start_ray
 from ddcal.study.ray_token import guard_token, token_file
 
 ENVIRONMENT = {
@@ -48,42 +49,48 @@ def ray_runtime(address: str | None) -> Iterator[Any]:
         address: A cluster's address; None takes ``RAY_ADDRESS`` if it is set and starts a local Ray otherwise.
 
     Raises:
-        ResourceError: if there is no cluster at ``address``, RAY_AUTH_MODE turns authentication off, or others can
-            read the token and this user cannot change that.
+        ResourceError: if there is no cluster at ``address``, Ray does not start here, RAY_AUTH_MODE turns
+            authentication off, or others can read the token and this user cannot change that.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
 
     started = not ray.is_initialized()
-    if started:
-        local = address is None and "RAY_ADDRESS" not in os.environ
-        options: dict[str, Any] = {"object_store_memory": 256 * 2**20, "include_dashboard": False} if local else {}
-        place = "no Ray on this machine" if local else f"--address {address or os.environ['RAY_ADDRESS']}"
-        guard_token(make=local and os.environ.get("RAY_AUTH_MODE", "token") == "token")
-        try:
-            if not local:
-                _knock(address or os.environ["RAY_ADDRESS"])
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="ddcal", **options)
-        except OSError as error:  # ConnectionError, which Ray raises too, is one
-            absent = "" if local else ": no Ray cluster there"
-            if isinstance(error, ConnectionError) and "Failed to connect" in str(error):  # something listens
-                absent = f": no Ray cluster that lets this client in{_token_hint()}"
-            raise ResourceError(f"{place}{absent} ({error})") from error
-        except ray.exceptions.RayError as error:
-            if type(error).__name__ != "AuthenticationError":  # younger than the oldest Ray that ddcal takes
-                raise
-            raise ResourceError(f"{place}: {error}") from error
-        if local and os.environ.get("RAY_AUTH_MODE") != "token":
-            ray.shutdown()
-            raise ResourceError("RAY_AUTH_MODE: token authentication is off; unset it: ddcal runs no open Ray")
     try:
         if started:
-            guard_token(make=False)  # one that Ray has made after all
+            _connect(ray, address)
         yield ray
     finally:
         if started:
-            ray.shutdown()
+            end_ray(ray)
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    local = address is None and "RAY_ADDRESS" not in os.environ
+    options: dict[str, Any] = {"object_store_memory": 256 * 2**20, "include_dashboard": False} if local else {}
+    options |= {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "ddcal"}
+    place = "no Ray on this machine" if local else f"--address {address or os.environ['RAY_ADDRESS']}"
+    guard_token(make=local and os.environ.get("RAY_AUTH_MODE", "token") == "token")
+    try:
+        if local:
+            start_ray(ray, options)
+        else:
+            _knock(address or os.environ["RAY_ADDRESS"])
+            with own_signals():
+                ray.init(address=address, **options)
+    except OSError as error:  # ConnectionError, which Ray raises too, is one
+        absent = "" if local else ": no Ray cluster there"
+        if isinstance(error, ConnectionError) and "Failed to connect" in str(error):  # something listens
+            absent = f": no Ray cluster that lets this client in{_token_hint()}"
+        raise ResourceError(f"{place}{absent} ({error})") from error
+    except ray.exceptions.RayError as error:
+        if type(error).__name__ != "AuthenticationError":  # younger than the oldest Ray that ddcal takes
+            raise
+        raise ResourceError(f"{place}: {error}") from error
+    if local and os.environ.get("RAY_AUTH_MODE") != "token":
+        raise ResourceError("RAY_AUTH_MODE: token authentication is off; unset it: ddcal runs no open Ray")
+    guard_token(make=False)  # one that Ray has made after all
 
 
 def _token_hint() -> str:
@@ -164,11 +171,11 @@ def check_shared(root: Path, ray: Any, *, relative: bool = False, key: str = "st
         raise ResourceError(f"{key}: {root} is not a shared folder: not seen from {', '.join(blind)}")
 
 
-def run_on_ray(driver: StudyDriver, ray: Any, interrupts: CtrlC | None = None) -> None:
+def run_on_ray(driver: StudyDriver, ray: Any, interrupts: Interrupts | None = None) -> None:
     """Run every trial of the study with Tune; returns when all are finished.
 
     Raises:
-        KeyboardInterrupt: after a Ctrl-C, when the running trials have saved their state.
+        KeyboardInterrupt: after a Ctrl-C or SIGTERM, when the running trials have saved their state.
     """
     from ray import tune
     from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
@@ -210,7 +217,8 @@ def run_on_ray(driver: StudyDriver, ray: Any, interrupts: CtrlC | None = None) -
         ),
     )
     try:
-        with (interrupts or CtrlC()).deferred(lambda: searcher.fail(KeyboardInterrupt())):
+        interrupts = interrupts or Interrupts()
+        with interrupts.deferred(lambda: searcher.fail(interrupts.error())):
             tuner.fit()
     finally:
         stop.unlink(missing_ok=True)

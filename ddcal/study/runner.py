@@ -20,7 +20,7 @@ from ddcal.study.cluster_leases import cluster_leases
 from ddcal.study.data_check import asked_data
 from ddcal.study.driver import StudyDriver
 from ddcal.study.following import Tracking
-from ddcal.study.interrupt import CtrlC, ctrl_c
+from ddcal.study.interrupt import Interrupts, interruptible
 from ddcal.study.ledger import begun
 from ddcal.study.lock import LOCK, DriverLock
 from ddcal.study.mlflow_client import sqlite_path, tracking_uri
@@ -54,7 +54,8 @@ class Hooks:
         on_finished: After each trial.
         on_trial: In debug mode, before each trial.
         on_advance: In debug mode, after every chunk of a trial's work.
-        on_interrupt: At each Ctrl-C, with its count; the second raises KeyboardInterrupt if this returns.
+        on_interrupt: At each Ctrl-C, SIGTERM and SIGHUP, with the count and the signal's number; the second raises
+            KeyboardInterrupt if this returns.
         on_end: When all trials have ended, before MLflow is told; whatever it raises is logged alone.
     """
 
@@ -62,7 +63,7 @@ class Hooks:
     on_finished: Callable[[Trial], None] | None = None
     on_trial: Callable[[Assignment], None] | None = None
     on_advance: Callable[[Advance], None] | None = None
-    on_interrupt: Callable[[int], None] | None = None
+    on_interrupt: Callable[[int, int], None] | None = None
     on_end: Callable[[StudyResults], None] | None = None
 
 
@@ -164,7 +165,7 @@ def _run(
     hooks: Hooks,
     relative: bool = False,
 ) -> StudyResults:
-    with stops_the_study(directory), ctrl_c(hooks.on_interrupt) as interrupts:
+    with stops_the_study(directory), interruptible(hooks.on_interrupt) as interrupts:
         check_installed(study.search.searcher)
         _check_data(study)
         _check_files(study)
@@ -268,7 +269,7 @@ def _driver(
 def _guarded(
     driver: StudyDriver,
     run: Callable[[], None],
-    interrupts: CtrlC,
+    interrupts: Interrupts,
     on_end: Callable[[StudyResults], None] | None = None,
 ) -> StudyResults:
     """Close the driver whatever happens, so that no MLflow run stays open and the folder is free."""

@@ -9,8 +9,9 @@ import time
 import mlflow
 import pytest
 
+from ddcal.errors import Terminated
 from ddcal.study import load_study, run_study
-from ddcal.study.interrupt import CtrlC, ctrl_c
+from ddcal.study.interrupt import Interrupts, interruptible
 from ddcal.study.runner import Hooks, resume_study
 from ddcal.study.status import study_status
 
@@ -55,8 +56,8 @@ def wait_for(condition, process, seconds=170):
         time.sleep(0.05)
 
 
-def press(process):
-    os.killpg(process.pid, signal.SIGINT)
+def press(process, signum=signal.SIGINT):
+    os.killpg(process.pid, signum)
 
 
 def group(session):
@@ -81,11 +82,13 @@ def statuses(root):
 
 @pytest.mark.slow
 @MODES
-def test_the_first_saves_everything_and_says_how_to_go_on(start, tmp_path, mode):
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_saves_everything_and_says_how_to_go_on(start, tmp_path, mode, signum):
+    """All processes get it, Ray's too: from a terminal, by `timeout`, SLURM and systemd."""
     process = start(mode)
     time.sleep(0.5)
-    press(process)
-    assert process.wait(timeout=100) == 130
+    press(process, signum)
+    assert process.wait(timeout=170) == 128 + signum
     said = (tmp_path / "output.txt").read_text()
     assert (
         "Traceback" not in said and f"ddcal resume {tmp_path}/runs/tiny" in said and "trials save their state" in said
@@ -100,12 +103,14 @@ def test_the_first_saves_everything_and_says_how_to_go_on(start, tmp_path, mode)
 
 
 @MODES
-def test_the_second_stops_at_once(start, tmp_path, mode):
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_the_second_stops_at_once(start, tmp_path, mode, signum):
     process = start(mode, tracking={"uri": "http://127.0.0.1:9"})  # the end waits for MLflow for seconds
-    press(process)
+    press(process, signum)
     wait_for(lambda: "stopping" in (tmp_path / "output.txt").read_text(), process)
-    press(process)
-    assert process.wait(timeout=100) == 130
+    time.sleep(1.1 if signum == signal.SIGTERM else 0.0)  # two at once are one
+    press(process, signum)
+    assert process.wait(timeout=100) == 128 + signum
     said = (tmp_path / "output.txt").read_text()
     assert "Traceback" not in said and "stopped at once; go on with  ddcal resume" in said
     deadline = time.monotonic() + 60
@@ -138,7 +143,7 @@ def test_a_trial_that_was_stopped_in_the_middle_goes_on_to_the_same_bits(start, 
 
 def test_outside_of_a_deferred_part_it_is_an_ordinary_interrupt():
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), ctrl_c():
+    with pytest.raises(KeyboardInterrupt), interruptible():
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
     assert signal.getsignal(signal.SIGINT) is before
@@ -146,7 +151,7 @@ def test_outside_of_a_deferred_part_it_is_an_ordinary_interrupt():
 
 def test_in_a_deferred_part_it_waits_for_a_check_and_the_second_does_not():
     seen, then = [], []
-    with ctrl_c(seen.append) as interrupts:
+    with interruptible(lambda count, _: seen.append(count)) as interrupts:
         interrupts.check()
         with interrupts.deferred(lambda: then.append(1)):
             os.kill(os.getpid(), signal.SIGINT)
@@ -165,10 +170,91 @@ def test_off_the_main_thread_the_handler_stays():
     found = []
 
     def work():
-        with ctrl_c() as interrupts:
+        with interruptible() as interrupts:
             found.append((type(interrupts), signal.getsignal(signal.SIGINT)))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [(CtrlC, signal.getsignal(signal.SIGINT))]
+    assert found == [(Interrupts, signal.getsignal(signal.SIGINT))]
+
+
+def test_sigterm_and_sighup_are_told_by_their_exit_code_and_two_at_once_are_one():
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    for signum, other in (before, [*before][::-1]):
+        seen = []
+        with (
+            pytest.raises(Terminated) as found,
+            interruptible(lambda *what, seen=seen: seen.append(what)) as interrupts,
+            interrupts.deferred(),
+        ):
+            for repeated in (signum, signum, other):  # `timeout` sends it twice, systemd SIGHUP after SIGTERM
+                os.kill(os.getpid(), repeated)
+            interrupts.check()
+        assert found.value.signum == signum and seen == [(1, signum)]
+        assert {one: signal.getsignal(one) for one in before} == before
+
+
+def test_a_sighup_that_is_ignored_stays_ignored():
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible() as interrupts:
+            os.kill(os.getpid(), signal.SIGHUP)
+            interrupts.check()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_that_is_gone_is_not_written_to(tmp_path, write_study):
+    """A pseudo-terminal is closed while a trial trains."""
+    import pty
+
+    file = write_study(LONG, space={"distill.ipc": {"choice": [1, 2]}}, search={"trials": 1})
+    pid, terminal = pty.fork()
+    if pid == 0:
+        command = [sys.executable, "-c", "from ddcal.cli import main; main()", "run", str(file), "--debug"]
+        os.execv(sys.executable, [*command, "--output", str(tmp_path / "runs")])
+    log = tmp_path / "runs" / "tiny" / "logs" / "tiny-0000.log"
+    deadline = time.monotonic() + 170
+    while not (log.is_file() and "train: begins" in log.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.close(terminal)
+    ended = 0
+    while not ended:
+        assert time.monotonic() < deadline
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.05)
+    assert os.waitstatus_to_exitcode(status) == 129
+    results = load_study(tmp_path / "runs" / "tiny")
+    assert results.interrupted and not (results.directory / "driver.lock").exists()
+    assert list((tmp_path / "runs" / "store" / "partial").glob("*.pt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["starting", "1 node", "1/1"])
+def test_sigterm_before_the_first_trial_while_ray_starts_and_at_the_end(tmp_path, write_study, moment):
+    """All processes get it as soon as the output says so."""
+    file = write_study(space={"distill.ipc": {"choice": [1, 2]}}, search={"trials": 1})
+    output = tmp_path / "output.txt"
+    command = [sys.executable, "-c", "from ddcal.cli import main; main()", "run", str(file)]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with output.open("w") as stream:
+        process = subprocess.Popen(
+            [*command, "--output", str(tmp_path / "runs")],
+            stdout=stream, stderr=subprocess.STDOUT, start_new_session=True, env=environment,
+        )  # fmt: skip
+    try:
+        wait_for(lambda: moment in output.read_text(), process)
+        time.sleep(2.0 if moment == "starting" else 0.0)
+        press(process, signal.SIGTERM)
+        code = process.wait(timeout=170)
+    finally:
+        for pid in group(process.pid):
+            os.kill(pid, signal.SIGKILL)
+    said = output.read_text()
+    assert "Traceback" not in said and "*** SIGTERM" not in said
+    assert not (tmp_path / "runs" / "tiny" / "driver.lock").exists()
+    assert code == 143 or (code == 0 and moment == "1/1"), said
+    assert code == 0 or "stopping: trials save their state; SIGTERM again" in said

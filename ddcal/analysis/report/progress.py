@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 
 from rich.console import Console
 
 from ddcal.analysis.report.studies import PaperStudy
-from ddcal.study.interrupt import end_now
+from ddcal.study.interrupt import end_now, say, say_stopping
 from ddcal.study.plan_tables import duration
 from ddcal.study.results import Trial
 from ddcal.study.runner import Hooks, Start
@@ -90,12 +89,12 @@ class ReportProgress:
             self._said = now
             self.say(f"  {self._finished} of {total} trials{self._left()}")
 
-    def _on_interrupt(self, count: int) -> None:
+    def _on_interrupt(self, count: int, signum: int) -> None:
         if count == 1:
-            os.write(2, b"\nstopping: trials save their state; Ctrl-C again stops at once\n")
+            say_stopping(signum)
         else:
-            os.write(2, f"stopped at once; go on with  {self.command}\n".encode())
-            end_now()
+            say(2, f"stopped at once; go on with  {self.command}\n")
+            end_now(signum)
 
     def _left(self) -> str:
         """Return about how long the rest takes, as the studies so far went; empty if that is not known."""
