@@ -30,11 +30,12 @@ def validate(
         list[Path], typer.Argument(metavar="STUDY...", help="The study files to check, or names of shipped studies.")
     ],
     overrides: Overrides = None,
-    data: Annotated[bool, typer.Option("--data", help="Look for the files of the data sets too.")] = False,
+    data: Annotated[bool, typer.Option("--data", help="Look at the files of the data sets too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check study files and print every mistake in them."""
     checked: list[FileReport] = []
+    warnings: list[str] = []
 
     def check_files(study: StudyConfig) -> list[Problem]:
         checked.append(check_imports(study))
@@ -44,8 +45,9 @@ def validate(
     if data:
         from ddcal.study.data_check import with_data_problems
 
-        reports = [(file, *with_data_problems(file, study, problems)) for file, study, problems in reports]
-    for warning in dict.fromkeys(warning for report in checked for warning in report.warnings):
+        reports = [(file, *with_data_problems(file, study, problems, warnings)) for file, study, problems in reports]
+    warnings += (warning for report in checked for warning in report.warnings)
+    for warning in dict.fromkeys(warnings):
         typer.echo(f"warning: {warning}", err=True)
     for file, study, problems in [] if as_json else reports:
         if study is not None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ddcal.config import DataConfig
+from ddcal.data.arrays import RawData, refuse_same
 from ddcal.data.decoded import open_decoded
 from ddcal.data.errors import DataError
 from ddcal.data.fingerprint import source_fingerprint
@@ -22,7 +23,7 @@ from ddcal.data.preprocessing import (
     fit_normalisation,
     unit_images,
 )
-from ddcal.data.sources import RawData, locate_source, read_source
+from ddcal.data.sources import locate_source, read_source
 from ddcal.seeding import generator
 
 DIGITS_TEST_FRACTION = 0.3
@@ -114,7 +115,8 @@ def load_dataset(config: DataConfig, derived: Path | None = None) -> Dataset:
         test_images, test_labels = raw.train_images, raw.train_labels
     fraction = config.resolved_validation_fraction
     train, val = split_by_class(raw.train_labels, train, fraction, "val-split")
-    _check_split(raw, train, val, fraction, source.place)
+    check_split(raw.train_labels, train, val, fraction, source.place)
+    _refuse_same(raw, train, source.place)
     train = reduced(raw.train_labels, train, config.train_images, source.place)
     train, val = _shuffled(train, "train-order"), _shuffled(val, "val-order")
 
@@ -207,8 +209,20 @@ def reduced(labels: np.ndarray, train: Tensor, images: int | None, source_name: 
     return kept
 
 
-def _check_split(raw: RawData, train: Tensor, val: Tensor, fraction: float, source_name: str) -> None:
-    counts = np.bincount(raw.train_labels[train.numpy()], minlength=len(raw.class_names))
+def check_split(labels: np.ndarray, train: Tensor, val: Tensor, fraction: float, source_name: str) -> None:
+    """Refuse a split that leaves a class without training images, or ``val`` without any.
+
+    Args:
+        labels: int64 (N,), the labels of all images.
+        train: int64, the training images without ``val``.
+        val: int64, the images of ``val``.
+        fraction: ``data.validation_fraction``.
+        source_name: Where the data is from, for the error.
+
+    Raises:
+        DataError: naming the class.
+    """
+    counts = np.bincount(labels[train.numpy()], minlength=int(labels.max()) + 1)
     if counts.min() == 0:
         raise DataError(
             f"{source_name}: data.validation_fraction {fraction:g} leaves no training image of class "
@@ -219,6 +233,12 @@ def _check_split(raw: RawData, train: Tensor, val: Tensor, fraction: float, sour
             f"{source_name}: data.validation_fraction {fraction:g} of so few images a class is no image at all; "
             "raise the fraction or add images"
         )
+
+
+def _refuse_same(raw: RawData, train: Tensor, source_name: str) -> None:
+    if len(train) > 1:
+        first = raw.train_images[int(train[0])]
+        refuse_same(source_name, len(train), all(np.array_equal(raw.train_images[i], first) for i in train.tolist()))
 
 
 def _shuffled(indices: Tensor, stream: str) -> Tensor:

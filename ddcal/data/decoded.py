@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from ddcal.config import DataConfig
+from ddcal.data.arrays import RawData
 from ddcal.data.decoding import decoded_chunks, image_side
 from ddcal.data.errors import DataError
 from ddcal.data.image_folders import ImageFolder, raise_problems
 from ddcal.data.progress import progress
-from ddcal.data.sources import RawData, Source
+from ddcal.data.sources import Source
 from ddcal.untrusted import Untrusted, open_lock, open_regular, read_json
 
 DECODING_VERSION = 1

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import importlib.util
+import math
 import os
-import pickle
-import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from ddcal.config import DataConfig
 from ddcal.config.trial import IMAGE_FILE_DATASETS
+from ddcal.data.arrays import (
+    NPZ_KEYS,
+    RawData,
+    Survey,
+    check_arrays,
+    check_floats,
+    check_image_header,
+    check_names,
+    check_together,
+    read_labels,
+    refuse_same,
+    repeats,
+)
 from ddcal.data.errors import DataError
-from ddcal.data.image_folders import ImageFolder, image_layout
+from ddcal.data.image_folders import ImageFolder, image_layout, printable
+from ddcal.data.npz import NpzFile, open_npz
+from ddcal.untrusted import Untrusted
 
 CACHE_FOLDER = ".ddcal"
 """Folder beside the source files that keeps what is derived from them; it can be deleted at any time."""
@@ -45,17 +60,7 @@ OFFICIAL = {
     "mnist": ("MNIST", "MNIST/raw", IDX_FILES),
 }
 """Dataset → torchvision's class, the folder of the official files below the data root, and the files."""
-NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
-DAMAGED = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-    pickle.UnpicklingError,
-)
+DAMAGED = (OSError, EOFError, ValueError, IndexError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -87,20 +92,6 @@ class Source:
         return str(self.images.path) if self.images else ", ".join(map(str, self.files.values()))
 
 
-@dataclass(frozen=True, eq=False)
-class RawData:
-    """Checked arrays: images (N, H, W, C), uint8 or float32 in [0, 1]; labels int64 (N,) in 0 … K−1.
-
-    digits has no test split of its own: its test arrays are empty.
-    """
-
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-    class_names: tuple[str, ...]
-
-
 def data_root(config: DataConfig) -> Path:
     """Return the data root: ``config.root``, else ``$DDCAL_DATA``, else ``~/.cache/ddcal/data``."""
     return Path(config.root or os.environ.get("DDCAL_DATA") or "~/.cache/ddcal/data").expanduser()
@@ -120,8 +111,9 @@ def locate_source(config: DataConfig) -> Source:
     root = data_root(config)
     if config.name == "npz":
         if not root.is_file():
+            found = "is a folder" if root.is_dir() else "is no regular file" if root.exists() else "does not exist"
             raise DataError(
-                f"data.root is {root}, where there is no file; with data.name 'npz' it must be the path of an .npz "
+                f"data.root is {root}, which {found}; with data.name 'npz' it must be the path of an .npz "
                 f"file that holds {', '.join(NPZ_KEYS)}"
             )
         return Source("npz", {"npz": root}, root.parent)
@@ -174,92 +166,71 @@ def read_source(config: DataConfig, source: Source) -> RawData:
     return _read_official(config.name, source.root)
 
 
-def check_arrays(path: Path, arrays: Mapping[str, Any], class_names: tuple[str, ...] | None = None) -> RawData:
-    """Check the four arrays of `NPZ_KEYS` and bring them into `RawData`'s form.
-
-    Args:
-        path: Named in messages.
-        arrays: Images (N, H, W) or (N, H, W, C), square, uint8 or float in [0, 1]; labels integer (N,), 0 … K−1.
-        class_names: Used if there are as many as classes; else the classes are called "0" … "K−1".
-
-    Raises:
-        DataError: naming the file, the array, what it has and what would be right.
-    """
-    missing = [key for key in NPZ_KEYS if key not in arrays]
-    if missing:
-        raise DataError(f"{path}: {', '.join(missing)} missing; it holds {', '.join(sorted(arrays)) or 'nothing'}")
-    images = {part: _check_images(path, f"x_{part}", arrays[f"x_{part}"]) for part in ("train", "test")}
-    labels = {part: _check_labels(path, f"y_{part}", arrays[f"y_{part}"]) for part in ("train", "test")}
-    for part in ("train", "test"):
-        if len(images[part]) != len(labels[part]):
-            raise DataError(
-                f"{path}: x_{part} has {len(images[part])} images, y_{part} {len(labels[part])} labels; they must agree"
-            )
-    if images["train"].shape[1:] != images["test"].shape[1:]:
-        shapes = [images[part].shape[1:] for part in ("train", "test")]
-        raise DataError(f"{path}: x_train has images of {shapes[0]}, x_test of {shapes[1]}; they must agree (H, W, C)")
-    present = np.unique(labels["train"])
-    count = len(present)
-    if count < 2 or present[-1] != count - 1:
-        absent = next(label for label in range(count + 1) if label >= count or present[label] != label)
-        raise DataError(
-            f"{path}: y_train has {count} classes, the largest label is {present[-1]} and no image has label {absent}; "
-            "labels must be 0 … K−1 with K at least 2, and every class must be in y_train"
-        )
-    if labels["test"].max() >= count:
-        raise DataError(f"{path}: y_test has label {labels['test'].max()}; y_train has only 0 … {count - 1}")
-    names = class_names if class_names and len(class_names) == count else tuple(map(str, range(count)))
-    return RawData(images["train"], labels["train"], images["test"], labels["test"], names)
-
-
-def _check_images(path: Path, key: str, array: np.ndarray) -> np.ndarray:
-    if array.ndim not in (3, 4) or 0 in array.shape:
-        raise DataError(f"{path}: {key} has shape {array.shape}; it must be (N, H, W) or (N, H, W, C), none of them 0")
-    if array.shape[1] != array.shape[2]:
-        hint = "; this looks like (N, C, H, W): move the channels last" if array.shape[2] == array.shape[-1] else ""
-        raise DataError(f"{path}: {key} has shape {array.shape}; images must be square, (N, H, W, C) with H = W{hint}")
-    if array.dtype.kind == "f":
-        if not (np.isfinite(array).all() and array.min() >= 0.0 and array.max() <= 1.0):
-            raise DataError(
-                f"{path}: {key} is {array.dtype} from {array.min()} to {array.max()}; floats must be in [0, 1]"
-            )
-        array = array.astype(np.float32)
-    elif array.dtype != np.uint8:
-        raise DataError(f"{path}: {key} is {array.dtype}; images must be uint8, or float in [0, 1]")
-    return array if array.ndim == 4 else array[..., None]
-
-
-def _check_labels(path: Path, key: str, array: np.ndarray) -> np.ndarray:
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise DataError(f"{path}: {key} is {array.dtype} of shape {array.shape}; labels must be integer of shape (N,)")
-    if len(array) and array.min() < 0:
-        raise DataError(f"{path}: {key} has label {array.min()}; labels must be 0 … K−1")
-    return array.astype(np.int64)
-
-
 def _read_digits(path: Path) -> RawData:
     try:
         with gzip.open(path, "rt", encoding="ascii") as lines:
             table = np.loadtxt(lines, delimiter=",", dtype=np.float32)
         images, labels = table[:, :64].reshape(-1, 8, 8, 1) / 16.0, table[:, 64].astype(np.int64)
-    except (*DAMAGED, IndexError) as error:
+    except DAMAGED as error:
         raise DataError(f"{path}: scikit-learn's digits cannot be read ({error}); reinstall scikit-learn") from error
     return RawData(images, labels, images[:0], labels[:0], DIGITS)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    with _npz(path) as npz:
+        check_names(path, npz.names)
+        return {key: npz.read(key) for key in NPZ_KEYS}
+
+
+def survey_npz(path: Path, class_names: tuple[str, ...] | None = None) -> Survey:
+    """Check an ``.npz`` without keeping its images: headers, labels, and the range of floats.
+
+    Raises:
+        DataError: as `ddcal.data.arrays.check_arrays`.
+    """
+    with _npz(path) as npz:
+        check_names(path, npz.names)
+        labels = {part: read_labels(path, f"y_{part}", npz.read(f"y_{part}")) for part in ("train", "test")}
+        headers = {part: npz.header(f"x_{part}") for part in ("train", "test")}
+        for part, header in headers.items():
+            check_image_header(path, f"x_{part}", header.shape, header.dtype)
+        names = check_together(path, {part: header.shape for part, header in headers.items()}, labels, class_names)
+        for part, header in headers.items():
+            if header.dtype.kind == "f":
+                check_floats(path, f"x_{part}", npz.blocks(f"x_{part}"))
+        train = headers["train"]
+        if not train.fortran and len(labels["train"]) > 1:
+            refuse_same(path, len(labels["train"]), repeats(npz.blocks("x_train"), math.prod(train.shape[1:])))
+        shape = (*train.shape, 1)
+        more = [name for name in npz.names if name not in NPZ_KEYS]
+    remarks = (f"{path}: {', '.join(map(printable, more[:8]))} in it are not read",) if more else ()
+    return Survey(labels["train"], labels["test"], names, shape[1], shape[3], remarks)
+
+
+@contextlib.contextmanager
+def _npz(path: Path) -> Iterator[NpzFile]:
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError(f"{path}: holds a single array; it must be an .npz with {', '.join(NPZ_KEYS)}")
-        with archive:
-            return {key: archive[key] for key in NPZ_KEYS if key in archive}
-    except DataError:
-        raise
-    except DAMAGED as error:
+        with open_npz(path, NPZ_KEYS) as npz:
+            yield npz
+    except (Untrusted, OSError) as error:
+        said = error.strerror or error if isinstance(error, OSError) else error
         raise DataError(
-            f"{path}: cannot be read as an .npz of plain arrays ({error}); write it with numpy.savez"
+            f"{path}: cannot be read as an .npz of plain arrays: it {said}; write it with numpy.savez(PATH, "
+            f"{', '.join(f'{key}=…' for key in NPZ_KEYS)})"
         ) from error
+
+
+def survey_source(config: DataConfig, source: Source) -> Survey:
+    """Return what a located source of arrays holds, but for its images; of kind ``images`` see `ImageFolder.listing`.
+
+    Raises:
+        DataError: as `read_source`.
+    """
+    if source.kind == "npz":
+        return survey_npz(source.files["npz"], CLASS_NAMES.get(config.name))
+    raw = read_source(config, source)
+    _, side, _, channels = raw.train_images.shape
+    return Survey(raw.train_labels, raw.test_labels, raw.class_names, side, channels)
 
 
 def _read_official(name: str, root: Path) -> RawData:
@@ -269,7 +240,7 @@ def _read_official(name: str, root: Path) -> RawData:
     dataset_class = getattr(torchvision.datasets, class_name)
     try:
         parts = {part: dataset_class(str(root), train=part == "train", download=False) for part in ("train", "test")}
-    except DAMAGED as error:
+    except Exception as error:  # whatever torchvision makes of foreign bytes: assertions too
         raise DataError(
             f"{root / folder}: torchvision.datasets.{class_name} cannot read it ({error}); download the files anew"
         ) from error

@@ -1,14 +1,36 @@
-"""Whether the data sets that a study can ask for are there, before anything is run."""
+"""Whether the trials of a study can use the data sets that they ask for, before any of them runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ddcal.config import DataConfig, StudyConfig
-from ddcal.config.problems import Problem, problem_at
+from ddcal.config import DataConfig, StudyConfig, TrialConfig
+from ddcal.config.problems import ConfigError, Problem, problem_at
 from ddcal.config.space import combinations, trial_of
+
+if TYPE_CHECKING:
+    from ddcal.data import DataError, DatasetShape
+
+DECIDING = ("data.", "distill.backbone", "distill.ipc", "distill.rtp.bases")
+"""Names, or beginnings of names, that decide which data a trial reads and what it must have."""
+
+
+@dataclass
+class DataReport:
+    """What was found.
+
+    Attributes:
+        errors: Data sets that no trial can use.
+        problems: Settings that ask more of a data set than it has, at the keys of the study.
+        warnings: What a person should know of data sets that can be used, in sentences.
+    """
+
+    errors: list[DataError] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def asked_data(study: StudyConfig) -> list[DataConfig]:
@@ -17,30 +39,91 @@ def asked_data(study: StudyConfig) -> list[DataConfig]:
     return list({data.model_dump_json(): data for data in asked}.values())
 
 
-def with_data_problems(
-    file: Path, study: StudyConfig | None, problems: Sequence[Problem]
-) -> tuple[StudyConfig | None, list[Problem]]:
-    """Return the study (None if files are missing) and its problems, with one more for each data set that is not there.
+def check_data(study: StudyConfig, thorough: bool = True) -> DataReport:
+    """Look at every data set that a study can ask for: headers and labels, and whether each class has ``ipc`` images.
 
-    Files are looked for and listed; nothing is read or decoded.
+    Args:
+        study: The study.
+        thorough: As `ddcal.data.shapes.check_dataset` has it.
+    """
+    from ddcal.data import DataError
+    from ddcal.data.shapes import check_dataset
+
+    report = DataReport()
+    shapes: dict[str, DatasetShape | None] = {}
+    for point in combinations(study, of=DECIDING):
+        trial = trial_of(study, point)
+        asked = trial.data.model_dump_json()
+        if asked not in shapes:
+            shapes[asked] = None
+            try:
+                shapes[asked], remarks = check_dataset(trial.data, thorough)
+                report.warnings += remarks
+            except DataError as error:
+                report.errors.append(error)
+        shape = shapes[asked]
+        if shape is not None and (said := _too_few(trial, shape)):
+            place = "space" if "distill.ipc" in study.space else "base"
+            report.problems.append(problem_at((place, "distill.ipc"), said, trial.distill.ipc))
+    report.problems = list(dict.fromkeys(report.problems))
+    report.warnings = list(dict.fromkeys(report.warnings))
+    return report
+
+
+def refuse_data(study: StudyConfig) -> list[str]:
+    """Raise now rather than once in every trial, for every data set that a study can ask for; return the warnings.
+
+    Raises:
+        DataError: if a data set is missing, damaged or not what trials can use.
+        ConfigError: if a class of one has fewer images than are asked for.
+    """
+    report = check_data(study)
+    if report.errors:
+        raise report.errors[0]
+    if report.problems:
+        raise ConfigError(report.problems)
+    return report.warnings
+
+
+def _too_few(trial: TrialConfig, shape: DatasetShape) -> str:
+    """Return why a trial cannot take its ``ipc`` images of every class, or an empty string."""
+    backbone = trial.distill.backbone
+    if backbone in ("full", "file") or (backbone == "rtp" and trial.distill.rtp.bases):
+        return ""  # these draw no real images
+    fewest = min(shape.class_sizes)
+    if trial.distill.ipc <= fewest:
+        return ""
+    label = shape.class_sizes.index(fewest)
+    name = shape.class_names[label]
+    shown = f"class {label}" + (f" ({name})" if name != str(label) else "")
+    more = sum(size < trial.distill.ipc for size in shape.class_sizes) - 1
+    also = f", and {more} more have too few" if more else ""
+    return (
+        f"must be at most {fewest}: of {trial.data.root or trial.data.name}, {shown} has {fewest} training images "
+        f"without val{also}; lower it, or add images"
+    )
+
+
+def with_data_problems(
+    file: Path, study: StudyConfig | None, problems: Sequence[Problem], warnings: list[str]
+) -> tuple[StudyConfig | None, list[Problem]]:
+    """Return the study (None if it cannot run on its data) and its problems, with one more for each of its data.
+
+    Headers and labels are looked at; nothing is decoded.
 
     Args:
         file: The study file, for the messages.
         study: None if it has problems.
         problems: Those that it has.
+        warnings: What a person should know is appended here.
     """
     found = list(problems)
     if study is None:
         return None, found
-    from ddcal.data import DataError
-    from ddcal.data.sources import locate_source
-
-    for data in asked_data(study):
-        try:
-            source = locate_source(data)
-            if source.images is not None:
-                _ = source.images.listing
-        except DataError as error:
-            said = " ".join(str(error).split())  # a problem is a line
-            found.append(replace(problem_at(("base", "data"), said), file=str(file)))
+    report = check_data(study, thorough=False)
+    for error in report.errors:
+        said = " ".join(str(error).split())  # a problem is a line
+        found.append(replace(problem_at(("base", "data"), said), file=str(file)))
+    found += [replace(problem, file=str(file)) for problem in report.problems]
+    warnings += report.warnings
     return (study if len(found) == len(problems) else None), found

@@ -19,6 +19,7 @@ from ddcal.pipeline.imported import check_imports
 from ddcal.pipeline.s3_store import S3Store
 from ddcal.pipeline.stages import STAGES
 from ddcal.pipeline.upkeep import list_entries
+from ddcal.study.data_check import refuse_data
 from ddcal.study.plan_disk import DiskUse, disk_uses, disk_warnings
 from ddcal.study.plan_packing import Machine, Packing, on_cuda, pack, refuse_without_gpu, this_machine
 from ddcal.study.plan_settings import Setting, preset_notes, settings_of
@@ -113,6 +114,7 @@ def make_plan(
     Raises:
         BadInput: if data is missing, or ``probe`` needs a GPU and there is none.
     """
+    about_data = refuse_data(study)
     imported = check_imports(study)
     if imported.problems:
         raise ConfigError(imported.problems)
@@ -187,6 +189,7 @@ def make_plan(
         packing=packing,
         time=time,
         warnings=[
+            *about_data,
             *imported.warnings,
             *warnings,
             *_packing_warnings(study, machine, at_a_time),

@@ -17,7 +17,7 @@ from ddcal.pipeline import Advance, Environment, Store
 from ddcal.pipeline.imported import check_imports
 from ddcal.pipeline.leases import Leases, open_leases
 from ddcal.study.cluster_leases import cluster_leases
-from ddcal.study.data_check import asked_data
+from ddcal.study.data_check import refuse_data
 from ddcal.study.driver import StudyDriver
 from ddcal.study.following import Tracking
 from ddcal.study.interrupt import Interrupts, interruptible
@@ -332,11 +332,9 @@ def _read_only(place: Path) -> bool:
 
 
 def _check_data(study: StudyConfig) -> None:
-    """Raise DataError now rather than once in every trial, for every dataset that the study can ask for."""
-    from ddcal.data import dataset_fingerprint
-
-    for data in asked_data(study):
-        dataset_fingerprint(data)
+    """Raise now rather than once in every trial, for every dataset that the study can ask for, and warn of odd ones."""
+    for warning in refuse_data(study):
+        logger.warning("%s", warning)
 
 
 def _check_files(study: StudyConfig) -> None:

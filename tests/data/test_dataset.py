@@ -99,6 +99,7 @@ def test_the_test_split_does_not_depend_on_val(digits):
 
 def test_preprocessing_sees_the_training_images_alone(arrays, write_npz):
     arrays["x_train"][:] = 51
+    arrays["x_train"][0, :4], arrays["x_train"][0, 4:] = 102, 0
     dataset = load_dataset(DataConfig(name="npz", root=str(write_npz(arrays))))
     torch.testing.assert_close(dataset.preprocessing.mean, torch.full((3,), 0.2))
     whole = load_dataset(DataConfig(validation_fraction=0.0)).preprocessing.mean

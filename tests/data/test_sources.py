@@ -8,6 +8,7 @@ import torchvision.datasets
 
 from ddcal.config import DataConfig
 from ddcal.data import DataError, dataset_fingerprint, load_dataset
+from ddcal.data.shapes import check_dataset
 from ddcal.data.sources import CLASS_NAMES, data_root, locate_source, read_source
 
 
@@ -75,26 +76,83 @@ def test_grey_images_without_channels_and_floats_are_welcome(arrays, write_npz):
         ("x_train", lambda a: a[0, 0], r"x_train has shape \(8, 3\)"),
         ("x_train", lambda a: a[:, :6], r"x_train has shape \(30, 6, 8, 3\).*square"),
         ("x_train", lambda a: a.transpose(0, 3, 1, 2), r"move the channels last"),
-        ("x_train", lambda a: a.astype(np.int64), r"x_train is int64.*uint8, or float"),
+        ("x_train", lambda a: a[..., 0][:, :, :6], r"x_train has shape \(30, 8, 6\), images of 8 × 6 px; .*square"),
+        ("x_train", lambda a: a.astype(np.int64), r"x_train is int64.*uint8, or float.*astype\(numpy\.uint8\)"),
+        ("x_train", lambda a: a.astype(np.uint16), r"x_train is uint16.*// 257"),
+        ("x_train", lambda a: a > 127, r"x_train is bool.*x_train \* numpy\.uint8\(255\)"),
+        ("x_train", lambda a: a.astype(np.complex64), r"x_train is complex64; images must be"),
+        ("x_train", lambda a: a / 127.5 - 1, r"from -1\.0 to 1\.0; .*\(x_train \+ 1\) / 2"),
+        ("x_train", lambda a: np.zeros_like(a), r"all 30 training images are the same"),
+        ("y_train", lambda a: a + 0.5, r"y_train has label 0\.5; labels must be whole"),
+        ("y_train", lambda a: np.where(a == 1, np.nan, a), r"y_train has label nan; labels must be whole"),
+        ("y_train", lambda a: np.eye(3)[a], r"one-hot labels of 3 classes.*y_train = y_train\.argmax\(1\)"),
+        ("y_train", lambda a: np.full((len(a), 3), 1 / 3), r"soft labels.*argmax"),
+        ("y_train", lambda a: np.array(["cat", "dog", "owl"])[a], r"holds text \('cat', 'dog', 'owl'\).*searchsorted"),
+        ("y_train", lambda a: np.array([b"cat", b"dog", b"owl"])[a], r"holds text .*searchsorted"),
+        (
+            "y_train",
+            lambda a: np.where(a == 2, np.uint64(2**64 - 1), a.astype(np.uint64)),
+            r"label 18446744073709551615",
+        ),
+        ("y_train", lambda a: np.where(a == 2, 1e300, a), r"y_train has label 1e\+300"),
+        ("y_train", lambda a: a + 1, r"3 classes \(1, 2, 3\), the largest label is 3.*searchsorted\(classes"),
+        ("y_train", lambda a: a * 5, r"3 classes \(0, 5, 10\)"),
+        ("y_train", lambda a: a.reshape(15, 2, 1), r"y_train is int64 of shape \(15, 2, 1\)"),
         ("x_train", lambda a: a.astype(np.float32), r"x_train is float32 from 0\.0 to 255\.0.*\[0, 1\]"),
         ("x_train", lambda a: np.full(a.shape, np.nan), r"x_train is float64.*\[0, 1\]"),
         ("x_train", lambda a: a[:-1], r"x_train has 29 images, y_train 30 labels"),
         ("x_test", lambda a: a[:0], r"x_test has shape \(0, 8, 8, 3\)"),
         ("x_test", lambda a: a[:, :6, :6], r"x_train has images of \(8, 8, 3\), x_test of \(6, 6, 3\)"),
-        ("y_train", lambda a: a.astype(np.float32), r"y_train is float32.*integer"),
-        ("y_train", lambda a: a[:, None], r"y_train is int64 of shape \(30, 1\)"),
         ("y_train", lambda a: a - 1, r"y_train has label -1"),
         ("y_train", lambda a: a * 2, r"y_train has 3 classes.*largest label is 4.*no image has label 1"),
         ("y_train", lambda a: a * 0, r"y_train has 1 classes.*at least 2"),
         ("y_test", lambda a: a + 1, r"y_test has label 3.*0 … 2"),
-        ("y_test", lambda a: a.astype(object), r"cannot be read as an \.npz of plain arrays"),
+        (
+            "y_test",
+            lambda a: a.astype(object),
+            r"cannot be read as an \.npz of plain arrays: it holds y_test as Python",
+        ),
     ],
 )
 def test_malformed_arrays_are_named(arrays, write_npz, key, change, message):
     path = write_npz({**arrays, key: change(arrays[key])})
-    with pytest.raises(DataError, match=message) as error:
-        load_dataset(DataConfig(name="npz", root=str(path)))
-    assert str(path) in str(error.value)
+    config = DataConfig(name="npz", root=str(path))
+    for ask in (lambda: load_dataset(config), lambda: check_dataset(config, thorough=False)):
+        with pytest.raises(DataError, match=message.replace("all 30", r"all \d+")) as error:
+            ask()
+        assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: a.astype(np.float32),
+        lambda a: a.astype(np.float64)[:, None],
+        lambda a: a[:, None],
+        lambda a: a.astype(np.uint64),
+        lambda a: a.astype(">i2"),
+    ],
+)
+def test_whole_numbers_are_labels_in_any_form(arrays, write_npz, change):
+    path = write_npz({**arrays, "y_train": change(arrays["y_train"])})
+    assert np.array_equal(read(name="npz", root=str(path)).train_labels, arrays["y_train"])
+
+
+def test_other_names_are_said(arrays, write_npz):
+    path = write_npz({"X_train": arrays["x_train"], **{k: v for k, v in arrays.items() if k != "x_train"}})
+    said = r"x_train missing; it holds X_train, x_test, y_test, y_train \(x_train is called X_train there\)"
+    with pytest.raises(DataError, match=said):
+        read(name="npz", root=str(path))
+
+
+def test_the_survey_of_an_npz_is_what_is_read(arrays, write_npz):
+    arrays["x_train"] = np.asfortranarray(arrays["x_train"] / 255.0)
+    config = DataConfig(name="npz", root=str(write_npz({**arrays, "x_val": arrays["x_test"], "z": arrays["y_test"]})))
+    shape, remarks = check_dataset(config, thorough=False)
+    loaded = load_dataset(config)
+    assert shape.train == len(loaded.train) and shape.size == 8 and shape.class_sizes == (9, 9, 9)
+    assert np.array_equal(read(name="npz", root=config.root).train_images, arrays["x_train"].astype(np.float32))
+    assert remarks == [f"{config.root}: x_val, z in it are not read"]
 
 
 def test_damaged_npz_files(arrays, write_npz, tmp_path):

@@ -220,8 +220,8 @@ def test_what_is_no_published_row_is_said(tiny_study, tmp_path):
 
 
 def test_a_row_with_zca_is_said_of_a_study_without(tiny_study, tmp_path, monkeypatch):
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
-    parts = {"x_train": pixels, "y_train": np.arange(40) % 10, "x_test": pixels[:10], "y_test": np.arange(10)}
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 32, 32, 3), dtype=np.uint8)
+    parts = {"x_train": pixels, "y_train": np.arange(100) % 10, "x_test": pixels[:10], "y_test": np.arange(10)}
     np.savez(tmp_path / "cifar10.npz", **parts)
     monkeypatch.setenv("DDCAL_DATA", str(tmp_path))
     base = {"data": {"name": "cifar10"}, "distill": {"backbone": "mtt", "ipc": 1}}
