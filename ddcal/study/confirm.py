@@ -14,9 +14,11 @@ from ddcal.config import StudyConfig
 from ddcal.config.metrics import possible
 from ddcal.errors import BadInput
 from ddcal.seeding import derive_seed
+from ddcal.study.confirmation import CONFIRMATION
+from ddcal.study.folder_files import replace_text
 from ddcal.study.ledger import begun
 from ddcal.study.mlflow_client import without_password
-from ddcal.study.results import CONFIRMATION, WINNER_METRIC, StudyResults, Trial, load_study, replace_text
+from ddcal.study.results import WINNER_METRIC, StudyResults, Trial, load_study
 from ddcal.study.runner import Hooks, resume_study, run_study
 
 MIN_SEEDS = 2

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from ddcal.config import StudyConfig
-from ddcal.config.yaml_reader import dump_yaml
 from ddcal.pipeline import Environment, Store
 from ddcal.pipeline.leases import Leases, open_leases
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
@@ -29,6 +28,7 @@ from ddcal.study.events import (
     TrialPoints,
     TrialStarted,
 )
+from ddcal.study.folder_files import write_study_file
 from ddcal.study.following import Tracking
 from ddcal.study.hold_back import HoldBack
 from ddcal.study.ledger import FIDELITY_STEPS, Ledger, Outcome
@@ -37,7 +37,7 @@ from ddcal.study.mlflow_client import without_password
 from ddcal.study.proposals import Proposals, Running
 from ddcal.study.provenance import git_commit, package_versions
 from ddcal.study.references import Reference
-from ddcal.study.results import STUDY, StudyResults, Trial, load_study, replace_text
+from ddcal.study.results import StudyResults, Trial, load_study
 from ddcal.study.search import JOURNAL, StudySearch
 from ddcal.study.shares import Shares
 from ddcal.study.stopping import Plateau
@@ -104,7 +104,7 @@ class StudyDriver:
         self._hold_back = HoldBack(self.store, leases(self.store))
         study_id = uuid.uuid4().hex if earlier is None else earlier.started.get("study_id", "")
         self._reference = Reference(self.store, "study", directory, directory.parent, study_id)
-        replace_text(directory / STUDY, dump_yaml(study.model_dump(mode="json")))
+        write_study_file(study, directory)
         if earlier is None:
             for leftover in directory.glob(f"{JOURNAL}*"):  # of a driver killed before the ledger's first line
                 leftover.unlink()

@@ -47,6 +47,7 @@ _LINE = re.compile(rb',"line":(\d{1,9})}\Z')
 _NAME = re.compile(rb'"event": ?"(\w{1,40})"')
 _NUMBER = re.compile(rb'"number": ?(\d{1,9})\b')
 _OF_A_TRIAL = (TrialPoints, GpuMeasured, TrialAttemptFailed, TrialFinished)
+_OLDER = "what an earlier version wrote before it"
 _WORDS = {
     "study_started": "what the study is",
     "study_resumed": "that it was resumed",
@@ -74,6 +75,7 @@ class Line:
         content: Its JSON, without its number and checksum.
         event: The event; None if the line is damaged.
         fault: What is wrong with it; None if nothing is.
+        unknown: Whether the fault is in a line before it, and which one that is cannot be told.
         lost: In words, what it or those missing before it held, as far as that can be told.
     """
 
@@ -83,6 +85,7 @@ class Line:
     event: Event | None
     fault: str | None
     lost: str
+    unknown: bool = False
 
 
 class Ledger:
@@ -118,7 +121,7 @@ class Ledger:
         fields = event.model_dump(exclude_unset=True)
         content = {"event": event.event, "time": fields.pop("time"), **fields}
         number = self._lines + 1
-        line, check = seal(self._check, _numbered(json.dumps(content, allow_nan=False).encode(), number))
+        line, check = seal(self._check, numbered(json.dumps(content, allow_nan=False).encode(), number))
         write_whole(self._stream, line)
         self._lines, self._check = number, check
         if sync:
@@ -216,7 +219,8 @@ def _checked(path: Path) -> Iterator[tuple[Line, str]]:
             event, lost = (event, "") if fault is None else (None, _lost(content))
             if linked.whole and stated is not None and (missing := _missing(stated, last, damaged)):
                 fault, lost = missing, "what they held cannot be told"  # the line itself may be whole
-            yield Line(number, end, content, event, fault, lost), linked.check
+            unknown = (fault or "").startswith(_OLDER)
+            yield Line(number, end, content, event, fault, lost, unknown), linked.check
             check, chained = linked.check, chained or linked.after is not None
             last, damaged = (stated or number, 0) if event is not None else (last, damaged + 1)
 
@@ -248,7 +252,7 @@ def _foreign(linked: Link, before: str, stated: int | None, last: int, chained: 
     if linked.after in (None, before) or stated != last + 1:
         return None
     if not chained:
-        return f"what an earlier version wrote before it, lines 1 to {last}, is not as it was"
+        return f"{_OLDER}, lines 1 to {last}, is not as it was"
     return "it was written behind another line"
 
 
@@ -306,7 +310,8 @@ def _lost(content: bytes) -> str:
     return f"it held {words.format(trial='a trial' if trial is None else f'trial {int(trial[1])}')}"
 
 
-def _numbered(content: bytes, number: int) -> bytes:
+def numbered(content: bytes, number: int) -> bytes:
+    """Return a line's JSON object with its number in the file."""
     return content[:-1] + f',"line":{number}}}'.encode()
 
 

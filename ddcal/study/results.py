@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import io
 import json
+import logging
 import math
-import os
 import re
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +21,7 @@ from ddcal.credentials import without_credentials
 from ddcal.errors import BadInput
 from ddcal.pipeline.stages import STAGES
 from ddcal.study.accounting import saved
+from ddcal.study.confirmation import CONFIRMATION, read_confirmation
 from ddcal.study.events import (
     Event,
     GpuMeasured,
@@ -35,16 +34,17 @@ from ddcal.study.events import (
     TrialPoints,
     TrialStarted,
 )
+from ddcal.study.folder_files import replace_text, write_csv
 from ddcal.study.ledger import FIDELITY_STEPS, LEDGER, DamagedLedger, read_ledger
 from ddcal.study.packing import Packing, memory_groups
 from ddcal.study.study_store import recorded_store
-from ddcal.untrusted import read_json
 
 if TYPE_CHECKING:
     import pandas
 
-TRIALS, PARETO, SUMMARY, STUDY = "trials.csv", "pareto.csv", "summary.json", "study.yaml"
-CONFIRMATION = "confirmation.json"
+logger = logging.getLogger(__name__)
+
+TRIALS, PARETO, SUMMARY = "trials.csv", "pareto.csv", "summary.json"
 WINNER_METRIC = "val/nll"
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """What making sense of damaged JSON may raise."""
@@ -178,6 +178,7 @@ class StudyResults:
                     self.seconds, self.interrupted, self.ending = event.seconds, event.interrupted, event.ending
                 case LedgerRepaired():
                     self.repaired += event.lost
+                    self.interrupted, self.ending = True, None  # what was lost is to be run again
         if not self.started:
             raise BadInput(f"{directory}: {LEDGER} does not begin with the study; it cannot be read")
         try:
@@ -239,13 +240,19 @@ class StudyResults:
     def confirmed(self, trial: Trial) -> list[dict[str, Any]] | bool:
         """Return what `ddcal confirm` measured for a trial on fresh seeds, a record a metric; False if it did not."""
         try:
-            leaders = read_json(self.directory / CONFIRMATION, nan=True)["leaders"]
-            found = [one for one in leaders if one["trial_key"] == trial.trial_key]
-            for one in found:  # an earlier version wrote intervals with values that cannot be
-                one["low"], one["high"] = possible(one["metric"], one["low"], one["high"])
-            return found or False
-        except (OSError, ValueError, KeyError, TypeError):
+            leaders = read_confirmation(self.directory)
+        except FileNotFoundError:
             return False
+        except (OSError, ValueError) as error:
+            logger.warning(
+                "%s cannot be used (%s), so nothing counts as confirmed: `ddcal verify %s`",
+                self.directory / CONFIRMATION, error, shlex.quote(str(self.directory)),
+            )  # fmt: skip
+            return False
+        found = [one for one in leaders if one["trial_key"] == trial.trial_key]
+        for one in found:  # an earlier version wrote intervals with values that cannot be
+            one["low"], one["high"] = possible(one["metric"], one["low"], one["high"])
+        return found or False
 
     @property
     def packing(self) -> Packing:
@@ -288,8 +295,8 @@ class StudyResults:
 
     def write(self) -> None:
         """Write trials.csv, pareto.csv and summary.json, each replaced in one step."""
-        _write_csv(self.directory / TRIALS, trial_rows(self.study, self.records))
-        _write_csv(self.directory / PARETO, trial_rows(self.study, self.pareto))
+        write_csv(self.directory / TRIALS, trial_rows(self.study, self.records))
+        write_csv(self.directory / PARETO, trial_rows(self.study, self.pareto))
         replace_text(self.directory / SUMMARY, json.dumps(self.summary(), indent=2) + "\n")
 
 
@@ -379,23 +386,3 @@ def _metric(trial: Trial, name: str, sign: float = 1.0) -> float:
     """Return ``sign`` times the metric, so that lower is better; a missing one is the worst there is."""
     value = (trial.metrics or {}).get(name)
     return math.inf if value is None else sign * value
-
-
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["number"])
-    writer.writeheader()
-    writer.writerows(rows)
-    replace_text(path, text.getvalue())
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file that is there in full or not at all; where the disk does not take it, the old one stays."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, newline="")
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise

@@ -19,13 +19,14 @@ from ddcal.pipeline.leases import Leases, open_leases
 from ddcal.study.cluster_leases import cluster_leases
 from ddcal.study.data_check import refuse_data
 from ddcal.study.driver import StudyDriver
+from ddcal.study.folder_files import STUDY
 from ddcal.study.following import Tracking
 from ddcal.study.interrupt import Interrupts, interruptible
 from ddcal.study.ledger import begun
 from ddcal.study.lock import LOCK, DriverLock
 from ddcal.study.mlflow_client import sqlite_path, tracking_uri
 from ddcal.study.ray_executor import check_resources, check_shared, in_ray_job, ray_runtime, run_on_ray
-from ddcal.study.results import STUDY, StudyResults, Trial, load_study
+from ddcal.study.results import StudyResults, Trial, load_study
 from ddcal.study.samplers import check_installed
 from ddcal.study.study_store import cache_place, check_remote_store, store_place
 from ddcal.study.tracking import make_mirror

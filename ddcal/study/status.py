@@ -61,7 +61,7 @@ def study_status(directory: Path | str) -> Status:
     finished = sum(trial.outcome is not None for trial in results.records)
     rate = len(ends) / ((ends[-1] - began) / 3.6e6) if len(ends) > 1 and ends[-1] > began else None
     left = results.study.search.trials - finished
-    state = _state(results.directory, results.interrupted)
+    state = study_state(results.directory, results.interrupted)
     best = results.best
     return Status(
         study=results.study.name,
@@ -77,7 +77,8 @@ def study_status(directory: Path | str) -> Status:
     )
 
 
-def _state(directory: Path, interrupted: bool) -> str:
+def study_state(directory: Path, interrupted: bool) -> str:
+    """Return ``running``, ``finished``, ``stopped`` or ``dead``, from the lock on a study's folder."""
     try:
         holder = Holder.parse(read_bytes(directory / LOCK, MAX_TEXT))
     except FileNotFoundError:

@@ -23,6 +23,7 @@ from ddcal.study.events import TrialFinished, TrialStarted
 from ddcal.study.journal import DriverJournal, journal_fault
 from ddcal.study.ledger import LEDGER, DamagedLedger, Outcome, read_ledger
 from ddcal.study.proposals import Running
+from ddcal.study.repair import free_name
 from ddcal.study.results import UNREADABLE, Trial, in_short
 from ddcal.study.search import JOURNAL, StudySearch
 from ddcal.untrusted import Untrusted, open_regular
@@ -42,7 +43,7 @@ def search_of(study: StudyConfig, directory: Path, records: Sequence[Trial]) -> 
     if why is None:
         _cut_half_line(directory / JOURNAL)
     else:
-        kept = _set_aside(directory / JOURNAL)
+        kept = set_aside_journal(directory)
         rebuild_journal(study, directory, records)
         note = "" if kept is None else f"; what was there is kept as {kept.name}"
         logger.warning("%s: %s; it was built anew from the ledger%s", directory / JOURNAL, why, note)
@@ -155,14 +156,12 @@ def _same(first: Any, second: Any) -> bool:
     return bool(first == second) or json.dumps(first) == json.dumps(second)
 
 
-def _set_aside(path: Path) -> Path | None:
+def set_aside_journal(directory: Path) -> Path | None:
     """Move the journal out of the way under a name that says why, and return it; None if there is none."""
-    if not os.path.lexists(path):
+    if not os.path.lexists(directory / JOURNAL):
         return None
-    number = 1
-    while os.path.lexists(target := path.with_name(f"{path.name}.contradicts-ledger-{number}")):
-        number += 1
-    os.replace(path, target)
+    target = free_name(directory, f"{JOURNAL}.contradicts-ledger")
+    os.replace(directory / JOURNAL, target)
     return target
 
 

@@ -30,6 +30,7 @@ from ddcal.study.events import (
     TrialPoints,
     TrialStarted,
 )
+from ddcal.study.folder_files import STUDY
 from ddcal.study.ledger import FIDELITY_STEPS, LEDGER, parse_event
 from ddcal.study.lock import DriverLock
 from ddcal.study.mlflow_client import (
@@ -41,7 +42,7 @@ from ddcal.study.mlflow_client import (
     without_password,
 )
 from ddcal.study.mlflow_view import TAG, study_view
-from ddcal.study.results import STUDY, load_study
+from ddcal.study.results import load_study
 from ddcal.study.study_store import recorded_store
 
 logger = logging.getLogger(__name__)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ddcal.errors import BadInput, StoreError, TrackingError, cure_of, disk_error
+from ddcal.study.folder_files import STUDY
 from ddcal.study.ledger import begun
-from ddcal.study.results import STUDY, load_study
+from ddcal.study.results import load_study
 
 
 @contextmanager

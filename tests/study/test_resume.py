@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from ddcal.cli import app
 from ddcal.errors import BadInput
 from ddcal.study import load_study, run_study
+from ddcal.study.folder_files import STUDY
 from ddcal.study.ledger import LEDGER, read_ledger
 from ddcal.study.lock import LOCK, Holder
 from ddcal.study.mlflow_client import create_database
-from ddcal.study.results import STUDY
 from ddcal.study.runner import Hooks, resume_study
 from ddcal.study.search import JOURNAL, StudySearch
 
