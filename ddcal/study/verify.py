@@ -96,8 +96,8 @@ def _parts(folder: Path, *, repair: bool) -> Iterator[Part]:
     yield from ledger
     if not all(part.whole for part in ledger):
         return
-    results = load_study(folder)
     try:
+        results = load_study(folder)
         for trial in results.records:
             _ = trial.config
     except BadInput as error:
@@ -262,11 +262,10 @@ def _confirmation_fault(results: StudyResults) -> str | None:
 
 
 def _store_parts(results: StudyResults) -> Iterator[Part]:
-    place = results.started.get("store") or ""
-    if not place or (not is_url(place) and not Path(place).is_dir()):
-        place = store_place(results.study, results.directory.parent)
-    if not is_url(place) and not Path(place).is_dir():
-        yield Part("store", f"it is not at {place}, so exports compute everything again")
+    places = [store_place(results.study, results.directory.parent), results.started.get("store") or ""]
+    place = next((one for one in places if one and (is_url(one) or Path(one).is_dir())), None)
+    if place is None:
+        yield Part("store", f"it is not at {places[0]}, so exports compute everything again")
         return
     named = {
         (stage, key): trial.trial_key
