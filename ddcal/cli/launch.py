@@ -174,6 +174,6 @@ def status(directory: StudyFolder, as_json: AsJson = False) -> None:
 @app.command()
 def sync(directory: StudyFolder) -> None:
     """Send to MLflow what it does not have yet."""
-    from ddcal.study.tracking import sync_study
+    from ddcal.study.sync import sync_study
 
     typer.echo(sync_study(directory))

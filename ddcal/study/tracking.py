@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from ddcal.config import StudyConfig
 from ddcal.config.yaml_reader import dump_yaml
 from ddcal.credentials import masked
-from ddcal.errors import BadInput, StoreError, TrackingError
+from ddcal.errors import StoreError
 from ddcal.pipeline.store import open_store
 from ddcal.pipeline.work.diagram import DIAGRAM
 from ddcal.study.accounting import accounting_tags
@@ -32,7 +32,6 @@ from ddcal.study.events import (
 )
 from ddcal.study.folder_files import STUDY
 from ddcal.study.ledger import FIDELITY_STEPS, LEDGER, parse_event
-from ddcal.study.lock import DriverLock
 from ddcal.study.mlflow_client import (
     artifact_location,
     connect,
@@ -42,7 +41,6 @@ from ddcal.study.mlflow_client import (
     without_password,
 )
 from ddcal.study.mlflow_view import TAG, study_view
-from ddcal.study.results import load_study
 from ddcal.study.study_store import recorded_store
 
 logger = logging.getLogger(__name__)
@@ -350,39 +348,6 @@ class Mirror:
                 raise
             self._files = False
             logger.warning("MLflow at %s takes no artifacts: %s", self.place, self.said(error))
-
-
-def sync_study(directory: Path | str) -> str:
-    """Send everything of a study's ledger that MLflow does not have, and return a sentence on it.
-
-    The runs of a study whose driver was killed are ended as KILLED; resuming opens them again.
-
-    Raises:
-        BadInput: if the folder is not a study's, or a driver works on it (and syncs by itself).
-        TrackingError: if MLflow does not take it; what was sent stays sent.
-    """
-    results = load_study(directory)
-    lock = DriverLock(results.directory)
-    try:
-        mirror = make_mirror(results.study, results.directory)
-        if mirror is None:
-            return "this study was run with tracking.uri: none: there is nothing to send"
-        events = 0
-        try:
-            while mirror.advance():
-                events += 1
-            if results.interrupted and events + mirror.cursor.offset:
-                mirror.close_runs("KILLED")
-        except (BadInput, TrackingError):
-            raise
-        except Exception as error:
-            raise TrackingError(
-                f"tracking.uri: MLflow at {mirror.place} does not take it: {mirror.said(error)}; "
-                f"{events} events were sent, {mirror.pending} bytes of the ledger wait"
-            ) from error
-        return f"MLflow at {mirror.place} has everything ({events} events were new)"
-    finally:
-        lock.release()
 
 
 def make_mirror(study: StudyConfig, directory: Path) -> Mirror | None:

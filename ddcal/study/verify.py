@@ -37,7 +37,7 @@ from ddcal.study.results import (
 )
 from ddcal.study.search import JOURNAL
 from ddcal.study.status import study_state
-from ddcal.study.study_store import cache_place, store_place
+from ddcal.study.study_store import cache_place
 from ddcal.study.takeover import journal_problem, rebuild_journal, set_aside_journal
 from ddcal.untrusted import read_bytes, read_json
 
@@ -262,10 +262,9 @@ def _confirmation_fault(results: StudyResults) -> str | None:
 
 
 def _store_parts(results: StudyResults) -> Iterator[Part]:
-    places = [store_place(results.study, results.directory.parent), results.started.get("store") or ""]
-    place = next((one for one in places if one and (is_url(one) or Path(one).is_dir())), None)
-    if place is None:
-        yield Part("store", f"it is not at {places[0]}, so exports compute everything again")
+    place = results.store
+    if not place or (not is_url(place) and not Path(place).is_dir()):
+        yield Part("store", f"it is not at {place}, so exports compute everything again")
         return
     named = {
         (stage, key): trial.trial_key

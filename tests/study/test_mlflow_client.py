@@ -8,7 +8,7 @@ import pytest
 
 from ddcal.study import run_study
 from ddcal.study.mlflow_client import artifact_location, sqlite_path, sqlite_uri, tracking_uri
-from ddcal.study.tracking import sync_study
+from ddcal.study.sync import sync_study
 
 ODD = "why? 100% a%20b#ü [x]&y=z"
 

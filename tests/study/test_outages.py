@@ -13,7 +13,8 @@ from test_tracking import artifacts, assert_exactly_once, runs_of
 from ddcal.study import following, run_study
 from ddcal.study.cursor import Cursor
 from ddcal.study.runner import Hooks
-from ddcal.study.tracking import ATTEMPTS, sync_study
+from ddcal.study.sync import sync_study
+from ddcal.study.tracking import ATTEMPTS
 
 FREE = ("mlflow.parentRunId", "ddcal.study_id", "ddcal.saved_", "ddcal.waited_")
 

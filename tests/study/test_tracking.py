@@ -29,7 +29,8 @@ from ddcal.study.export import export_trial
 from ddcal.study.ledger import LEDGER, Ledger, read_ledger
 from ddcal.study.mlflow_client import tracking_uri
 from ddcal.study.runner import Hooks, resume_study
-from ddcal.study.tracking import ARTIFACT_ATTEMPTS, Mirror, make_mirror, sync_study
+from ddcal.study.sync import sync_study
+from ddcal.study.tracking import ARTIFACT_ATTEMPTS, Mirror, make_mirror
 
 
 def runs_of(uri, experiment="tiny"):

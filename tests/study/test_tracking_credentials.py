@@ -21,7 +21,7 @@ from ddcal.study.events import StudyStarted
 from ddcal.study.ledger import LEDGER, read_ledger
 from ddcal.study.mlflow_client import tracking_uri
 from ddcal.study.runner import resume_study
-from ddcal.study.tracking import sync_study
+from ddcal.study.sync import sync_study
 
 SECRET = "S3cretWord"
 BASIC = "Basic " + base64.b64encode(f"me:{SECRET}".encode()).decode()

@@ -12,15 +12,16 @@ from ddcal.cli import app
 from ddcal.study import load_study, run_study
 from ddcal.study.confirmation import CONFIRMATION
 from ddcal.study.cursor import CURSOR
+from ddcal.study.folder_files import STUDY
 from ddcal.study.ledger import LEDGER
 from ddcal.study.lock import LOCK
-from ddcal.study.results import PARETO, STUDY, SUMMARY, TRIALS
+from ddcal.study.results import PARETO, SUMMARY, TRIALS
 from ddcal.study.runner import resume_study
 from ddcal.study.search import JOURNAL
 from ddcal.study.verify import verify_study
 
 VERBS = ("status", "pareto", "importance", "plots", "resume", "sync", "compare")
-TRIAL = "tiny-0001"
+TRIAL = "tiny-0000"
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,8 @@ def test_a_mended_ledger_leads_to_the_study_that_it_was(folder, event, number, a
     flip(folder, line, b'"event"', b'"tneve"')
     damaged = (folder / LEDGER).read_bytes()
     result = ddcal("verify", folder, "--repair")
-    assert result.exit_code == 0 and f"line {line}: " in result.output and f"{LEDGER}.damaged-1" in result.output
+    assert result.exit_code == 0, result.output
+    assert f"line {line}: " in result.output and f"{LEDGER}.damaged-1" in result.output
     assert (folder / f"{LEDGER}.damaged-1").read_bytes() == damaged
     assert faults(folder) == {}
     mended = load_study(folder)
