@@ -21,8 +21,8 @@ class _Leader(BaseModel):
     metric: str
     searched: float
     mean: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
     seeds: Annotated[int, Field(ge=1)]
 
 
