@@ -26,7 +26,7 @@ from ddcal.config.study import Domain, StudyConfig
 from ddcal.config.trial import Contradictions, TrialConfig
 
 MAX_COMBINATIONS = 4096
-"""Combinations that are listed: of a larger space those of two names each, and as many at random."""
+"""Combinations that are listed: of a larger space as many, half of them those of two names each, half at random."""
 
 Point = dict[str, Any]
 """Dotted name → value, of the names that are active."""
@@ -211,13 +211,13 @@ def _some(
     first = {name: values[0] for name, values in extremes.items()}
     pairs = itertools.combinations([name for name in order if name in names], 2)
     settings = ({a: x, b: y} for a, b in pairs for x, y in itertools.product(extremes[a], extremes[b]))
-    for setting in itertools.islice(settings, most):
+    for setting in itertools.islice(settings, most // 2):
         yield active(study, _enabled(study, setting, first | setting), order)
     draw = random.Random(0)
-    for _ in range(most // 2):
+    for _ in range(most // 4):
         values = {name: draw.choice(choices) for name, choices in extremes.items()}
         yield active(study, _enabled(study, order, values), order)
-    for _ in range(most // 2):
+    for _ in range(most // 4):
         drawn = {name: _drawn(study.space[name], draw) if name in names else first[name] for name in order}
         yield active(study, drawn, order)
 

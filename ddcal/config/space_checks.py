@@ -13,9 +13,20 @@ from ddcal.config.field_errors import explain
 from ddcal.config.names import trial_from, trial_names
 from ddcal.config.presets import resolve
 from ddcal.config.problems import KeyPath, Problem, problem_at, suggestion
-from ddcal.config.space import Point, broken_rules, combinations, completed, not_possible, search_order
+from ddcal.config.space import (
+    MAX_COMBINATIONS,
+    Point,
+    broken_rules,
+    combinations,
+    completed,
+    not_possible,
+    search_order,
+)
 from ddcal.config.study import Domain, StudyConfig
 from ddcal.config.trial import TrialConfig, flatten
+
+TRIED = 2 * MAX_COMBINATIONS
+"""Combinations that are tried against the rules: nothing is read for them, so more than a plan can list."""
 
 
 def check_domain(name: str, domain: Domain) -> list[Problem]:
@@ -105,7 +116,7 @@ def _mentions(text: str, name: str) -> bool:
 
 def _points(study: StudyConfig) -> Iterator[Point]:
     """Yield the combinations of the space, and the points that are to be tried first, completed."""
-    yield from combinations(study)
+    yield from combinations(study, most=TRIED)
     for values in study.search.enqueue:
         if isinstance(values, dict):
             known = {name: value for name, value in values.items() if name in study.space}
