@@ -77,6 +77,19 @@ def disk_error(error: BaseException, kinds: frozenset[int] = FULL | LOST | {errn
     return next((one for one in _chain(error) if isinstance(one, OSError) and one.errno in kinds), None)
 
 
+NO_MEMORY = ("cannot allocate memory", "failed to map segment", "not enough memory", "can't allocate memory")
+"""What the loader, the kernel and torch say where a limit on memory is too low, in whichever kind of error."""
+
+
+def memory_error(error: BaseException) -> BaseException | None:
+    """Return the error behind an error that says that this process, or one that it started, gets no memory; or None."""
+    for one in _chain(error):
+        told = isinstance(one, ImportError | OSError | RuntimeError) and any(t in str(one).lower() for t in NO_MEMORY)
+        if isinstance(one, MemoryError) or told or (isinstance(one, OSError) and one.errno == errno.ENOMEM):
+            return one
+    return None
+
+
 def cure_of(error: OSError | None) -> str:
     """Return what to do about a place that takes nothing."""
     if error is not None and error.errno in FULL:

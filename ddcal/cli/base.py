@@ -20,6 +20,7 @@ from ddcal.errors import (
     TrackingError,
     cure_of,
     disk_error,
+    memory_error,
 )
 
 
@@ -36,18 +37,31 @@ class Verbs(TyperGroup):
         except (StoreError, DivergedError, TrackingError) as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(1) from None
-        except OSError as error:
-            found = disk_error(error, FULL | REFUSED | LOST)
-            if found is None:
+        except (OSError, ImportError, MemoryError, RuntimeError) as error:
+            message, code = _of_this_machine(error)
+            if message is None:
                 raise
-            typer.echo(f"{found.filename or 'a file'}: {found.strerror}; {cure_of(found)}", err=True)
-            raise typer.Exit(1) from None
+            typer.echo(message, err=True)
+            raise typer.Exit(code) from None
         except Terminated as error:
             typer.echo("terminated", err=True)
             raise typer.Exit(128 + error.signum) from None
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
             raise typer.Exit(130) from None
+
+
+def _of_this_machine(error: Exception) -> tuple[str | None, int]:
+    """Return one sentence on an error that this machine is to blame for, and the exit code; None for any other."""
+    short = memory_error(error)
+    if short is not None:
+        said = str(short).strip().splitlines() or [type(short).__name__]
+        cure = "raise the limit (`ulimit -v unlimited`, or the job's memory) or end other programs"
+        return f"this machine gives the program no memory ({said[0][:200]}): {cure}", 2
+    found = disk_error(error, FULL | REFUSED | LOST)
+    if found is not None and isinstance(error, OSError):
+        return f"{found.filename or 'a file'}: {found.strerror}; {cure_of(found)}", 1
+    return None, 1
 
 
 app = typer.Typer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import logging
 import signal
@@ -12,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ddcal.errors import ResourceError, Terminated
+from ddcal.errors import ResourceError, Terminated, memory_error
 
 logger = logging.getLogger(__name__)
 
@@ -35,19 +34,13 @@ def start_ray(ray: Any, options: dict[str, Any]) -> None:
             with own_signals():
                 ray.init(**options)
             return
-        except MemoryError as error:
-            raise _no_memory(error) from error
-        except OSError as error:
-            if error.errno == errno.ENOMEM:
+        except Exception as error:
+            if memory_error(error):
                 raise _no_memory(error) from error
-            if error.errno is not None:
+            if isinstance(error, OSError) and error.errno is not None:
                 raise
-            failure: Exception = error
-        except ray.exceptions.RayError as error:
             if type(error).__name__ == "AuthenticationError":  # younger than the oldest Ray that ddcal takes
                 raise
-            failure = error
-        except Exception as error:
             failure = error
         with suppress(Exception):
             ray.shutdown()
