@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from ddcal.cli import app
-from ddcal.config import StudyConfig
+from ddcal.config import ConfigError, StudyConfig
 from ddcal.config.checks import check_study
 from ddcal.config.space import combinations, drawn_point, finite, grid_points, trial_of
 from ddcal.pipeline.imported import imports
@@ -197,3 +197,10 @@ def test_a_base_that_is_no_trial_by_itself_is_validated_planned_and_run(files, w
     ):
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, (arguments, result.output, result.exception)
+
+
+def test_a_point_that_contradicts_itself_is_named_and_no_traceback(tiny_study):
+    """The last net: of a space too large to be listed, validate tries a part alone."""
+    study = tiny_study({"train.holdout": 0.5}, space={"distill.ipc": {"int": [1, 2]}})
+    with pytest.raises(ConfigError, match=r"space: distill\.ipc=1 is not allowed: train\.holdout 0\.5 leaves no image"):
+        trial_of(study, {"distill.ipc": 1})

@@ -1,5 +1,6 @@
 """The search with made-up values; ``quality`` stands for a trial, so that histories repeat."""
 
+import graphlib
 import math
 
 import optuna
@@ -7,6 +8,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from ddcal.config.space import search_order
 from ddcal.errors import ResourceError
 from ddcal.study.samplers import check_installed
 from ddcal.study.search import JOURNAL, STATES, StudySearch
@@ -295,6 +297,21 @@ def test_a_study_that_an_earlier_version_began_keeps_its_repeats_and_goes_on_wit
     assert len(rest) == len({repr(sorted(values.items())) for values in rest})
     assert old not in rest and fourth[1] not in rest
     assert len({repr(sorted(values.items())) for values in every}) == 9
+
+
+@pytest.mark.parametrize("searcher", ["tpe", "random", "nsga2"])
+def test_what_is_suggested_does_not_depend_on_the_order_of_the_names(searching, searcher, monkeypatch):
+    """Studies that an earlier version began asked for names without a condition first."""
+    suggested = run(searching("a", searcher=searcher), 12)
+
+    def former(space):
+        conditions = {name: [other for other in domain.when if other in space] for name, domain in space.items()}
+        return tuple(graphlib.TopologicalSorter(conditions).static_order())
+
+    search = searching("b", searcher=searcher)
+    assert former(search.config.space) != search_order(search.config.space)
+    monkeypatch.setattr("ddcal.study.search.search_order", former)
+    assert run(search, 12) == suggested
 
 
 def test_nsga2_crosses_conditional_names_too(searching):
