@@ -17,11 +17,16 @@ LOST = frozenset({errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOT
 MAKE_WRITABLE = "make it writable"
 
 
+def printable(text: str) -> str:
+    """Return text without what a terminal would obey: control characters of names that somebody else chose."""
+    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+
+
 class BadInput(ValueError):
     """The user gave something that cannot be used; the message says what and what would be right (exit code 2)."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(masked(message))
+        super().__init__(masked(printable(message)))
 
 
 class DivergedError(ArithmeticError):
@@ -49,7 +54,7 @@ class StoreError(RuntimeError):
 
     def __init__(self, message: str, cure: str | None = None) -> None:
         """Say what is wrong; without ``cure`` it follows from the `OSError` that is the cause."""
-        super().__init__(masked(message))
+        super().__init__(masked(printable(message)))
         self._cure = cure
 
     @property
@@ -62,7 +67,7 @@ class TrackingError(RuntimeError):
     """MLflow cannot be reached or refuses; the message names the URI and the cause."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(masked(message))
+        super().__init__(masked(printable(message)))
 
 
 class ResourceError(BadInput):

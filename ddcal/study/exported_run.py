@@ -123,7 +123,7 @@ def _read(folder: Path, name: str, parse: Callable[[str], Any]) -> dict[str, Any
 def _check_unedited(folder: Path, run: dict[str, Any], lock: dict[str, Any]) -> None:
     absent = object()
     edited = [
-        f"{folder / RUN}: {_printable(key)} is {_shown(run, key)}, but was exported as {_shown(lock, key)}"
+        f"{folder / RUN}: {key} is {_shown(run, key)}, but was exported as {_shown(lock, key)}"
         for key in sorted(run.keys() | lock.keys())
         if run.get(key, absent) != lock.get(key, absent) or type(run.get(key)) is not type(lock.get(key))
     ]
@@ -166,9 +166,9 @@ def _told(error: ValidationError) -> list[str]:
     """Return the first problems of a file's form, a line each."""
     found = []
     for problem in error.errors()[:20]:
-        where = _printable(".".join(str(part)[:80] for part in problem["loc"]))
+        where = ".".join(str(part)[:80] for part in problem["loc"])
         said = "is missing" if problem["type"] == "missing" else f"is {_short(problem['input'])}: {problem['msg']}"
-        found.append(f"{where} {_printable(said)}")
+        found.append(f"{where} {said}")
     return found
 
 
@@ -179,8 +179,3 @@ def _shown(values: dict[str, Any], key: str) -> str:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:197]}..."
-
-
-def _printable(text: str) -> str:
-    """Return text without what a terminal would obey."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[:500])
