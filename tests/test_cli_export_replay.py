@@ -33,9 +33,9 @@ def ddcal(*arguments):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, tiny_study):
-    """A study's folder: two good trials on one distilled set, and one that failed."""
-    space = {"distill.ipc": {"choice": [2, 500]}, "calibrate.mask.ratio": {"uniform": [0.0, 0.9]}}
-    enqueue = [{"distill.ipc": 2, "calibrate.mask.ratio": ratio} for ratio in (0.2, 0.8)] + [{"distill.ipc": 500}]
+    """A study's folder: two good trials on one distilled set, and one that diverged."""
+    space = {"train.lr": {"choice": [0.01, 1e30]}, "calibrate.mask.ratio": {"uniform": [0.0, 0.9]}}
+    enqueue = [{"train.lr": 0.01, "calibrate.mask.ratio": ratio} for ratio in (0.2, 0.8)] + [{"train.lr": 1e30}]
     config = tiny_study(space=space, search={"trials": 3, "enqueue": enqueue}, constraints={"val/accuracy": ">= 0.05"})
     return run_study(config, output=tmp_path_factory.mktemp("runs"), debug=True).directory
 
