@@ -86,7 +86,7 @@ def open_lock(path: Path) -> FileIO:
         OSError: if it cannot be made or opened.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS | os.O_NOFOLLOW, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise Untrusted("is a link, a folder or a socket, not a file") from error

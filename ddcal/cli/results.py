@@ -25,10 +25,12 @@ def pareto(
     from ddcal.analysis.study_figures import FIGURES, plot_pareto
     from ddcal.study.console import make_console, pareto_table
     from ddcal.study.results import load_study, trial_rows
+    from ddcal.study.rights import as_access_says
 
     results = load_study(directory)
-    results.write()
-    picture = plot_pareto(results, to or directory / FIGURES / "pareto.png")
+    with as_access_says(results.study.storage.access):
+        results.write()
+        picture = plot_pareto(results, to or directory / FIGURES / "pareto.png")
     if as_json:
         typer.echo(json.dumps(trial_rows(results.study, results.pareto), indent=2))
     else:
@@ -46,8 +48,12 @@ def plots(
     """Draw a study: front, history, parallel coordinates, importances."""
     from ddcal.analysis.study_figures import draw_study
     from ddcal.study.results import load_study
+    from ddcal.study.rights import as_access_says
 
-    for picture in draw_study(load_study(directory), to):
+    results = load_study(directory)
+    with as_access_says(results.study.storage.access):
+        pictures = draw_study(results, to)
+    for picture in pictures:
         typer.echo(picture)
 
 

@@ -152,16 +152,25 @@ class StopConfig(Config):
     plateau: PositiveInt | None = None
 
 
+Access = Literal["private", "group", "umask"]
+
+
 class StorageConfig(Config):
     """The output root, under which the study's folder lies, and the artefact store (default ``<output>/store``).
 
     The store is a folder or ``s3://bucket/prefix``. ``cache`` is a folder on each node through which artefacts are
     read: needed for S3 (default: one under the user's cache directory), useful for a slow shared file system.
+
+    ``access`` is who may enter what is made for the study in the output root (its folder, MLflow's database and
+    artifacts, the default store): its user alone (``private``), the folder's group too, to read and write (``group``),
+    or whoever the umask lets (``umask``). A store that is named is for others too: its rights are the umask's, and with
+    ``group`` the group's. What is there already keeps its rights.
     """
 
     output: str = "runs"
     store: str | None = None
     cache: str | None = None
+    access: Access = "private"
 
     @field_validator("output", "cache")
     @classmethod

@@ -141,7 +141,7 @@ class _FileLease:
 
     def __init__(self, path: Path, beat: float) -> None:
         self._path = path
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         try:
             os.write(descriptor, json.dumps(asdict(Holder.here()) | {"token": uuid.uuid4().hex}).encode())
         except OSError:

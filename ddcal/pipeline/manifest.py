@@ -64,6 +64,9 @@ def write_manifest(folder: Path, stage: str, key: str, write: Callable[[Path], d
     manifest = {"stage": stage, "key": key, "created": time.time(), "meta": meta, "files": files}
     manifest["sha256"] = _sha256(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+    rights = (folder / MANIFEST).stat().st_mode & 0o777
+    for name in names:  # safetensors makes files that their owner alone can read, also in a store for several users
+        (folder / name).chmod(rights)
     return manifest
 
 

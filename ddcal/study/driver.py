@@ -326,6 +326,7 @@ class StudyDriver:
             gpu=trial.gpu,
             context=self._shares.packing.context,
             stop=None if self._shares.gpus is None else str(self.directory / STOP),
+            access=self.study.storage.access,
         )
 
     def _take_over(self, earlier: StudyResults) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote
 
 from ddcal.config import StudyConfig
 from ddcal.credentials import has_credentials, masked, without_credentials
+from ddcal.study.rights import file_rights
 
 SQLITE = "sqlite:///"
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
@@ -22,15 +23,20 @@ REFUSALS = (400, 404, 409)
 """HTTP statuses of such a refusal; 401, 403, 429 and 5xx may pass, for example with a disk that is full now."""
 
 
-def connect(uri: str) -> Any:
-    """Return an MLflow client of ``uri`` that sends no telemetry and does not retry by itself."""
+def connect(uri: str, rights: int | None = None) -> Any:
+    """Return an MLflow client of ``uri`` that sends no telemetry and does not retry by itself.
+
+    Args:
+        uri: The tracking URI.
+        rights: Those of a database file, if it is made now; None: as the umask lets.
+    """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the mirror retries by itself
     silence()
     import mlflow
 
     database = sqlite_path(uri)
     if database is not None:
-        create_database(database)
+        create_database(database, rights)
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -115,7 +121,12 @@ def without_password(study: StudyConfig) -> StudyConfig:
     return study.model_copy(update={"tracking": tracking})
 
 
-def create_database(path: Path) -> None:
+def database_rights(study: StudyConfig) -> int | None:
+    """Return the rights of the study's database in the output root; None for one that it names."""
+    return file_rights(study.storage.access) if study.tracking.uri is None else None
+
+
+def create_database(path: Path, rights: int | None = None) -> None:
     """Make an MLflow database that is there in full or not at all: killed half-way, MLflow would refuse it for ever."""
     import mlflow
 
@@ -125,6 +136,8 @@ def create_database(path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         mlflow.MlflowClient(tracking_uri=sqlite_uri(temporary)).search_experiments(max_results=1)
+        if rights is not None:
+            temporary.chmod(rights)  # SQLite gives its own files beside it the same
         try:
             os.link(temporary, path)
         except FileExistsError:  # another study was faster

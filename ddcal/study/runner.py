@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from ddcal.study.lock import LOCK, DriverLock
 from ddcal.study.mlflow_client import sqlite_path, tracking_uri
 from ddcal.study.ray_executor import check_resources, check_shared, in_ray_job, ray_runtime, run_on_ray
 from ddcal.study.results import StudyResults, Trial, load_study
+from ddcal.study.rights import as_access_says, make_folder
 from ddcal.study.samplers import check_installed
 from ddcal.study.study_store import cache_place, check_remote_store, store_place
 from ddcal.study.tracking import make_mirror
@@ -166,7 +168,7 @@ def _run(
     hooks: Hooks,
     relative: bool = False,
 ) -> StudyResults:
-    with stops_the_study(directory), interruptible(hooks.on_interrupt) as interrupts:
+    with stops_the_study(directory), interruptible(hooks.on_interrupt) as interrupts, ExitStack() as stack:
         check_installed(study.search.searcher)
         _check_data(study)
         _check_files(study)
@@ -181,6 +183,7 @@ def _run(
             from ddcal.study.debug import run_in_process
 
             environment = Environment(_debug_device(study), study.resources.threads)
+            stack.enter_context(as_access_says(study.storage.access))
             driver = _driver(study, directory, environment, earlier, hooks)
             note = f"; scheduler {study.scheduler.name} is off" if study.scheduler.name != "none" else ""
             say(f"debug mode: one trial at a time in this process on {environment.device_kind}{note}")
@@ -197,9 +200,10 @@ def _run(
             return _guarded(driver, run, interrupts, hooks.on_end)
 
         say("starting" if address is None else f"connecting to Ray at {address}")
-        with ray_runtime(address) as ray:
+        with ray_runtime(address) as ray, as_access_says(study.storage.access):  # Ray's own files stay as they are
             resources = ray.cluster_resources()
             check_resources(study, resources)
+            make_folder(directory.parent, study.storage.access, shared=True)
             check_shared(directory.parent, ray, relative=relative)
             store = store_place(study, directory.parent)
             if study.storage.store is not None and not is_url(store) and not _read_only(Path(store)):
@@ -244,7 +248,8 @@ def _driver(
     gpus: float | None = None,
     leases: Callable[[Store], Leases] = open_leases,
 ) -> StudyDriver:
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory.parent, study.storage.access, shared=True)
+    make_folder(directory, study.storage.access)
     lock = DriverLock(directory)
     tracking = Tracking(make_mirror(study, directory))
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from ddcal.config import StudyConfig
@@ -9,6 +10,7 @@ from ddcal.config.places import is_url
 from ddcal.errors import ResourceError, StoreError
 from ddcal.pipeline.store import Store, open_store
 from ddcal.study.events import StudyResumed, StudyStarted
+from ddcal.study.rights import make_folder
 
 
 def store_place(study: StudyConfig, root: Path) -> str:
@@ -44,12 +46,16 @@ def recorded_store(event: StudyStarted | StudyResumed, directory: Path) -> str |
 
 
 def study_store(study: StudyConfig, root: Path) -> Store:
-    """Return the study's store, opened.
+    """Return the study's store, opened; if it is made now, with the rights that ``storage.access`` says.
 
     Raises:
         StoreError: if its folder cannot be created.
     """
-    return open_store(store_place(study, root), cache_place(study))
+    place = store_place(study, root)
+    if not is_url(place):
+        with suppress(OSError):  # opening it says so
+            make_folder(Path(place), study.storage.access, shared=study.storage.store is not None)
+    return open_store(place, cache_place(study))
 
 
 def check_remote_store(study: StudyConfig) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ddcal.errors import BadInput, TrackingError
 from ddcal.study.lock import DriverLock
-from ddcal.study.results import load_study
+from ddcal.study.results import StudyResults, load_study
+from ddcal.study.rights import as_access_says
 from ddcal.study.tracking import make_mirror
 
 
@@ -20,6 +21,11 @@ def sync_study(directory: Path | str) -> str:
         TrackingError: if MLflow does not take it; what was sent stays sent.
     """
     results = load_study(directory)
+    with as_access_says(results.study.storage.access):
+        return _sync(results)
+
+
+def _sync(results: StudyResults) -> str:
     lock = DriverLock(results.directory)
     try:
         mirror = make_mirror(results.study, results.directory)

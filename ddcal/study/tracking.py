@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ddcal.config import StudyConfig
+from ddcal.config.study import Access
 from ddcal.config.yaml_reader import dump_yaml
 from ddcal.credentials import masked
 from ddcal.errors import StoreError
@@ -33,14 +34,17 @@ from ddcal.study.events import (
 from ddcal.study.folder_files import STUDY
 from ddcal.study.ledger import FIDELITY_STEPS, LEDGER, parse_event
 from ddcal.study.mlflow_client import (
+    ARTIFACTS,
     artifact_location,
     connect,
+    database_rights,
     one_line,
     refused,
     tracking_uri,
     without_password,
 )
 from ddcal.study.mlflow_view import TAG, study_view
+from ddcal.study.rights import make_folder
 from ddcal.study.study_store import recorded_store
 
 logger = logging.getLogger(__name__)
@@ -70,7 +74,16 @@ class Mirror:
     _apply: ClassVar[dict[type[Event], Callable[[Mirror, Any], None]]]
     """Event → the method that brings it to MLflow; it need not know of the others."""
 
-    def __init__(self, directory: Path, uri: str, experiment: str, artifacts: str | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        uri: str,
+        experiment: str,
+        artifacts: str | None = None,
+        *,
+        access: Access = "private",
+        rights: int | None = None,
+    ) -> None:
         """Prepare; nothing is connected yet.
 
         Args:
@@ -78,7 +91,10 @@ class Mirror:
             uri: Tracking URI, for example ``sqlite:////data/runs/mlflow.db`` or ``http://127.0.0.1:5000``.
             experiment: The experiment's name; created if missing.
             artifacts: Where a new experiment keeps its artifacts, for databases without a server.
+            access: Who may enter the folder of all artifacts in the output root, if it is made now.
+            rights: Those of a database file, if it is made now; None: as the umask lets.
         """
+        self._access, self._rights = access, rights
         self.directory, self.uri, self.experiment, self.artifacts = directory, uri, experiment, artifacts
         self._client: Any = None
         self._files = True
@@ -155,9 +171,11 @@ class Mirror:
         return True
 
     def _connect(self) -> None:
-        client = connect(self.uri)
+        client = connect(self.uri, self._rights)
         found = client.get_experiment_by_name(self.experiment)
         if found is None:
+            if self.artifacts is not None:
+                make_folder(self.directory.parent / ARTIFACTS, self._access)
             tags = {"mlflow.experimentKind": EXPERIMENT_KIND}
             identifier = client.create_experiment(self.experiment, artifact_location=self.artifacts, tags=tags)
         else:
@@ -364,7 +382,8 @@ def make_mirror(study: StudyConfig, directory: Path) -> Mirror | None:
     experiment = study.tracking.experiment or study.name
     served = uri.startswith(("http:", "https:"))  # a server keeps artifacts itself; a database would put them here
     artifacts = None if served else artifact_location(root, experiment)
-    return Mirror(directory, uri, experiment, artifacts)
+    access, rights = study.storage.access, database_rights(study)
+    return Mirror(directory, uri, experiment, artifacts, access=access, rights=rights)
 
 
 Mirror._apply = {

@@ -12,6 +12,7 @@ from ray.tune import PlacementGroupFactory, Trainable
 
 from ddcal.pipeline import DatasetCache
 from ddcal.study.cluster_leases import cluster_leases
+from ddcal.study.rights import let_group_write
 from ddcal.study.worker import Assignment, Worker
 
 STATE = "trial.pt"
@@ -74,6 +75,8 @@ class DDNNTrainable(Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         assignment = Assignment.from_config({**config, "target": self.target})
+        if assignment.access == "group":
+            let_group_write()  # this process runs trials of this study alone
         self.worker = Worker(assignment, self._datasets, node=_node(), leases=cluster_leases)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ddcal.config import TrialConfig
 from ddcal.config.metrics import VAL_METRICS
+from ddcal.config.study import Access
 from ddcal.errors import BadInput, StoreError, cure_of, disk_error
 from ddcal.pipeline import Advance, DatasetCache, Environment, Store, TrialRunner, open_store
 from ddcal.pipeline.leases import Leases, open_leases
@@ -53,6 +54,7 @@ class Assignment:
         gpu: The share of a GPU that the trial has, noted with what it computes; 0 on the CPU.
         context: Bytes of a CUDA context as measured, or None.
         stop: A file that tells the worker to save its state and stop, or None.
+        access: Who may write what the trial writes: with ``group``, the group too, whatever the node's umask is.
     """
 
     trial: dict[str, Any]
@@ -70,6 +72,7 @@ class Assignment:
     gpu: float = 0.0
     context: int | None = None
     stop: str | None = None
+    access: Access = "private"
 
     def to_config(self) -> dict[str, Any]:
         """Return the assignment as a Tune config."""
