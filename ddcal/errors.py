@@ -22,6 +22,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
 
 
+def one_line(text: str) -> str:
+    """Return `printable` text with its line breaks spelt out: names of files and names in them are anybody's."""
+    return printable(text).replace("\n", "\\n")
+
+
 class BadInput(ValueError):
     """The user gave something that cannot be used; the message says what and what would be right (exit code 2)."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddcal.credentials import masked
-from ddcal.errors import BadInput
+from ddcal.errors import BadInput, one_line
 
 KeyPath = tuple[str | int, ...]
 """The keys and list positions that lead to a value of a study."""
@@ -52,7 +52,7 @@ class Problem:
             place = f"{place} (--set {self.override})".lstrip()
         what = f"{self.value} is not allowed: {self.message}" if self.value else self.message
         text = ": ".join(part for part in (place, self.path, what) if part)
-        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+        return one_line(text)
 
 
 class ConfigError(BadInput):

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ddcal.data.errors import DataError
+from ddcal.errors import one_line
 from ddcal.untrusted import Untrusted, read_bytes
 
 EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
@@ -159,18 +160,13 @@ def raise_problems(folder: Path, problems: list[str]) -> None:
     """Raise DataError with the first `SHOWN` problems and their number, if there are any."""
     if not problems:
         return
-    shown = "".join(f"\n  {printable(problem)}" for problem in problems[:SHOWN])
+    shown = "".join(f"\n  {one_line(problem)}" for problem in problems[:SHOWN])
     rest = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
     found = "image is" if len(problems) == 1 else "images are"
     raise DataError(
         f"{folder}: {len(problems)} {found} missing or cannot be used, so nothing of this data set is:{shown}{rest}\n"
         "unpack or download the data set anew, or put these files right"
     )
-
-
-def printable(text: str) -> str:
-    """Return text without what a terminal would act on: names of files are anybody's."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 _Splits = dict[str, list[tuple[str, int]]]

@@ -31,8 +31,9 @@ from ddcal.data.arrays import (
     repeats,
 )
 from ddcal.data.errors import DataError
-from ddcal.data.image_folders import ImageFolder, image_layout, printable
+from ddcal.data.image_folders import ImageFolder, image_layout
 from ddcal.data.npz import NpzFile, open_npz
+from ddcal.errors import one_line
 from ddcal.untrusted import Untrusted
 
 CACHE_FOLDER = ".ddcal"
@@ -203,7 +204,7 @@ def survey_npz(path: Path, class_names: tuple[str, ...] | None = None) -> Survey
             refuse_same(path, len(labels["train"]), repeats(npz.blocks("x_train"), math.prod(train.shape[1:])))
         shape = (*train.shape, 1)
         more = [name for name in npz.names if name not in NPZ_KEYS]
-    remarks = (f"{path}: {', '.join(map(printable, more[:8]))} in it are not read",) if more else ()
+    remarks = (f"{path}: {', '.join(map(one_line, more[:8]))} in it are not read",) if more else ()
     return Survey(labels["train"], labels["test"], names, shape[1], shape[3], remarks)
 
 

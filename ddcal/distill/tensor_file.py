@@ -1,7 +1,7 @@
 """Files of distilled tensors that others published: read without running anything in them, and checked.
 
 Images and labels lie in one file or in two: ``.pt`` (tensors, a pair, a mapping, or the list of pairs that DC, DSA and
-DM save; read with ``weights_only``), ``.npz`` (without pickle) or ``.safetensors``, under ``images`` and ``labels``.
+DM save; see `ddcal.distill.foreign`), ``.npz`` (without pickle) or ``.safetensors``, under ``images`` and ``labels``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ddcal.config.backbones import FileConfig
-from ddcal.errors import BadInput
+from ddcal.distill.foreign import load_foreign
+from ddcal.errors import BadInput, one_line
+from ddcal.untrusted import Untrusted
 
 SUFFIXES = (".pt", ".pth", ".npz", ".safetensors")
 IMAGES, LABELS, INDEX = "distill.file.images", "distill.file.labels", "distill.file.index"
+SMALL = 2**26
+"""A view that repeats the bytes of its file may have so many."""
+NUMBERS = (
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool),
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+)
+"""The dtypes of tensors that are read."""
 PAIRS = "data"
 """Where the files of DC, DSA and DM have their list of [images, labels]."""
 
@@ -36,7 +44,7 @@ class Fault:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.value!r} is not allowed: {self.message}"
+        return one_line(f"{self.key}: {self.value!r} is not allowed: {self.message}")
 
 
 class TensorFileError(BadInput):
@@ -57,7 +65,7 @@ class TensorFile:
 
     Attributes:
         images: (M, …), any dtype; nothing is checked.
-        labels: (M,), int64 if it was any integer dtype.
+        labels: (M,), int64 if it was any integer dtype, or whole numbers of another, (M,) or (M, 1).
         digest: sha256 of both, in hex: of the numbers with their dtypes and shapes, whatever the file's format.
     """
 
@@ -90,8 +98,7 @@ def read_tensor_file(config: FileConfig) -> TensorFile:
             (LABELS if config.labels else IMAGES, config.labels or config.images, "labels", labels),
         )
     }
-    if not found["labels"].is_floating_point() and found["labels"].dtype != torch.bool:
-        found["labels"] = found["labels"].long()
+    found["labels"] = _whole(found["labels"])
     digest = hashlib.sha256(b"distilled tensors 1")
     for name, tensor in found.items():
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -133,9 +140,13 @@ def check_tensors(
     """
     images, labels, path = tensors.images, tensors.labels, config.images
     faults = _image_faults(images, config, shape)
+    if images.ndim == 0:
+        return faults
     label_path = (LABELS, config.labels) if config.labels else (IMAGES, path)
     if labels.dtype != torch.int64:
-        faults.append(Fault(*label_path, f"has labels of {labels.dtype}; they must be whole numbers (no soft labels)"))
+        what = f"{labels.dtype} of shape {tuple(labels.shape)}"
+        mend = ": labels.argmax(1) is the class of each" if labels.ndim == 2 else ""
+        faults.append(Fault(*label_path, f"has labels of {what}; they must be whole numbers (no soft labels){mend}"))
     elif labels.ndim != 1 or len(labels) != len(images):
         faults.append(
             Fault(
@@ -189,6 +200,8 @@ def _image_faults(images: Tensor, config: FileConfig, shape: tuple[int, int, int
 def _balance_faults(
     labels: Tensor, place: tuple[str, str | None], ipc: int, shape: tuple[int, int, int] | None
 ) -> list[Fault]:
+    if shape is None and int(labels.max()) >= len(labels):
+        return [Fault(*place, f"has label {int(labels.max())} and {len(labels)} labels; they must be 0 … K-1")]
     classes = shape[0] if shape is not None else int(labels.max()) + 1
     if int(labels.max()) >= classes:
         return [Fault(*place, f"has label {int(labels.max())}; this dataset has labels 0 … {classes - 1}")]
@@ -213,22 +226,16 @@ def _load(key: str, path: str) -> Any:
     place = Path(path).expanduser()
     if place.suffix not in SUFFIXES:
         raise TensorFileError(Fault(key, path, f"must end in one of {', '.join(SUFFIXES)}"))
-    if not place.is_file():
-        what = "is a folder" if place.is_dir() else "there is no such file"
-        raise TensorFileError(Fault(key, path, f"{what}; give the path of the published tensors"))
     try:
-        if place.suffix == ".npz":
-            with np.load(place, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        if place.suffix == ".safetensors":
-            return load_file(place)
-        return torch.load(place, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the parsers make of foreign bytes
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        how = {".npz": "an .npz of plain arrays", ".safetensors": "safetensors"}.get(
-            place.suffix, "tensors alone (weights_only; nothing else in a .pt is ever run)"
-        )
-        raise TensorFileError(Fault(key, path, f"cannot be read as {how}: {said}")) from error
+        return load_foreign(place, ("images", "labels"))
+    except FileNotFoundError:
+        raise TensorFileError(
+            Fault(key, path, "there is no such file; give the path of the published tensors")
+        ) from None
+    except Untrusted as error:
+        raise TensorFileError(Fault(key, path, str(error))) from error
+    except OSError as error:
+        raise TensorFileError(Fault(key, path, f"cannot be read: {error.strerror or error}")) from error
 
 
 def _parts(content: Any, config: FileConfig) -> tuple[Any, Any]:
@@ -257,12 +264,35 @@ def _parts(content: Any, config: FileConfig) -> tuple[Any, Any]:
 
 def _tensor(key: str, path: str, name: str, value: Any) -> Tensor:
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-        value = torch.from_numpy(np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="))))
+        if value.dtype.kind == "u" and value.size and int(value.max()) > torch.iinfo(torch.int64).max:
+            raise TensorFileError(Fault(key, path, f"holds {int(value.max())} in {name}, which is beyond 63 bits"))
+        dtype = np.dtype(np.float64) if value.dtype.itemsize > 8 else value.dtype.newbyteorder("=")
+        if value.dtype.kind == "u" and value.dtype.itemsize > 1:
+            dtype = np.dtype(np.int64)
+        value = torch.from_numpy(np.ascontiguousarray(value.astype(dtype)).reshape(value.shape))
     if not isinstance(value, Tensor):
         raise TensorFileError(Fault(key, path, f"holds a {type(value).__name__} as {name}; it must be a tensor"))
-    if value.layout != torch.strided or value.is_complex() or value.is_quantized:
+    if value.layout != torch.strided or value.dtype not in NUMBERS or value.device.type != "cpu":
         raise TensorFileError(Fault(key, path, f"holds {name} that are no plain numbers ({value.dtype})"))
-    return value.detach().cpu().contiguous()
+    value = value.detach()
+    needed, stored = value.numel() * value.element_size(), value.untyped_storage().nbytes()
+    if needed > max(stored, SMALL):
+        raise TensorFileError(
+            Fault(key, path, f"holds {name} of shape {tuple(value.shape)} as a view that repeats {stored:,} bytes")
+        )
+    return value.contiguous()
+
+
+def _whole(labels: Tensor) -> Tensor:
+    """Return labels as int64 (M,) where they are whole numbers, else as they are."""
+    row = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.dtype == torch.bool:
+        return labels
+    if not labels.is_floating_point():
+        return row.long()
+    values = row.double()
+    whole = row.ndim == 1 and bool(((values == values.floor()) & (values.abs() < 2**31)).all())
+    return values.long() if whole else labels
 
 
 def _held(content: Any) -> str:

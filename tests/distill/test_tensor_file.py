@@ -115,7 +115,7 @@ def test_missing_files_and_indices_are_said(tmp_path):
 
 def test_nothing_in_a_file_is_run(tmp_path):
     torch.save({"images": IMAGES, "labels": LABELS, "more": Evil(tmp_path / "made")}, tmp_path / "evil.pt")
-    with pytest.raises(TensorFileError, match=r"weights_only; nothing else in a \.pt is ever run"):
+    with pytest.raises(TensorFileError, match=r"nothing else in a \.pt is ever run"):
         read_tensor_file(FileConfig(images=str(tmp_path / "evil.pt")))
     assert not (tmp_path / "made").exists()
 
@@ -137,12 +137,17 @@ SHAPE = (3, 1, 8)
         (IMAGES / 0, LABELS, {}, 2, ["NaN or infinite values in 6 of 6 images"]),
         (IMAGES, LABELS, {"preprocessing": "pixels"}, 2, ["pixels are in [0, 1]", "divide by 255"]),
         (IMAGES, LABELS, {"mean": (0.0,) * 3, "std": (1.0,) * 3}, 2, ["distill.file.mean", "must be 1 numbers"]),
-        (IMAGES, LABELS.float(), {}, 2, ["torch.float32; they must be whole numbers"]),
+        (IMAGES, LABELS.float(), {}, 2, []),
+        (IMAGES, LABELS.double()[:, None], {}, 2, []),
+        (IMAGES, LABELS[:, None], {}, 2, []),
+        (IMAGES, LABELS + 0.5, {}, 2, ["torch.float32 of shape (6,); they must be whole numbers"]),
+        (IMAGES, torch.eye(3)[LABELS], {}, 2, ["of shape (6, 3); they must be whole numbers", "labels.argmax(1)"]),
+        (torch.tensor(1.0), LABELS, {}, 2, ["images of shape (); it must be (M, C, S, S)"]),
         (IMAGES, LABELS[:5], {}, 2, ["labels of shape (5,); for these images it must be (6,)"]),
         (IMAGES, LABELS - 1, {}, 2, ["label -1"]),
         (IMAGES, LABELS + 1, {}, 2, ["label 3; this dataset has labels 0 … 2"]),
         (IMAGES, LABELS.clamp(max=1), {}, 2, ["4 images of class 1 and 0 of class 2"]),
-        (IMAGES[:, :, :7] / 0, LABELS.float(), {}, 2, ["(M, 1, 8, 8)", "NaN or infinite", "whole numbers"]),
+        (IMAGES[:, :, :7] / 0, LABELS + 0.5, {}, 2, ["(M, 1, 8, 8)", "NaN or infinite", "whole numbers"]),
     ],
 )
 def test_what_does_not_fit_is_said_at_once(images, labels, stated, ipc, said, tmp_path):
