@@ -87,6 +87,20 @@ def open_decoded(config: DataConfig, source: Source, fingerprint: str) -> tuple[
     return raw, place
 
 
+def some_decoded(config: DataConfig, images: ImageFolder, count: int) -> np.ndarray:
+    """Return at most ``count`` training images, spread over all, uint8 (n, S, S, 3); nothing is kept.
+
+    Raises:
+        DataError: if one of them is missing or damaged.
+    """
+    paths, problems = images.listing.paths["train"], list[str]()
+    chosen = [paths[index] for index in np.unique(np.linspace(0, len(paths) - 1, count).astype(int))]
+    side, resize = stored_side(config, images), _resize(config)
+    found = list(decoded_chunks(images.path, chosen, side, resize, config.background, lambda _: None, problems))
+    raise_problems(images.path, problems)
+    return np.concatenate(found)
+
+
 def _folder_name(config: DataConfig, images: ImageFolder, fingerprint: str) -> str:
     side = stored_side(config, images)
     identity = f"{fingerprint} side={side} resize={_resize(config)} version={DECODING_VERSION}"

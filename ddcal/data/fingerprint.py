@@ -120,13 +120,18 @@ def _content_hashes(source: Source) -> dict[str, str]:
     return hashes
 
 
-def look_at(source: Source) -> Look | None:
-    """Return what the last `source_fingerprint` kept on a source's pictures; None if it is of other files or missing.
+def look_at(source: Source, thorough: bool) -> Look | None:
+    """Return what the headers of a source's pictures say.
 
     Args:
         source: Of kind ``images``.
+        thorough: Whether to read all files if it is not known; None is returned otherwise.
+
+    Raises:
+        DataError: if files are missing or cannot be read, listing them.
     """
-    known = _kept_images(source)
+    assert source.images is not None
+    known = _known_images(source, source.images) if thorough else _kept_images(source)
     return None if known is None else known[1]
 
 

@@ -10,7 +10,7 @@ import torch
 from ddcal.config import DataConfig
 from ddcal.data.dataset import DIGITS_TEST_FRACTION, check_split, reduced, split_by_class
 from ddcal.data.decoded import stored_side
-from ddcal.data.fingerprint import look_at, source_fingerprint
+from ddcal.data.fingerprint import look_at
 from ddcal.data.image_folders import ImageFolder, raise_problems
 from ddcal.data.look import Look
 from ddcal.data.pictures import Header, read_header, ready_pillow
@@ -70,13 +70,11 @@ def check_dataset(config: DataConfig, thorough: bool) -> tuple[DatasetShape, lis
         DataError: naming the files and what would be right.
     """
     source = locate_source(config)
-    if thorough:
-        source_fingerprint(config.name, source)
     if source.images is None:
         shape, remarks = _shape(config, source)
         return shape, list(remarks)
     listing = source.images.listing
-    look = look_at(source) or _sampled(source.images)
+    look = look_at(source, thorough) or _sampled(source.images)
     side = None if config.resolution or config.name == "imagenette" else stored_side(config, source.images)
     raise_problems(source.images.path, look.problems(side))
     found = [f"{source.place}: {remark}" for remark in look.remarks(config.background)]

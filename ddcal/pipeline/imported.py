@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 DECIDING = ("distill.backbone", "distill.ipc", "distill.file.", "data.")
 """Names, or beginnings of names, that decide which file is read and what it must be like."""
 
-REAL_IMAGES = 2000
+REAL_IMAGES, REAL_PICTURES = 2000, 200
+"""How many real images tell what their pixels are like: of arrays, and of files that are decoded for it."""
 
 
 @dataclass
@@ -85,9 +86,14 @@ def real_pixels(trial: TrialConfig) -> Tensor:
     """
     import torch
 
+    from ddcal.data.decoded import some_decoded
     from ddcal.data.preprocessing import unit_images
     from ddcal.data.sources import locate_source, read_source
 
-    images = read_source(trial.data, locate_source(trial.data)).train_images
+    source = locate_source(trial.data)
+    if source.images is not None:
+        pictures = some_decoded(trial.data, source.images, REAL_PICTURES)
+        return unit_images(pictures, torch.arange(len(pictures)), None)
+    images = read_source(trial.data, source).train_images
     chosen = torch.linspace(0, len(images) - 1, min(REAL_IMAGES, len(images))).long()
     return unit_images(images, chosen, trial.data.resolution)

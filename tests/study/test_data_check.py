@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from image_files import write_image, write_tiny_imagenet
 from typer.testing import CliRunner
 
@@ -103,6 +104,19 @@ def test_pictures_are_looked_at_before_the_first_trial(write_study, tmp_path):
             index
         )
         assert "files of these kinds are not read: 1 .gif" in said
+
+
+def test_a_file_of_distilled_tensors_is_compared_with_pictures(write_study, tmp_path):
+    for part in ("train", "test"):
+        for label in range(2):
+            for index in range(6):
+                write_image(tmp_path / part / str(label) / f"{index}.png", 10 * label + index)
+    torch.save((torch.rand(2, 3, 8, 8), torch.arange(2)), tmp_path / "set.pt")
+    file = {"images": str(tmp_path / "set.pt"), "preprocessing": "normalized"}
+    data = {"name": "image-folder", "root": str(tmp_path)}
+    base = {"data": data, "distill": {"backbone": "file", "ipc": 1, "file": file}}
+    found = validate(write_study(base=base), "--data")
+    assert found.exit_code == 0 and "is 'normalized', but all values lie in [0, 1]" in found.output
 
 
 def test_a_tiny_imagenet_of_other_classes_is_not_the_published_one(write_study, tmp_path):
