@@ -72,7 +72,7 @@ def check_dataset(config: DataConfig, thorough: bool) -> tuple[DatasetShape, lis
     source = locate_source(config)
     if source.images is None:
         shape, remarks = _shape(config, source)
-        return shape, list(remarks)
+        return shape, [*remarks, *_unofficial(config, source, shape)]
     listing = source.images.listing
     look = look_at(source, thorough) or _sampled(source.images)
     side = None if config.resolution or config.name == "imagenette" else stored_side(config, source.images)
@@ -81,12 +81,18 @@ def check_dataset(config: DataConfig, thorough: bool) -> tuple[DatasetShape, lis
     if listing.passed_over:
         shown = ", ".join(f"{count} {ending}" for ending, count in listing.passed_over.items())
         found.append(f"{source.place}: files of these kinds are not read: {shown}")
-    if config.name == "tiny-imagenet" and len(listing.class_names) != TINY_IMAGENET_CLASSES:
-        found.append(
-            f"{source.place}: wnids.txt lists {len(listing.class_names)} classes, and the official Tiny-ImageNet has "
-            f"{TINY_IMAGENET_CLASSES}: scores are not comparable with published ones"
-        )
-    return _shape(config, source)[0], found
+    shape = _shape(config, source)[0]
+    return shape, found + _unofficial(config, source, shape)
+
+
+def _unofficial(config: DataConfig, source: Source, shape: DatasetShape) -> list[str]:
+    if config.name != "tiny-imagenet" or shape.classes == TINY_IMAGENET_CLASSES:
+        return []
+    has = f"wnids.txt lists {shape.classes}" if source.images is not None else f"it has {shape.classes}"
+    return [
+        f"{source.place}: {has} classes, and the official Tiny-ImageNet has {TINY_IMAGENET_CLASSES}: scores are not "
+        "comparable with published ones"
+    ]
 
 
 def _sampled(images: ImageFolder) -> Look:
