@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ddcal.errors import TrackingError
 from ddcal.study.ledger import LEDGER
+from ddcal.study.lock import lock_file
 
 CURSOR = "tracking.json"
 
@@ -109,7 +110,7 @@ def _digest(values: dict[str, Any]) -> str:
 @contextlib.contextmanager
 def one_mirror(directory: Path) -> Iterator[None]:
     """Keep other mirrors of the folder waiting: one that a study no longer waits for may still be at an event."""
-    with (directory / f".{CURSOR}.guard").open("w") as guard:
+    with lock_file(directory / f".{CURSOR}.guard") as guard:
         with contextlib.suppress(OSError):  # a file system without locks; one driver at a time is most of it anyway
             fcntl.flock(guard, fcntl.LOCK_EX)
         yield

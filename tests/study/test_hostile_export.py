@@ -1,5 +1,6 @@
 """Exports that somebody else made: nothing in them decides how they are judged, hangs, swells or leads elsewhere."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -319,3 +320,16 @@ def test_what_is_written_is_read_back_as_it_was(text):
 def test_yaml_that_is_none_says_where():
     with pytest.raises(Untrusted, match=r"^cannot be read: line 3: "):
         parse_yaml("a: 1\nb: [\n")
+
+
+def test_another_version_that_is_ignored_is_no_difference(copy, tmp_path):
+    """A distilled set's description holds the versions that made it."""
+    path = copy / "distilled" / "synthetic.json"
+    description = json.loads(path.read_text())
+    description["provenance"]["versions"]["ddcal"] = "0.0.1"
+    path.write_text(json.dumps(description))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    edit(copy, lambda run: run["stages"]["distill"]["files"].update({"synthetic.json": digest}))
+    arguments = ("replay", copy, "--data-root", tmp_path / "bob")
+    assert "different: distill/synthetic.json" in ddcal(*arguments).output
+    assert ddcal(*arguments, "--ignore-versions").exit_code == 0
