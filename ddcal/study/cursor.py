@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ddcal.errors import TrackingError
 from ddcal.study.ledger import LEDGER
 from ddcal.study.lock import lock_file
+from ddcal.untrusted import MAX_BYTES, read_bytes
 
 CURSOR = "tracking.json"
 
@@ -94,7 +95,7 @@ def read_cursor(directory: Path) -> dict[str, Any]:
         ValueError: if it is not as it was written.
     """
     try:
-        values = _File.model_validate_json((directory / CURSOR).read_bytes()).model_dump()
+        values = _File.model_validate_json(read_bytes(directory / CURSOR, MAX_BYTES)).model_dump()
     except ValidationError:
         raise ValueError(f"{CURSOR} is not in its format") from None
     check = values.pop("check")

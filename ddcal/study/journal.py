@@ -11,6 +11,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from ddcal.study.chain import seal, unseal
 from ddcal.study.ledger import write_whole
+from ddcal.untrusted import open_regular
 
 
 class DriverJournal(JournalFileBackend):
@@ -53,7 +54,7 @@ class DriverJournal(JournalFileBackend):
         """Take note of the lines that are there and not of this object."""
         if size == self._end:
             return
-        with self._path.open("rb") as stream:
+        with open_regular(self._path) as stream:
             stream.seek(self._end if size > self._end else 0)
             for line in stream:
                 link = unseal("", line)
@@ -69,7 +70,7 @@ class DriverJournal(JournalFileBackend):
 def journal_fault(path: Path) -> str | None:
     """Return what is wrong with the lines that have checksums, or None: one was changed, or some are missing."""
     check = ""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         for number, line in enumerate(stream, start=1):
             link = unseal("", line)
             if link.after is None:
