@@ -235,9 +235,10 @@ def test_a_study_without_a_feasible_trial_says_so(write_study, tmp_path):
 
 
 def test_a_study_whose_every_trial_fails_has_failed(write_study, tmp_path):
-    file = write_study(base={"distill.ipc": 500})
+    search = {"trials": 1, "enqueue": [{"distill.ipc": 500}]}  # which validate warns of
+    file = write_study(space={"distill.ipc": {"choice": [1, 500]}}, search=search)
     result = ddcal("run", file, "--output", tmp_path / "runs", "--debug")
-    assert result.exit_code == 1 and "2 failed" in result.output and "500" in result.output
+    assert result.exit_code == 1 and "1 failed" in result.output and "500" in result.output
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ class DataReport:
 
     Attributes:
         errors: Data sets that no trial can use.
-        problems: Settings that ask more of a data set than it has, at the keys of the study.
+        problems: Settings that ask more of a data set than it has, at the keys of the study, where every trial does.
         warnings: What a person should know of data sets that can be used, in sentences.
     """
 
@@ -51,6 +51,7 @@ def check_data(study: StudyConfig, thorough: bool = True) -> DataReport:
 
     report = DataReport()
     shapes: dict[str, DatasetShape | None] = {}
+    possible = False
     for point in combinations(study, of=DECIDING):
         trial = trial_of(study, point)
         asked = trial.data.model_dump_json()
@@ -62,9 +63,14 @@ def check_data(study: StudyConfig, thorough: bool = True) -> DataReport:
             except DataError as error:
                 report.errors.append(error)
         shape = shapes[asked]
-        if shape is not None and (said := _too_few(trial, shape)):
+        said = "" if shape is None else _too_few(trial, shape)
+        possible |= shape is not None and not said
+        if said:
             place = "space" if "distill.ipc" in study.space else "base"
             report.problems.append(problem_at((place, "distill.ipc"), said, trial.distill.ipc))
+    if possible:  # such trials fail, and the others of the study do not
+        report.warnings += [f"{problem}; trials with it will fail" for problem in report.problems]
+        report.problems = []
     report.problems = list(dict.fromkeys(report.problems))
     report.warnings = list(dict.fromkeys(report.warnings))
     return report
@@ -75,7 +81,7 @@ def refuse_data(study: StudyConfig) -> list[str]:
 
     Raises:
         DataError: if a data set is missing, damaged or not what trials can use.
-        ConfigError: if a class of one has fewer images than are asked for.
+        ConfigError: if no trial can take the images of a class that it asks for.
     """
     report = check_data(study)
     if report.errors:

@@ -70,8 +70,12 @@ def test_a_class_with_too_few_images_is_said_before_the_first_trial(write_study,
     path = write_study(
         base={"data": data}, space={"distill.ipc": {"choice": [1, 8]}, "distill.backbone": {"choice": ["real", "dm"]}}
     )
-    assert "space.distill.ipc: 8 is not allowed: must be at most 4" in validate(path, "--data").output
-    assert validate(path, "--data", "--set", "space.distill.ipc.choice=[1,4]").exit_code == 0
+    found = validate(path, "--data")  # other trials of the study can run
+    assert found.exit_code == 0 and "space.distill.ipc: 8 is not allowed: must be at most 4" in found.output
+    assert "trials with it will fail" in found.output
+    assert "warning" not in validate(path, "--data", "--set", "space.distill.ipc.choice=[1,4]").output
+    found = validate(path, "--data", "--set", "space.distill.ipc.choice=[5,8]")
+    assert found.exit_code == 2 and "5 is not allowed" in found.output and "8 is not allowed" in found.output
 
 
 def test_images_that_are_not_square_are_said_before_the_first_trial(write_study, tmp_path):

@@ -134,7 +134,8 @@ def test_no_trial_begins_after_its_hours(tiny_study, tmp_path):
 
 
 def test_a_debugger_sees_the_exception(tiny_study, tmp_path):
-    study = tiny_study(base={"distill.ipc": 500}, space={"calibrate.mask.ratio": {"uniform": [0.0, 0.9]}})
+    enqueue = [{"distill.ipc": 500}]
+    study = tiny_study(space={"distill.ipc": {"choice": [1, 500]}}, search={"trials": 2, "enqueue": enqueue})
     with pytest.raises(ValueError, match="500"):
         run_study(study, output=tmp_path, debug=True, catch=False)
     assert [trial.outcome for trial in load_study(tmp_path / "tiny").records] == [None], "unfinished"
