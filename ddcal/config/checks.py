@@ -17,11 +17,8 @@ from ddcal.config.searchers import check_scheduler, check_search
 from ddcal.config.space import not_possible, same
 from ddcal.config.space_checks import check_domain, check_rules, check_when
 from ddcal.config.study import StudyConfig, parse_constraint
+from ddcal.config.study_paths import NO_TEXT, TRIAL_PLACES
 from ddcal.config.trial import TrialConfig, flatten
-
-TRIAL_PLACES = ("data.root", "distill.file.images", "distill.file.labels")
-NO_TEXT = ("", "none", "null", "nil", "false", "no", "off")
-"""What other languages write for nothing."""
 
 
 def _check_base(base: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem], set[str]]:

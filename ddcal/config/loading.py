@@ -15,6 +15,7 @@ from ddcal.config.names import nest
 from ddcal.config.overrides import apply_override, parse_overrides
 from ddcal.config.problems import GIVEN_TWICE, ConfigError, Problem, problem_at
 from ddcal.config.study import StudyConfig
+from ddcal.config.study_paths import from_folder, with_study_paths
 from ddcal.config.yaml_reader import Refused, YamlReader, read_text
 
 
@@ -86,6 +87,7 @@ def study_problems(
     if isinstance(data.get("base"), dict):
         data["base"], conflicts = nest(data["base"])
         problems += [problem_at(("base", *conflict), GIVEN_TWICE) for conflict in conflicts]
+    data = with_study_paths(data, from_folder(Path(path).parent))  # those of overrides are of the working folder
     for key, value, text in parsed:
         if why := apply_override(data, key.split("."), value):
             problems.append(Problem(key, "", why, override=text))

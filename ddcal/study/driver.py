@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ddcal.config import StudyConfig
+from ddcal.config.study_paths import with_trial_paths, within
 from ddcal.pipeline import Environment, Store
 from ddcal.pipeline.leases import Leases, open_leases
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
@@ -36,6 +37,7 @@ from ddcal.study.lock import DriverLock
 from ddcal.study.mlflow_client import without_password
 from ddcal.study.proposals import Proposals, Running
 from ddcal.study.provenance import git_commit, package_versions
+from ddcal.study.recorded import LOGS, portable_study
 from ddcal.study.references import Reference
 from ddcal.study.results import StudyResults, Trial, load_study
 from ddcal.study.search import JOURNAL, StudySearch
@@ -104,6 +106,8 @@ class StudyDriver:
         self._hold_back = HoldBack(self.store, leases(self.store))
         study_id = uuid.uuid4().hex if earlier is None else earlier.started.get("study_id", "")
         self._reference = Reference(self.store, "study", directory, directory.parent, study_id)
+        self._portable = within(directory.parent, directory)
+        written = portable_study(study, directory)
         write_study_file(study, directory)
         if earlier is None:
             for leftover in directory.glob(f"{JOURNAL}*"):  # of a driver killed before the ledger's first line
@@ -116,15 +120,16 @@ class StudyDriver:
         if earlier is None:
             self.ledger.append(
                 StudyStarted,
-                study=study.model_dump(mode="json"),
+                study=written,
                 study_id=study_id,
                 environment=environment.identity(),
                 versions=package_versions(),
                 git_commit=git_commit(),
-                store=self.store.place,
+                store=self._portable(self.store.place),
+                paths="folder",
             )
         else:
-            self._take_over(earlier)
+            self._take_over(earlier, written)
             self._reference.add(key for trial in earlier.records for key in (trial.keys or {}).values())
         self._reference.write()
         tracking.notify()
@@ -294,7 +299,7 @@ class StudyDriver:
         trial.handed_out = time.monotonic()
         trial.gpu = self._shares.give(trial)
         self._running[trial.number] = trial
-        log = str(self.directory / "logs" / f"{trial.trial_key}.log")
+        log = f"{LOGS}/{trial.trial_key}.log"
         self._reference.add(trial.keys.values())
         self._reference.write()
         self.ledger.append(
@@ -302,7 +307,7 @@ class StudyDriver:
             number=trial.number,
             trial_key=trial.trial_key,
             values=trial.values,
-            config=trial.config,
+            config=with_trial_paths(trial.config, self._portable),
             keys=trial.keys,
             duplicate_of=trial.duplicate_of,
             attempt=trial.attempt,
@@ -316,7 +321,7 @@ class StudyDriver:
             cache=cache_place(self.study),
             number=trial.number,
             trial_key=trial.trial_key,
-            log=log,
+            log=str(self.directory / log),
             device=self.environment.device,
             threads=self.environment.threads,
             target=self.study.trial,
@@ -329,11 +334,9 @@ class StudyDriver:
             access=self.study.storage.access,
         )
 
-    def _take_over(self, earlier: StudyResults) -> None:
+    def _take_over(self, earlier: StudyResults, written: dict[str, Any]) -> None:
         """Go on from the ledger: finished trials count, the others wait to be handed out again."""
-        self.ledger.append(
-            StudyResumed, study=self.study.model_dump(mode="json"), environment=self.environment.identity()
-        )
+        self.ledger.append(StudyResumed, study=written, environment=self.environment.identity(), paths="folder")
         in_ledger = {trial.number: trial for trial in earlier.records}
         for trial in earlier.records:
             self._proposals.note(trial.number, trial.values)

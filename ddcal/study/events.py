@@ -40,6 +40,7 @@ class StudyStarted(_Event):
     versions: dict[str, Any] = {}
     git_commit: str | None = None
     store: str | None = None
+    paths: Literal["folder"] | None = None  # relative ones are of the study's folder; None: of where it was begun
 
 
 class StudyResumed(_Event):
@@ -48,6 +49,7 @@ class StudyResumed(_Event):
     event: Literal["study_resumed"] = "study_resumed"
     study: dict[str, Any]
     environment: dict[str, Any] | None = None
+    paths: Literal["folder"] | None = None
 
 
 class TrialStarted(_Event):

@@ -12,6 +12,7 @@ from typing import Any
 from ddcal.config import StudyConfig
 from ddcal.config.yaml_reader import dump_yaml
 from ddcal.errors import BadInput
+from ddcal.study.recorded import portable_study
 
 STUDY = "study.yaml"
 
@@ -26,8 +27,8 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_study_file(study: StudyConfig, directory: Path) -> None:
-    """Write the study's config as the study.yaml of its folder."""
-    replace_text(directory / STUDY, dump_yaml(study.model_dump(mode="json")))
+    """Write the study's config as the study.yaml of its folder: paths below the output root relative to it."""
+    replace_text(directory / STUDY, dump_yaml(portable_study(study, directory)))
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddcal.config import StudyConfig
+from ddcal.config.study_paths import from_folder, with_trial_paths
 from ddcal.pipeline import Environment
 from ddcal.study.planned import Planned
 
@@ -50,11 +51,7 @@ class Proposals:
         """
         planned = self._planned.trial(values)
         config = planned.config.model_dump(mode="json")
-        if config["data"]["root"] is not None:  # trials run in folders of their own
-            config["data"]["root"] = _absolute(config["data"]["root"])
-        for name in ("images", "labels"):
-            if config["distill"]["file"][name] is not None:
-                config["distill"]["file"][name] = _absolute(config["distill"]["file"][name])
+        config = with_trial_paths(config, from_folder(Path.cwd()))  # trials run in folders of their own
         first = self.note(number, values)
         duplicate = first if first != number else None
         return Running(number, values, config, f"{self._study.name}-{number:04d}", planned.keys, duplicate)
@@ -62,7 +59,3 @@ class Proposals:
     def note(self, number: int, values: dict[str, Any]) -> int:
         """Remember that a trial has these values, and return the first that had them."""
         return self._known.setdefault(json.dumps(values, sort_keys=True), number)
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())

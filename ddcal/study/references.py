@@ -30,7 +30,7 @@ from ddcal.pipeline.upkeep import list_entries
 from ddcal.study.events import StudyResumed, StudyStarted, TrialFinished, TrialStarted
 from ddcal.study.ledger import LEDGER, begun, read_ledger
 from ddcal.study.lock import DriverLock
-from ddcal.study.study_store import recorded_store
+from ddcal.study.recorded import recorded_store
 from ddcal.untrusted import parse_json, read_bytes
 
 logger = logging.getLogger(__name__)

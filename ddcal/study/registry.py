@@ -11,6 +11,7 @@ from ddcal.errors import BadInput, TrackingError
 from ddcal.pipeline.store import file_sha256
 from ddcal.study.exported_run import LOCK
 from ddcal.study.mlflow_client import connect, database_rights, one_line, tracking_uri
+from ddcal.study.mlflow_moved import bring_home
 from ddcal.study.models import PLACES, PREPROCESSING
 from ddcal.study.results import StudyResults, Trial
 
@@ -63,6 +64,7 @@ def register_export(results: StudyResults, trial: Trial, folder: Path, name: str
     uri = check_registry(results, name)
     digest = file_sha256(folder / LOCK)
     try:
+        bring_home(uri, results.directory.parent)
         client = connect(uri, database_rights(results.study))
         run = _run_of(client, results, trial)
         if run is None:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from ddcal.config import StudyConfig, TrialConfig
 from ddcal.config.metrics import possible
+from ddcal.config.study_paths import from_folder, with_trial_paths
 from ddcal.credentials import without_credentials
 from ddcal.errors import BadInput
 from ddcal.pipeline.stages import STAGES
@@ -37,7 +38,7 @@ from ddcal.study.events import (
 from ddcal.study.folder_files import replace_text, write_csv
 from ddcal.study.ledger import FIDELITY_STEPS, LEDGER, DamagedLedger, read_ledger
 from ddcal.study.packing import Packing, memory_groups
-from ddcal.study.study_store import recorded_store
+from ddcal.study.recorded import as_begun, log_of, recorded_store, recorded_study
 
 if TYPE_CHECKING:
     import pandas
@@ -147,10 +148,11 @@ class StudyResults:
         for event in read_ledger(self.directory):
             match event:
                 case StudyStarted():
-                    self.started = _values(event)
+                    self.started = _values(event) | {"study": recorded_study(event, self.directory)}
                     self.store = recorded_store(event, self.directory) or ""
                 case StudyResumed():
-                    self.started |= _values(event) | {"study": _with_password(event.study, self.started["study"])}
+                    study = _with_password(recorded_study(event, self.directory), self.started["study"])
+                    self.started |= _values(event) | {"study": study}
                     self.store = recorded_store(event, self.directory) or self.store
                     self.interrupted, self.ending = True, None
                     self.sessions += 1
@@ -158,7 +160,9 @@ class StudyResults:
                     before = trials.get(number, {})
                     kept = {name: before[name] for name in ("grown", "progress") if name in before}
                     trials[number] = _values(event) | kept | {"steps": [*before.get("steps", ())]}
-                    trials[number]["config_values"] = trials[number].pop("config")
+                    config = trials[number].pop("config")
+                    trials[number]["config_values"] = with_trial_paths(config, from_folder(self.directory))
+                    trials[number]["log"] = log_of(event.log)
                 case TrialPoints(number=number, points=points):
                     trials[number]["steps"] += [round(point["progress"] * FIDELITY_STEPS) for point in points]
                     last[number] = points[-1]
@@ -182,7 +186,12 @@ class StudyResults:
         if not self.started:
             raise BadInput(f"{directory}: {LEDGER} does not begin with the study; it cannot be read")
         try:
+            if self.started.get("paths") is None and trials:
+                self.started["study"] = as_begun(self.started["study"], next(iter(trials.values()))["config_values"])
             self.study = StudyConfig.model_validate(self.started["study"])
+            if self.study.storage.store is not None:  # of an earlier version it may be relative to who knows what
+                storage = self.study.storage.model_copy(update={"store": self.store})
+                self.study = self.study.model_copy(update={"storage": storage})
         except UNREADABLE as error:
             raise DamagedLedger(f"{self.directory / LEDGER}: the study in it is not one: {in_short(error)}") from error
         self.records = [Trial(**trials[number]) for number in sorted(trials)]

@@ -13,6 +13,7 @@ from typing import Any
 
 from ddcal.config import ConfigError, StudyConfig, read_study
 from ddcal.config.places import is_url, taken_by, tracking_problem
+from ddcal.config.study_paths import from_folder, with_study_paths
 from ddcal.errors import BadInput, ResourceError
 from ddcal.pipeline import Advance, Environment, Store
 from ddcal.pipeline.imported import check_imports
@@ -103,6 +104,7 @@ def run_study(
     for key, folder in (("storage.store", study.storage.store), ("storage.cache", study.storage.cache)):
         if folder is not None and not is_url(folder):
             _check_place(key, Path(folder).expanduser(), readable=key == "storage.store")
+    study = _at(study, root.absolute())
     directory = root.absolute() / study.name
     if directory.is_file() or _foreign(directory):
         raise ResourceError(f"{directory} exists and is not a study's folder: take another name or --output")
@@ -296,6 +298,13 @@ def _foreign(directory: Path) -> bool:
     return any(not path.name.startswith((LOCK, f".{LOCK}", f".{STUDY}")) for path in directory.iterdir())
 
 
+def _at(study: StudyConfig, root: Path) -> StudyConfig:
+    """Return the study with its paths absolute (relative ones are of the working folder) and its output root."""
+    values = with_study_paths(study.model_dump(mode="json"), from_folder(Path.cwd()))
+    values["storage"]["output"] = str(root)
+    return StudyConfig.model_validate(values)
+
+
 def _check_name(study: StudyConfig, root: Path) -> None:
     """Raise ResourceError if the study's folder would be a folder or file of something else in the output root."""
     directory, uri = root.absolute() / study.name, tracking_uri(study, root)
@@ -317,10 +326,11 @@ def _check_place(key: str, place: Path, *, readable: bool = False) -> None:
     Where reading is enough (a store of finished stages, which a study may use without adding to it), one that exists is
     not refused for being read-only.
     """
-    if in_ray_job() and not place.is_absolute():
+    temporary = "runtime_resources" in Path.cwd().parts and place.is_relative_to(Path.cwd())
+    if in_ray_job() and (temporary or not place.is_absolute()):
         option = "--output" if key == "storage.output" else f"--set {key}=..."
         raise ResourceError(
-            f"{key}: {place} is relative, and the working folder of a Ray job is thrown away: "
+            f"{key}: {place} is relative to the working folder of a Ray job, which is thrown away: "
             f"give an absolute path on a shared file system ({option})"
         )
     place = place.absolute()

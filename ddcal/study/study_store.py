@@ -9,7 +9,6 @@ from ddcal.config import StudyConfig
 from ddcal.config.places import is_url
 from ddcal.errors import ResourceError, StoreError
 from ddcal.pipeline.store import Store, open_store
-from ddcal.study.events import StudyResumed, StudyStarted
 from ddcal.study.rights import make_folder
 
 
@@ -26,23 +25,6 @@ def cache_place(study: StudyConfig) -> str | None:
     """Return the folder of copies that the study names, absolute, or None."""
     cache = study.storage.cache
     return None if cache is None else str(Path(cache).expanduser().absolute())
-
-
-def recorded_store(event: StudyStarted | StudyResumed, directory: Path) -> str | None:
-    """Return the store of a study whose ledger begins, or goes on, with an event; None if it does not say.
-
-    A store that the study does not name is the one in its output root, wherever the root lies now.
-
-    Args:
-        event: The event.
-        directory: The study's folder, where it lies now.
-    """
-    named = (event.study.get("storage") or {}).get("store")
-    if named is None:
-        return str(directory.parent.absolute() / "store")
-    if is_url(named) or Path(named).is_absolute():
-        return str(named)
-    return event.store if isinstance(event, StudyStarted) else None  # as it was given, from wherever that was
 
 
 def study_store(study: StudyConfig, root: Path) -> Store:

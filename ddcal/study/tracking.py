@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from ddcal.config import StudyConfig
 from ddcal.config.study import Access
+from ddcal.config.study_paths import from_folder, with_trial_paths
 from ddcal.config.yaml_reader import dump_yaml
 from ddcal.credentials import masked
 from ddcal.errors import StoreError
@@ -40,12 +41,14 @@ from ddcal.study.mlflow_client import (
     database_rights,
     one_line,
     refused,
+    sqlite_path,
     tracking_uri,
     without_password,
 )
+from ddcal.study.mlflow_moved import bring_home, strays
 from ddcal.study.mlflow_view import TAG, study_view
+from ddcal.study.recorded import recorded_store, recorded_study
 from ddcal.study.rights import make_folder
-from ddcal.study.study_store import recorded_store
 
 logger = logging.getLogger(__name__)
 
@@ -171,15 +174,25 @@ class Mirror:
         return True
 
     def _connect(self) -> None:
+        root = self.directory.parent
+        bring_home(self.uri, root)
         client = connect(self.uri, self._rights)
         found = client.get_experiment_by_name(self.experiment)
         if found is None:
-            if self.artifacts is not None:
-                make_folder(self.directory.parent / ARTIFACTS, self._access)
+            if self.artifacts is not None and self.artifacts.startswith(f"{(root / ARTIFACTS).as_uri()}/"):
+                make_folder(root / ARTIFACTS, self._access)
             tags = {"mlflow.experimentKind": EXPERIMENT_KIND}
             identifier = client.create_experiment(self.experiment, artifact_location=self.artifacts, tags=tags)
         else:
             identifier = found.experiment_id
+            if strays(found.artifact_location, root):
+                self._files = False
+                logger.warning(
+                    "MLflow at %s keeps the artifacts of %s in %s, which is not there any more: it takes none",
+                    self.place,
+                    self.experiment,
+                    found.artifact_location,
+                )
         self._client, self._experiment_id = client, identifier
 
     def _alive(self) -> bool:
@@ -219,7 +232,7 @@ class Mirror:
         self._params(run, event.values)
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "config.yaml"
-            path.write_text(dump_yaml(event.config))
+            path.write_text(dump_yaml(self._absolute(event.config)))
             self._log_file(run, path)
         self.cursor.runs[number] = {"run": run, "data": event.config["data"]}
 
@@ -247,21 +260,27 @@ class Mirror:
         from mlflow.entities import Dataset, DatasetInput, InputTag, RunTag
 
         trial = self.cursor.runs[str(event.number)]
+        data = self._absolute({"data": trial["data"]})["data"]
         tags = {"ddcal.outcome": event.outcome, **accounting_tags(event)}
         tags |= {f"ddcal.key.{stage}": key for stage, key in event.keys.items()}
         if event.error:
             tags["ddcal.error"] = event.error[:4000]
         self._client.log_batch(trial["run"], tags=[RunTag(name, value) for name, value in tags.items()])
         if event.fingerprint:
-            name, root = trial["data"]["name"], trial["data"].get("root")
+            name, root = data["name"], data.get("root")
             dataset = Dataset(name, event.fingerprint[:36], "ddcal", root or name)
             inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
             self._client.log_inputs(trial["run"], inputs)
-        for picture in (self._diagram(event), *self._distilled(trial["data"], event.keys.get("distill"))):
+        for picture in (self._diagram(event), *self._distilled(data, event.keys.get("distill"))):
             if picture is not None:
                 self._log_file(trial["run"], picture)
         self._client.set_terminated(trial["run"], STATUS.get(event.outcome, "FAILED"), end_time=event.time)
         del self.cursor.runs[str(event.number)]
+
+    def _absolute(self, trial: dict[str, Any]) -> dict[str, Any]:
+        """Return a trial's config as the ledger has it, with absolute paths."""
+        absolute: dict[str, Any] = with_trial_paths(trial, from_folder(self.directory))
+        return absolute
 
     def _distilled(self, data: dict[str, Any], key: str | None) -> tuple[Path | None, ...]:
         """Return the pictures of a trial's distilled images, drawn once a distilled set; None for one it has not."""
@@ -381,7 +400,8 @@ def make_mirror(study: StudyConfig, directory: Path) -> Mirror | None:
         )
     experiment = study.tracking.experiment or study.name
     served = uri.startswith(("http:", "https:"))  # a server keeps artifacts itself; a database would put them here
-    artifacts = None if served else artifact_location(root, experiment)
+    database = sqlite_path(uri)  # its artifacts lie beside it: whichever root is moved, the others find theirs
+    artifacts = None if served else artifact_location(root if database is None else database.parent, experiment)
     access, rights = study.storage.access, database_rights(study)
     return Mirror(directory, uri, experiment, artifacts, access=access, rights=rights)
 
@@ -400,7 +420,7 @@ def _facts(directory: Path) -> dict[str, Any]:
     with (directory / LEDGER).open("rb") as stream:
         first = parse_event(stream.readline())
     assert isinstance(first, StudyStarted)
-    study = first.study
+    study = recorded_study(first, directory)
     return {
         "study": study["name"],
         "study_id": first.study_id,

@@ -12,6 +12,7 @@ from pathlib import Path
 from ddcal.credentials import masked, without_credentials
 from ddcal.errors import BadInput, TrackingError
 from ddcal.study.mlflow_client import connect, database_rights, one_line, tracking_uri
+from ddcal.study.mlflow_moved import bring_home
 from ddcal.study.mlflow_view import study_link
 from ddcal.study.results import load_study
 
@@ -36,6 +37,7 @@ def serve(directory: Path | str, port: int, say: Callable[[str], None]) -> None:
         raise BadInput(f"{directory}: this study was tracked by a server: open {without_credentials(uri)}")
     experiment = results.study.tracking.experiment or results.study.name
     try:
+        bring_home(uri, results.directory.parent)
         found = connect(uri, database_rights(results.study)).get_experiment_by_name(experiment)
     except Exception as error:
         raise TrackingError(f"tracking.uri: {uri} cannot be read: {one_line(error, uri)}") from error

@@ -14,6 +14,7 @@ from typing import Any
 
 from ddcal.config import StudyConfig
 from ddcal.config.places import is_url
+from ddcal.config.study_paths import from_folder, with_study_paths
 from ddcal.config.yaml_reader import Refused, YamlReader
 from ddcal.errors import BadInput, StoreError
 from ddcal.pipeline.holder import MAX_TEXT, Holder
@@ -163,7 +164,10 @@ def _study_fault(results: StudyResults) -> str | None:
         return f"it cannot be read ({error.problem.message})"
     except (OSError, *UNREADABLE) as error:
         return _unreadable(error)
-    return None if there == results.study else "it says something else than the ledger"
+    # Relative paths are of the study's folder in both; earlier versions wrote them as they were given.
+    change = from_folder(results.directory) if results.started.get("paths") else os.path.basename
+    one, other = (with_study_paths(study.model_dump(mode="json"), change) for study in (there, results.study))
+    return None if one == other else "it says something else than the ledger"
 
 
 def _table_fault(results: StudyResults, name: str, trials: list[Trial]) -> str | None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from ddcal.analysis.report.cells import Run
 from ddcal.config import TrialConfig
-from ddcal.pipeline import DatasetCache, Entry, Store
-from ddcal.study.study_store import study_store
+from ddcal.pipeline import DatasetCache, Entry, Store, open_store
+from ddcal.study.study_store import cache_place
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ class Artefacts:
         """
         directory = run.study.directory
         if str(directory) not in self._stores:
-            self._stores[str(directory)] = study_store(run.study.study, directory.parent)
+            self._stores[str(directory)] = open_store(run.study.store, cache_place(run.study.study))
         return self._stores[str(directory)]
 
     def config(self, run: Run) -> TrialConfig:
