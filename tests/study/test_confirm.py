@@ -75,7 +75,9 @@ def test_an_old_confirmation_with_impossible_ends_is_shown_without_them(results)
     key = results.best.trial_key
     one = {"trial_key": key, "metric": "val/ece", "searched": 0.1, "mean": 0.1, "low": -0.019, "high": 0.2, "seeds": 2}
     two = one | {"metric": "val/accuracy", "mean": 0.9, "low": 0.8, "high": 1.014}
-    (results.directory / "confirmation.json").write_text(json.dumps({"leaders": [one, two]}))
+    (results.directory / "confirmation.json").write_text(
+        json.dumps({"seeds": 2, "study": "tiny-confirm", "leaders": [one, two]})
+    )
     ece, accuracy = results.summary()["winner"]["confirmed"]
     assert (ece["low"], ece["high"], accuracy["low"], accuracy["high"]) == (0.0, 0.2, 0.8, 1.0)
 

@@ -12,6 +12,7 @@ import yaml
 
 from ddcal.study import run_study
 from ddcal.study.confirm import confirm
+from ddcal.study.mlflow_client import database_rights
 from ddcal.study.rights import make_folder
 from ddcal.study.runner import resume_study
 from ddcal.study.sync import sync_study
@@ -32,14 +33,15 @@ def rights(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def run(tiny_study, root, access=None, store=None, **options):
+def run(tiny_study, root, access=None, store=None, uri="none"):
     storage = {name: value for name, value in (("access", access), ("store", store)) if value is not None}
-    study = tiny_study(search={"trials": 1}, storage={name: str(value) for name, value in storage.items()}, tracking={})
-    return run_study(study, output=root, debug=True, **options)
+    storage = {name: str(value) for name, value in storage.items()}
+    study = tiny_study(search={"trials": 1}, storage=storage, tracking={"uri": uri})
+    return run_study(study, output=root, debug=True)
 
 
 def test_by_default_nobody_else_gets_in(tiny_study, tmp_path):
-    results = run(tiny_study, tmp_path / "runs")
+    results = run(tiny_study, tmp_path / "runs", uri=None)
     root = results.directory.parent
     assert {path.name: rights(path) for path in root.iterdir()} == {
         "tiny": 0o700, "store": 0o700, "mlartifacts": 0o700, "mlflow.db": 0o600,
@@ -56,7 +58,7 @@ def test_a_store_that_is_named_is_for_others_too(tiny_study, tmp_path):
 
 
 def test_a_group_may_read_and_write_everything(tiny_study, tmp_path):
-    results = run(tiny_study, tmp_path / "runs", "group", store=tmp_path / "shared")
+    results = run(tiny_study, tmp_path / "runs", "group", store=tmp_path / "shared", uri=None)
     resume_study(results.directory, trials=2, debug=True)
     sync_study(results.directory)
     root = results.directory.parent
@@ -70,19 +72,18 @@ def test_a_group_may_read_and_write_everything(tiny_study, tmp_path):
 
 
 def test_as_the_umask_lets(tiny_study, tmp_path):
-    root = run(tiny_study, tmp_path / "runs", "umask").directory.parent
-    assert {rights(path) for path in root.iterdir() if path.is_dir()} == {0o755}
-    assert rights(root / "mlflow.db") == 0o644
+    results = run(tiny_study, tmp_path / "runs", "umask")
+    assert {rights(path) for path in results.directory.parent.iterdir()} == {0o755}
+    assert database_rights(results.study) is None
 
 
 def test_what_is_there_keeps_its_rights(tiny_study, tmp_path):
     """Folders of an earlier version, or those that somebody has opened on purpose."""
     directory = run(tiny_study, tmp_path / "runs").directory
-    for path in (directory, *directory.parent.iterdir()):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+    for path in directory.parent.iterdir():
+        path.chmod(0o755)
     resume_study(directory, trials=2, debug=True)
-    assert {rights(path) for path in directory.parent.iterdir() if path.is_dir()} == {0o755}
-    assert rights(directory.parent / "mlflow.db") == 0o644
+    assert {rights(path) for path in directory.parent.iterdir()} == {0o755}
     for access in ("private", "group"):
         make_folder(directory, access)
         assert rights(directory) == 0o755
