@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,9 +200,12 @@ def write_models(folder: Path, ready: ReadyModel) -> dict[str, Any]:
     if "mlflow" in ready.request.formats:
         from ddcal.study.mlflow_model import load_mlflow_model, save_mlflow_model
 
-        target = folder / PLACES["mlflow"]
-        save_mlflow_model(target, path, ready.example, ready.dataset.num_classes, ready.description)
-        _check(load_mlflow_model(target), ready, "mlflow")
+        with tempfile.TemporaryDirectory(prefix="ddcal-") as scratch:  # MLflow takes a path with ? # % for a URL
+            made = Path(scratch) / PLACES["mlflow"]
+            program_there = shutil.copyfile(path, Path(scratch) / path.name)
+            save_mlflow_model(made, program_there, ready.example, ready.dataset.num_classes, ready.description)
+            _check(load_mlflow_model(made), ready, "mlflow")
+            shutil.move(made, folder / PLACES["mlflow"])
     if "torch" not in ready.request.formats:
         path.unlink()
     written = [folder / PREPROCESSING]

@@ -180,3 +180,9 @@ def test_a_database_elsewhere_keeps_its_artefacts_beside_it(tiny_study, tmp_path
     before = snapshot(tmp_path / "runs")
     assert resume_study(tmp_path / "copy" / "tiny", trials=2, debug=True).unsent == 0
     assert snapshot(tmp_path / "runs") == before and not (tmp_path / "copy" / "mlartifacts").exists()
+
+
+def test_an_mlflow_model_is_written_into_a_folder_of_any_name(roots, tmp_path):
+    best = tmp_path / "be?st %20#"
+    assert ddcal("export", roots() / "runs" / "tiny", "--to", best, "--model", "mlflow").exit_code == 0
+    assert (best / "model" / "MLmodel").is_file() and [path.name for path in tmp_path.iterdir()] == [best.name]
