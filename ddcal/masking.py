@@ -16,7 +16,7 @@ PATCH_SIZE = 4
 def random_mask(
     shape: tuple[int, ...] | torch.Size, ratio: float, generator: torch.Generator, unit: MaskUnit = "element"
 ) -> Tensor:
-    """Draw a keep-mask: True where u >= ratio, with u uniform in [0, 1) (PAPER.md, Mask).
+    """Draw a keep-mask: True where u >= ratio, with u uniform in [0, 1) (method.md, Mask).
 
     Args:
         shape: (N, C, H, W) of the images.

@@ -63,7 +63,7 @@ def ray_session():
     """A Ray of 2 CPUs with token authentication and without dashboard, its token in a temporary HOME."""
     from stores import AWS
 
-    from ddcal.study.ray_executor import ENVIRONMENT
+    from ddcal.study.run.ray_executor import ENVIRONMENT
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)

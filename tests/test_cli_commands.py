@@ -8,8 +8,8 @@ import yaml
 from typer.testing import CliRunner
 
 from ddcal.cli import app
+from ddcal.cli.console import make_console, pareto_table
 from ddcal.study import load_study
-from ddcal.study.console import make_console, pareto_table
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from ddcal.calibration import load_calibrator
 from ddcal.cli import app
 from ddcal.study import load_study, run_study
-from ddcal.study.export import ExportError, export_trial
-from ddcal.study.replay import replay
+from ddcal.study.export.export import ExportError, export_trial
+from ddcal.study.export.replay import replay
 
 FILES = {
     "README.md", "MLproject", "run.yaml", "run.lock.json", "evaluation.json", "reliability.png",

@@ -13,7 +13,7 @@ PAGES = sorted([*FOLDER.glob("*.md"), ROOT / "README.md", *ROOT.glob("*/README.m
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)")
 FILE = re.compile(r"(?<![\w/.-])((?:studies|tests|ddcal)/[\w./-]+\.(?:py|yaml|md|png))")
 TOPIC = re.compile(r"`ddcal guide ([a-z-]+)`")
-CITED = re.compile(r"method\.md, ([A-Z][A-Za-z /]*[A-Za-z])")
+CITED = re.compile(r"method\.md, ([A-Z][A-Za-z /-]*[A-Za-z])")
 
 
 def invoke(*arguments):

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from ddcal.config import TrialConfig
 from ddcal.errors import BadInput
-from ddcal.study.ledger import LEDGER
-from ddcal.study.results import WINNER_METRIC, StudyResults, Trial, load_study
+from ddcal.study.record.ledger import LEDGER
+from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial, load_study
 
 TEST_FACTS = {
     "test accuracy": "accuracy",

@@ -9,7 +9,7 @@ from ddcal.analysis.style import SERIES, objective_label
 from ddcal.calibration import save_figure
 from ddcal.calibration.reliability import literal
 from ddcal.errors import BadInput
-from ddcal.study.results import StudyResults
+from ddcal.study.record.results import StudyResults
 
 MARKERS = "osD^vP*X"
 

@@ -12,7 +12,7 @@ from ddcal.analysis.style import GREY, RED, objective_label
 from ddcal.calibration import save_figure
 from ddcal.calibration.reliability import literal
 from ddcal.config.study import Domain
-from ddcal.study.results import StudyResults, Trial
+from ddcal.study.record.results import StudyResults, Trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,7 +1,7 @@
 """How evenly a distilled set spreads its information: the cumulative explained ratio of its singular values (Figure 1).
 
 The supplement, B.2: distilled data with condensed information has a curve skewed to the top left, evenly distributed
-information one close to the diagonal. As PAPER.md defines it: σ (not σ²) of the uncentred matrix whose rows are the
+information one close to the diagonal. As method.md defines it: σ (not σ²) of the uncentred matrix whose rows are the
 flattened network-input images, over equal numbers of images for all sets that are compared.
 """
 

@@ -1,6 +1,6 @@
 """Means of repeated runs, with the spread between distilled sets and that between networks on one set apart.
 
-PAPER.md, Variance: the draw of a set moves its accuracy by points, networks on one set by tenths; one spread over both
+method.md, Variance: the draw of a set moves its accuracy by points, networks on one set by tenths; one spread over both
 would hide which of the two was repeated.
 """
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from ddcal.analysis.parallel import plot_parallel
 from ddcal.analysis.style import BLUE, GREEN, GREY, ORANGE, RED, objective_label, trial_ticks, whole_file_name
 from ddcal.calibration import save_figure
-from ddcal.study.results import StudyResults, Trial
+from ddcal.study.record.results import StudyResults, Trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ddcal.study.importance import Importance
+    from ddcal.study.search.importance import Importance
 
 FIGURES = "figures"
 """The folder of a study's pictures, in the study's folder."""
@@ -52,7 +52,7 @@ def draw_study(results: StudyResults, folder: Path | None = None, *, hurried: bo
 
 
 def draw_at_end(results: StudyResults) -> None:
-    """Draw the pictures that a study leaves behind; for `ddcal.study.runner.Hooks`."""
+    """Draw the pictures that a study leaves behind; for `ddcal.study.run.runner.Hooks`."""
     draw_study(results, hurried=True)
 
 
@@ -149,7 +149,7 @@ def plot_importances(results: StudyResults, path: Path) -> Path:
     """
     from matplotlib.figure import Figure
 
-    from ddcal.study.importance import caution, importances
+    from ddcal.study.search.importance import caution, importances
 
     found = importances(results)
     objectives = list(results.study.objectives)

@@ -1,6 +1,12 @@
 """Calibration of classifiers: metrics, calibrators, masked temperature scaling and its sweeps, reliability diagrams."""
 
-from ddcal.calibration.binned import (
+from ddcal.calibration.calibrator import Calibrator, load_calibrator
+from ddcal.calibration.ensemble_scaling import EnsembleTemperatureScaling
+from ddcal.calibration.histogram import HistogramBinning
+from ddcal.calibration.isotonic import IsotonicCalibration
+from ddcal.calibration.mask_ratio import RatioChoice, ratio_for_accuracy
+from ddcal.calibration.masked import fit_masked, masked_logits, masked_temperature_scaling
+from ddcal.calibration.metrics.binned import (
     BrierParts,
     ReliabilityBins,
     brier_decomposition,
@@ -10,17 +16,11 @@ from ddcal.calibration.binned import (
     maximum_calibration_error,
     reliability_bins,
 )
-from ddcal.calibration.bootstrap import Interval, bootstrap_difference, bootstrap_intervals
-from ddcal.calibration.calibrator import Calibrator, load_calibrator
-from ddcal.calibration.ensemble_scaling import EnsembleTemperatureScaling
-from ddcal.calibration.histogram import HistogramBinning
-from ddcal.calibration.isotonic import IsotonicCalibration
-from ddcal.calibration.mask_ratio import RatioChoice, ratio_for_accuracy
-from ddcal.calibration.masked import fit_masked, masked_logits, masked_temperature_scaling
-from ddcal.calibration.metrics import accuracy, brier_score, negative_log_likelihood, score, score_probabilities
-from ddcal.calibration.ranking import adaptive_ece, aurc
+from ddcal.calibration.metrics.bootstrap import Interval, bootstrap_difference, bootstrap_intervals
+from ddcal.calibration.metrics.ranking import adaptive_ece, aurc
+from ddcal.calibration.metrics.scores import accuracy, brier_score, negative_log_likelihood, score, score_probabilities
+from ddcal.calibration.metrics.smooth import smooth_ece
 from ddcal.calibration.reliability import plot_reliability, save_figure
-from ddcal.calibration.smooth import smooth_ece
 from ddcal.calibration.sweep import SweepFit, fit_temperatures, sweep_logits, sweep_masks
 from ddcal.calibration.temperature import CalibrationError, TemperatureFit, fit_temperature
 from ddcal.calibration.temperature_scaling import TemperatureScaling

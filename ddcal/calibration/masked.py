@@ -1,4 +1,4 @@
-"""Masked Temperature Scaling (MTS): a temperature from masked training images, without real labels (PAPER.md, MTS)."""
+"""Masked Temperature Scaling (MTS): a temperature from masked training images, without real labels (method.md, MTS)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from ddcal.calibration.checks import check_count
-from ddcal.calibration.metrics import accuracy
+from ddcal.calibration.metrics.scores import accuracy
 from ddcal.calibration.temperature import TemperatureFit, check_bounds, check_solver, fit_temperature
 from ddcal.masking import MaskUnit, mask_images
 from ddcal.networks import predict_logits

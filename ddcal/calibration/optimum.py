@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ddcal.calibration.checks import Integers
-from ddcal.calibration.predictions import blocks
+from ddcal.calibration.metrics.predictions import blocks
 
 Slopes = Callable[[float], tuple[float, float, float]]
 

@@ -1,4 +1,4 @@
-"""Reliability diagrams of several calibrations side by side (PAPER.md, what the supplement shows)."""
+"""Reliability diagrams of several calibrations side by side (method.md, ECE)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddcal.calibration.binned import ReliabilityBins
+from ddcal.calibration.metrics.binned import ReliabilityBins
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from ddcal.calibration.checks import ArrayLike, Floats, Integers, check_labels, check_matrix
-from ddcal.calibration.metrics import score
+from ddcal.calibration.metrics.scores import score
 from ddcal.calibration.optimum import optimal_temperature
 from ddcal.calibration.temperature import check_bounds
 

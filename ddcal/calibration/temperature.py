@@ -1,4 +1,4 @@
-"""Temperature scaling: one number T that divides all logits (Guo et al. 2017, section 4.2; PAPER.md, MTS)."""
+"""Temperature scaling: one number T that divides all logits (Guo et al. 2017, section 4.2; method.md, MTS)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from ddcal.calibration.checks import ArrayLike, Integers, check_labels, check_matrix
-from ddcal.calibration.metrics import negative_log_likelihood
+from ddcal.calibration.metrics.scores import negative_log_likelihood
 from ddcal.calibration.optimum import optimal_temperature
 
 SOLVERS = ("bounded", "paper_lbfgs")
@@ -55,7 +55,7 @@ def fit_temperature(
     the root of a monotone derivative or a bound (`ddcal.calibration.optimum`). Data that prefer no temperature (the
     logits of each row all equal, or a single class) give T = 1, moved into the bounds.
 
-    "paper_lbfgs" is the authors' optimiser (PAPER.md, MTS): LBFGS from T = 1.5, learning rate 0.01, 50 iterations, no
+    "paper_lbfgs" is the authors' optimiser (method.md, MTS): LBFGS from T = 1.5, learning rate 0.01, 50 iterations, no
     line search, no bounds. Steps of 1 % stop about 39 % of the way to the optimum; far from it, T can turn negative.
 
     Neither draws random numbers nor changes the autograd mode.

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ddcal.cli.base import Address, AsJson, Debug, Overrides, StudyFile, StudyFolder, app
-from ddcal.config.loading import read_study, study_problems
-from ddcal.config.notes import zca_notes
-from ddcal.config.searchers import trials_sentence
+from ddcal.config.checks.notes import zca_notes
+from ddcal.config.checks.searchers import trials_sentence
+from ddcal.config.reading.loading import read_study, study_problems
 from ddcal.config.shipped import study_file
 from ddcal.pipeline.imported import check_imports
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ddcal.config import StudyConfig
     from ddcal.config.problems import Problem
     from ddcal.pipeline.imported import FileReport
-    from ddcal.study.results import StudyResults
-    from ddcal.study.runner import Hooks
+    from ddcal.study.record.results import StudyResults
+    from ddcal.study.run.runner import Hooks
 
 
 @app.command()
@@ -43,7 +43,7 @@ def validate(
 
     reports = [(file, *study_problems(file, overrides or (), check_files)) for file in map(study_file, studies)]
     if data:
-        from ddcal.study.data_check import with_data_problems
+        from ddcal.study.run.checks import with_data_problems
 
         reports = [(file, *with_data_problems(file, study, problems, warnings)) for file, study, problems in reports]
     warnings += (warning for report in checked for warning in report.warnings)
@@ -88,8 +88,8 @@ def run(
     extra = [] if trials is None else [f"search.trials={trials}"]
     study = read_study(study_file(file), [*(overrides or ()), *extra])
 
-    from ddcal.study.console import StudyProgress, make_console, print_summary
-    from ddcal.study.runner import run_study
+    from ddcal.cli.console import StudyProgress, make_console, print_summary
+    from ddcal.study.run.runner import run_study
 
     console = make_console()
     with StudyProgress(console) as progress:
@@ -125,9 +125,9 @@ def plan(
     """Tell what a study would cost; nothing of it is run."""
     study = read_study(study_file(file), overrides or ())
 
-    from ddcal.study.console import make_console
-    from ddcal.study.plan import make_plan
-    from ddcal.study.plan_tables import print_plan, probe_progress
+    from ddcal.cli.console import make_console
+    from ddcal.cli.plan_tables import print_plan, probe_progress
+    from ddcal.study.plan.plan import make_plan
 
     with probe_progress(make_console(stderr=True)) as on_probe:
         planned = make_plan(study, output=output, probe=probe, on_probe=on_probe)
@@ -145,8 +145,8 @@ def resume(
     address: Address = None,
 ) -> None:
     """Go on with a stopped or killed study."""
-    from ddcal.study.console import StudyProgress, make_console, print_summary
-    from ddcal.study.runner import resume_study
+    from ddcal.cli.console import StudyProgress, make_console, print_summary
+    from ddcal.study.run.runner import resume_study
 
     console = make_console()
     with StudyProgress(console) as progress:
@@ -161,8 +161,8 @@ def resume(
 @app.command()
 def status(directory: StudyFolder, as_json: AsJson = False) -> None:
     """Tell how far a study is."""
-    from ddcal.study.console import make_console, print_status
-    from ddcal.study.status import study_status
+    from ddcal.cli.console import make_console, print_status
+    from ddcal.study.record.status import study_status
 
     report = study_status(directory)
     if as_json:
@@ -174,6 +174,6 @@ def status(directory: StudyFolder, as_json: AsJson = False) -> None:
 @app.command()
 def sync(directory: StudyFolder) -> None:
     """Send to MLflow what it does not have yet."""
-    from ddcal.study.sync import sync_study
+    from ddcal.study.mlflow.sync import sync_study
 
     typer.echo(sync_study(directory))

@@ -43,10 +43,10 @@ def report_paper(
     names = [name.strip() for name in datasets.split(",") if name.strip()]
     wanted = paper_studies(scale, names, studies_folder(studies), extra)
 
-    from ddcal.study.console import make_console
+    from ddcal.cli.console import make_console
 
     if plan:
-        from ddcal.analysis.report.planning import plan_report, print_plan
+        from ddcal.cli.report_plan import plan_report, print_plan
 
         console = make_console(stderr=True)
         print_plan(plan_report(wanted, output, console), make_console(), as_json)
@@ -71,6 +71,6 @@ def report_study(
 ) -> None:
     """Write the page of a study; nothing is run."""
     from ddcal.analysis.report.study_page import study_report
-    from ddcal.study.results import load_study
+    from ddcal.study.record.results import load_study
 
     typer.echo(str(study_report(load_study(directory), output)))

@@ -23,9 +23,9 @@ def pareto(
 ) -> None:
     """Print the Pareto front and draw it."""
     from ddcal.analysis.study_figures import FIGURES, plot_pareto
-    from ddcal.study.console import make_console, pareto_table
-    from ddcal.study.results import load_study, trial_rows
-    from ddcal.study.rights import as_access_says
+    from ddcal.cli.console import make_console, pareto_table
+    from ddcal.study.record.results import load_study, trial_rows
+    from ddcal.study.record.rights import as_access_says
 
     results = load_study(directory)
     with as_access_says(results.study.storage.access):
@@ -47,8 +47,8 @@ def plots(
 ) -> None:
     """Draw a study: front, history, parallel coordinates, importances."""
     from ddcal.analysis.study_figures import draw_study
-    from ddcal.study.results import load_study
-    from ddcal.study.rights import as_access_says
+    from ddcal.study.record.results import load_study
+    from ddcal.study.record.rights import as_access_says
 
     results = load_study(directory)
     with as_access_says(results.study.storage.access):
@@ -71,7 +71,7 @@ def compare(
     """Put studies beside each other."""
     from ddcal.analysis.comparison import compare_studies, comparison_table, find_studies, write_comparison
     from ddcal.analysis.comparison_figure import plot_fronts
-    from ddcal.study.console import make_console
+    from ddcal.cli.console import make_console
 
     studies = find_studies(directories)
     found = compare_studies(studies)
@@ -91,9 +91,9 @@ def compare(
 @app.command()
 def importance(directory: StudyFolder, as_json: AsJson = False) -> None:
     """Tell which searched names matter."""
-    from ddcal.study.console import importance_table, make_console
-    from ddcal.study.importance import caution, importances
-    from ddcal.study.results import load_study
+    from ddcal.cli.console import importance_table, make_console
+    from ddcal.study.record.results import load_study
+    from ddcal.study.search.importance import caution, importances
 
     found = importances(load_study(directory))
     if as_json:
@@ -115,9 +115,9 @@ def confirm(
     as_json: AsJson = False,
 ) -> None:
     """Run the leaders of a study on fresh seeds."""
-    from ddcal.study.confirm import confirm as confirm_leaders
-    from ddcal.study.console import StudyProgress, confirmation_table, make_console
-    from ddcal.study.results import load_study
+    from ddcal.cli.console import StudyProgress, confirmation_table, make_console
+    from ddcal.study.record.results import load_study
+    from ddcal.study.run.confirm import confirm as confirm_leaders
 
     console = make_console(stderr=as_json)
     with StudyProgress(console) as progress:
@@ -141,6 +141,6 @@ def ui(
     port: Annotated[int, typer.Option(metavar="PORT", help="The port on 127.0.0.1.")] = 5000,
 ) -> None:
     """Show a study in MLflow's UI on this machine."""
-    from ddcal.study.ui import serve
+    from ddcal.study.mlflow.ui import serve
 
     serve(directory, port, typer.echo)

@@ -15,7 +15,7 @@ from ddcal.config.places import is_url
 from ddcal.errors import BadInput
 
 if TYPE_CHECKING:
-    from ddcal.pipeline.store import Store
+    from ddcal.store.base import Store
 
 StorePlace = Annotated[
     str,
@@ -28,9 +28,9 @@ app.add_typer(store_app, name="store")
 @store_app.command("ls")
 def store_ls(root: StorePlace, as_json: AsJson = False) -> None:
     """List the artefacts of a store, and who refers to them."""
+    from ddcal.cli.console import make_console, store_table
     from ddcal.pipeline.upkeep import list_entries
-    from ddcal.study.console import make_console, store_table
-    from ddcal.study.references import referred_keys
+    from ddcal.study.record.references import referred_keys
 
     store = existing_store(root)
     entries, references = list(list_entries(store)), referred_keys(store)
@@ -83,7 +83,7 @@ def store_prune(
     What a study or an export has noted counts until --forget, also when its folder cannot be found.
     """
     from ddcal.pipeline.upkeep import prune_store
-    from ddcal.study.references import all_but, forget, kept_for_notes, referred_keys
+    from ddcal.study.record.references import all_but, forget, kept_for_notes, referred_keys
 
     store = existing_store(root)
     most = None if max_size is None else int(max_size * 1e9)
@@ -107,14 +107,15 @@ def store_prune(
 
 def existing_store(root: str) -> Store:
     """Return the artefact store at ``root``, an ``s3://`` URL or a folder, or at ``root/store``; it must exist."""
-    from ddcal.pipeline.store import open_store
+    from ddcal.pipeline.stages import STAGES
+    from ddcal.store.opening import open_store
 
     if is_url(root):
         store = open_store(root)
         store.check()
         return store
     for place in (Path(root), Path(root) / "store"):
-        if any((place / stage).is_dir() for stage in ("distill", "train")):
+        if any((place / stage).is_dir() for stage in STAGES):
             return open_store(place)
     raise BadInput(
         f"{root} is not an artefact store, nor an output root that has one "

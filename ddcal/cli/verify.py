@@ -22,7 +22,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Tell whether a study's folder is whole."""
-    from ddcal.study.verify import verify_study
+    from ddcal.study.record.verify import verify_study
 
     parts = verify_study(directory, repair=repair)
     if as_json:

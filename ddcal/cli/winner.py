@@ -41,16 +41,16 @@ def export(
     ] = None,
 ) -> None:
     """Write the winner as a folder that replays."""
-    from ddcal.study.export import export_trial, exported_already
-    from ddcal.study.models import check_model, model_request
-    from ddcal.study.results import load_study
+    from ddcal.study.export.export import export_trial, exported_already
+    from ddcal.study.export.models import check_model, model_request
+    from ddcal.study.record.results import load_study
 
     if trial is not None and pareto:
         raise BadInput("--trial and --pareto exclude each other: give one of them")
     models = model_request(model, network)
     results = load_study(directory)
     if register is not None:
-        from ddcal.study.registry import check_registry
+        from ddcal.study.export.registry import check_registry
 
         check_registry(results, register)
     chosen = results.pareto if pareto else [results.trial(trial) if trial is not None else results.best]
@@ -68,7 +68,7 @@ def export(
             place = shlex.quote(str(to / one.trial_key if pareto else to))
             typer.echo(f"{one.trial_key} -> {target}    next: ddcal replay {place}")
         if register is not None:
-            from ddcal.study.registry import register_export
+            from ddcal.study.export.registry import register_export
 
             version, new = register_export(results, one, target, register)
             typer.echo(f"{one.trial_key} is version {version} of {register}{'' if new else ', as before'}")
@@ -91,8 +91,8 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Run an export again and compare everything."""
-    from ddcal.study.console import comparison_table, make_console
-    from ddcal.study.replay import replay as replay_run
+    from ddcal.cli.console import comparison_table, make_console
+    from ddcal.study.export.replay import replay as replay_run
 
     comparisons = replay_run(folder, store=use_store, data_root=data_root, ignore_versions=ignore_versions)
     compared = [item for item in comparisons if item.compared]

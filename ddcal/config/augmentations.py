@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
-"""Of DSA, in the order in which its authors name them (PAPER.md, DSA operations)."""
+"""Of DSA, in the order in which its authors name them (method.md, DSA operations)."""
 
 _WHOLE = ("none", "dsa")
 _OF_TRAINING = (*_WHOLE, "crop_flip")

@@ -17,7 +17,7 @@ Momentum = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 
 
 class MatchingConfig(Config):
-    """Gradient matching (DC, DSA); PAPER.md, DC / DSA."""
+    """Gradient matching (DC, DSA); method.md, DC / DSA."""
 
     outer: PositiveInt | None = None
     inner: PositiveInt | None = None
@@ -30,7 +30,7 @@ class MatchingConfig(Config):
 
 
 class DMConfig(Config):
-    """Distribution matching; PAPER.md, DM."""
+    """Distribution matching; method.md, DM."""
 
     real_batch: PositiveInt = 256
     image_lr: PositiveFloat = 1.0
@@ -39,7 +39,7 @@ class DMConfig(Config):
 
 
 class ExpertsConfig(Config):
-    """The trajectories that MTT matches: networks trained on the real data, kept epoch by epoch; PAPER.md, MTT.
+    """The trajectories that MTT matches: networks trained on the real data, kept epoch by epoch; method.md, MTT.
 
     Only the epochs that can be read are trained and kept: ``max_start`` + ``expert_epochs`` − 1 of them. ``epochs``
     says so explicitly: trials that read different epochs (other IPCs) share experts that are long enough for all.
@@ -57,7 +57,7 @@ class ExpertsConfig(Config):
 
 
 class MTTConfig(Config):
-    """Matching training trajectories; PAPER.md, MTT.
+    """Matching training trajectories; method.md, MTT.
 
     ``rate`` is where the student's learned rate starts and ``rate_lr`` the rate of learning it. ``batch`` is images a
     student step; a set with no more images is taken whole. A pass over images that ``batch`` does not divide ends with
@@ -104,7 +104,7 @@ def too_few_epochs(epochs: int | None, max_start: int | None, expert_epochs: int
 
 
 class RTPConfig(Config):
-    """Addressable memories ("remember the past"); PAPER.md, RTP.
+    """Addressable memories ("remember the past"); method.md, RTP.
 
     ``bases`` None is the published 16 where ipc and dataset are the published ones, and must be given elsewhere; 0 is
     the variant without bases: the images themselves are learned, from real ones or from ``init: noise``, which is

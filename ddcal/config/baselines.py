@@ -1,4 +1,4 @@
-"""Enqueued points: known-good values, and the entry ``paper``, which stands for the published ones (PAPER.md)."""
+"""Enqueued points: known-good values, and the entry ``paper``, which stands for the published ones (method.md)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 from ddcal.config.backbones import OWN_SECTION, SECTIONS
 from ddcal.config.names import nest
-from ddcal.config.presets import preset, resolve
+from ddcal.config.presets import preset
 from ddcal.config.problems import Problem, problem_at
+from ddcal.config.resolved import resolve
 from ddcal.config.space import not_possible, search_order
 from ddcal.config.study import StudyConfig
 from ddcal.config.trial import TrialConfig, flatten

@@ -1,4 +1,4 @@
-"""The calibrations by name: what each fits on, and what real labels it was allowed to see (PAPER.md, names)."""
+"""The calibrations by name: what each fits on, and what real labels it was allowed to see (method.md, Names of the calibrations)."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ MASK_METHODS = ("mts", "mts_distilled")
 
 
 def default_bounds(method: str, backbone: str = "") -> tuple[float, float]:
-    """Return the temperature bounds of a calibration method where the config gives none (PAPER.md, MTS).
+    """Return the temperature bounds of a calibration method where the config gives none (method.md, MTS).
 
     Args:
         method: As ``calibrate.method``.

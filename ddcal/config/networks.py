@@ -57,7 +57,7 @@ IMAGES = {
 
 
 class NetworkConfig(Config):
-    """A network: the ConvNet of PAPER.md, or one of those that sets are evaluated on across architectures.
+    """A network: the ConvNet of method.md, or one of those that sets are evaluated on across architectures.
 
     What is left out, or null, is the network's own (`ARCHITECTURES`). ``depth`` is the ConvNet's alone and follows the
     image size (2 at 8 px, 3 at 28 and 32, 4 at 64, 5 at 128). MLP and LeNet have no norm: theirs is ``none``.
@@ -206,6 +206,6 @@ def lenet_side(channels: int, size: int) -> int:
 def default_depth(image_size: int) -> int:
     """Return the ConvNet's depth where the config gives none: max(2, round(log2(image_size)) − 2).
 
-    That is 2 at 8 and 16 px, 3 at 28 and 32, 4 at 64, 5 at 128 (PAPER.md, ConvNet): blocks end on about 4×4 pixels.
+    That is 2 at 8 and 16 px, 3 at 28 and 32, 4 at 64, 5 at 128 (method.md, ConvNet): blocks end on about 4×4 pixels.
     """
     return max(2, round(math.log2(image_size)) - 2)

@@ -1,23 +1,23 @@
-"""Settings that a config leaves out, filled in from the published recipes in ``presets.yaml`` beside this module."""
+"""The published recipes, from ``presets.yaml`` beside this module; `ddcal.config.resolved` fills them in."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ddcal.config.calibrations import default_bounds
-from ddcal.config.trial import DistillConfig, TrialConfig
+if TYPE_CHECKING:
+    from ddcal.config.trial import TrialConfig
+
 
 TRAIN_DEFAULTS = {"schedule": "step", "weight_decay": 5e-4, "batch_size": 256}
-"""PAPER.md, Evaluation training; a row of the table wins over them."""
+"""method.md, Evaluation training; a row of the table wins over them."""
 
 ZCA = "data.zca"
-"""The one setting of a row that is not filled in; `ddcal.config.notes` says where a row has it and a trial has not."""
+"""The one setting of a row that is not filled in; `ddcal.config.checks.notes` says where a row alone has it."""
 
 DEFAULT_RATE = 0.01
 """``train.lr`` where the distilled set has not learned one."""
@@ -107,53 +107,5 @@ def _at(points: dict[int, Any], ipc: int) -> tuple[Any, str]:
 
 
 def preset_of(trial: TrialConfig) -> Preset:
-    """Return the preset that `resolve` takes for a trial."""
+    """Return the preset that `ddcal.config.resolved.resolve` takes for a trial."""
     return preset(trial.distill.family, trial.distill.backbone, trial.data.name, trial.distill.ipc)
-
-
-def resolve_distill(config: DistillConfig, dataset: str) -> DistillConfig:
-    """Return the distill section with what it left out filled in for a dataset's name; its network stays partial."""
-    found = preset(config.family, config.backbone, dataset, config.ipc)
-    values = config.model_dump()
-    _fill(values, {n.removeprefix("distill."): v for n, v in found.values.items() if n.startswith("distill.")})
-    _fill_expert_epochs(values)
-    return DistillConfig.model_validate(values)
-
-
-def resolve(trial: TrialConfig) -> TrialConfig:
-    """Return the trial with every setting that was left to a preset or a default made explicit.
-
-    Resolving twice changes nothing. ``network.depth`` and ``data.resolution`` stay None where they follow the data, and
-    ``train.lr`` of a set whose rate is learned.
-    """
-    values = trial.model_dump()
-    values["data"]["validation_fraction"] = trial.data.resolved_validation_fraction
-    if trial.distill.backbone == "rtp":
-        _fill(values, {"train.augment": trial.distill.rtp.augment})
-    _fill(values, preset_of(trial).values)
-    _fill_expert_epochs(values["distill"])
-    _fill(values["train"], TRAIN_DEFAULTS)
-    if values["train"]["lr"] is None and trial.distill.backbone != "mtt":
-        learned = trial.distill.file.lr if trial.distill.backbone == "file" else None
-        values["train"]["lr"] = learned or DEFAULT_RATE
-    values["distill"]["network"] = trial.distill.network.over(trial.network).model_dump()
-    values["train"]["network"] = trial.train.network.over(trial.network).model_dump()
-    low, high = default_bounds(trial.calibrate.method, trial.distill.backbone)
-    _fill(values, {"calibrate.t_min": low, "calibrate.t_max": high})
-    return TrialConfig.model_validate(values)
-
-
-def _fill_expert_epochs(distill: dict[str, Any]) -> None:
-    """Make explicit how long MTT's experts are trained: to the last epoch that is read."""
-    mtt = distill["mtt"]
-    if distill["backbone"] == "mtt" and mtt["experts"]["epochs"] is None:
-        mtt["experts"]["epochs"] = mtt["max_start"] - 1 + mtt["expert_epochs"]
-
-
-def _fill(values: dict[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Put defaults under their dotted names where ``values`` hold None."""
-    for name, value in defaults.items():
-        *sections, last = name.split(".")
-        place = functools.reduce(lambda found, section: found[section], sections, values)
-        if place[last] is None:
-            place[last] = value

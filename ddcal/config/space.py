@@ -20,8 +20,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from ddcal.config.names import trial_from
-from ddcal.config.presets import resolve
 from ddcal.config.problems import ConfigError, KeyPath, Problem, suggestion
+from ddcal.config.resolved import resolve
 from ddcal.config.study import Domain, StudyConfig
 from ddcal.config.trial import Contradictions, TrialConfig
 

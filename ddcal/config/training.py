@@ -52,14 +52,14 @@ class FocalConfig(Config):
 
 
 class TrainConfig(Config):
-    """Training of the DDNNs; None takes the backbone's own evaluation recipe (PAPER.md, Evaluation training).
+    """Training of the DDNNs; None takes the backbone's own evaluation recipe (method.md, Evaluation training).
 
     ``lr`` left out is the learned rate of a set that has one (MTT, or ``distill.file.lr``), the recipe's (``full``),
     and 0.01 elsewhere. ``schedule``: the rate falls to a tenth at half of the epochs (``step``), one epoch later and
     with the momentum set to zero (``step_reference``), along half a cosine to 0, or not at all. ``augment``: one of
     DSA's operations a batch (``dsa``), or of some of them (``crop_scale_rotate``), or for every image a random crop and
     flip; left out, that of ``distill.rtp`` with its images. The sections ``mixup``, ``label_smoothing`` and ``focal``
-    belong to the ``loss`` of their name (PAPER.md, During-training baselines).
+    belong to the ``loss`` of their name (method.md, During-training baselines).
     """
 
     loss: Literal["cross_entropy", "mixup", "label_smoothing", "focal"] = "cross_entropy"

@@ -13,6 +13,7 @@ from ddcal.config.backbones import DMConfig, FileConfig, MatchingConfig, MTTConf
 from ddcal.config.base import Config, PositiveFloat, PositiveInt, Ratio
 from ddcal.config.calibrations import FOLD_METHODS, VAL_METHODS, CalibrationMethod, default_bounds, folds_within
 from ddcal.config.networks import NetworkConfig, NetworkOverride, network_problems
+from ddcal.config.presets import preset_of
 from ddcal.config.training import TrainConfig
 
 DATASETS = (
@@ -22,7 +23,7 @@ DATASETS = (
 IMAGE_FILE_DATASETS = ("tiny-imagenet", "imagenette", "image-folder")
 """These lie as one file an image; they are decoded once, at ``data.resolution``."""
 DATASETS_WITHOUT_FLIP = ("digits", "mnist")
-"""Mirrored digits are other digits: DSA draws no flip for these (PAPER.md, DSA operations)."""
+"""Mirrored digits are other digits: DSA draws no flip for these (method.md, DSA operations)."""
 
 DatasetName = Literal[
     "digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet", "imagenette", "image-folder", "npz"
@@ -101,7 +102,7 @@ class DataConfig(Config):
 
 
 class MaskConfig(Config):
-    """A random mask: an element is kept where u >= ratio (PAPER.md, Mask); 0 keeps everything."""
+    """A random mask: an element is kept where u >= ratio (method.md, Mask); 0 keeps everything."""
 
     ratio: Ratio = 0.0
     unit: Literal["element", "pixel", "patch"] = "element"
@@ -174,7 +175,7 @@ class DistillConfig(Config):
 
 
 class CalibrateConfig(Config):
-    """The calibration after training (PAPER.md, names of the calibrations; `ddcal.config.calibrations`).
+    """The calibration after training (method.md, Names of the calibrations; `ddcal.config.calibrations`).
 
     ``t_min`` and ``t_max`` left out are (1, 20) for fits on images the network was trained on (ts_train, mts,
     mts_distilled) and (0.05, 20) for held-out, cross-validated and val fits. ``solver`` is that of methods with a
@@ -270,8 +271,6 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
     if fits_on_val and trial.data.resolved_validation_fraction == 0.0:
         problems.append(f"calibrate.method is {method!r} but data.validation_fraction is 0: there is no val to fit on")
     if backbone == "mtt" and trial.distill.mtt.experts.epochs is not None:
-        from ddcal.config.presets import preset_of  # imports this module
-
         mtt, published = trial.distill.mtt, preset_of(trial).values
         problem = too_few_epochs(
             mtt.experts.epochs,
@@ -280,14 +279,11 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
         )
         if problem:
             problems.append(f"distill.mtt.{problem} (the preset of distill.ipc {trial.distill.ipc})")
-    if backbone == "rtp" and trial.distill.rtp.bases is None:
-        from ddcal.config.presets import preset_of  # imports this module
-
-        if "distill.rtp.bases" not in preset_of(trial).values:
-            problems.append(
-                f"distill.rtp.bases is missing: none is published for data.name {trial.data.name!r} at distill.ipc "
-                f"{trial.distill.ipc}; give a number (0 learns the images themselves)"
-            )
+    if backbone == "rtp" and trial.distill.rtp.bases is None and "distill.rtp.bases" not in preset_of(trial).values:
+        problems.append(
+            f"distill.rtp.bases is missing: none is published for data.name {trial.data.name!r} at distill.ipc "
+            f"{trial.distill.ipc}; give a number (0 learns the images themselves)"
+        )
     problems += _without_effect(trial)
     if backbone == "file":
         problems += _file_problems(trial)
@@ -312,14 +308,12 @@ def _without_effect(trial: TrialConfig) -> list[str]:
             f"distill.rtp.init is {rtp.init!r}, which means something without bases alone: set distill.rtp.bases to 0, "
             "or leave it out"
         )
-    if backbone == "mtt" and mtt.remainder == "first":
-        from ddcal.config.presets import preset_of  # imports this module
-
-        if (mtt.batch or preset_of(trial).values.get("distill.mtt.batch")) is None:
-            problems.append(
-                "distill.mtt.remainder is 'first', but all images are one batch, which leaves none: set "
-                "distill.mtt.batch, or leave it out"
-            )
+    batch = mtt.batch or preset_of(trial).values.get("distill.mtt.batch")
+    if backbone == "mtt" and mtt.remainder == "first" and batch is None:
+        problems.append(
+            "distill.mtt.remainder is 'first', but all images are one batch, which leaves none: set "
+            "distill.mtt.batch, or leave it out"
+        )
     if trial.data.name in DATASETS_WITHOUT_FLIP:
         named = {"train.augment": trial.train.augment or "none"}
         if backbone == "rtp":

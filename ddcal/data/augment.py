@@ -1,4 +1,4 @@
-"""The differentiable augmentation of DSA (PAPER.md, DSA operations): one operation a call, drawn first, applied after.
+"""The differentiable augmentation of DSA (method.md, DSA operations): one operation a call, drawn first, applied after.
 
 Drawing and applying are apart so that one draw can be applied to several batches (siamese augmentation). Two of the
 operations together, for every image on its own, are the usual augmentation of full data: `draw_crop_flip`.

@@ -53,7 +53,7 @@ class Normalisation:
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """ZCA (PAPER.md, ZCA): (x − mean) · matrix on flattened images; float32 (1, F), (F, F), (F, F) with F = C·H·W."""
+    """ZCA (method.md, ZCA): (x − mean) · matrix on flattened images; float32 (1, F), (F, F), (F, F) with F = C·H·W."""
 
     mean: Tensor
     matrix: Tensor

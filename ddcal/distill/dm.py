@@ -1,7 +1,7 @@
 """Distribution matching (DM): the synthetic images of a class are to have the mean embedding of its real ones.
 
 Zhao, Bilen, "Dataset Condensation with Distribution Matching" (WACV 2023). MDT masks the synthetic images before
-augmentation (PAPER.md, MDT).
+augmentation (method.md, MDT).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ddcal.seeding import generator
 
 
 def mean_difference(synthetic: Tensor, real: Tensor) -> Tensor:
-    """Return the squared difference of two mean embeddings, summed over features (PAPER.md, DM).
+    """Return the squared difference of two mean embeddings, summed over features (method.md, DM).
 
     Args:
         synthetic: Embeddings (n, F).

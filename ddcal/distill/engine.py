@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddcal import __version__
 from ddcal.config import DistillConfig
-from ddcal.config.presets import resolve_distill
+from ddcal.config.resolved import resolve_distill
 from ddcal.data import Dataset
 from ddcal.distill.dm import DistributionMatching
 from ddcal.distill.experts import Experts, train_experts

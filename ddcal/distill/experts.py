@@ -1,6 +1,6 @@
 """Expert trajectories: networks trained on the real data, kept epoch by epoch, for MTT to match.
 
-Cazenavette et al., "Dataset Distillation by Matching Training Trajectories" (CVPR 2022); PAPER.md, MTT.
+Cazenavette et al., "Dataset Distillation by Matching Training Trajectories" (CVPR 2022); method.md, MTT.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Dataset condensation by gradient matching: DC, and DSA which adds differentiable siamese augmentation.
 
 Zhao, Mopuri, Bilen, "Dataset Condensation with Gradient Matching" (ICLR 2021); Zhao, Bilen, "Dataset Condensation with
-Differentiable Siamese Augmentation" (ICML 2021). MDT masks the synthetic images before augmentation (PAPER.md, MDT).
+Differentiable Siamese Augmentation" (ICML 2021). MDT masks the synthetic images before augmentation (method.md, MDT).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STATISTICS_IMAGES = 16
 
 
 def matching_distance(synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
-    """Return the distance of two lists of weight gradients: 1 − cosine per output row, summed (PAPER.md, DC / DSA).
+    """Return the distance of two lists of weight gradients: 1 − cosine per output row, summed (method.md, DC / DSA).
 
     Args:
         synthetic: One gradient a parameter; a gradient of shape (O, …) has O output rows.

@@ -1,4 +1,4 @@
-"""Masked Distillation Training: the mask that a distillation loop puts on synthetic images (PAPER.md, MDT)."""
+"""Masked Distillation Training: the mask that a distillation loop puts on synthetic images (method.md, MDT)."""
 
 from __future__ import annotations
 

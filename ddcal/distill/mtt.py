@@ -1,6 +1,6 @@
 """Matching training trajectories (MTT): a student trained on the synthetic images is to end where an expert did.
 
-Cazenavette et al., "Dataset Distillation by Matching Training Trajectories" (CVPR 2022); PAPER.md, MTT. MDT masks the
+Cazenavette et al., "Dataset Distillation by Matching Training Trajectories" (CVPR 2022); method.md, MTT. MDT masks the
 synthetic images of every student step before augmentation.
 """
 
@@ -23,11 +23,11 @@ from ddcal.errors import DivergedError
 from ddcal.seeding import generator
 
 LOWEST_RATE = 1e-6
-"""The learned rate is clamped to this; a logarithmic parametrisation would freeze it (PAPER.md, MTT)."""
+"""The learned rate is clamped to this; a logarithmic parametrisation would freeze it (method.md, MTT)."""
 
 
 def trajectory_distance(parameters: Tensors, target: Tensors, start: Tensors) -> Tensor:
-    """Return ‖θ_N − θ*‖² / ‖θ_0 − θ*‖² over all parameters, a scalar (PAPER.md, MTT).
+    """Return ‖θ_N − θ*‖² / ‖θ_0 − θ*‖² over all parameters, a scalar (method.md, MTT).
 
     Args:
         parameters: The student's weights after its last step; differentiable.

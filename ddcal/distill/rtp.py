@@ -1,7 +1,7 @@
 """Addressable memories (RTP): images as combinations of a few shared bases, learned through the whole training.
 
 Deng, Russakovsky, "Remember the Past: Distilling Datasets into Addressable Memories for Neural Networks" (NeurIPS
-2022); PAPER.md, RTP. MDT masks the decoded images of every unrolled step before augmentation.
+2022); method.md, RTP. MDT masks the decoded images of every unrolled step before augmentation.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def decoded_per_class(ipc: int, classes: int, channels: int, size: int, bases: i
 
 
 def decode(bases: Tensor, coefficients: Tensor, size: int) -> Tensor:
-    """Return images (n, C, S, S) = Σ coefficient · base, the bases enlarged bilinearly (PAPER.md, RTP).
+    """Return images (n, C, S, S) = Σ coefficient · base, the bases enlarged bilinearly (method.md, RTP).
 
     Args:
         bases: (R, C, s, s).

@@ -1,6 +1,6 @@
 """The networks that are distilled with, trained and calibrated, and prediction with them.
 
-The ConvNet of PAPER.md, and those that distilled sets are evaluated on across architectures.
+The ConvNet of method.md, and those that distilled sets are evaluated on across architectures.
 """
 
 from ddcal.config.networks import default_depth

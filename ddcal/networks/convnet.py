@@ -1,4 +1,4 @@
-"""The ConvNet of the distillation literature (PAPER.md, ConvNet)."""
+"""The ConvNet of the distillation literature (method.md, ConvNet)."""
 
 from __future__ import annotations
 

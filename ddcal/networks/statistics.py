@@ -1,4 +1,4 @@
-"""Batch norm with fixed statistics, for matching gradients of one class at a time (PAPER.md, DC / DSA)."""
+"""Batch norm with fixed statistics, for matching gradients of one class at a time (method.md, DC / DSA)."""
 
 from __future__ import annotations
 

@@ -9,21 +9,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ddcal.pipeline.advance import Advance
     from ddcal.pipeline.environment import Environment
     from ddcal.pipeline.keys import stage_keys
     from ddcal.pipeline.place import DatasetCache
-    from ddcal.pipeline.store import Entry, Store, open_store
-    from ddcal.pipeline.trial import Advance, TrialRunner, run_trial
+    from ddcal.pipeline.run import run_trial
+    from ddcal.pipeline.trial import TrialRunner
+    from ddcal.store.base import Entry, Store
+    from ddcal.store.opening import open_store
 
 HOMES = {
-    "Advance": "ddcal.pipeline.trial",
+    "Advance": "ddcal.pipeline.advance",
     "DatasetCache": "ddcal.pipeline.place",
-    "Entry": "ddcal.pipeline.store",
+    "Entry": "ddcal.store.base",
     "Environment": "ddcal.pipeline.environment",
-    "Store": "ddcal.pipeline.store",
+    "Store": "ddcal.store.base",
     "TrialRunner": "ddcal.pipeline.trial",
-    "open_store": "ddcal.pipeline.store",
-    "run_trial": "ddcal.pipeline.trial",
+    "open_store": "ddcal.store.opening",
+    "run_trial": "ddcal.pipeline.run",
     "stage_keys": "ddcal.pipeline.keys",
 }
 

@@ -11,7 +11,7 @@ from ddcal.config import TrialConfig
 from ddcal.data import Dataset, Preprocessing
 from ddcal.data.preprocessing import Whitening, normalise, whiten
 from ddcal.errors import BadInput
-from ddcal.pipeline.work.train import load_networks
+from ddcal.pipeline.compute.train import load_networks
 
 
 class Preprocess(nn.Module):

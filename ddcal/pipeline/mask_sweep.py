@@ -10,12 +10,12 @@ import torch
 
 from ddcal.calibration import SweepFit, sweep_masks
 from ddcal.config import TrialConfig
+from ddcal.pipeline.compute.masked import masked_images
+from ddcal.pipeline.compute.train import TRAIN, logits_of
 from ddcal.pipeline.environment import Environment
 from ddcal.pipeline.place import DatasetCache
-from ddcal.pipeline.store import Store
 from ddcal.pipeline.trial import TrialRunner
-from ddcal.pipeline.work.masked import masked_images
-from ddcal.pipeline.work.train import TRAIN, logits_of
+from ddcal.store.base import Store
 
 
 @dataclass(frozen=True)

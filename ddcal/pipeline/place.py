@@ -9,8 +9,8 @@ from pathlib import Path
 from ddcal.config import DataConfig, TrialConfig
 from ddcal.data import Dataset, dataset_fingerprint, load_dataset
 from ddcal.pipeline.environment import Environment
-from ddcal.pipeline.leases import Leases
-from ddcal.pipeline.store import Entry, Store
+from ddcal.store.base import Entry, Store
+from ddcal.store.leases import Leases
 
 
 class DatasetCache:

@@ -6,7 +6,6 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,43 +13,22 @@ from ddcal.config import TrialConfig, resolve
 from ddcal.config.metrics import METRICS
 from ddcal.data import Dataset
 from ddcal.errors import StoreError
+from ddcal.pipeline.advance import Advance, span_of
 from ddcal.pipeline.environment import Environment, default_device
 from ddcal.pipeline.keys import stage_keys
-from ddcal.pipeline.leases import Lease, Leases, open_leases
 from ddcal.pipeline.place import DatasetCache, TrialPlace
-from ddcal.pipeline.stages import LAST, STAGES
-from ddcal.pipeline.store import Entry, Store, open_store
+from ddcal.pipeline.stages import STAGES
+from ddcal.store.base import Entry, Store
+from ddcal.store.leases import Lease, Leases, open_leases
 
 if TYPE_CHECKING:
-    from ddcal.pipeline.work.base import StageWork
+    from ddcal.pipeline.compute.base import StageWork
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 30.0
 WAIT_SECONDS = 0.2
 """How long one `TrialRunner.advance` waits for a stage that another process computes."""
-
-
-@dataclass(frozen=True)
-class Advance:
-    """What one call of `TrialRunner.advance` did.
-
-    Attributes:
-        stage: The stage that was worked on.
-        progress: The share of the planned work that is done, in [0, 1].
-        point: The metrics, at a fixed fidelity point alone: ``progress``, ``val/…`` and ``complete``; the last point
-            of a trial also has ``test/…``. None between two points.
-        cached: Whether the point was replayed from a finished stage.
-        waiting: Whether nothing was done, as another process computes the stage.
-        fraction: The share of the stage that is done, in [0, 1].
-    """
-
-    stage: str
-    progress: float
-    point: dict[str, Any] | None = None
-    cached: bool = False
-    waiting: bool = False
-    fraction: float = 0.0
 
 
 class TrialRunner:
@@ -402,35 +380,3 @@ class TrialRunner:
     def _progress(self, stage: str, fraction: float) -> float:
         low, high = span_of(stage, self.target)
         return round(low + (high - low) * fraction, 6)
-
-
-def span_of(stage: str, target: str) -> tuple[float, float]:
-    """Return which part of a trial's ``progress`` a stage is, whatever the trial ends with."""
-    low, high = STAGES[stage].span
-    whole = LAST[target].span[1]
-    return low / whole, high / whole
-
-
-def run_trial(
-    config: TrialConfig,
-    store: Store | Path | str = "runs/store",
-    *,
-    environment: Environment | None = None,
-    on_advance: Callable[[Advance], None] | None = None,
-) -> dict[str, Any]:
-    """Run one trial from data to calibrated metrics, without Ray or MLflow.
-
-    Args:
-        config: The trial.
-        store: The artefact store, its folder or its ``s3://`` URL; finished stages are taken from it.
-        environment: Device, threads and precision; default: a GPU if there is one, one thread.
-        on_advance: Called after every chunk of work, for progress.
-
-    Returns:
-        Metric name → value: ``val/ece``, ``test/ece``, ``test/raw/ece``, ``temperature``…
-
-    Raises:
-        DataError, DivergedError, StoreError: as `TrialRunner`.
-    """
-    place = store if isinstance(store, Store) else open_store(store)
-    return TrialRunner(config, place, environment).run(on_advance)

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ddcal.pipeline.leases import open_leases
-from ddcal.pipeline.manifest import read_manifest
 from ddcal.pipeline.stages import ENTRIES
-from ddcal.pipeline.store import Store
+from ddcal.store.base import Store
+from ddcal.store.leases import open_leases
+from ddcal.store.manifest import read_manifest
 
 DAY = 86400.0
 LEFTOVER_SECONDS = DAY
@@ -110,7 +110,7 @@ def prune_store(
         size -= entry.bytes
     if not dry_run:
         leases = open_leases(store)
-        store.sweep(now - LEFTOVER_SECONDS, lambda key: key in kept or leases.held(key))
+        store.sweep(now - LEFTOVER_SECONDS, lambda key: key in kept or leases.held(key), ENTRIES)
     return removed
 
 

@@ -9,18 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ddcal.study.results import load_study
-    from ddcal.study.runner import run_study
-    from ddcal.study.trainable import DDNNTrainable, DistillTrainable
+    from ddcal.study.record.results import load_study
+    from ddcal.study.run.runner import resume_study, run_study
+    from ddcal.study.run.trainable import DDNNTrainable, DistillTrainable
 
 HOMES = {
-    "DDNNTrainable": "ddcal.study.trainable",
-    "DistillTrainable": "ddcal.study.trainable",
-    "load_study": "ddcal.study.results",
-    "run_study": "ddcal.study.runner",
+    "DDNNTrainable": "ddcal.study.run.trainable",
+    "DistillTrainable": "ddcal.study.run.trainable",
+    "load_study": "ddcal.study.record.results",
+    "resume_study": "ddcal.study.run.runner",
+    "run_study": "ddcal.study.run.runner",
 }
 
-__all__ = ["DDNNTrainable", "DistillTrainable", "load_study", "run_study"]
+__all__ = ["DDNNTrainable", "DistillTrainable", "load_study", "resume_study", "run_study"]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ from ddcal.training.schedules import rate_factor, restarts
 
 
 class DDNNTraining:
-    """``config.networks`` networks trained by SGD on the same images (PAPER.md, Evaluation training).
+    """``config.networks`` networks trained by SGD on the same images (method.md, Evaluation training).
 
     SGD with momentum and weight decay; for the rate see `ddcal.training.schedules`. With ``augment: dsa``, or some of
     its operations, one is drawn a batch, with parameters of its own for every image; with ``crop_flip`` each is
@@ -41,7 +41,7 @@ class DDNNTraining:
         flip: bool,
         seed: int,
         device: torch.device | str = "cpu",
-        stage: str = "train",
+        stream: str = "train",
     ) -> None:
         """Prepare the networks at epoch 0.
 
@@ -53,12 +53,12 @@ class DDNNTraining:
             flip: Whether augmentation may mirror images (not for digits).
             seed: The trial's seed.
             device: Where to train.
-            stage: The stage that random streams belong to: ``train`` or ``probe``.
+            stream: What random numbers belong to, and errors name: ``train``, ``folds`` or ``probe``.
         """
         assert config.epochs and config.augment and config.lr and config.batch_size, "the config must be resolved"
         assert config.weight_decay is not None
         self.rate = config.lr
-        self.config, self.seed, self.stage, self.flip = config, seed, stage, flip
+        self.config, self.seed, self.stream, self.flip = config, seed, stream, flip
         self.device = torch.device(device)
         self.images, self.labels = images.to(self.device), labels.to(self.device)
         self.epochs, self.epoch = config.epochs, 0
@@ -67,7 +67,7 @@ class DDNNTraining:
         network_config = config.network.over(NetworkConfig())
         self.networks: list[nn.Module] = [
             build_network(
-                network_config, images.shape[1], images.shape[2], num_classes, generator(seed, stage, "network", index)
+                network_config, images.shape[1], images.shape[2], num_classes, generator(seed, stream, "network", index)
             ).to(self.device)
             for index in range(config.networks)
         ]
@@ -133,14 +133,14 @@ class DDNNTraining:
                 optimizer.state[parameter]["momentum_buffer"] = buffer.to(self.device).clone()
 
     def _diverged(self, index: int, where: str) -> DivergedError:
-        hint = f": lower train.lr ({self.rate:g})" if self.stage == "train" else ""  # a probe's rate is fixed
-        return DivergedError(f"{self.stage}: network {index + 1} diverged {where}{hint}")
+        hint = f": lower train.lr ({self.rate:g})" if self.stream == "train" else ""  # a probe's rate is fixed
+        return DivergedError(f"{self.stream}: network {index + 1} diverged {where}{hint}")
 
     def _epoch(self, index: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
         network.train()
-        order_stream = generator(self.seed, self.stage, f"order-{index}", self.epoch)
-        augment_stream = generator(self.seed, self.stage, f"augment-{index}", self.epoch)
-        mixup_stream = generator(self.seed, self.stage, f"mixup-{index}", self.epoch)
+        order_stream = generator(self.seed, self.stream, f"order-{index}", self.epoch)
+        augment_stream = generator(self.seed, self.stream, f"augment-{index}", self.epoch)
+        mixup_stream = generator(self.seed, self.stream, f"mixup-{index}", self.epoch)
         order = torch.randperm(len(self.images), generator=order_stream).to(self.device)
         total = torch.zeros((), device=self.device)
         batches = order.split(self.config.batch_size)

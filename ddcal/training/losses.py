@@ -1,4 +1,4 @@
-"""Training losses by name (PAPER.md, During-training baselines); what mixup does to a batch is in `mixup`."""
+"""Training losses by name (method.md, During-training baselines); what mixup does to a batch is in `mixup`."""
 
 from __future__ import annotations
 

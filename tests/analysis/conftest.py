@@ -5,8 +5,8 @@ import random
 import pytest
 
 from ddcal.study import load_study
-from ddcal.study.events import StudyFinished, StudyStarted, TrialFinished, TrialStarted
-from ddcal.study.ledger import Ledger
+from ddcal.study.record.events import StudyFinished, StudyStarted, TrialFinished, TrialStarted
+from ddcal.study.record.ledger import Ledger
 
 SPACE = {
     "distill.backbone": {"choice": ["real", "dc"]},

@@ -40,7 +40,7 @@ def test_studies_stand_beside_each_other(made_study, tmp_path):
 
 def test_the_table_fits_on_a_terminal(made_study, monkeypatch):
     roots = [made_study("a-study-with-a-rather-long-name", OUTCOMES, root=f"root{n}").directory for n in range(5)]
-    monkeypatch.setattr("ddcal.study.console.make_console", lambda: Console(width=100))
+    monkeypatch.setattr("ddcal.cli.console.make_console", lambda: Console(width=100))
     result = ddcal("compare", *roots)
     assert result.exit_code == 0 and max(map(len, result.stdout.splitlines())) <= 100
     assert "test ECE noise" in result.stdout

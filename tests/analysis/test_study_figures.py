@@ -6,7 +6,7 @@ import pytest
 
 from ddcal.analysis.study_figures import draw_study
 from ddcal.study import run_study
-from ddcal.study.runner import Hooks
+from ddcal.study.run.runner import Hooks
 
 TWO = {"val/ece": "min", "val/accuracy": "max"}
 ALL = {"pareto.png", "history.png", "parallel-val_ece.png", "parallel-val_accuracy.png"}

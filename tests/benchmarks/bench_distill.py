@@ -88,7 +88,7 @@ def learned(distiller: Any) -> list[Tensor]:
 
 
 def embedding(weights: list[Tensor], images: Tensor) -> Tensor:
-    """Return the features of the ConvNet with instance norm (PAPER.md, ConvNet)."""
+    """Return the features of the ConvNet with instance norm (method.md, ConvNet)."""
     for i in range(0, len(weights) - 2, 4):
         kernel, bias, scale, shift = weights[i : i + 4]
         images = F.conv2d(images, kernel, bias, padding=1)

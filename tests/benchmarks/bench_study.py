@@ -29,12 +29,12 @@ from typing import Any
 
 from ddcal.config import StudyConfig
 from ddcal.study import run_study
-from ddcal.study.cursor import CURSOR
-from ddcal.study.ledger import LEDGER, read_ledger
-from ddcal.study.provenance import package_versions
-from ddcal.study.ray_executor import ray_runtime
-from ddcal.study.runner import Hooks
-from ddcal.study.search import JOURNAL, StudySearch
+from ddcal.study.mlflow.cursor import CURSOR
+from ddcal.study.record.ledger import LEDGER, read_ledger
+from ddcal.study.record.provenance import package_versions
+from ddcal.study.run.ray_executor import ray_runtime
+from ddcal.study.run.runner import Hooks
+from ddcal.study.search.search import JOURNAL, StudySearch
 
 SLOTS = 2
 TICKS = os.sysconf("SC_CLK_TCK")

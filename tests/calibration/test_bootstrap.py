@@ -8,8 +8,8 @@ import scipy.stats
 import torch
 
 from ddcal.calibration import bootstrap_difference, bootstrap_intervals, score, score_probabilities
-from ddcal.calibration.predictions import predict, predict_from_probabilities
-from ddcal.calibration.resampling import statistic
+from ddcal.calibration.metrics.predictions import predict, predict_from_probabilities
+from ddcal.calibration.metrics.resampling import statistic
 from ddcal.config.metrics import METRICS
 
 
@@ -60,7 +60,7 @@ def test_means_are_those_of_score_and_draws_do_not_depend_on_what_is_asked() -> 
 def test_resamples_are_the_same_however_many_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, labels = sample(2, 50, 3)
     whole = bootstrap_intervals(logits, labels, generator=draws(), resamples=30)
-    monkeypatch.setattr("ddcal.calibration.bootstrap.COUNTS", 350)  # seven resamples at a time
+    monkeypatch.setattr("ddcal.calibration.metrics.bootstrap.COUNTS", 350)  # seven resamples at a time
     pieces = bootstrap_intervals(logits, labels, generator=draws(), resamples=30)
     for name, interval in whole.items():
         assert (pieces[name].low, pieces[name].high) == pytest.approx((interval.low, interval.high), abs=1e-12)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ddcal.calibration import predictions, score, score_probabilities
-from ddcal.calibration.predictions import bin_index, predict
+from ddcal.calibration.metrics.predictions import bin_index, predict
 
 
 @pytest.mark.parametrize("bins", [1, 2, 3, 7, 10, 15, 97, 1000])

@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import norm
 
 from ddcal.calibration import score_probabilities, smooth_ece
-from ddcal.calibration.predictions import Predictions
-from ddcal.calibration.smooth import CELLS, on_cells, smooth_error
+from ddcal.calibration.metrics.predictions import Predictions
+from ddcal.calibration.metrics.smooth import CELLS, on_cells, smooth_error
 
 
 def direct(confidence: np.ndarray, gaps: np.ndarray) -> float:

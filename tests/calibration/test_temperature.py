@@ -95,7 +95,7 @@ def test_agrees_with_scikit_learn(seed: int) -> None:
 
 
 def test_paper_lbfgs_stops_at_about_39_percent_of_the_way() -> None:
-    # Steps of 1 % of what is left, 50 times: 1 - 0.99 ** 50 = 0.395 of the way from 1.5 (PAPER.md, MTS).
+    # Steps of 1 % of what is left, 50 times: 1 - 0.99 ** 50 = 0.395 of the way from 1.5 (method.md, MTS).
     logits, labels = sample(5000, 10, 1.8)
     optimum, paper = fit_temperature(logits, labels), fit_temperature(logits, labels, solver="paper_lbfgs")
     way = (paper.temperature - 1.5) / (optimum.temperature - 1.5)

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ddcal.config import ConfigError, StudyConfig, TrialConfig, read_study, trial_from
-from ddcal.config.checks import check_study
+from ddcal.config.checks.study import check_study
 from ddcal.config.names import nest
-from ddcal.config.overrides import parse_overrides
+from ddcal.config.reading.overrides import parse_overrides
 from ddcal.config.space import search_order
 
 GOOD = """

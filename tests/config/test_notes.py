@@ -1,4 +1,4 @@
-"""Rows of presets that were published with ZCA, for studies without (PAPER.md, MTT)."""
+"""Rows of presets that were published with ZCA, for studies without (method.md, MTT)."""
 
 import json
 
@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from ddcal.cli import app
 from ddcal.config import StudyConfig
-from ddcal.config.notes import zca_notes
+from ddcal.config.checks.notes import zca_notes
 
 ZCA_ROWS = {
     "published": {("cifar10", 1), ("cifar10", 10), ("cifar100", 1), ("cifar100", 50)},

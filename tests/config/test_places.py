@@ -3,7 +3,7 @@
 import pytest
 
 from ddcal.config import StudyConfig
-from ddcal.config.checks import check_study
+from ddcal.config.checks.study import check_study
 from ddcal.config.places import S3Place, is_url, parse_s3, taken_by
 
 

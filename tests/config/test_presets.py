@@ -1,4 +1,4 @@
-"""The published settings (PAPER.md, Reference hyper-parameters) and how configs take them."""
+"""The published settings (method.md) and how configs take them."""
 
 import pytest
 

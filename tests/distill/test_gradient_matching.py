@@ -26,7 +26,7 @@ def instance_norm(block, images):
 
 
 def logits_of(parameters, images, norm=instance_norm, depth=2):
-    """The ConvNet of PAPER.md as one expression of its parameters; ``norm`` is without the affine part."""
+    """The ConvNet of method.md as one expression of its parameters; ``norm`` is without the affine part."""
     for block in range(depth):
         prefix = f"blocks.{block}"
         images = F.conv2d(images, parameters[f"{prefix}.0.weight"], parameters[f"{prefix}.0.bias"], padding=1)
@@ -37,7 +37,7 @@ def logits_of(parameters, images, norm=instance_norm, depth=2):
 
 
 class Definition:
-    """One iteration as PAPER.md and the authors' code define it, from the same random numbers, in float64."""
+    """One iteration as method.md and the authors' code define it, from the same random numbers, in float64."""
 
     def __init__(self, dataset, config, iteration, images, velocity):
         self.dataset, self.config, self.settings = dataset, config, config.matching

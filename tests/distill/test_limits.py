@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ddcal.config import DistillConfig
-from ddcal.config.presets import resolve_distill
+from ddcal.config.resolved import resolve_distill
 from ddcal.distill import distill, make_distiller
 from ddcal.distill.experts import ExpertTraining
 from ddcal.distill.limits import clipped, limited

@@ -6,7 +6,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from ddcal.config import NetworkConfig
-from ddcal.config.presets import resolve_distill
+from ddcal.config.resolved import resolve_distill
 from ddcal.data import augment, draw_augmentation
 from ddcal.distill import make_distiller, synthetic_set
 from ddcal.distill.experts import Experts, ExpertTraining, train_experts, unflatten
@@ -27,7 +27,7 @@ def test_the_distance_by_hand():
 
 
 class Definition:
-    """MTT as PAPER.md says, with plain autograd, in float64, from the same random numbers."""
+    """MTT as method.md says, with plain autograd, in float64, from the same random numbers."""
 
     def __init__(self, dataset, config, experts, images):
         self.dataset, self.config, self.mtt, self.experts = dataset, config, config.mtt, experts

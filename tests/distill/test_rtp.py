@@ -19,7 +19,7 @@ SEED = 5
 
 
 def test_the_published_budget_of_cifar10():
-    """PAPER.md: 16 bases of 16×16 and 115 coefficient vectors a class at one image a class."""
+    """method.md: 16 bases of 16×16 and 115 coefficient vectors a class at one image a class."""
     assert decoded_per_class(1, 10, 3, 32, 16, 2) == 115
 
 
@@ -55,7 +55,7 @@ def test_bases_and_coefficients_begin_as_xavier_uniform_matrices(make_dataset, m
 
 
 class Definition:
-    """RTP as PAPER.md says, with plain autograd, in float64, from the same random numbers."""
+    """RTP as method.md says, with plain autograd, in float64, from the same random numbers."""
 
     def __init__(self, dataset, config, memories, per_class):
         self.dataset, self.config, self.rtp, self.per_class = dataset, config, config.rtp, per_class

@@ -20,7 +20,7 @@ from ddcal.data import load_dataset
 from ddcal.distill import SyntheticSet
 from ddcal.networks import predict_logits
 from ddcal.pipeline import TrialRunner, open_store, run_trial
-from ddcal.pipeline.work.train import load_networks
+from ddcal.pipeline.compute.train import load_networks
 
 BASE = {"distill__backbone": "real", "distill__ipc": 4, "train__epochs": 40, "train__lr": 0.1}
 FULL = {"distill__backbone": "full", "train__epochs": 3, "train__batch_size": 16, "train__augment": "none"}

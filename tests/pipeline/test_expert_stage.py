@@ -10,10 +10,10 @@ from ddcal.distill import SyntheticSet, distill
 from ddcal.distill.experts import Experts
 from ddcal.errors import DivergedError
 from ddcal.pipeline import TrialRunner, open_store
-from ddcal.pipeline.leases import FreeLease, NoLeases
+from ddcal.pipeline.compute.experts import ExpertsWork
 from ddcal.pipeline.stages.experts import expert_keys
 from ddcal.pipeline.upkeep import list_entries, prune_store
-from ddcal.pipeline.work.experts import ExpertsWork
+from ddcal.store.leases import FreeLease, NoLeases
 
 EXPERTS = {"count": 2, "epochs": 3}
 MTT = {

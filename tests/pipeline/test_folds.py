@@ -8,9 +8,9 @@ from ddcal.config import resolve
 from ddcal.distill import SyntheticSet, distill
 from ddcal.errors import BadInput
 from ddcal.pipeline import TrialRunner, open_store, stage_keys
-from ddcal.pipeline.store import file_sha256
-from ddcal.pipeline.work.folds import FoldsWork, split_folds
+from ddcal.pipeline.compute.folds import FoldsWork, split_folds
 from ddcal.seeding import derive_seed
+from ddcal.store.base import file_sha256
 from ddcal.training import DDNNTraining
 
 BASE = {"distill__backbone": "real", "distill__ipc": 5, "calibrate__method": "ts_cv", "calibrate__folds": 3}
@@ -55,7 +55,7 @@ def test_a_fold_is_predicted_by_a_network_trained_on_the_rest(begin):
             num_classes=10,
             flip=False,
             seed=derive_seed(0, "folds", "fold", fold),
-            stage="folds",
+            stream="folds",
         )
         while training.epoch < training.epochs:
             training.step()

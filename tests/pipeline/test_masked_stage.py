@@ -6,11 +6,11 @@ from safetensors.torch import load_file
 
 from ddcal.calibration import masked_temperature_scaling
 from ddcal.pipeline import TrialRunner, open_store
+from ddcal.pipeline.compute import masked as stage
+from ddcal.pipeline.compute.distill import synthetic_of
+from ddcal.pipeline.compute.train import NETWORKS, load_networks, training_images
 from ddcal.pipeline.mask_sweep import sweep_trial
 from ddcal.pipeline.upkeep import list_entries, prune_store, verify_store
-from ddcal.pipeline.work import masked as stage
-from ddcal.pipeline.work.distill import synthetic_of
-from ddcal.pipeline.work.train import NETWORKS, load_networks, training_images
 
 BASE = {"distill__backbone": "real", "distill__ipc": 3, "calibrate__draws": 2, "train__epochs": 9, "train__lr": 0.1}
 
@@ -90,7 +90,7 @@ def test_without_a_mask_nothing_is_kept(store, finish):
 
 
 def test_large_logits_are_not_kept_and_give_the_same(store, finish, monkeypatch, tmp_path, make_trial, environment):
-    monkeypatch.setattr("ddcal.pipeline.work.masked.KEPT_BYTES", 100)
+    monkeypatch.setattr("ddcal.pipeline.compute.masked.KEPT_BYTES", 100)
     runner = TrialRunner(make_trial(**BASE), open_store(tmp_path / "other"), environment)
     while runner._plan[0] != "calibrate":
         runner.advance()

@@ -8,11 +8,11 @@ from ddcal.distill.matching import GradientMatching
 from ddcal.errors import BadInput
 from ddcal.pipeline import Environment
 from ddcal.pipeline import measuring as probing
+from ddcal.pipeline.compute.distill import DistillWork, iteration_seconds, probe_training
+from ddcal.pipeline.compute.train import TrainWork
 from ddcal.pipeline.costs import PUBLISH_SECONDS, Amount, Cost
 from ddcal.pipeline.measuring import measure
 from ddcal.pipeline.stages import STAGES
-from ddcal.pipeline.work.distill import DistillWork, iteration_seconds, probe_training
-from ddcal.pipeline.work.train import TrainWork
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_the_peak_of_a_gpu_is_reported(make_trial, datasets, monkeypatch):
     calls = []
     for name, value in (("reset_peak_memory_stats", None), ("max_memory_allocated", 123), ("synchronize", None)):
         monkeypatch.setattr(f"torch.cuda.{name}", lambda name=name, value=value: calls.append(name) or value)
-    monkeypatch.setattr("ddcal.pipeline.work.train.measure", lambda *arguments: Cost(1.0))
+    monkeypatch.setattr("ddcal.pipeline.compute.train.measure", lambda *arguments: Cost(1.0))
     trial = resolve(make_trial())
     cost = measure(trial, "train", datasets.get(trial.data), Environment("cuda", 1))
     assert cost == Cost(1.0, gpu_bytes=123) and calls == ["reset_peak_memory_stats", "max_memory_allocated"]

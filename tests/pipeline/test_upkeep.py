@@ -2,8 +2,8 @@
 
 import pytest
 
-from ddcal.pipeline.store import open_store
 from ddcal.pipeline.upkeep import DAY, list_entries, prune_store, verify_store
+from ddcal.store.opening import open_store
 
 NOW = 1_000_000_000.0
 
@@ -13,7 +13,7 @@ def store(tmp_path, monkeypatch):
     """Three distill entries a, b, c of 1000 bytes each, published 3, 2 and 1 days before NOW."""
     store = open_store(tmp_path)
     for days, key in ((3, "a"), (2, "b"), (1, "c")):
-        monkeypatch.setattr("ddcal.pipeline.manifest.time.time", lambda days=days: NOW - days * DAY)
+        monkeypatch.setattr("ddcal.store.manifest.time.time", lambda days=days: NOW - days * DAY)
 
         def write(folder):
             (folder / "data").write_bytes(bytes(1000))

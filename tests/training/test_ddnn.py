@@ -29,7 +29,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def make_training(images=10, seed=0, flip=False, stage="train", **settings):
+def make_training(images=10, seed=0, flip=False, stream="train", **settings):
     draws = generator(0, "test", "training-images")
     settings = {"epochs": 4, "augment": "none", "networks": 2, "batch_size": 4, "network": NETWORK, **settings}
     return DDNNTraining(
@@ -39,7 +39,7 @@ def make_training(images=10, seed=0, flip=False, stage="train", **settings):
         num_classes=3,
         flip=flip,
         seed=seed,
-        stage=stage,
+        stream=stream,
     )
 
 
@@ -329,7 +329,7 @@ def test_divergence_in_the_last_update_shows_in_the_logits():
 
 
 def test_a_probe_that_diverges_does_not_blame_the_trials_rate():
-    training = make_training(lr=1e30, stage="probe")
+    training = make_training(lr=1e30, stream="probe")
     with pytest.raises(DivergedError, match=r"^probe: network 1 diverged") as caught:
         run(training)
     assert "train.lr" not in str(caught.value)

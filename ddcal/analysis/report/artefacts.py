@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ddcal.analysis.report.cells import Run
 from ddcal.config import TrialConfig
 from ddcal.pipeline import DatasetCache, Entry, Store, open_store
-from ddcal.study.study_store import cache_place
+from ddcal.study.record.study_store import cache_place
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +70,7 @@ class Artefacts:
         """Return the train stage's tensors: ``<split>_logits`` (networks, N, K) and ``<split>_labels`` (N,)."""
         from safetensors.torch import load_file
 
-        from ddcal.pipeline.work.train import LOGITS
+        from ddcal.pipeline.compute.train import LOGITS
 
         return load_file(self.entry(run, "train").folder / LOGITS)
 
@@ -78,7 +78,7 @@ class Artefacts:
         """Return how many images ``val`` has, without reading them."""
         from safetensors import safe_open
 
-        from ddcal.pipeline.work.train import LOGITS
+        from ddcal.pipeline.compute.train import LOGITS
 
         with safe_open(self.entry(run, "train").folder / LOGITS, framework="numpy") as tensors:
             return int(tensors.get_slice("val_labels").get_shape()[0])
@@ -87,7 +87,7 @@ class Artefacts:
         """Return one of a trial's networks."""
         from safetensors.torch import load_file
 
-        from ddcal.pipeline.work.train import NETWORKS, load_networks
+        from ddcal.pipeline.compute.train import NETWORKS, load_networks
 
         weights = load_file(self.entry(run, "train").folder / NETWORKS)
         network: Any = load_networks(weights, self.config(run), self.dataset(run))[index]

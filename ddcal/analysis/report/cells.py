@@ -10,7 +10,7 @@ from typing import Any
 
 from ddcal.config.metrics import possible
 from ddcal.config.trial import flatten
-from ddcal.study.results import StudyResults, Trial
+from ddcal.study.record.results import StudyResults, Trial
 
 USUAL_IPC = 10
 """What the paper's analyses look at."""

@@ -21,7 +21,7 @@ from ddcal.config.calibrations import CALIBRATIONS
 
 STEM = "calibration"
 MARKED_SEEDS = 5
-"""With fewer shared seeds a difference is told, and not whether it can be told from chance (PAPER.md, Variance)."""
+"""With fewer shared seeds a difference is told, and not whether it can be told from chance (method.md, Variance)."""
 
 NAMES = {"real": "random real images", "dsa": "DSA"}
 MTS_KINDS = ("mts", "mts_distilled", TUNED)

@@ -170,7 +170,7 @@ def draw_paper_reliability(found: Collected, drawings: Drawings, artefacts: Arte
 
 def draw_set(run: Run, drawings: Drawings, artefacts: Artefacts, caption: str) -> None:
     """Put the picture of a trial's distilled set on the page."""
-    from ddcal.study.distilled_picture import DistilledPictures
+    from ddcal.pipeline.distilled_picture import DistilledPictures
 
     key = (run.trial.keys or {}).get("distill")
     if key is None:

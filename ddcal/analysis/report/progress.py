@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from ddcal.analysis.report.studies import PaperStudy
-from ddcal.study.interrupt import end_now, say, say_stopping
-from ddcal.study.plan_tables import duration
-from ddcal.study.results import Trial
-from ddcal.study.runner import Hooks, Start
+from ddcal.study.plan.words import duration
+from ddcal.study.record.results import Trial
+from ddcal.study.run.interrupt import end_now, say, say_stopping
+from ddcal.study.run.runner import Hooks, Start
 
 LINE_SECONDS = 15.0
 """A line about trials comes no more often than that; failures always have one."""

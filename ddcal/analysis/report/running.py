@@ -12,8 +12,8 @@ from ddcal.analysis.report.studies import PaperStudy
 from ddcal.config import StudyConfig
 from ddcal.config.trial import flatten
 from ddcal.errors import BadInput
-from ddcal.study.ledger import begun
-from ddcal.study.results import StudyResults, load_study
+from ddcal.study.record.ledger import begun
+from ddcal.study.record.results import StudyResults, load_study
 
 State = Literal["missing", "unfinished", "finished"]
 
@@ -68,7 +68,7 @@ def run_missing(
     if not todo:
         return 0
 
-    from ddcal.study.runner import resume_study, run_study
+    from ddcal.study.run.runner import resume_study, run_study
 
     with _one_ray(debug, address):
         for study in todo:
@@ -93,7 +93,7 @@ def _one_ray(debug: bool, address: str | None) -> Iterator[None]:
     if debug:
         context: Any = nullcontext()
     else:
-        from ddcal.study.ray_executor import ray_runtime
+        from ddcal.study.run.ray_executor import ray_runtime
 
         context = ray_runtime(address)
     with context:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ddcal.analysis.report.cells import Run
 from ddcal.analysis.report.page import Entry, Page, run_anchor
-from ddcal.study.results import StudyResults
+from ddcal.study.record.results import StudyResults
 
 
 def put_runs(page: Page, studies: Sequence[StudyResults], shown: Path | None = None) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 START = 1.5
-"""Where the paper's optimiser starts (PAPER.md, MTS)."""
+"""Where the paper's optimiser starts (method.md, MTS)."""
 
 WIDE, FLOORED = (0.05, 20.0), (1.0, 20.0)
 """Bounds without and with the floor of 1, the default of MTS on training images."""
@@ -181,7 +181,7 @@ def _row(artefacts: Artefacts, run: Run) -> dict[str, Any]:
 
 def _masked(artefacts: Artefacts, run: Run, logits: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the masked logits (draws, M, K) of the first network and their labels, as the calibrate stage had them."""
-    from ddcal.pipeline.work.masked import MaskedImages
+    from ddcal.pipeline.compute.masked import MaskedImages
 
     if run.settings[RATIO] == 0.0:
         return logits["train_logits"][:1], logits["train_labels"]

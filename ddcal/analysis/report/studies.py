@@ -10,9 +10,9 @@ from typing import Any
 
 from ddcal.config import StudyConfig, read_study
 from ddcal.config.problems import suggestion
+from ddcal.config.reading.yaml_reader import Refused, YamlReader, read_text
 from ddcal.config.shipped import shipped_folder
 from ddcal.config.space import grid_size
-from ddcal.config.yaml_reader import Refused, YamlReader, read_text
 from ddcal.errors import BadInput
 
 STEMS = ("fdnn", "ddnn", "losses", "calibration", "mask_ratio", "masks", "accuracy", "features", "spectrum")

@@ -14,7 +14,7 @@ from ddcal.analysis.report.page import Entry, Number, Page
 from ddcal.analysis.report.runs_table import put_runs
 from ddcal.analysis.study_figures import draw_study
 from ddcal.errors import BadInput, StoreError
-from ddcal.study.results import PARETO, TRIALS, WINNER_METRIC, StudyResults, Trial
+from ddcal.study.record.results import PARETO, TRIALS, WINNER_METRIC, StudyResults, Trial
 
 REPORT = "report"
 MAX_WINNERS = 6

@@ -11,7 +11,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast
 
 from ddcal.config import DataConfig, TrialConfig
 from ddcal.config.trial import IMAGE_FILE_DATASETS
@@ -22,8 +22,8 @@ from ddcal.pipeline.halving import half, width_of
 if TYPE_CHECKING:
     from ddcal.data import Dataset
     from ddcal.data.shapes import DatasetShape
+    from ddcal.pipeline.compute.base import Found, StageWork
     from ddcal.pipeline.place import TrialPlace
-    from ddcal.pipeline.work.base import Found, StageWork
 
 
 class Work(Protocol):
@@ -50,6 +50,7 @@ class Stage(ABC):
         step: What one step of it is, in words.
         values_file: The file of its values, of a stage that is computed in one go; None of one that goes in steps.
         optional: Whether most trials do without it: tables have columns for it only where a trial has it.
+        points_compared: At which of its fidelity points schedulers compare trials; what is done is kept.
         shared_files: File of its entry → folder of an export in which it lies.
     """
 
@@ -60,6 +61,7 @@ class Stage(ABC):
     step: ClassVar[str]
     values_file: ClassVar[str | None] = None
     optional: ClassVar[bool] = False
+    points_compared: ClassVar[Literal["none", "all", "all but the last"]] = "none"
     shared_files: ClassVar[Mapping[str, str]] = {}
 
     # What it is. Every ``config`` is resolved.
@@ -139,7 +141,7 @@ class Stage(ABC):
     def memory(self, config: TrialConfig) -> dict[str, Any] | None:
         """Return the settings that decide how much memory it holds, rates and counts among them; None if it needs none.
 
-        (`ddcal.study.packing` leaves out what changes only how long a stage computes.)
+        (`ddcal.study.gpu.packing` leaves out what changes only how long a stage computes.)
         """
         return {self.name: self.settings(config)}
 
@@ -152,7 +154,7 @@ class Stage(ABC):
     @property
     def work(self) -> Work:
         """The module that computes it, with torch."""
-        return cast(Work, import_module(f"ddcal.pipeline.work.{self.name}"))
+        return cast(Work, import_module(f"ddcal.pipeline.compute.{self.name}"))
 
     def _kind(self, what: str, values: Mapping[str, Any]) -> Kind:
         return Kind(self.name, what, self.step, json.dumps({"stage": self.name, **values}, sort_keys=True))

@@ -48,6 +48,7 @@ class DistillStage(Stage):
     builds_on = ("experts",)
     reads = ("seed", "data.", "network.", "distill.")
     step = "iteration"
+    points_compared = "all"
     shared_files = {  # noqa: RUF012 - never changed
         "synthetic.safetensors": "distilled",
         "synthetic.json": "distilled",

@@ -25,6 +25,7 @@ class TrainStage(Stage):
     builds_on = ("experts", "distill")
     reads = ("seed", "data.", "network.", "distill.", "train.")
     step = "epoch of a network"
+    points_compared = "all but the last"
     shared_files = {"networks.safetensors": "networks"}  # noqa: RUF012 - never changed
 
     def version(self, config: TrialConfig) -> int:

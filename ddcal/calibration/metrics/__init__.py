@@ -1,0 +1,1 @@
+"""The metrics of classifiers and of their calibration, and how sure they are."""

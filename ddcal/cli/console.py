@@ -1,0 +1,298 @@
+"""What a person sees while a study runs and at its end: a line a trial, a progress bar in debug mode, a summary."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ddcal.pipeline import Advance
+from ddcal.pipeline.stages import STAGES
+from ddcal.study.export.replay import Comparison
+from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial
+from ddcal.study.record.status import Status
+from ddcal.study.run.interrupt import end_now, say, say_stopping
+from ddcal.study.run.runner import Hooks, Start
+from ddcal.study.run.worker import Assignment
+
+if TYPE_CHECKING:
+    from ddcal.pipeline.upkeep import Listed
+    from ddcal.study.run.confirm import Confirmed
+    from ddcal.study.search.importance import Importance
+
+
+def make_console(stderr: bool = False) -> Console:
+    """Return a console that wraps on a terminal alone: lines in a file or a pipe stay whole."""
+    plain: dict[str, Any] = {
+        "stderr": stderr,
+        "highlight": False,
+        "markup": False,
+        "emoji": False,
+    }  # paths have brackets
+    console = Console(**plain)
+    return console if console.is_terminal else Console(**plain, width=200)
+
+
+class StudyProgress:
+    """The callbacks of `run_study` as lines (and, in debug mode on a terminal, a progress bar)."""
+
+    def __init__(self, console: Console) -> None:
+        """Report to ``console``."""
+        self.console = console
+        self.started: Start | None = None
+        self.finished = 0
+        self._bar: Progress | None = None
+        self._task: Any = None
+
+    @property
+    def hooks(self) -> Hooks:
+        """The callbacks for `run_study`."""
+        return Hooks(self.on_start, self.on_finished, self.on_trial, self.on_advance, self.on_interrupt)
+
+    def __enter__(self) -> StudyProgress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and self.started is not None:
+            directory = shlex.quote(_relative(self.started.directory))
+            total = self.started.study.search.trials
+            self.console.print(
+                f"\nstopped: {self.finished} of {total} trials are finished, the others keep their state"
+            )
+            self.console.print(f"go on with  ddcal resume {directory}")
+
+    def on_start(self, start: Start) -> None:
+        """Say where the study runs."""
+        self.started, self.finished = start, start.finished
+        done = f" ({start.finished} finished)" if start.finished else ""
+        self.console.print(f"study {start.study.name}: {start.study.search.trials} trials{done}; {start.where}")
+
+    def on_finished(self, trial: Trial) -> None:
+        """Print a finished trial's line."""
+        assert self.started is not None
+        self.finished += 1
+        study = self.started.study
+        total = study.search.trials
+        metrics = trial.metrics or {}
+        shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in study.objectives if name in metrics)
+        cached = f"  (cached: {', '.join(trial.cache_hits)})" if trial.cache_hits else ""
+        seconds = "" if trial.seconds is None else f"  {trial.seconds:.1f} s"
+        error = f"  {trial.error.splitlines()[0][:160]}" if trial.error and trial.outcome != "pruned" else ""
+        self.console.print(
+            f"{self.finished:>{len(str(total))}}/{total}  {trial.trial_key}  {trial.outcome:<10}  "
+            f"{shown}{seconds}{cached}{error}",
+            markup=False,
+        )
+
+    def on_trial(self, assignment: Assignment) -> None:
+        """Start a trial's progress bar."""
+        if self.console.is_terminal:
+            if self._bar is None:
+                columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+                self._bar = Progress(*columns, console=self.console, transient=True)
+                self._bar.start()
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(assignment.trial_key, total=1.0)
+
+    def on_advance(self, advance: Advance) -> None:
+        """Move the progress bar."""
+        if self._bar is not None:
+            low, high = STAGES[advance.stage].span
+            share = f" {advance.fraction:.0%}" if low == high else ""  # of a stage that is no part of progress
+            self._bar.update(self._task, completed=advance.progress, description=f"{advance.stage + share:<9}")
+
+    def on_interrupt(self, count: int, signum: int) -> None:
+        """Say what a signal does; the second one ends this process, and with it the Ray that it has started."""
+        if count == 1:
+            say_stopping(signum)
+            return
+        if self._bar is not None:
+            say(1, "\x1b[?25h")  # the bar has hidden the cursor
+        go_on = ""
+        if self.started is not None:
+            go_on = f"; go on with  ddcal resume {shlex.quote(_relative(self.started.directory))}"
+        say(2, f"stopped at once{go_on}\n")
+        end_now(signum)
+
+
+def print_summary(results: StudyResults, console: Console) -> None:
+    """Print a study's outcome: counts, the winner's calibrations on test, where the files are, what comes next."""
+    summary = results.summary()
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary["outcomes"].items()))
+    cache = summary["cache"]
+    console.print(
+        f"\n{counts} in {summary['seconds']:.0f} s; the store saved {cache['saved_seconds']:.0f} s of computing"
+        + (f" ({cache['saved_gpu_seconds']:.0f} GPU-seconds)" if cache["saved_gpu_seconds"] >= 0.5 else "")
+        + (
+            f"; waited {cache['waited_seconds']:.1f} s for stages that others computed"
+            if cache["waited_seconds"] >= 0.05
+            else ""
+        )
+    )
+    if results.ending and not results.ending.startswith("search.trials"):
+        console.print(f"ended: {results.ending}", markup=False)
+    if results.unsent:
+        console.print(
+            f"MLflow does not have everything yet ({results.unsent} bytes of the ledger wait): "
+            f"ddcal sync {shlex.quote(_relative(results.directory))}"
+        )
+    best = results.best
+    if best is None:
+        console.print(results.no_winner, markup=False)
+        _print_files(results, console)
+        return
+    front = ", ".join(str(trial.number) for trial in results.pareto)
+    console.print(
+        f"winner: {best.trial_key} (lowest val/nll of the Pareto front: trials {front}; "
+        f"{'' if results.confirmed(best) else 'not '}confirmed on fresh seeds)"
+    )
+    for name, value in best.values.items():
+        console.print(f"  {name:<24} {value:.4g}" if isinstance(value, float) else f"  {name:<24} {value}")
+    console.print(calibration_table(best))
+    _print_files(results, console)
+
+
+def print_status(status: Status, console: Console) -> None:
+    """Print how far a study is."""
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(status.outcomes.items())) or "none yet"
+    console.print(f"{status.study}: {status.state}; {status.finished} of {status.trials} trials finished ({outcomes})")
+    if status.best is not None:
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in status.best_metrics.items())
+        console.print(f"best so far  {status.best}  {shown}")
+    if status.trials_an_hour is not None:
+        left = "" if status.seconds_left is None else f", about {status.seconds_left / 60:.0f} min left"
+        console.print(f"rate  {status.trials_an_hour:.0f} trials an hour{left}")
+    if status.next_command:
+        console.print(f"next  {status.next_command}")
+
+
+def calibration_table(trial: Trial) -> Table:
+    """Return raw, ts_train, the trial's own calibration and ts_val on test, with the noise floor of the ECE."""
+    metrics = trial.metrics or {}
+    bins, method = trial.config.evaluate.bins, trial.config.calibrate.method
+    networks = trial.config.train.networks
+    split = "test" if "test/ece" in metrics else "val"
+    noise = metrics.get(f"{split}/ece_noise_floor")
+    title = f"on {split}, mean of {networks} network{'s' * (networks != 1)}, {bins} bins"
+    table = Table(title=title + (f"; ECE noise floor {noise:.4f}" if noise is not None else ""), title_justify="left")
+    for name in ("calibration", "ECE", "NLL", "accuracy", ""):
+        table.add_column(name, justify="left" if name in ("calibration", "") else "right")
+    raw = metrics.get(f"{split}/raw/nll")
+    for name in ("raw", "ts_train", "", "ts_val"):
+        prefix = f"{split}/{name}/" if name else f"{split}/"
+        if f"{prefix}ece" not in metrics or (not name and method in ("ts_train", "ts_val")):
+            continue
+        note = "<- this trial" if not name or name == method else ""
+        if raw is not None and metrics[f"{prefix}nll"] > raw:
+            note += " worse NLL than raw"
+        cells = [f"{metrics[prefix + metric]:.4f}" for metric in ("ece", "nll", "accuracy")]
+        table.add_row(name or method, *cells, note.strip())
+    return table
+
+
+def pareto_table(results: StudyResults) -> Table:
+    """Return the front, the winner marked: searched values and objectives."""
+    table = Table(title=f"{results.study.name}: Pareto front", title_justify="left")
+    table.add_column("trial")
+    metrics = dict.fromkeys((*results.study.objectives, WINNER_METRIC))
+    for name in (*results.study.space, *metrics):
+        table.add_column(name)
+    best = results.best
+    for trial in results.pareto:
+        mark = " (winner)" if best is not None and trial.number == best.number else ""
+        shown = [trial.values.get(name, "") for name in results.study.space]
+        shown += [(trial.metrics or {}).get(name, "") for name in metrics]
+        cells = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in shown]
+        table.add_row(trial.trial_key + mark, *cells)
+    return table
+
+
+def confirmation_table(found: list[Confirmed]) -> Table:
+    """Return what the search reported beside the mean over fresh seeds."""
+    table = Table(title="on fresh seeds (95 % interval of the mean, cut to what is possible)", title_justify="left")
+    for name in ("trial", "metric", "search", "mean", "interval", "seeds", ""):
+        table.add_column(name, justify="left" if name in ("trial", "metric", "") else "right")
+    for one in found:
+        inside = one.low <= one.searched <= one.high
+        better = (one.searched > one.mean) == (one.metric.endswith("accuracy"))
+        note = "" if inside else ("the search was lucky" if better else "the search was unlucky")
+        interval = f"{one.low:.4f} to {one.high:.4f}"
+        table.add_row(
+            one.trial_key, one.metric, f"{one.searched:.4f}", f"{one.mean:.4f}", interval, str(one.seeds), note
+        )
+    return table
+
+
+def importance_table(found: list[Importance]) -> Table:
+    """Return the importance of every name, objective by objective."""
+    table = Table(title="share of the variance explained (fANOVA)", title_justify="left")
+    for name in ("objective", "name", "share", "80 % interval", "better", "trials", "active where"):
+        table.add_column(name, justify="right" if name in ("share", "80 % interval", "trials") else "left")
+    for one in found:
+        share = "too few" if one.share is None else f"{one.share:.3f}"
+        interval = "" if one.low is None else f"{one.low:.2f} to {one.high:.2f}"
+        table.add_row(one.objective, one.name, share, interval, one.better or "", str(one.trials), one.where)
+    return table
+
+
+def store_table(entries: list[Listed], references: dict[str, set[str]]) -> Table:
+    """Return what is in a store."""
+    total = sum(entry.bytes for entry in entries) / 1e6
+    table = Table(title=f"{len(entries)} artefacts, {total:.1f} MB", title_justify="left")
+    for name in ("stage", "key", "MB", "seconds", "published", "what", "referred to by"):
+        table.add_column(name, justify="right" if name in ("MB", "seconds") else "left")
+    for entry in entries:
+        published = datetime.fromtimestamp(entry.created).strftime("%Y-%m-%d %H:%M")
+        who = ", ".join(sorted(Path(folder).name for folder in references.get(entry.key, ())))
+        cells = (f"{entry.bytes / 1e6:.2f}", f"{entry.seconds:.1f}", published, entry.what, who)
+        table.add_row(entry.stage, entry.key[:12], *cells)
+    return table
+
+
+def comparison_table(comparisons: list[Comparison], everything: bool) -> Table:
+    """Return recorded beside replayed; only what differs, or the main metrics and every artefact if nothing does."""
+    table = Table(title="replay", title_justify="left")
+    for name in ("what", "recorded", "replayed", "tolerance", ""):
+        table.add_column(name)
+    for item in comparisons:
+        main = "/" in item.name and item.name.count("/") == 1
+        if everything or not item.same or main:
+            same = "equal" if item.same else "DIFFERS" if item.compared else "not compared on a GPU"
+            table.add_row(escape(item.name), _short(item.recorded), _short(item.replayed), f"{item.tolerance:g}", same)
+    return table
+
+
+def _print_files(results: StudyResults, console: Console) -> None:
+    directory = _relative(results.directory)
+    console.print("")
+    console.print(
+        f"files   {directory}/trials.csv, pareto.csv, summary.json; a log for every trial in {directory}/logs/"
+    )
+    if results.best is not None:
+        to = f"best-{results.study.name}"
+        console.print(
+            f"export  ddcal export {shlex.quote(directory)} --to {shlex.quote(to)} && ddcal replay {shlex.quote(to)}"
+        )
+    console.print(f"ui      ddcal ui {shlex.quote(directory)}")
+
+
+def _relative(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _short(value: float | str | None) -> str:
+    if isinstance(value, float):
+        return repr(value)
+    return "missing" if value is None else escape(str(value)[:16])

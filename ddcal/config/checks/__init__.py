@@ -1,0 +1,1 @@
+"""What makes the parts of a study fit together, beyond the types of its fields."""

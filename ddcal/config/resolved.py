@@ -1,0 +1,59 @@
+"""Trials with everything made explicit that a config leaves to a preset or a default."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from ddcal.config.calibrations import default_bounds
+from ddcal.config.presets import DEFAULT_RATE, TRAIN_DEFAULTS, preset, preset_of
+from ddcal.config.trial import DistillConfig, TrialConfig
+
+
+def resolve_distill(config: DistillConfig, dataset: str) -> DistillConfig:
+    """Return the distill section with what it left out filled in for a dataset's name; its network stays partial."""
+    found = preset(config.family, config.backbone, dataset, config.ipc)
+    values = config.model_dump()
+    _fill(values, {n.removeprefix("distill."): v for n, v in found.values.items() if n.startswith("distill.")})
+    _fill_expert_epochs(values)
+    return DistillConfig.model_validate(values)
+
+
+def resolve(trial: TrialConfig) -> TrialConfig:
+    """Return the trial with every setting that was left to a preset or a default made explicit.
+
+    Resolving twice changes nothing. ``network.depth`` and ``data.resolution`` stay None where they follow the data, and
+    ``train.lr`` of a set whose rate is learned.
+    """
+    values = trial.model_dump()
+    values["data"]["validation_fraction"] = trial.data.resolved_validation_fraction
+    if trial.distill.backbone == "rtp":
+        _fill(values, {"train.augment": trial.distill.rtp.augment})
+    _fill(values, preset_of(trial).values)
+    _fill_expert_epochs(values["distill"])
+    _fill(values["train"], TRAIN_DEFAULTS)
+    if values["train"]["lr"] is None and trial.distill.backbone != "mtt":
+        learned = trial.distill.file.lr if trial.distill.backbone == "file" else None
+        values["train"]["lr"] = learned or DEFAULT_RATE
+    values["distill"]["network"] = trial.distill.network.over(trial.network).model_dump()
+    values["train"]["network"] = trial.train.network.over(trial.network).model_dump()
+    low, high = default_bounds(trial.calibrate.method, trial.distill.backbone)
+    _fill(values, {"calibrate.t_min": low, "calibrate.t_max": high})
+    return TrialConfig.model_validate(values)
+
+
+def _fill_expert_epochs(distill: dict[str, Any]) -> None:
+    """Make explicit how long MTT's experts are trained: to the last epoch that is read."""
+    mtt = distill["mtt"]
+    if distill["backbone"] == "mtt" and mtt["experts"]["epochs"] is None:
+        mtt["experts"]["epochs"] = mtt["max_start"] - 1 + mtt["expert_epochs"]
+
+
+def _fill(values: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Put defaults under their dotted names where ``values`` hold None."""
+    for name, value in defaults.items():
+        *sections, last = name.split(".")
+        place = functools.reduce(lambda found, section: found[section], sections, values)
+        if place[last] is None:
+            place[last] = value

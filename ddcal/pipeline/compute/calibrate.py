@@ -1,0 +1,219 @@
+"""Computing the calibrate stage: one calibrator a network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ddcal.calibration import (
+    Calibrator,
+    EnsembleTemperatureScaling,
+    HistogramBinning,
+    IsotonicCalibration,
+    TemperatureFit,
+    TemperatureScaling,
+    VectorScaling,
+    accuracy,
+    fit_masked,
+    fit_temperature,
+    load_calibrator,
+    masked_logits,
+    ratio_for_accuracy,
+)
+from ddcal.config import NetworkConfig, TrialConfig
+from ddcal.config.calibrations import CALIBRATIONS, MASK_METHODS
+from ddcal.data import Dataset
+from ddcal.networks import build_network
+from ddcal.pipeline import measuring
+from ddcal.pipeline.compute.base import Found
+from ddcal.pipeline.compute.folds import fold_logits_of
+from ddcal.pipeline.compute.masked import MaskedImages, masked_images
+from ddcal.pipeline.compute.train import logits_of
+from ddcal.pipeline.costs import Cost
+from ddcal.pipeline.measuring import images_like_train, random_logits
+from ddcal.pipeline.place import TrialPlace
+from ddcal.pipeline.stages.calibrate import CALIBRATE, CALIBRATORS
+from ddcal.pipeline.stages.masked import MASKED_RATIOS
+from ddcal.seeding import generator
+
+
+def compute(place: TrialPlace) -> Found:
+    """Return the calibrators of a trial whose networks are trained."""
+    masked = masked_images(place) if place.config.calibrate.method in MASK_METHODS else None
+    found = calibrate(place.config, logits_of(place), masked, fold_logits_of(place))
+    members = {"members": sorted(set(masked.used))} if masked is not None and masked.used else {}
+    return Found(found.values, found.write, members)
+
+
+def found_calibrators(place: TrialPlace) -> tuple[dict[str, Any], list[Calibrator]]:
+    """Return the values and the calibrators of the finished stage."""
+    entry = place.entries[CALIBRATE.name]
+    return entry.meta["values"], calibrators_of(entry.meta["values"], entry.folder)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What the calibrate stage found.
+
+    Attributes:
+        values: JSON values: ``fits``, one record a network, and for ``mts_distilled`` how its ratio was chosen.
+        calibrators: One a network.
+    """
+
+    values: dict[str, Any]
+    calibrators: list[Calibrator]
+
+    def write(self, folder: Path) -> None:
+        """Write the calibrators that `calibrators_of` does not have from the values alone."""
+        for index, calibrator in enumerate(self.calibrators):
+            if not isinstance(calibrator, TemperatureScaling):
+                calibrator.save(folder / CALIBRATORS / str(index))
+
+
+def fit_on_logits(
+    method: str, logits: dict[str, Tensor], network: int, bounds: tuple[float, float], solver: str
+) -> TemperatureFit:
+    """Fit a temperature on the logits that ``method`` is allowed to see (method.md, Names of the calibrations).
+
+    Args:
+        method: ``ts_train``, ``ts_holdout`` or ``ts_val``.
+        logits: The train stage's tensors ``<split>_logits`` (n, N, K) and ``<split>_labels`` (N,).
+        network: Which of the n networks.
+        bounds: (t_min, t_max).
+        solver: ``bounded`` or ``paper_lbfgs``.
+    """
+    split = {"ts_train": "train", "ts_holdout": "held", "ts_val": "val"}[method]
+    return fit_temperature(logits[f"{split}_logits"][network], logits[f"{split}_labels"], bounds, solver)
+
+
+def calibrate(
+    config: TrialConfig,
+    logits: dict[str, Tensor],
+    masked: MaskedImages | None = None,
+    folds: dict[str, Tensor] | None = None,
+) -> Calibrated:
+    """Fit one calibrator a network.
+
+    Args:
+        config: Resolved.
+        logits: The train stage's tensors.
+        masked: The masked training images (DDNN) or ``val`` (FDNN) of ``mts`` and ``mts_distilled``.
+        folds: The folds stage's tensors, of ``ts_cv`` and ``mts_distilled``.
+    """
+    settings, count = config.calibrate, config.train.networks
+    method, bounds, solver = settings.method, settings.bounds, settings.solver
+    told: dict[str, Any] = {}
+    if method not in CALIBRATIONS:
+        raise ValueError(f"calibrate.method is {method!r}; it must be one of {', '.join(CALIBRATIONS)}")
+    if not CALIBRATIONS[method].temperature_alone and method != "none":
+        unfitted = _unfitted(config)
+        fitted = [unfitted.fit(logits["val_logits"][index], logits["val_labels"]) for index in range(count)]
+        return Calibrated({"fits": [{"calibrator": one.name, **one.facts()} for one in fitted]}, fitted)
+    if method == "none":
+        fits = [TemperatureFit(temperature=1.0, nll=math.nan, at_bound=False)] * count
+    elif method in ("mts", "mts_distilled"):
+        assert masked is not None, "masks need images"
+        ratio = settings.mask.ratio
+        if method == "mts_distilled":
+            assert folds is not None, "the ratio comes from the folds"
+            told = _chosen_ratio(masked, settings.draws, accuracy(folds["logits"], folds["labels"]))
+            ratio = told["mask_ratio"]
+        of_networks, labels = masked.logits(ratio, settings.draws)
+        fits = [fit_masked(of_network, labels, bounds, solver) for of_network in of_networks]
+    elif method == "ts_cv":
+        assert folds is not None, "cross-validation needs folds"
+        fits = [fit_temperature(folds["logits"], folds["labels"], bounds, solver)] * count
+    else:
+        fits = [fit_on_logits(method, logits, index, bounds, solver) for index in range(count)]
+    records = [
+        {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in asdict(fit).items()} for fit in fits
+    ]
+    calibrators: list[Calibrator] = [TemperatureScaling(bounds, solver, fit.temperature) for fit in fits]
+    return Calibrated({"fits": records, **told}, calibrators)
+
+
+def calibrators_of(values: dict[str, Any], folder: Path) -> list[Calibrator]:
+    """Return the calibrators of a finished calibrate stage, or of an export's ``networks`` folder, one a network.
+
+    Args:
+        values: What `calibrate` recorded, also in ``calibration.json``.
+        folder: Where the stage's files lie.
+
+    Raises:
+        ValueError: if a calibrator's files are not there.
+    """
+    return [
+        TemperatureScaling(temperature=fit["temperature"])
+        if "calibrator" not in fit
+        else load_calibrator(folder / CALIBRATORS / str(index))
+        for index, fit in enumerate(values["fits"])
+    ]
+
+
+def _unfitted(config: TrialConfig) -> Calibrator:
+    """Return the calibrator of a method that has more than a temperature."""
+    known: dict[str, Calibrator] = {
+        "vs_val": VectorScaling(),
+        "ets_val": EnsembleTemperatureScaling(config.calibrate.bounds),
+        "isotonic_val": IsotonicCalibration(),
+        "histogram_val": HistogramBinning(),
+    }
+    return known[config.calibrate.method]
+
+
+def _chosen_ratio(masked: MaskedImages, draws: int, target: float) -> dict[str, Any]:
+    """Return the ratio at which the masked accuracy, mean over the networks, meets the cross-validated one."""
+
+    def accuracy_at(ratio: float) -> float:
+        of_networks, labels = masked.logits(ratio, draws)
+        repeated = labels.repeat(of_networks.shape[1])
+        return math.fsum(accuracy(one.flatten(0, 1), repeated) for one in of_networks) / len(of_networks)
+
+    choice = ratio_for_accuracy(accuracy_at, target)
+    looked_at = [list(pair) for pair in choice.looked_at]
+    return {
+        "mask_ratio": choice.ratio,
+        "mask_ratio_at_end": choice.at_end,
+        "cross_validated_accuracy": target,
+        "masked_accuracies": looked_at,
+    }
+
+
+def measure(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
+    """Return the cost of calibrating one network."""
+    settings = config.calibrate
+    if settings.method == "none":
+        return Cost(0.0)
+    if settings.method not in MASK_METHODS:
+        logits = random_logits(config, dataset)
+        one = config.model_copy(update={"train": config.train.model_copy(update={"networks": 1})})
+        folds = {"logits": logits["train_logits"][0], "labels": logits["train_labels"]}
+        return Cost(measuring.seconds_of(lambda: calibrate(one, logits, None, folds), device, math.inf))
+    if config.distill.backbone == "full":
+        images, labels = dataset.val.images, dataset.val.labels
+    else:
+        images, labels, _ = images_like_train(config, dataset)
+    network = build_network(
+        config.train.network.over(NetworkConfig()),
+        dataset.channels,
+        dataset.image_size,
+        dataset.num_classes,
+        generator(config.seed, "plan", "network"),
+    ).to(device)
+    images, labels = images.to(device), labels.to(device)
+    draws = min(settings.draws, 2)
+    chosen = settings.method == "mts_distilled"
+    ratio = 0.5 if chosen else settings.mask.ratio
+
+    def fit() -> object:
+        logits, used = masked_logits(network, images, labels, ratio, draws, config.seed, settings.mask.unit)
+        return fit_masked(logits, used, settings.bounds, settings.solver)
+
+    looks = MASKED_RATIOS if chosen else 1
+    return Cost(
+        looks * measuring.seconds_of(fit, device, math.inf) * settings.draws / draws
+    )  # the first call imports scipy

@@ -1,0 +1,228 @@
+"""Computing the distill stage: a distiller, and a short probe network's ``val`` score at fixed fractions of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector
+
+from ddcal.calibration import score
+from ddcal.config import TrainConfig, TrialConfig
+from ddcal.config.presets import DEFAULT_RATE, TRAIN_DEFAULTS, preset
+from ddcal.config.trial import DATASETS_WITHOUT_FLIP
+from ddcal.data import Dataset
+from ddcal.distill import SyntheticSet, make_distiller, synthetic_set
+from ddcal.distill.engine import Distiller
+from ddcal.distill.experts import Experts, skeleton
+from ddcal.distill.imported import ImportedImages
+from ddcal.distill.matching import GradientMatching
+from ddcal.distill.mtt import TrajectoryMatching
+from ddcal.errors import BadInput
+from ddcal.pipeline import measuring
+from ddcal.pipeline.compute.experts import experts_of
+from ddcal.pipeline.compute.pictures import StagePictures
+from ddcal.pipeline.costs import Cost
+from ddcal.pipeline.measuring import LONG_SECONDS, QUIET, score_seconds
+from ddcal.pipeline.place import TrialPlace
+from ddcal.pipeline.stages.distill import DISTILL
+from ddcal.seeding import generator
+from ddcal.training import DDNNTraining
+
+GRADIENT_COSINE = "distill/gradient_cosine"
+"""The metric that says how near an approximate gradient is to the exact one."""
+
+
+def begin(place: TrialPlace) -> DistillWork:
+    """Return the stage at its first iteration, with experts where the backbone matches trajectories.
+
+    Raises:
+        BadInput: if a file of images that is to be imported has changed.
+    """
+    work = DistillWork(place.config, place.dataset, place.environment.device, experts_of(place))
+    if DISTILL.key(place.config, place.fingerprint, place.environment, place.keys) != place.keys[DISTILL.name]:
+        raise BadInput(f"distill.file.images: {place.config.distill.file.images} changed meanwhile")
+    return work
+
+
+def synthetic_of(place: TrialPlace) -> SyntheticSet | None:
+    """Return the set of the finished stage; None for a trial that trains on all images."""
+    entry = place.entries.get(DISTILL.name)
+    return None if entry is None else SyntheticSet.load(entry.folder)
+
+
+class DistillWork:
+    """The distill stage: a distiller, and a short probe network's ``val`` score at fixed fractions of them."""
+
+    waited = 0.0
+
+    def __init__(self, config: TrialConfig, dataset: Dataset, device: str, experts: Experts | None = None) -> None:
+        self.config, self.dataset, self.device = config, dataset, device
+        self.distiller = make_distiller(dataset, config.distill, config.seed, device, experts)
+        self.curve: list[dict[str, float]] = []
+        self.pictures = StagePictures(self.distiller, dataset)
+
+    @property
+    def fraction(self) -> float:
+        """The share of the iterations that is done."""
+        return self.distiller.iteration / self.distiller.iterations
+
+    def step(self) -> None:
+        """Run one iteration, and the probe if a fidelity point is reached."""
+        self.pictures.note()
+        loss = self.distiller.step()
+        self.pictures.note()
+        points, total = self.config.distill.probe.points, self.distiller.iterations
+        reached = sum(1 for k in range(1, points + 1) if self.distiller.iteration >= math.ceil(k * total / points))
+        if reached > len(self.curve):
+            metrics = self._probe() | self._gradient_cosine()
+            while len(self.curve) < reached:
+                self.curve.append({"fraction": (len(self.curve) + 1) / points, "loss": loss, **metrics})
+
+    def state(self) -> dict[str, Any]:
+        """Return the distiller's state and the curve so far."""
+        return {"distiller": self.distiller.state(), "curve": self.curve, "pictures": self.pictures.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.distiller.restore(state["distiller"])
+        self.curve = [dict(point) for point in state["curve"]]
+        self.pictures.restore(state.get("pictures", {}))
+
+    def write(self, folder: Path) -> None:
+        """Write the distilled set, a few of its images as they came about, and an imported set's own tensors."""
+        made = synthetic_set(self.distiller, self.dataset, self.config.distill, self.config.seed)
+        if not isinstance(self.distiller, ImportedImages):  # they say themselves what they are
+            made.provenance["config"] = DISTILL.settings(self.config)  # what has no effect is not told either
+        made.save(folder)
+        self.pictures.write(folder)
+        if isinstance(self.distiller, ImportedImages):
+            self.distiller.save_source(folder)
+
+    def meta(self) -> dict[str, Any]:
+        """Return the lowest cosine that an approximate gradient (MTT, ``tesla``) was seen to have to the exact one."""
+        if not isinstance(self.distiller, TrajectoryMatching) or not self.distiller.cosines:
+            return {}
+        return {"facts": {GRADIENT_COSINE: min(self.distiller.cosines.values())}}
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def _gradient_cosine(self) -> dict[str, float]:
+        if not isinstance(self.distiller, TrajectoryMatching) or not self.distiller.cosines:
+            return {}
+        return {GRADIENT_COSINE: list(self.distiller.cosines.values())[-1]}
+
+    def _probe(self) -> dict[str, float]:
+        probe, val = self.config.distill.probe, self.dataset.val
+        if len(val) == 0:
+            return {}
+        training = probe_training(
+            self.config,
+            self.dataset,
+            self.distiller.images.detach(),
+            self.distiller.labels,
+            self.device,
+            self.distiller.learning_rate,
+        )
+        while training.epoch < training.epochs:
+            training.step()
+        images = val.images[: probe.images].to(self.device)
+        return score(training.predict(0, images).cpu(), val.labels[: probe.images])
+
+
+def probe_training(
+    config: TrialConfig, dataset: Dataset, images: Tensor, labels: Tensor, device: str, rate: float | None = None
+) -> DDNNTraining:
+    """Return the training of the short network that scores a distilled set while it is made.
+
+    Args:
+        config: Resolved.
+        dataset: The real data.
+        images: The distilled images as they are now, float32 (M, C, S, S).
+        labels: Their labels, int64 (M,).
+        device: Where to train.
+        rate: The learning rate that was learned with the images, if one was.
+    """
+    # Not config.train or the family, which are no part of the distill stage.
+    distill = config.distill
+    published = preset("published", distill.backbone, config.data.name, distill.ipc).values
+    own = {"augment": distill.rtp.augment} if distill.backbone == "rtp" else {}
+    recipe = TrainConfig.model_validate(
+        TRAIN_DEFAULTS
+        | {name.removeprefix("train."): value for name, value in published.items() if name.startswith("train.")}
+        | own
+        | {"epochs": config.distill.probe.epochs, "lr": rate or DEFAULT_RATE, "networks": 1}
+        | {"network": config.distill.network}
+    )
+    return DDNNTraining(
+        images,
+        labels,
+        recipe,
+        num_classes=dataset.num_classes,
+        flip=dataset.name not in DATASETS_WITHOUT_FLIP,
+        seed=config.seed,
+        device=device,
+        stream="probe",
+    )
+
+
+def measure(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
+    """Return the cost of an iteration, of a probe and of the start."""
+    matching = config.distill.matching.model_copy(update={"image_lr": QUIET, "network_lr": QUIET})
+    mtt = config.distill.mtt.model_copy(update={"image_lr": QUIET, "rate_lr": QUIET})
+    distill = config.distill.model_copy(update={"matching": matching, "mtt": mtt})
+    experts = made_up_experts(config, dataset) if distill.backbone == "mtt" else None
+    began = time.perf_counter()
+    distiller = make_distiller(dataset, distill, config.seed, torch.device(device), experts)
+    once = time.perf_counter() - began
+    step = iteration_seconds(distiller, device)
+    point = 0.0
+    if config.distill.probe.points and len(dataset.val):
+        training = probe_training(config, dataset, distiller.images.detach(), distiller.labels, device)
+        epochs, val = config.distill.probe.epochs, dataset.val.images[: config.distill.probe.images]
+        point = epochs * measuring.seconds_of(training.step, device) + score_seconds(
+            training, dataset, len(val), device
+        )
+    return Cost(step, point, once)
+
+
+def made_up_experts(config: TrialConfig, dataset: Dataset) -> Experts:
+    """Return one expert that never trained: an iteration costs the same with any."""
+    network = skeleton(dataset, config.distill, generator(config.seed, "plan", "expert"))
+    start = parameters_to_vector(network.parameters()).detach()
+    epochs = torch.arange(config.distill.mtt.kept_epochs + 1)
+    return Experts([start * (1.0 + 0.01 * epochs[:, None])])
+
+
+def iteration_seconds(distiller: Distiller, device: str) -> float:
+    """Return the seconds of one iteration of a distiller, which is run a few times.
+
+    An iteration of gradient matching is ``outer`` image updates with ``inner`` epochs between any two of them. Where
+    that takes long, shorter iterations are timed: of one update, of two updates with one epoch, and with several.
+    """
+    if not isinstance(distiller, GradientMatching):
+        return measuring.seconds_of(distiller.step, device)
+    outer, inner = distiller.outer, distiller.inner
+    try:
+        distiller.outer = 1
+        update = measuring.seconds_of(distiller.step, device)
+        if outer == 1:
+            return update
+        distiller.outer, distiller.inner = 2, 1
+        two = measuring.seconds_of(distiller.step, device)
+        epoch = max(two - 2 * update, 0.01 * update)
+        if outer * update + (outer - 1) * inner * epoch < LONG_SECONDS:
+            distiller.outer, distiller.inner = outer, inner
+            return measuring.seconds_of(distiller.step, device)
+        several = min(inner, max(2, round(2 * update / epoch)))
+        if several > 1:
+            distiller.inner = several
+            epoch = max(0.0, (measuring.seconds_of(distiller.step, device) - two) / (several - 1))
+        return outer * update + (outer - 1) * inner * epoch
+    finally:
+        distiller.outer, distiller.inner = outer, inner

@@ -1,0 +1,1 @@
+"""Trials as folders that replay, and the calibrated models in them."""

@@ -1,0 +1,210 @@
+"""Replay: run an export again from scratch and compare every metric and artefact with what was recorded."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ddcal.config import DataConfig, TrialConfig
+from ddcal.data import DataError, dataset_fingerprint, own_cache
+from ddcal.distill.synthetic import DESCRIPTION
+from ddcal.pipeline import Advance, DatasetCache, Environment, TrialRunner, open_store
+from ddcal.pipeline.environment import default_device
+from ddcal.pipeline.stages import STAGES
+from ddcal.study.export.layout import CUDA_TOLERANCE, NOT_COMPARED, SOURCE, ExportError, read_run
+from ddcal.study.record.provenance import NUMERIC_PACKAGES, package_versions
+from ddcal.untrusted import read_json
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One recorded value beside the replayed one; ``tolerance`` is absolute, 0 means equal to the last bit."""
+
+    name: str
+    recorded: float | str | None
+    replayed: float | str | None
+    tolerance: float
+
+    @property
+    def compared(self) -> bool:
+        """Whether the two count: on a GPU the last bits differ, so that digests of artefacts say nothing there."""
+        digests = isinstance(self.recorded, str) and isinstance(self.replayed, str)
+        return not (digests and self.tolerance > 0 and self.recorded != self.replayed)
+
+    @property
+    def same(self) -> bool:
+        """Whether the replayed value is the recorded one, within the tolerance."""
+        if self.recorded == self.replayed:
+            return True
+        if isinstance(self.recorded, float | int) and isinstance(self.replayed, float | int):
+            return abs(self.recorded - self.replayed) <= self.tolerance
+        return False
+
+
+def check_replayable(run: dict[str, Any], data: DataConfig, fingerprint: str, *, ignore_versions: bool = False) -> None:
+    """Refuse, before anything is computed, what cannot give the recorded numbers.
+
+    Args:
+        run: From `read_run`.
+        data: Its data as it lies here.
+        fingerprint: Of that data.
+        ignore_versions: Go on with other versions of numeric packages.
+
+    Raises:
+        ExportError: naming every difference in the data, the device and the versions of numeric packages.
+    """
+    problems = []
+    if fingerprint != run["data_fingerprint"]:
+        problems.append(
+            f"data_fingerprint: this {data.name} has {fingerprint[:16]}…, "
+            f"the run used {run['data_fingerprint'][:16]}…: other data gives other numbers"
+        )
+    device = run["environment"]["device"]
+    if device != "cpu" and default_device() == "cpu":
+        problems.append(f"environment.device: the run used {device}, and torch sees no GPU here")
+    if not ignore_versions:
+        here = package_versions()
+        for package in NUMERIC_PACKAGES:
+            recorded = run["versions"].get(package)
+            if recorded is not None and here.get(package) != recorded:
+                problems.append(
+                    f"versions.{package}: here {here.get(package, 'not installed')}, the run used {recorded}: "
+                    f"install {package}=={recorded}, or --ignore-versions to compare all the same"
+                )
+    if problems:
+        raise ExportError("\n".join(problems))
+
+
+def replay(
+    folder: Path | str,
+    *,
+    store: Path | str | None = None,
+    data_root: Path | str | None = None,
+    ignore_versions: bool = False,
+    on_advance: Callable[[Advance], None] | None = None,
+) -> list[Comparison]:
+    """Run an export again and compare.
+
+    The export is untrusted: tolerance, precision and what is computed come from this code and the device, and what is
+    derived from its data is kept in the user's own cache.
+
+    Args:
+        folder: The export.
+        store: A store (folder or URL) whose finished stages may be used; None computes everything from scratch.
+        data_root: Where the run's data lies here: in place of ``data.root``, or the folder that holds what is called
+            like it. Default: the run's own place, else the same in ``$DDCAL_DATA``.
+        ignore_versions: Go on with other versions of numeric packages.
+        on_advance: Called after every chunk of work.
+
+    Returns:
+        Every metric and every artefact digest, recorded beside replayed.
+
+    Raises:
+        ExportError: as `read_run` and `check_replayable`, or if its stages are not those of its trial.
+        ddcal.data.DataError: if the data is nowhere, naming both ways to say where it is.
+    """
+    folder = Path(folder)
+    run = read_run(folder)
+    config = _config(run, folder)
+    data, fingerprint = _located(config.data, run["data_fingerprint"], folder, data_root)
+    config = config.model_copy(update={"data": data})
+    check_replayable(run, data, fingerprint, ignore_versions=ignore_versions)
+    device = "cpu" if run["environment"]["device"] == "cpu" else "cuda"
+    tolerance = 0.0 if device == "cpu" else CUDA_TOLERANCE
+    environment = Environment(device, run["environment"]["threads"])
+    target = "ddnn" if {"train", "calibrate", "evaluate"} & run["stages"].keys() else "distill"
+    if target == "distill" and config.distill.backbone == "full":
+        raise ExportError(
+            f"{folder}: distill.backbone is 'full', which has no distilled set; the export has no other stage"
+        )
+    with tempfile.TemporaryDirectory(prefix="ddcal-replay-") as scratch:
+        datasets = DatasetCache(own_cache(data))
+        runner = TrialRunner(config, open_store(store or scratch), environment, target=target, datasets=datasets)
+        if runner.keys.keys() != run["stages"].keys() or target != run["target"]:
+            raise ExportError(
+                f"{folder}: a trial with this config has the stages {', '.join(runner.keys)}; the export has "
+                f"{', '.join(run['stages'])}, and its target is {run['target']}"
+            )
+        runner.run(on_advance)
+        comparisons = [
+            Comparison(name, run["metrics"].get(name), runner.metrics.get(name), tolerance)
+            for name in sorted(run["metrics"].keys() | runner.metrics.keys())
+        ]
+        for stage, recorded in run["stages"].items():
+            entry = runner.entries[stage]
+            files = {n: d for n, d in entry.files.items() if n not in NOT_COMPARED}
+            described = STAGES[stage].exported([DESCRIPTION]).get(DESCRIPTION)
+            if ignore_versions and described and _differ_in_versions(folder / described, entry.folder):
+                files[DESCRIPTION] = recorded["files"][DESCRIPTION]
+            comparisons += [
+                Comparison(f"{stage}/{name}", recorded["files"].get(name), files.get(name), tolerance)
+                for name in sorted(recorded["files"].keys() | files.keys())
+            ]
+    return comparisons
+
+
+def _differ_in_versions(exported: Path, replayed: Path) -> bool:
+    """Return whether two distilled sets' descriptions are equal but for the package versions, which they hold too."""
+    try:
+        descriptions = [read_json(folder / DESCRIPTION) for folder in (exported, replayed)]
+        for description in descriptions:
+            del description["provenance"]["versions"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return bool(descriptions[0] == descriptions[1])
+
+
+def _config(run: dict[str, Any], folder: Path) -> TrialConfig:
+    """Return the run's config; an imported set is read from the copy of its tensors in the export."""
+    try:
+        config = TrialConfig.model_validate(run["config"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ExportError(f"config.{where}: not a trial of this ddcal: {first['msg']}") from error
+    if config.distill.backbone != "file":
+        return config
+    copied = {"images": str((folder / SOURCE).absolute()), "labels": None, "index": 0}
+    distill = config.distill.model_copy(update={"file": config.distill.file.model_copy(update=copied)})
+    return config.model_copy(update={"distill": distill})
+
+
+def _located(data: DataConfig, fingerprint: str, folder: Path, data_root: Path | str | None) -> tuple[DataConfig, str]:
+    """Return the run's data as it lies here, and its fingerprint: of several places, the one with the recorded one."""
+    found: list[tuple[DataConfig, str]] = []
+    missing: DataError | None = None
+    for root in _places(data.root, data_root):
+        there = data.model_copy(update={"root": root})
+        try:
+            found.append((there, dataset_fingerprint(there, own_cache(there))))
+        except DataError as error:
+            missing = missing or error
+            continue
+        if found[-1][1] == fingerprint:
+            return found[-1]
+    if found:
+        return found[0]
+    command = f"ddcal replay {shlex.quote(str(folder))} --data-root PLACE"
+    raise DataError(
+        f"{missing}. If the run's data lies elsewhere here: `{command}`, or set $DDCAL_DATA to the folder that has it"
+    ) from missing
+
+
+def _places(recorded: str | None, given: Path | str | None) -> Iterator[str | None]:
+    """Yield where the data may lie, first choice first."""
+    name = None if recorded is None else Path(recorded).name
+    roots = [str(given)] if given is not None else [os.environ.get("DDCAL_DATA")]
+    if given is None:
+        yield recorded
+    for root in roots if recorded is not None or given is not None else ():
+        if root:
+            if name:
+                yield str(Path(root).expanduser() / name)
+            yield str(Path(root).expanduser())

@@ -1,0 +1,1 @@
+"""Sharing GPUs: fractions, their packing, and the memory that was measured."""

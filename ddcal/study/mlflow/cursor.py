@@ -1,0 +1,131 @@
+"""Where MLflow stands in a study's ledger: a small file in the study's folder, moved by one mirror at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ddcal.errors import TrackingError
+from ddcal.study.record.ledger import LEDGER
+from ddcal.study.record.lock import lock_file
+from ddcal.untrusted import MAX_BYTES, read_bytes
+
+CURSOR = "tracking.json"
+
+
+class _Run(BaseModel):
+    """A trial that has not ended: its run's id and the config of its data."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    run: str
+    data: dict[str, Any]
+
+
+class _File(BaseModel):
+    """The file as it is written; one of an earlier version has no ``check``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    offset: Annotated[int, Field(ge=0, lt=2**63)]
+    parent: str | None
+    runs: dict[str, _Run]
+    check: str | None = None
+
+
+@dataclass
+class Cursor:
+    """How much of the ledger MLflow has, and the runs that are open there.
+
+    Attributes:
+        offset: Bytes of the ledger that MLflow has; an event begins there.
+        parent: The id of the study's run.
+        runs: Trials that have not ended: number → run id and the data's config.
+        lost: Whether there was no cursor that could be used, so that MLflow may have more than it says.
+    """
+
+    offset: int = 0
+    parent: str | None = None
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    lost: bool = field(default=False, compare=False)
+
+    @classmethod
+    def read(cls, directory: Path) -> Cursor:
+        """Return the cursor of a study's folder; at the beginning if there is none, or one that is damaged.
+
+        After a power cut the ledger may lack lines that MLflow has seen already: the cursor goes back to where the next
+        event will be.
+        """
+        try:
+            cursor = cls(**read_cursor(directory))
+        except (OSError, ValueError):
+            return cls(lost=True)
+        cursor.offset = _start_of_line(directory / LEDGER, cursor.offset)
+        return cursor
+
+    def write(self, directory: Path) -> None:
+        """Replace the file in one step.
+
+        Raises:
+            TrackingError: if that cannot be done, naming it.
+        """
+        values = {"offset": self.offset, "parent": self.parent, "runs": self.runs}
+        temporary = directory / f".{CURSOR}.tmp"
+        try:
+            temporary.write_text(json.dumps(values | {"check": _digest(values)}))
+            os.replace(temporary, directory / CURSOR)
+        except OSError as error:
+            raise TrackingError(f"{directory / CURSOR} cannot be written: {error.strerror or error}") from error
+
+
+def read_cursor(directory: Path) -> dict[str, Any]:
+    """Return what the file says: ``offset``, ``parent`` and ``runs``.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is not as it was written.
+    """
+    try:
+        values = _File.model_validate_json(read_bytes(directory / CURSOR, MAX_BYTES)).model_dump()
+    except ValidationError:
+        raise ValueError(f"{CURSOR} is not in its format") from None
+    check = values.pop("check")
+    if check is not None and check != _digest(values):
+        raise ValueError(f"{CURSOR} does not match its own checksum")
+    return values
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def one_mirror(directory: Path) -> Iterator[None]:
+    """Keep other mirrors of the folder waiting: one that a study no longer waits for may still be at an event."""
+    with lock_file(directory / f".{CURSOR}.guard") as guard:
+        with contextlib.suppress(OSError):  # a file system without locks; one driver at a time is most of it anyway
+            fcntl.flock(guard, fcntl.LOCK_EX)
+        yield
+
+
+def _start_of_line(ledger: Path, offset: int) -> int:
+    try:
+        with ledger.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            if offset <= size:
+                stream.seek(max(0, offset - 1))
+                if offset == 0 or stream.read(1) == b"\n":
+                    return offset
+            stream.seek(0)
+            return stream.read(min(offset, size)).rfind(b"\n") + 1
+    except FileNotFoundError:
+        return 0

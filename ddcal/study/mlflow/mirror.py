@@ -1,0 +1,395 @@
+"""MLflow as a mirror of the ledger: one parent run a study, one child run a trial.
+
+A thread reads the ledger from where a cursor in the study's folder stands and sends event after event. So MLflow may be
+down, slow or refuse at any time: the study does not notice, and the mirror (or ``ddcal sync``) goes on later, in order
+and without sending anything twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ddcal.config.reading.study_paths import from_folder, with_trial_paths
+from ddcal.config.reading.yaml_reader import dump_yaml
+from ddcal.config.study import Access
+from ddcal.credentials import masked
+from ddcal.errors import StoreError
+from ddcal.pipeline.compute.diagram import DIAGRAM
+from ddcal.store.opening import open_store
+from ddcal.study.mlflow.client import (
+    ARTIFACTS,
+    connect,
+    one_line,
+    refused,
+)
+from ddcal.study.mlflow.cursor import Cursor, one_mirror
+from ddcal.study.mlflow.moved import bring_home, strays
+from ddcal.study.mlflow.view import TAG, study_view
+from ddcal.study.record.accounting import accounting_tags
+from ddcal.study.record.events import (
+    Event,
+    StudyFinished,
+    StudyResumed,
+    StudyStarted,
+    TrialFinished,
+    TrialPoints,
+    TrialStarted,
+)
+from ddcal.study.record.folder_files import STUDY
+from ddcal.study.record.ledger import FIDELITY_STEPS, LEDGER, parse_event
+from ddcal.study.record.recorded import recorded_store, recorded_study
+from ddcal.study.record.rights import make_folder
+
+logger = logging.getLogger(__name__)
+
+STATUS = {"complete": "FINISHED", "infeasible": "FINISHED", "pruned": "KILLED", "killed": "KILLED"}
+"""Outcome → run status; everything else is FAILED."""
+
+EXPERIMENT_KIND = "custom_model_development"
+"""Makes MLflow's UI open the experiment as training runs."""
+
+BATCH = 100
+METRIC_BATCH = 1000
+ATTEMPTS = 5
+"""How often an event is tried that MLflow refuses for what it is; any other failure is waited out."""
+
+ARTIFACT_ATTEMPTS = 3
+
+
+class Mirror:
+    """Brings MLflow up to the ledger's state, event by event; each is applied exactly once.
+
+    The cursor is written after an event. The first event after a start, or after a failed attempt, may therefore have
+    arrived already (in part): what it would create is looked up before. So it is with all that the ledger has where the
+    cursor was lost.
+    """
+
+    _apply: ClassVar[dict[type[Event], Callable[[Mirror, Any], None]]]
+    """Event → the method that brings it to MLflow; it need not know of the others."""
+
+    def __init__(
+        self,
+        directory: Path,
+        uri: str,
+        experiment: str,
+        artifacts: str | None = None,
+        *,
+        access: Access = "private",
+        rights: int | None = None,
+    ) -> None:
+        """Prepare; nothing is connected yet.
+
+        Args:
+            directory: The study's folder.
+            uri: Tracking URI, for example ``sqlite:////data/runs/mlflow.db`` or ``http://127.0.0.1:5000``.
+            experiment: The experiment's name; created if missing.
+            artifacts: Where a new experiment keeps its artifacts, for databases without a server.
+            access: Who may enter the folder of all artifacts in the output root, if it is made now.
+            rights: Those of a database file, if it is made now; None: as the umask lets.
+        """
+        self._access, self._rights = access, rights
+        self.directory, self.uri, self.experiment, self.artifacts = directory, uri, experiment, artifacts
+        self._client: Any = None
+        self._files = True
+        self._experiment_id = ""
+        self._attempts = 0
+        self._facts: dict[str, Any] = {}
+        self._pictures: Any = None
+        self.cursor = Cursor.read(directory)
+        self._doubtful_to = 0  # up to this byte of the ledger, MLflow may have events already
+        self._doubt()
+
+    @property
+    def _doubtful(self) -> bool:
+        return self.cursor.offset < self._doubtful_to
+
+    def _doubt(self) -> None:
+        """Take it that MLflow may have the next event already; with no cursor, all that are there."""
+        one = self.cursor.offset + 1
+        self._doubtful_to = max(self._doubtful_to, one, self.pending if self.cursor.lost else 0)
+
+    @property
+    def place(self) -> str:
+        """The URI for messages: without its password."""
+        return masked(self.uri)
+
+    def said(self, error: Exception) -> str:
+        """Return what MLflow said, on a line and without the URI's password."""
+        return one_line(error, self.uri)
+
+    @property
+    def pending(self) -> int:
+        """How many bytes of the ledger MLflow does not have yet."""
+        try:
+            return (self.directory / LEDGER).stat().st_size - self.cursor.offset
+        except FileNotFoundError:
+            return 0
+
+    def advance(self) -> bool:
+        """Apply the next event; False if the ledger has none.
+
+        Raises:
+            Exception: whatever MLflow raises; the event stays the next one.
+        """
+        if self.pending <= 0:
+            return False
+        with one_mirror(self.directory):
+            there = Cursor.read(self.directory)
+            if there != self.cursor:  # another mirror was here
+                self.cursor = there
+                self._doubt()
+            return self._send_line()
+
+    def _send_line(self) -> bool:
+        with (self.directory / LEDGER).open("rb") as stream:
+            stream.seek(self.cursor.offset)
+            line = stream.readline()
+        if not line.endswith(b"\n"):
+            return False
+        event = parse_event(line)
+        try:
+            if self._client is None:
+                self._connect()
+            if type(event) in self._apply:
+                self._apply[type(event)](self, event)
+        except Exception as error:
+            self._doubt()
+            self._attempts += 1
+            if self._attempts < ATTEMPTS or not refused(error) or not self._alive():
+                raise
+            logger.warning("MLflow at %s refuses an event, which is left out: %s", self.place, self.said(error))
+        self._attempts = 0
+        self.cursor.offset += len(line)
+        self.cursor.write(self.directory)
+        return True
+
+    def _connect(self) -> None:
+        root = self.directory.parent
+        bring_home(self.uri, root)
+        client = connect(self.uri, self._rights)
+        found = client.get_experiment_by_name(self.experiment)
+        if found is None:
+            if self.artifacts is not None and self.artifacts.startswith(f"{(root / ARTIFACTS).as_uri()}/"):
+                make_folder(root / ARTIFACTS, self._access)
+            tags = {"mlflow.experimentKind": EXPERIMENT_KIND}
+            identifier = client.create_experiment(self.experiment, artifact_location=self.artifacts, tags=tags)
+        else:
+            identifier = found.experiment_id
+            if strays(found.artifact_location, root):
+                self._files = False
+                logger.warning(
+                    "MLflow at %s keeps the artifacts of %s in %s, which is not there any more: it takes none",
+                    self.place,
+                    self.experiment,
+                    found.artifact_location,
+                )
+        self._client, self._experiment_id = client, identifier
+
+    def _alive(self) -> bool:
+        """Whether MLflow answers at all: what it refuses then, it will refuse for ever."""
+        try:
+            self._client.get_experiment(self._experiment_id)
+            return True
+        except Exception:
+            return False
+
+    # One method an event of the ledger
+
+    def _study_started(self, event: StudyStarted) -> None:
+        study = event.study
+        self._facts = _facts(self.directory)
+        tags = {"ddcal.role": "study", "mlflow.runName": study["name"], "mlflow.note.content": study["description"]}
+        self.cursor.parent = self._run(tags, event.time)
+        settings = {f"search.{name}": value for name, value in study["search"].items()}
+        settings |= {f"objective.{name}": way for name, way in study["objectives"].items()}
+        self._params(self.cursor.parent, settings)
+        self._artifact(self.cursor.parent, STUDY)
+        self._client.set_experiment_tag(self._experiment_id, TAG, study_view(study))
+
+    def _trial_started(self, event: TrialStarted) -> None:
+        number = str(event.number)
+        if number in self.cursor.runs:  # handed out again after a crash: the same run goes on
+            self._client.update_run(self.cursor.runs[number]["run"], status="RUNNING")
+            return
+        tags = {
+            "ddcal.role": "trial",
+            "mlflow.runName": event.trial_key,
+            "mlflow.parentRunId": self.cursor.parent or "",
+            "ddcal.trial_key": event.trial_key,
+            "ddcal.trial_number": number,
+        }
+        run = self._run(tags, event.time, look_up=event.attempt > 1)
+        self._params(run, event.values)
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "config.yaml"
+            path.write_text(dump_yaml(self._absolute(event.config)))
+            self._log_file(run, path)
+        self.cursor.runs[number] = {"run": run, "data": event.config["data"]}
+
+    def _trial_points(self, event: TrialPoints) -> None:
+        from mlflow.entities import Metric
+
+        run = self.cursor.runs[str(event.number)]["run"]
+        metrics = [
+            Metric(name, float(value), event.time, round(point["progress"] * FIDELITY_STEPS))
+            for point in event.points
+            for name, value in point.items()
+            if isinstance(value, float) and name != "progress"
+        ]
+        if self._doubtful:
+            there = {
+                (name, item.step)
+                for name in {metric.key for metric in metrics}
+                for item in self._client.get_metric_history(run, name)
+            }
+            metrics = [metric for metric in metrics if (metric.key, metric.step) not in there]
+        for start in range(0, len(metrics), METRIC_BATCH):
+            self._client.log_batch(run, metrics=metrics[start : start + METRIC_BATCH])
+
+    def _trial_finished(self, event: TrialFinished) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag, RunTag
+
+        trial = self.cursor.runs[str(event.number)]
+        data = self._absolute({"data": trial["data"]})["data"]
+        tags = {"ddcal.outcome": event.outcome, **accounting_tags(event)}
+        tags |= {f"ddcal.key.{stage}": key for stage, key in event.keys.items()}
+        if event.error:
+            tags["ddcal.error"] = event.error[:4000]
+        self._client.log_batch(trial["run"], tags=[RunTag(name, value) for name, value in tags.items()])
+        if event.fingerprint:
+            name, root = data["name"], data.get("root")
+            dataset = Dataset(name, event.fingerprint[:36], "ddcal", root or name)
+            inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
+            self._client.log_inputs(trial["run"], inputs)
+        for picture in (self._diagram(event), *self._distilled(data, event.keys.get("distill"))):
+            if picture is not None:
+                self._log_file(trial["run"], picture)
+        self._client.set_terminated(trial["run"], STATUS.get(event.outcome, "FAILED"), end_time=event.time)
+        del self.cursor.runs[str(event.number)]
+
+    def _absolute(self, trial: dict[str, Any]) -> dict[str, Any]:
+        """Return a trial's config as the ledger has it, with absolute paths."""
+        absolute: dict[str, Any] = with_trial_paths(trial, from_folder(self.directory))
+        return absolute
+
+    def _distilled(self, data: dict[str, Any], key: str | None) -> tuple[Path | None, ...]:
+        """Return the pictures of a trial's distilled images, drawn once a distilled set; None for one it has not."""
+        self._facts = self._facts or _facts(self.directory)
+        if key is None or not self._facts["store"] or not self._files:
+            return ()
+        if self._pictures is None:
+            from ddcal.pipeline.distilled_picture import DistilledPictures  # torch and matplotlib
+
+            self._pictures = DistilledPictures(self.directory / "figures" / "distilled")
+        store = open_store(self._facts["store"], self._facts["cache"])
+        return self._pictures.picture(store, key, data), self._pictures.progress(store, key)
+
+    def _diagram(self, event: TrialFinished) -> Path | None:
+        """Return the trial's reliability diagram, fetched from the store if that is elsewhere."""
+        key = event.keys.get("evaluate")
+        facts = self._facts = self._facts or _facts(self.directory)
+        if not key or not event.metrics or not facts["store"]:
+            return None
+        name = Path(event.diagram).name if event.diagram else DIAGRAM  # the path is of before any move
+        try:
+            return open_store(facts["store"], facts["cache"]).file("evaluate", key, name)
+        except StoreError as error:
+            logger.warning("no reliability diagram for MLflow: %s", error)
+            return None
+
+    def _study_resumed(self, event: StudyResumed) -> None:
+        self._client.update_run(self.cursor.parent, status="RUNNING")
+
+    def _study_finished(self, event: StudyFinished) -> None:
+        from mlflow.entities import Metric
+
+        for name in ("trials.csv", "pareto.csv", "summary.json"):
+            self._artifact(self.cursor.parent, name)
+        for picture in sorted((self.directory / "figures").glob("*.png")):
+            self._log_file(self.cursor.parent, picture, "figures")
+        best = event.best
+        if best is not None:
+            step = event.finished  # a finished study that is resumed as it is ends at the same step again
+            if step not in {m.step for m in self._client.get_metric_history(self.cursor.parent, "best/val/nll")}:
+                metrics = [
+                    Metric(f"best/{n}", v, event.time, step) for n, v in (best.metrics or {}).items() if v is not None
+                ]
+                self._client.log_batch(self.cursor.parent, metrics=metrics)
+            self._client.set_tag(self.cursor.parent, "ddcal.winner", best.trial_key)
+        self.close_runs("KILLED" if event.interrupted else "FINISHED", event.time)
+
+    def close_runs(self, status: str, end_time: int | None = None) -> None:
+        """End the study's run with ``status``, and trials that are unfinished as KILLED; resuming opens them again."""
+        if self._client is None:
+            self._connect()
+        for trial in self.cursor.runs.values():
+            self._client.set_terminated(trial["run"], "KILLED", end_time=end_time)
+        self._client.set_terminated(self.cursor.parent, status, end_time=end_time)
+
+    def _run(self, tags: dict[str, str], start_time: int, look_up: bool = False) -> str:
+        """Return a new run with these tags, or the one that an earlier attempt has made."""
+        if not self._facts:
+            self._facts = _facts(self.directory)
+        tags = tags | {
+            "ddcal.study": self._facts["study"],
+            "ddcal.study_id": self._facts["study_id"],
+            "ddcal.git_commit": self._facts["git_commit"],
+            "mlflow.source.name": "ddcal",
+        }
+        if self._doubtful or look_up:
+            wanted = ["ddcal.study_id", "ddcal.role", *(["ddcal.trial_key"] if "ddcal.trial_key" in tags else [])]
+            condition = " and ".join(f"tags.`{name}` = '{tags[name]}'" for name in wanted)
+            found = self._client.search_runs([self._experiment_id], condition, max_results=1)
+            if found:
+                return str(found[0].info.run_id)
+            if "ddcal.trial_key" not in tags:  # nothing of this study is there
+                self._doubtful_to = 0
+        return str(self._client.create_run(self._experiment_id, start_time=start_time, tags=tags).info.run_id)
+
+    def _params(self, run: str | None, values: dict[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(name, str(value)[:6000]) for name, value in values.items()]
+        for start in range(0, len(params), BATCH):
+            self._client.log_batch(run, params=params[start : start + BATCH])
+
+    def _artifact(self, run: str | None, name: str) -> None:
+        path = self.directory / name
+        text = path.read_text() if name == STUDY and path.is_file() else ""
+        if masked(text) == text:
+            self._log_file(run, path)
+            return
+        with tempfile.TemporaryDirectory() as scratch:  # the study file of an earlier version, with a password
+            copy = Path(scratch) / name
+            copy.write_text(masked(text))
+            self._log_file(run, copy)
+
+    def _log_file(self, run: str | None, path: Path, folder: str | None = None) -> None:
+        """Log an artifact; a server that takes runs but no files, however often, is asked no further."""
+        if not path.is_file() or not self._files:
+            return
+        try:
+            self._client.log_artifact(run, str(path), folder)
+        except Exception as error:
+            if self._attempts + 1 < ARTIFACT_ATTEMPTS or not self._alive():
+                raise
+            self._files = False
+            logger.warning("MLflow at %s takes no artifacts: %s", self.place, self.said(error))
+
+
+def _facts(directory: Path) -> dict[str, Any]:
+    with (directory / LEDGER).open("rb") as stream:
+        first = parse_event(stream.readline())
+    assert isinstance(first, StudyStarted)
+    study = recorded_study(first, directory)
+    return {
+        "study": study["name"],
+        "study_id": first.study_id,
+        "git_commit": first.git_commit or "",
+        "store": recorded_store(first, directory),
+        "cache": study.get("storage", {}).get("cache"),
+    }

@@ -1,0 +1,49 @@
+"""Sending to MLflow what it does not have of a study that does not run: ``ddcal sync``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ddcal.errors import BadInput, TrackingError
+from ddcal.study.mlflow.opening import make_mirror
+from ddcal.study.record.lock import DriverLock
+from ddcal.study.record.results import StudyResults, load_study
+from ddcal.study.record.rights import as_access_says
+
+
+def sync_study(directory: Path | str) -> str:
+    """Send everything of a study's ledger that MLflow does not have, and return a sentence on it.
+
+    The runs of a study whose driver was killed are ended as KILLED; resuming opens them again.
+
+    Raises:
+        BadInput: if the folder is not a study's, or a driver works on it (and syncs by itself).
+        TrackingError: if MLflow does not take it; what was sent stays sent.
+    """
+    results = load_study(directory)
+    with as_access_says(results.study.storage.access):
+        return _sync(results)
+
+
+def _sync(results: StudyResults) -> str:
+    lock = DriverLock(results.directory)
+    try:
+        mirror = make_mirror(results.study, results.directory)
+        if mirror is None:
+            return "this study was run with tracking.uri: none: there is nothing to send"
+        events = 0
+        try:
+            while mirror.advance():
+                events += 1
+            if results.interrupted and events + mirror.cursor.offset:
+                mirror.close_runs("KILLED")
+        except (BadInput, TrackingError):
+            raise
+        except Exception as error:
+            raise TrackingError(
+                f"tracking.uri: MLflow at {mirror.place} does not take it: {mirror.said(error)}; "
+                f"{events} events were sent, {mirror.pending} bytes of the ledger wait"
+            ) from error
+        return f"MLflow at {mirror.place} has everything ({events} events were new)"
+    finally:
+        lock.release()

@@ -1,0 +1,327 @@
+"""The ledger: an append-only file of events, written by the driver alone; the truth about every trial of a study.
+
+A line is one event (`ddcal.study.record.events`) as JSON, with its number in the file and a checksum that chains it
+to the line before (`ddcal.study.record.chain`). Ledgers of earlier versions have neither; they are read, and gone on
+with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import shlex
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic import ValidationError
+
+from ddcal.errors import BadInput
+from ddcal.study.record.chain import Link, seal, unseal
+from ddcal.study.record.events import (
+    EVENTS,
+    Event,
+    GpuMeasured,
+    Outcome,
+    StudyStarted,
+    TrialAttemptFailed,
+    TrialFinished,
+    TrialPoints,
+    TrialStarted,
+)
+from ddcal.untrusted import Untrusted, open_regular
+
+__all__ = ["FIDELITY_STEPS", "LEDGER", "DamagedLedger", "Ledger", "Outcome", "begun", "parse_event", "read_ledger"]
+
+LEDGER = "ledger.jsonl"
+
+FIDELITY_STEPS = 1000
+"""``fidelity`` is ``progress`` in thousandths: the time of schedulers and the step of MLflow's metrics."""
+
+_LINE = re.compile(rb',"line":(\d{1,9})}\Z')
+_NAME = re.compile(rb'"event": ?"(\w{1,40})"')
+_NUMBER = re.compile(rb'"number": ?(\d{1,9})\b')
+_OF_A_TRIAL = (TrialPoints, GpuMeasured, TrialAttemptFailed, TrialFinished)
+_OLDER = "what an earlier version wrote before it"
+_WORDS = {
+    "study_started": "what the study is",
+    "study_resumed": "that it was resumed",
+    "trial_started": "with which values {trial} began",
+    "trial_points": "{trial}'s progress",
+    "gpu_measured": "how much GPU memory {trial} took",
+    "trial_attempt_failed": "that {trial} ran out of memory",
+    "trial_finished": "{trial}'s result",
+    "study_finished": "that the study ended",
+    "ledger_repaired": "what an earlier repair took out",
+}
+
+
+class DamagedLedger(BadInput):
+    """A ledger that is not as it was written; the message names the file, the line and what is lost."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a ledger.
+
+    Attributes:
+        number: Its number in the file, from 1.
+        end: The byte behind it.
+        content: Its JSON, without its number and checksum.
+        event: The event; None if the line is damaged.
+        fault: What is wrong with it; None if nothing is.
+        unknown: Whether the fault is in a line before it, and which one that is cannot be told.
+        lost: In words, what it or those missing before it held, as far as that can be told.
+    """
+
+    number: int
+    end: int
+    content: bytes
+    event: Event | None
+    fault: str | None
+    lost: str
+    unknown: bool = False
+
+
+class Ledger:
+    """Events as JSON lines with the time in milliseconds."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open the ledger of a study's folder, creating it if missing; a half-written last line is cut off.
+
+        Raises:
+            DamagedLedger: if it is damaged.
+        """
+        self.path = directory / LEDGER
+        self._lines, self._check, end = 0, "", 0
+        if self.path.exists():
+            for line, check in _checked(self.path):
+                _refuse(line, self.path)
+                self._lines, self._check, end = line.number, check, line.end
+        self._stream = self.path.open("ab", buffering=0)  # a buffer would keep what a full disk has refused
+        self._stream.truncate(end)
+
+    def append(self, kind: type[Event], *, sync: bool = True, **values: Any) -> None:
+        """Write one event; NaN and infinities become null.
+
+        Args:
+            kind: The event.
+            sync: Whether it is on the disk (fsync) before this returns; otherwise it is with the next one that is.
+            values: Its JSON values.
+
+        Raises:
+            OSError: if the disk does not take it; then nothing of it is in the ledger.
+        """
+        event = kind.model_validate({"time": int(time.time() * 1000), **_plain(values)})
+        fields = event.model_dump(exclude_unset=True)
+        content = {"event": event.event, "time": fields.pop("time"), **fields}
+        number = self._lines + 1
+        line, check = seal(self._check, numbered(json.dumps(content, allow_nan=False).encode(), number))
+        write_whole(self._stream, line)
+        self._lines, self._check = number, check
+        if sync:
+            os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+def write_whole(stream: FileIO, content: bytes) -> None:
+    """Append bytes to an unbuffered file; what a full disk took of them is cut off again.
+
+    Raises:
+        OSError: if the disk does not take them all.
+    """
+    before = os.fstat(stream.fileno()).st_size
+    try:
+        left = memoryview(content)
+        while left:
+            left = left[stream.write(left) :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            stream.truncate(before)
+        raise
+
+
+def begun(directory: Path | str) -> bool:
+    """Return whether the folder has a ledger with its first line whole."""
+    try:
+        with open_regular(Path(directory) / LEDGER, links=True) as stream:
+            return stream.readline().endswith(b"\n")
+    except (OSError, Untrusted):
+        return False
+
+
+def read_ledger(directory: Path) -> Iterator[Event]:
+    """Yield the events of a study's folder, oldest first; a half-written last line is left out.
+
+    Raises:
+        FileNotFoundError: if the folder has no ledger.
+        DamagedLedger: at a line that is not as it was written, or cannot stand where it does.
+    """
+    path = directory / LEDGER
+    for line, _ in _checked(path):
+        _refuse(line, path)
+        assert line.event is not None
+        yield line.event
+
+
+def read_lines(directory: Path) -> Iterator[Line]:
+    """Yield every line of a study's ledger, damaged ones too; a half-written last line is left out.
+
+    Raises:
+        FileNotFoundError: if the folder has no ledger.
+    """
+    for line, _ in _checked(directory / LEDGER):
+        yield line
+
+
+def parse_event(line: bytes) -> Event:
+    """Return the event of one line.
+
+    Raises:
+        ValueError: in a few words, what is wrong with it.
+    """
+    linked = unseal("", line)
+    return _parsed(linked.content if linked.after is None else _unnumbered(linked.content)[0])
+
+
+def _checked(path: Path) -> Iterator[tuple[Line, str]]:
+    """Yield every line with the checksum that the next one is chained to."""
+    check, end, chained = "", 0, False
+    last, damaged = 0, 0  # the number of the last line that is whole, and how many damaged ones have followed
+    running: set[int] = set()
+    with _opened(path) as stream:
+        for number, raw in enumerate(stream, start=1):
+            if not raw.endswith(b"\n"):
+                return
+            end += len(raw)
+            linked = unseal(check, raw)
+            content, stated = _unnumbered(linked.content) if linked.after is not None else (linked.content, None)
+            event: Event | None = None
+            fault = (
+                _unchained(linked, chained)
+                or _out_of_order(stated, last)
+                or (None if damaged else _foreign(linked, check, stated, last, chained))
+            )
+            if fault is None:
+                try:
+                    event = _parsed(content)
+                    fault = _misplaced(event, number, running)
+                except ValueError as error:
+                    fault = str(error)
+            event, lost = (event, "") if fault is None else (None, _lost(content))
+            if linked.whole and stated is not None and (missing := _missing(stated, last, damaged)):
+                fault, lost = missing, "what they held cannot be told"  # the line itself may be whole
+            unknown = (fault or "").startswith(_OLDER)
+            yield Line(number, end, content, event, fault, lost, unknown), linked.check
+            check, chained = linked.check, chained or linked.after is not None
+            last, damaged = (stated or number, 0) if event is not None else (last, damaged + 1)
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return open_regular(path, links=True)
+    except Untrusted as error:
+        raise DamagedLedger(f"{path} {error}, where the study's ledger should be") from None
+
+
+def _unnumbered(content: bytes) -> tuple[bytes, int | None]:
+    found = _LINE.search(content)
+    return (content, None) if found is None else (content[: found.start()] + b"}", int(found[1]))
+
+
+def _unchained(linked: Link, chained: bool) -> str | None:
+    if linked.after is None and chained:
+        return "it has no checksum"
+    return None if linked.whole else "its checksum does not fit it"
+
+
+def _out_of_order(stated: int | None, last: int) -> str | None:
+    return f"it was line {stated}: lines were doubled or moved" if stated is not None and stated <= last else None
+
+
+def _foreign(linked: Link, before: str, stated: int | None, last: int, chained: bool) -> str | None:
+    """Return why a line does not belong behind the one before it, although both are whole, or None."""
+    if linked.after in (None, before) or stated != last + 1:
+        return None
+    if not chained:
+        return f"{_OLDER}, lines 1 to {last}, is not as it was"
+    return "it was written behind another line"
+
+
+def _missing(stated: int, last: int, damaged: int) -> str | None:
+    first = last + damaged + 1
+    if stated <= first:
+        return None
+    return f"{f'line {first} is' if stated == first + 1 else f'lines {first} to {stated - 1} are'} missing before it"
+
+
+def _parsed(content: bytes) -> Event:
+    try:
+        return EVENTS.validate_json(content)
+    except ValidationError:
+        pass
+    try:  # Python's own reader takes more: half of a surrogate pair, in the message of an error
+        return EVENTS.validate_python(_plain(json.loads(content)))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"].startswith("union_tag"):
+            raise ValueError("no event that this version of ddcal knows") from None
+        place = ".".join(str(part) for part in first["loc"][1:])
+        raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from None
+    except (ValueError, RecursionError):
+        raise ValueError("no JSON object") from None
+
+
+def _misplaced(event: Event, number: int, running: set[int]) -> str | None:
+    """Return why an event cannot stand where it does, or None, and note which trials run."""
+    if isinstance(event, StudyStarted) is not (number == 1):
+        return "a ledger begins with study_started, and has it once"
+    if isinstance(event, _OF_A_TRIAL) and event.number not in running:
+        return f"trial {event.number} does not run by then"
+    if isinstance(event, TrialStarted):
+        running.add(event.number)
+    elif isinstance(event, TrialFinished):
+        running.remove(event.number)
+    return None
+
+
+def _refuse(line: Line, path: Path) -> None:
+    if line.fault is not None:
+        raise DamagedLedger(
+            f"{path}: line {line.number}: {line.fault}; {line.lost}: `ddcal verify {shlex.quote(str(path.parent))}` "
+            "says what is whole and what can be mended"
+        )
+
+
+def _lost(content: bytes) -> str:
+    """Return what a line held, told from what can be recognised of it."""
+    kind, trial = _NAME.search(content), _NUMBER.search(content)
+    words = _WORDS.get(kind[1].decode()) if kind else None
+    if words is None:
+        return "it held one event" if trial is None else f"it held an event of trial {int(trial[1])}"
+    return f"it held {words.format(trial='a trial' if trial is None else f'trial {int(trial[1])}')}"
+
+
+def numbered(content: bytes, number: int) -> bytes:
+    """Return a line's JSON object with its number in the file."""
+    return content[:-1] + f',"line":{number}}}'.encode()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as a ledger keeps it: JSON's lists, finite numbers, text that is valid Unicode."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "backslashreplace").decode()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

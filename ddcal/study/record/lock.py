@@ -1,0 +1,95 @@
+"""The lock on a study's folder: one driver at a time, and a dead driver's lock is recognised as such."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict
+from io import FileIO
+from pathlib import Path
+
+from ddcal.errors import BadInput
+from ddcal.store.lock_holder import MAX_TEXT, Holder
+from ddcal.untrusted import Untrusted, open_lock, read_bytes
+
+LOCK = "driver.lock"
+
+
+class DriverLock:
+    """Held by the driver for as long as it works on a folder.
+
+    The file names the holder; beside it, the holder keeps a lock of the kernel's, which ends with the process. A
+    holder that seems dead but still has that one lives elsewhere: in another container of this machine, or on another
+    machine of the same name.
+
+    Attributes:
+        taken_over: Whether a dead driver's lock was there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Take the lock, also over a dead driver's.
+
+        Raises:
+            BadInput: if another driver holds it and is not proved dead, naming its process.
+        """
+        self.path = directory / LOCK
+        with lock_file(directory / f".{LOCK}.guard") as guard:  # of several drivers, one looks at a time
+            fcntl.flock(guard, fcntl.LOCK_EX)
+            self._living = lock_file(directory / f".{LOCK}.living")
+            try:
+                self.taken_over = self._check(directory)
+            except BaseException:
+                self._living.close()
+                raise
+            temporary = self.path.with_name(f".{LOCK}.new")
+            temporary.unlink(missing_ok=True)  # a link, perhaps
+            temporary.write_text(json.dumps(asdict(Holder.here())))
+            os.replace(temporary, self.path)
+
+    def release(self) -> None:
+        """Give the lock back; where the folder has become read-only, the end of this process does."""
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+        self._living.close()
+
+    def _check(self, directory: Path) -> bool:
+        alone = _flock(self._living)
+        try:
+            holder = Holder.parse(read_bytes(self.path, MAX_TEXT))
+        except FileNotFoundError:
+            return False
+        except ValueError as error:
+            raise BadInput(
+                f"{self.path} is not a lock of ddcal (it {error}): remove it if no driver is running"
+            ) from error
+        if not holder.dead or not alone:
+            raise BadInput(
+                f"{directory} is in use by process {holder.pid} on {holder.host}: wait for it or end it; "
+                f"if that machine is gone for good, remove {self.path}"
+            )
+        return True
+
+
+def lock_file(path: Path) -> FileIO:
+    """Return a file beside a study's to lock, open; it is made if it is missing and keeps what it holds.
+
+    Raises:
+        BadInput: if something else than a file lies there.
+    """
+    try:
+        return open_lock(path)
+    except Untrusted as error:
+        raise BadInput(f"{path} {error}: remove it if no driver is running") from error
+
+
+def _flock(stream: FileIO) -> bool:
+    """Take the kernel's lock; False if another process has it. True where the file system knows none."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True

@@ -1,0 +1,1 @@
+"""Running a study: checks, the driver, and who runs its trials."""

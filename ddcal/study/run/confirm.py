@@ -1,0 +1,161 @@
+"""Confirmation: the leaders of a study on fresh seeds, against the number that the search itself reported.
+
+The best of many trials looks better than it is (the winner's curse); fresh seeds tell by how much.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ddcal.config import StudyConfig
+from ddcal.config.metrics import possible
+from ddcal.errors import BadInput
+from ddcal.seeding import derive_seed
+from ddcal.study.mlflow.client import without_password
+from ddcal.study.record.confirmation import CONFIRMATION
+from ddcal.study.record.folder_files import replace_text
+from ddcal.study.record.ledger import begun
+from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial, load_study
+from ddcal.study.run.runner import Hooks, resume_study, run_study
+
+MIN_SEEDS = 2
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """One metric of one leader.
+
+    Attributes:
+        trial_key: The leader.
+        metric: For example ``val/ece``.
+        searched: What the search reported, on its own seed.
+        mean: The mean over the fresh seeds.
+        low: Lower end of the 95 % interval of that mean (Student's t over seeds), cut to what is possible.
+        high: Upper end.
+        seeds: How many fresh seeds finished.
+    """
+
+    trial_key: str
+    metric: str
+    searched: float
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+
+def confirmation_study(results: StudyResults, leaders: list[Trial], seeds: int) -> StudyConfig:
+    """Return the study that runs every leader on the same fresh seeds; it searches nothing."""
+    study = without_password(results.study)
+    used = {trial.config.seed for trial in results.records}
+    fresh: list[int] = []
+    index = 0
+    while len(fresh) < seeds:
+        candidate = derive_seed(study.search.seed, "confirm", "seed", index) % 2**31
+        index += 1
+        if candidate not in used and candidate not in fresh:
+            fresh.append(candidate)
+    values = study.model_dump(mode="json")
+    values["name"], values["confirms"] = f"{study.name}-confirm", study.name
+    values["description"] = f"{len(leaders)} leaders of {study.name} on {seeds} fresh seeds."
+    values["space"]["seed"] = {"choice": fresh}
+    values["constraints"] = {}
+    values["scheduler"] = {}
+    values["stop"]["plateau"] = None  # every leader runs on every seed
+    enqueue = [leader.values | {"seed": seed} for seed in fresh for leader in leaders]
+    values["search"] |= {"searcher": "random", "trials": len(enqueue), "enqueue": enqueue}
+    return StudyConfig.model_validate(values)
+
+
+def confirm(
+    results: StudyResults,
+    *,
+    top: int,
+    seeds: int,
+    debug: bool = False,
+    address: str | None = None,
+    hooks: Hooks | None = None,
+) -> list[Confirmed]:
+    """Run the leaders again on fresh seeds, and write ``confirmation.json`` into the study's folder.
+
+    Args:
+        results: The study.
+        top: How many feasible trials, by ``val/nll``.
+        seeds: How many fresh seeds each; at least 2.
+        debug: As in `run_study`.
+        address: As in `run_study`.
+        hooks: As in `run_study`.
+
+    Raises:
+        BadInput: if there is no feasible trial, too few seeds, the study is a confirmation itself, or another
+            confirmation of it is there.
+    """
+    if seeds < MIN_SEEDS:
+        raise BadInput(f"--seeds {seeds}: an interval needs at least {MIN_SEEDS}")
+    if results.confirms is not None:
+        raise BadInput(f"{results.directory} is itself the confirmation of {results.confirms}: confirm that study")
+    leaders = leading_trials(results, top)
+    if not leaders:
+        raise BadInput(f"{results.directory}: no trial is feasible, so there is nothing to confirm")
+    study = confirmation_study(results, leaders, seeds)
+    directory = results.directory.parent / study.name
+    if begun(directory) and _same(load_study(directory).study, study):  # an earlier one, finished or not
+        again = resume_study(directory, debug=debug, address=address, hooks=hooks)
+    else:
+        again = run_study(study, output=results.directory.parent, debug=debug, address=address, hooks=hooks)
+    found = compare(results, leaders, again)
+    content = {"seeds": seeds, "study": study.name, "leaders": [asdict(one) for one in found]}
+    replace_text(results.directory / CONFIRMATION, json.dumps(content, indent=2) + "\n")
+    results.write()
+    return found
+
+
+def _same(earlier: StudyConfig, study: StudyConfig) -> bool:
+    """Whether a confirmation runs the same leaders on the same seeds; an earlier version did not say of which study."""
+    return earlier.model_copy(update={"confirms": study.confirms}) == study
+
+
+def leading_trials(results: StudyResults, top: int) -> list[Trial]:
+    """Return the feasible trials with the lowest ``val/nll``, the winner first, one for each combination of values."""
+    feasible = [trial for trial in results.records if trial.outcome == "complete"]
+    leaders: list[Trial] = []
+    for trial in sorted(feasible, key=lambda trial: ((trial.metrics or {})[WINNER_METRIC], trial.number)):
+        if all(_without_seed(trial) != _without_seed(leader) for leader in leaders):
+            leaders.append(trial)
+    best = results.best
+    if best is not None and best in leaders:  # the winner comes first: it is the one that is exported
+        leaders.remove(best)
+        leaders.insert(0, best)
+    return leaders[:top]
+
+
+def compare(results: StudyResults, leaders: list[Trial], again: StudyResults) -> list[Confirmed]:
+    """Return each leader's objectives, ``val/nll`` and ``test/ece``: as searched, and over the fresh seeds."""
+    from scipy.stats import t
+
+    metrics = list(dict.fromkeys([*results.study.objectives, WINNER_METRIC, "test/ece"]))
+    found = []
+    for leader in leaders:
+        runs = [
+            trial.metrics or {}
+            for trial in again.records
+            if trial.outcome == "complete" and _without_seed(trial) == _without_seed(leader)
+        ]
+        for metric in metrics:
+            values = [run[metric] for run in runs if run.get(metric) is not None]
+            if len(values) < MIN_SEEDS or (leader.metrics or {}).get(metric) is None:
+                continue
+            mean = math.fsum(values) / len(values)
+            spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+            half = float(t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
+            searched = (leader.metrics or {})[metric]
+            low, high = possible(metric, mean - half, mean + half)
+            found.append(Confirmed(leader.trial_key, metric, searched, mean, low, high, len(values)))
+    return found
+
+
+def _without_seed(trial: Trial) -> dict[str, Any]:
+    return {name: value for name, value in trial.values.items() if name != "seed"}

@@ -1,0 +1,232 @@
+"""The Ray executor: Tune runs the trials as actors, on this machine or a cluster, on fractional GPUs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ddcal.config import StudyConfig
+from ddcal.errors import ResourceError
+from ddcal.study.run.driver import STOP, StudyDriver
+from ddcal.study.run.interrupt import Interrupts
+from ddcal.study.run.ray_start import end_ray, own_signals, start_ray
+from ddcal.study.run.ray_token import guard_token, token_file
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # the driver hands out no more than it wants; Tune starts one at a time
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
+
+def in_ray_job() -> bool:
+    """Return whether this process was started by ``ray job submit``, whose working folder is temporary."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+@contextmanager
+def ray_runtime(address: str | None) -> Iterator[Any]:
+    """Connect to a cluster, or start Ray on this machine for as long as the context lasts.
+
+    Usage statistics are off and token authentication is on for every Ray that is started here: `ray.init` turns it on
+    by itself (setting RAY_AUTH_MODE after ray was imported would break it), and it is checked. Nobody but this user may
+    read the token (`guard_token`).
+
+    Args:
+        address: A cluster's address; None takes ``RAY_ADDRESS`` if it is set and starts a local Ray otherwise.
+
+    Raises:
+        ResourceError: if there is no cluster at ``address``, Ray does not start here, RAY_AUTH_MODE turns
+            authentication off, or others can read the token and this user cannot change that.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    started = not ray.is_initialized()
+    try:
+        if started:
+            _connect(ray, address)
+        yield ray
+    finally:
+        if started:
+            end_ray(ray)
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    local = address is None and "RAY_ADDRESS" not in os.environ
+    options: dict[str, Any] = {"object_store_memory": 256 * 2**20, "include_dashboard": False} if local else {}
+    options |= {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "ddcal"}
+    place = "no Ray on this machine" if local else f"--address {address or os.environ['RAY_ADDRESS']}"
+    guard_token(make=local and os.environ.get("RAY_AUTH_MODE", "token") == "token")
+    try:
+        if local:
+            start_ray(ray, options)
+        else:
+            _knock(address or os.environ["RAY_ADDRESS"])
+            with own_signals():
+                ray.init(address=address, **options)
+    except OSError as error:  # ConnectionError, which Ray raises too, is one
+        absent = "" if local else ": no Ray cluster there"
+        if isinstance(error, ConnectionError) and "Failed to connect" in str(error):  # something listens
+            absent = f": no Ray cluster that lets this client in{_token_hint()}"
+        raise ResourceError(f"{place}{absent} ({error})") from error
+    except ray.exceptions.RayError as error:
+        if type(error).__name__ != "AuthenticationError":  # younger than the oldest Ray that ddcal takes
+            raise
+        raise ResourceError(f"{place}: {error}") from error
+    if local and os.environ.get("RAY_AUTH_MODE") != "token":
+        raise ResourceError("RAY_AUTH_MODE: token authentication is off; unset it: ddcal runs no open Ray")
+    guard_token(make=False)  # one that Ray has made after all
+
+
+def _token_hint() -> str:
+    if os.environ.get("RAY_AUTH_MODE") == "token":
+        return f", or its token is not the one in {token_file() or 'RAY_AUTH_TOKEN'}"
+    return "; one that has a token asks for RAY_AUTH_MODE=token in the environment"
+
+
+def _knock(address: str) -> None:
+    """Raise OSError at once if nothing listens at ``host:port``, where Ray itself would try for minutes."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if separator and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+def check_resources(study: StudyConfig, available: dict[str, float]) -> None:
+    """Refuse a study whose trials could never be placed.
+
+    Raises:
+        ResourceError: naming the key, what is asked and what the cluster has.
+    """
+    problems = []
+    gpu = study.resources.gpu
+    if gpu == "auto" and available.get("GPU", 0.0) < 1.0:
+        problems.append("resources.gpu: auto needs a GPU but Ray has none: set it to 0 to run on the CPU")
+    wanted = (
+        (study.resources.cpus_key, "CPU", study.resources.cpus),
+        ("resources.gpu", "GPU", 0.0 if gpu == "auto" else gpu),
+    )
+    for key, name, asked in wanted:
+        there = available.get(name, 0.0)
+        if asked > there:
+            problems.append(
+                f"{key}: a trial asks for {asked:g} but Ray has {there:g} {name}s: lower it"
+                + (", or set it to 0 to run on the CPU" if name == "GPU" else "")
+            )
+    if problems:
+        raise ResourceError("\n".join(problems))
+
+
+def check_shared(root: Path, ray: Any, *, relative: bool = False, key: str = "storage.output") -> None:
+    """Refuse an output root or store that not every node of the cluster sees.
+
+    Args:
+        root: The output root or store, absolute.
+        ray: Connected.
+        relative: Whether it was given relative to the driver's working folder, which means nothing on other nodes.
+        key: Its key in the study file, for the message.
+
+    Raises:
+        ResourceError: on more than one node, if it was relative, or naming the nodes that do not see it.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    if relative:
+        raise ResourceError(
+            f"storage.output: relative, and this cluster has {len(nodes)} nodes: give the absolute path of a folder "
+            f"that all of them see, with --output (here it would be {root})"
+        )
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    root.mkdir(parents=True, exist_ok=True)
+    marker = root / f".ddcal-{uuid.uuid4().hex}"
+    marker.touch()
+    try:
+        exists = ray.remote(num_cpus=0)(os.path.exists)
+        seen = [
+            exists.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                str(marker)
+            )
+            for node in nodes
+        ]
+        blind = [node["NodeManagerHostname"] for node, there in zip(nodes, ray.get(seen), strict=True) if not there]
+    finally:
+        marker.unlink()
+    if blind:
+        raise ResourceError(f"{key}: {root} is not a shared folder: not seen from {', '.join(blind)}")
+
+
+def run_on_ray(driver: StudyDriver, ray: Any, interrupts: Interrupts | None = None) -> None:
+    """Run every trial of the study with Tune; returns when all are finished.
+
+    Raises:
+        KeyboardInterrupt: after a Ctrl-C or SIGTERM, when the running trials have saved their state.
+    """
+    from ray import tune
+    from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
+
+    from ddcal.study.run.ray_search import DriverSearcher, DriverStopper, EndedTrialsForgotten, LostWorkers
+    from ddcal.study.run.starting import let_workers_start
+    from ddcal.study.run.trainable import DDNNTrainable, DistillTrainable
+    from ddcal.study.search.schedulers import make_scheduler
+
+    for noisy in ("ray.tune", "ray.train", "ray.air"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    snapshots = logging.getLogger(
+        "ray.tune.execution.experiment_state"
+    )  # never read: no matter if a full disk has none
+    snapshots.setLevel(logging.CRITICAL)
+    study = driver.study
+    trainable = DDNNTrainable if study.trial == "ddnn" else DistillTrainable
+    stop = driver.directory / STOP
+    stop.unlink(missing_ok=True)
+    searcher = DriverSearcher(driver, stop)
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=TuneConfig(
+            search_alg=searcher,
+            scheduler=let_workers_start(make_scheduler(study, driver.directory)),
+            num_samples=-1,  # the driver says when it is over: a trial may need another attempt
+            reuse_actors=True,
+            trial_dirname_creator=_folder_name,
+            trial_name_creator=_folder_name,
+        ),
+        run_config=RunConfig(
+            name=f"ray-{driver.session}",  # Tune's own folder; nothing is read back from it
+            storage_path=str(driver.directory),
+            stop=DriverStopper(searcher),
+            callbacks=[LostWorkers(searcher), EndedTrialsForgotten()],
+            failure_config=FailureConfig(max_failures=study.resources.retries),
+            checkpoint_config=CheckpointConfig(checkpoint_at_end=False),  # stages keep their own, in the store
+            verbose=0,
+        ),
+    )
+    try:
+        interrupts = interrupts or Interrupts()
+        with interrupts.deferred(lambda: searcher.fail(interrupts.error())):
+            tuner.fit()
+    finally:
+        stop.unlink(missing_ok=True)
+    if searcher.error is not None:
+        raise searcher.error
+    if driver.running or not driver.exhausted:  # Tune answers SIGUSR1 by itself, and returns
+        raise KeyboardInterrupt
+
+
+def _folder_name(trial: Any) -> str:
+    return str(trial.config["trial_key"])

@@ -1,0 +1,158 @@
+"""The driver as a Tune searcher: Tune asks it for trials and tells it results; the driver alone knows Optuna."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ray import cloudpickle
+from ray.tune import Callback, Stopper
+from ray.tune.search import Searcher
+
+from ddcal.study.run.driver import StudyDriver
+from ddcal.study.run.unusable import why_lost
+
+
+class DriverSearcher(Searcher):
+    """Hands out the driver's assignments, ``search.concurrency`` at a time.
+
+    Tune snapshots its searcher with pickle; the driver's own ledger and journal are the truth, so nothing of it goes
+    into a snapshot and a snapshot is never restored.
+
+    Attributes:
+        error: What the driver raised (a full disk, an interrupt). Raised inside Tune it would leave actors and
+            placement groups behind: it is kept here, `DriverStopper` ends the study, and whoever ran Tune raises it.
+    """
+
+    def __init__(self, driver: StudyDriver, stop: Path) -> None:
+        """Search for ``driver``; ``stop`` is the file that tells workers to save their state and stop."""
+        super().__init__()
+        self._driver, self._stop = driver, stop
+        self._numbers: dict[str, int] = {}
+        self.error: BaseException | None = None
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next trial's config, None while ``concurrency`` trials run, FINISHED after the last."""
+        with self._kept_error():
+            if self._driver.exhausted:
+                return Searcher.FINISHED
+            if self._driver.running >= self._driver.study.search.concurrency:
+                return None
+            assignment = self._driver.next_assignment()
+            if assignment is None:
+                return None
+            self._numbers[trial_id] = assignment.number
+            cpu = self._driver.study.resources.cpus
+            return assignment.to_config() | {"resources": {"cpu": cpu, "gpu": assignment.gpu}}
+        return Searcher.FINISHED
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Record a report between first and last."""
+        with self._kept_error():
+            self._driver.on_result(self._numbers[trial_id], result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Record the end of a trial: its own record, a stop by the scheduler, or a worker lost too often."""
+        if error:  # `lost` follows, which knows why
+            return
+        number = self._numbers.pop(trial_id)
+        if self.error is not None:  # the study is stopping: the driver ends its trials itself
+            return
+        with self._kept_error():
+            if result is None:
+                self._driver.on_stopped(number, "killed", "its worker never began; see the log")
+                return
+            self._driver.on_result(number, result)
+            self._driver.on_stopped(number, "pruned")  # a finished trial is no longer running: nothing happens then
+
+    def lost(self, trial_id: str, error: BaseException | None, *, for_good: bool) -> None:
+        """Record that a trial's worker was lost with this error; for good, if it is not tried again."""
+        number = self._numbers.pop(trial_id) if for_good else self._numbers[trial_id]
+        if self.error is None:
+            with self._kept_error():
+                unusable = why_lost(error)
+                if unusable is not None:
+                    raise unusable
+                if for_good:
+                    times = self._driver.study.resources.retries + 1
+                    self._driver.on_stopped(number, "killed", f"its worker died {times} times; see the log")
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: the ledger and the journal are the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing."""
+
+    @contextmanager
+    def _kept_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """End the study with ``error`` as soon as the workers have saved their state."""
+        self.error = self.error or error
+        with suppress(OSError):  # a full disk: then Tune ends them, some seconds later
+            self._stop.touch()
+
+    def __getstate__(self) -> dict[str, Any]:
+        nothing: dict[str, Any] = {"_numbers": {}, "_driver": None, "_stop": None, "error": None}
+        return {"_metric": self._metric, "_mode": self._mode, **nothing}
+
+
+class DriverStopper(Stopper):
+    """Stops every trial once the driver has raised."""
+
+    def __init__(self, searcher: DriverSearcher) -> None:
+        """Watch the driver of ``searcher``."""
+        self._searcher = searcher
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Leave the single trial alone."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the driver has raised."""
+        return self._searcher.error is not None
+
+
+class LostWorkers(Callback):
+    """Tells the searcher of lost workers with the error, which Tune itself does not."""
+
+    def __init__(self, searcher: DriverSearcher) -> None:
+        """Tell ``searcher``."""
+        self._searcher = searcher
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tell of a trial that is tried again."""
+        self._searcher.lost(trial.trial_id, _error_of(trial), for_good=False)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tell of a trial that was tried as often as it may be."""
+        self._searcher.lost(trial.trial_id, _error_of(trial), for_good=True)
+
+
+def _error_of(trial: Any) -> BaseException | None:
+    try:
+        with open(trial.pickled_error_file, "rb") as stream:
+            error = cloudpickle.load(stream)
+    except Exception:  # there is none, or it does not survive being pickled
+        return None
+    cause = getattr(error, "cause", None)  # of a RayTaskError: what was raised in the worker
+    return cause if isinstance(cause, BaseException) else error
+
+
+class EndedTrialsForgotten(Callback):
+    """Frees what Tune keeps of every ended trial: its last result and statistics of each metric, tens of kilobytes.
+
+    The ledger has it all, and Tune's own snapshots, which are never read, become smaller and faster.
+    """
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Forget the trial's results; its searcher and its scheduler have had them by now."""
+        kept = trial.run_metadata
+        kept.last_result = {"done": True}  # were it empty, Tune would ask the actor for another one
+        kept.metric_analysis, kept.metric_n_steps = {}, {}

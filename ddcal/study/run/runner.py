@@ -1,0 +1,375 @@
+"""Running a study: checks first, then one of two executors over the same driver."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ddcal.config import ConfigError, StudyConfig, read_study
+from ddcal.config.places import is_url, taken_by, tracking_problem
+from ddcal.config.reading.study_paths import from_folder, with_study_paths
+from ddcal.errors import BadInput, ResourceError
+from ddcal.pipeline import Advance, Environment, Store
+from ddcal.pipeline.imported import check_imports
+from ddcal.store.leases import Leases, open_leases
+from ddcal.study.mlflow.client import sqlite_path, tracking_uri
+from ddcal.study.mlflow.follower import Tracking
+from ddcal.study.mlflow.opening import make_mirror
+from ddcal.study.record.folder_files import STUDY
+from ddcal.study.record.ledger import begun
+from ddcal.study.record.lock import LOCK, DriverLock
+from ddcal.study.record.results import StudyResults, Trial, load_study
+from ddcal.study.record.rights import as_access_says, make_folder
+from ddcal.study.record.study_store import cache_place, check_remote_store, store_place
+from ddcal.study.run.checks import refuse_data
+from ddcal.study.run.cluster_leases import cluster_leases
+from ddcal.study.run.driver import StudyDriver
+from ddcal.study.run.interrupt import Interrupts, interruptible
+from ddcal.study.run.ray_executor import check_resources, check_shared, in_ray_job, ray_runtime, run_on_ray
+from ddcal.study.run.unusable import stops_the_study
+from ddcal.study.run.worker import Assignment
+from ddcal.study.search.samplers import check_installed
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A study begins or goes on: ``finished`` trials are there already; ``where`` is a sentence."""
+
+    study: StudyConfig
+    directory: Path
+    finished: int
+    where: str
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What to call while a study runs; all optional.
+
+    Attributes:
+        on_start: As the study starts, and again when it is known where it runs.
+        on_finished: After each trial.
+        on_trial: In debug mode, before each trial.
+        on_advance: In debug mode, after every chunk of a trial's work.
+        on_interrupt: At each Ctrl-C, SIGTERM and SIGHUP, with the count and the signal's number; the second raises
+            KeyboardInterrupt if this returns.
+        on_end: When all trials have ended, before MLflow is told; whatever it raises is logged alone.
+    """
+
+    on_start: Callable[[Start], None] | None = None
+    on_finished: Callable[[Trial], None] | None = None
+    on_trial: Callable[[Assignment], None] | None = None
+    on_advance: Callable[[Advance], None] | None = None
+    on_interrupt: Callable[[int, int], None] | None = None
+    on_end: Callable[[StudyResults], None] | None = None
+
+
+def run_study(
+    study: StudyConfig,
+    *,
+    output: Path | str | None = None,
+    debug: bool = False,
+    catch: bool = True,
+    address: str | None = None,
+    hooks: Hooks | None = None,
+) -> StudyResults:
+    """Run a study and return its results.
+
+    Args:
+        study: The study, for example from `ddcal.config.read_study`.
+        output: The output root; the study's folder is ``<output>/<name>``. Default: ``storage.output``.
+        debug: Run the trials one after another in this process, without Ray.
+        catch: In debug mode, whether a trial's exception becomes its outcome or is raised.
+        address: A Ray cluster's address; default: ``RAY_ADDRESS``, else Ray on this machine.
+        hooks: What to call while it runs.
+
+    Raises:
+        BadInput: if the study's tracking URI holds a password.
+        ResourceError: if the study's folder exists, trials ask for more than there is, or the root is not shared.
+        StoreError: if the store or the output root takes nothing more; `resume_study` goes on with the study.
+        ddcal.data.DataError: if the data is missing.
+    """
+    if problem := tracking_problem(study.tracking.uri):
+        raise BadInput(f"tracking.uri: {problem}")
+    root = Path(output if output is not None else study.storage.output)
+    _check_name(study, root)
+    _check_place("storage.output", root)
+    for key, folder in (("storage.store", study.storage.store), ("storage.cache", study.storage.cache)):
+        if folder is not None and not is_url(folder):
+            _check_place(key, Path(folder).expanduser(), readable=key == "storage.store")
+    study = _at(study, root.absolute())
+    directory = root.absolute() / study.name
+    if directory.is_file() or _foreign(directory):
+        raise ResourceError(f"{directory} exists and is not a study's folder: take another name or --output")
+    if begun(directory):
+        raise ResourceError(
+            f"{directory} exists: `ddcal resume {shlex.quote(str(directory))}` goes on with it; to begin anew take "
+            "another name or --output, or move that folder away (finished stages stay in the store either way)"
+        )
+    relative = not root.is_absolute()
+    return _run(
+        study, directory, None, debug=debug, catch=catch, address=address, hooks=hooks or Hooks(), relative=relative
+    )
+
+
+def resume_study(
+    directory: Path | str,
+    *,
+    trials: int | None = None,
+    debug: bool = False,
+    catch: bool = True,
+    address: str | None = None,
+    hooks: Hooks | None = None,
+) -> StudyResults:
+    """Go on with a study that was interrupted or killed, or extend a finished one.
+
+    Finished trials count; unfinished ones are handed out again under the same number and key and go on from the
+    checkpoints of their stages.
+
+    Args:
+        directory: The study's folder.
+        trials: The new number of trials in all; None keeps it.
+        debug: As in `run_study`.
+        catch: As in `run_study`.
+        address: As in `run_study`.
+        hooks: As in `run_study`.
+
+    Raises:
+        BadInput: if the folder is not a study's, another driver works on it, or ``trials`` is below what there is.
+        StoreError: as `run_study`.
+    """
+    hooks = hooks or Hooks()
+    if not begun(directory) and (Path(directory) / STUDY).is_file():  # killed before the ledger's first line
+        study = read_study(Path(directory) / STUDY, [] if trials is None else [f"search.trials={trials}"])
+        folder = Path(directory).absolute()
+        return _run(study, folder, None, debug=debug, catch=catch, address=address, hooks=hooks)
+    earlier = load_study(directory)
+    study = earlier.study
+    if trials is not None:
+        if trials < len(earlier.records):
+            raise BadInput(f"--trials {trials}: {directory} has {len(earlier.records)} trials already")
+        study = study.model_copy(update={"search": study.search.model_copy(update={"trials": trials})})
+    return _run(study, earlier.directory, earlier, debug=debug, catch=catch, address=address, hooks=hooks)
+
+
+def _run(
+    study: StudyConfig,
+    directory: Path,
+    earlier: StudyResults | None,
+    *,
+    debug: bool,
+    catch: bool,
+    address: str | None,
+    hooks: Hooks,
+    relative: bool = False,
+) -> StudyResults:
+    with stops_the_study(directory), interruptible(hooks.on_interrupt) as interrupts, ExitStack() as stack:
+        check_installed(study.search.searcher)
+        _check_data(study)
+        _check_files(study)
+        check_remote_store(study)
+        finished = 0 if earlier is None else sum(trial.outcome is not None for trial in earlier.records)
+
+        def say(where: str) -> None:
+            if hooks.on_start is not None:
+                hooks.on_start(Start(study, directory, finished, where))
+
+        if debug:
+            from ddcal.study.run.debug import run_in_process
+
+            environment = Environment(_debug_device(study), study.resources.threads)
+            stack.enter_context(as_access_says(study.storage.access))
+            driver = _driver(study, directory, environment, earlier, hooks)
+            note = f"; scheduler {study.scheduler.name} is off" if study.scheduler.name != "none" else ""
+            say(f"debug mode: one trial at a time in this process on {environment.device_kind}{note}")
+
+            def on_advance(advance: Advance) -> None:  # between two pieces of work, where a trial's state can be saved
+                if hooks.on_advance is not None:
+                    hooks.on_advance(advance)
+                interrupts.check()
+
+            def run() -> None:
+                with interrupts.deferred():
+                    run_in_process(driver, catch=catch, on_trial=hooks.on_trial, on_advance=on_advance)
+
+            return _guarded(driver, run, interrupts, hooks.on_end)
+
+        say("starting" if address is None else f"connecting to Ray at {address}")
+        with ray_runtime(address) as ray, as_access_says(study.storage.access):  # Ray's own files stay as they are
+            resources = ray.cluster_resources()
+            check_resources(study, resources)
+            make_folder(directory.parent, study.storage.access, shared=True)
+            check_shared(directory.parent, ray, relative=relative)
+            store = store_place(study, directory.parent)
+            if study.storage.store is not None and not is_url(store) and not _read_only(Path(store)):
+                check_shared(Path(store), ray, key="storage.store")
+            environment = ray_environment(study, ray)
+            gpus = resources.get("GPU", 0.0)
+            driver = _driver(study, directory, environment, earlier, hooks, gpus=gpus, leases=cluster_leases)
+            nodes = len([node for node in ray.nodes() if node["Alive"]])
+            at_a_time = study.search.concurrency
+            say(
+                f"Ray: {nodes} node{'s' * (nodes != 1)}, {resources.get('CPU', 0):g} CPUs, "
+                f"{resources.get('GPU', 0):g} GPUs; "
+                f"{at_a_time} trial{'s' * (at_a_time != 1)} at a time"
+            )
+            return _guarded(driver, lambda: run_on_ray(driver, ray, interrupts), interrupts, hooks.on_end)
+
+
+def ray_device(study: StudyConfig) -> str:
+    """Return the device of a study's trials on Ray."""
+    return "cuda" if study.resources.gpu else "cpu"
+
+
+def ray_environment(study: StudyConfig, ray: Any) -> Environment:
+    """Return where trials compute, with the GPU's model from a node that has one if this one has none."""
+    environment = Environment(ray_device(study), study.resources.threads)
+    if environment.device_kind != "cuda":
+        return environment
+    kind = ray.remote(num_cpus=0, num_gpus=0.01, max_retries=0)(_device_kind)
+    return replace(environment, kind=ray.get(kind.remote()))
+
+
+def _device_kind() -> str:
+    return Environment("cuda").device_kind
+
+
+def _driver(
+    study: StudyConfig,
+    directory: Path,
+    environment: Environment,
+    earlier: StudyResults | None,
+    hooks: Hooks,
+    gpus: float | None = None,
+    leases: Callable[[Store], Leases] = open_leases,
+) -> StudyDriver:
+    make_folder(directory.parent, study.storage.access, shared=True)
+    make_folder(directory, study.storage.access)
+    lock = DriverLock(directory)
+    tracking = Tracking(make_mirror(study, directory))
+    try:
+        if earlier is not None:
+            earlier = load_study(directory)  # now that nobody else writes
+        return StudyDriver(
+            study,
+            directory,
+            environment,
+            tracking,
+            lock,
+            earlier=earlier,
+            on_finished=hooks.on_finished,
+            gpus=gpus,
+            leases=leases,
+        )
+    except BaseException:
+        tracking.close()
+        lock.release()
+        raise
+
+
+def _guarded(
+    driver: StudyDriver,
+    run: Callable[[], None],
+    interrupts: Interrupts,
+    on_end: Callable[[StudyResults], None] | None = None,
+) -> StudyResults:
+    """Close the driver whatever happens, so that no MLflow run stays open and the folder is free."""
+    try:
+        run()
+    except BaseException:
+        with interrupts.deferred():
+            driver.close(interrupted=True)
+        raise
+    with interrupts.deferred():
+        return driver.close(on_end=on_end)
+
+
+def _foreign(directory: Path) -> bool:
+    """Whether the folder holds anything but a study, or what a driver killed as it began leaves."""
+    if not directory.is_dir() or (directory / STUDY).is_file():
+        return False
+    return any(not path.name.startswith((LOCK, f".{LOCK}", f".{STUDY}")) for path in directory.iterdir())
+
+
+def _at(study: StudyConfig, root: Path) -> StudyConfig:
+    """Return the study with its paths absolute (relative ones are of the working folder) and its output root."""
+    values = with_study_paths(study.model_dump(mode="json"), from_folder(Path.cwd()))
+    values["storage"]["output"] = str(root)
+    return StudyConfig.model_validate(values)
+
+
+def _check_name(study: StudyConfig, root: Path) -> None:
+    """Raise ResourceError if the study's folder would be a folder or file of something else in the output root."""
+    directory, uri = root.absolute() / study.name, tracking_uri(study, root)
+    places = {"the artefact store": store_place(study, root), "the cache of artefacts": cache_place(study)}
+    places["MLflow's database"] = None if uri is None else str(sqlite_path(uri) or "")
+    taken = taken_by(study.name) or next(
+        (what for what, place in places.items() if place and os.path.realpath(place) == os.path.realpath(directory)),
+        None,
+    )
+    if taken is not None:
+        raise ResourceError(
+            f"name: a study cannot be called {study.name!r} in {root}: {taken} has that place; take another name"
+        )
+
+
+def _check_place(key: str, place: Path, *, readable: bool = False) -> None:
+    """Raise ResourceError if results could not be kept in the folder ``place``, which need not exist yet.
+
+    Where reading is enough (a store of finished stages, which a study may use without adding to it), one that exists is
+    not refused for being read-only.
+    """
+    temporary = "runtime_resources" in Path.cwd().parts and place.is_relative_to(Path.cwd())
+    if in_ray_job() and (temporary or not place.is_absolute()):
+        option = "--output" if key == "storage.output" else f"--set {key}=..."
+        raise ResourceError(
+            f"{key}: {place} is relative to the working folder of a Ray job, which is thrown away: "
+            f"give an absolute path on a shared file system ({option})"
+        )
+    place = place.absolute()
+    existing = next(path for path in (place, *place.parents) if path.exists())
+    if not existing.is_dir():
+        raise ResourceError(f"{key}: {place} cannot be a folder: {existing} is a file")
+    if readable and existing == place and os.access(place, os.R_OK | os.X_OK):
+        return
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ResourceError(f"{key}: {place} cannot be written: no permission to write in {existing}")
+
+
+def _read_only(place: Path) -> bool:
+    return place.is_dir() and not os.access(place, os.W_OK)
+
+
+def _check_data(study: StudyConfig) -> None:
+    """Raise now rather than once in every trial, for every dataset that the study can ask for, and warn of odd ones."""
+    for warning in refuse_data(study):
+        logger.warning("%s", warning)
+
+
+def _check_files(study: StudyConfig) -> None:
+    """Raise ConfigError now for files that no trial could import, and warn of those that are not what is said."""
+    report = check_imports(study)
+    if report.problems:
+        raise ConfigError(report.problems)
+    for warning in report.warnings:
+        logger.warning("%s", warning)
+
+
+def _debug_device(study: StudyConfig) -> str:
+    if not study.resources.gpu:
+        return "cpu"
+    from ddcal.pipeline.environment import default_device
+
+    if default_device() == "cpu":
+        raise ResourceError(
+            f"resources.gpu: a trial asks for {study.resources.gpu} but this machine has no GPU that torch sees: "
+            "set it to 0 to run on the CPU"
+        )
+    return "cuda"

@@ -1,0 +1,68 @@
+"""A store or an output root that takes nothing more stops a study, which goes on later; it fails no trial."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ddcal.errors import BadInput, StoreError, TrackingError, cure_of, disk_error
+from ddcal.study.record.folder_files import STUDY
+from ddcal.study.record.ledger import begun
+from ddcal.study.record.results import load_study
+
+
+@contextmanager
+def stops_the_study(directory: Path) -> Iterator[None]:
+    """Raise what a place does not take as one StoreError that says how far the study is and how it goes on.
+
+    Raises:
+        StoreError: for another one, and for an OSError of the study's folder or of a disk that takes nothing.
+    """
+    try:
+        yield
+    except (BadInput, TrackingError):
+        raise
+    except StoreError as error:
+        raise StoreError(_sentence(directory, str(error), error.cure)) from error
+    except Exception as error:
+        found = error if _of_the_folder(error, directory) else disk_error(error)
+        if not isinstance(found, OSError):
+            raise
+        place = found.filename or f"the study's folder {directory}"
+        said = f"{place} cannot be written: {found.strerror or found}"
+        raise StoreError(_sentence(directory, said, cure_of(found))) from error
+
+
+def told_by_worker(result: dict[str, Any]) -> StoreError:
+    """Return the error of a worker that could not go on (`ddcal.study.run.worker.Worker.step`)."""
+    said, cure = result["unusable"]
+    host = (result["node"] or "").partition("/")[0]
+    return StoreError(said if host in ("", socket.gethostname()) else f"{said} (on {host})", cure)
+
+
+def why_lost(error: BaseException | None) -> StoreError | None:
+    """Return the error of a worker that was lost because a disk takes nothing more; None if that is not why."""
+    found = None if error is None else disk_error(error)
+    return None if found is None else StoreError(f"{found.filename or 'a worker'}: {found.strerror}", cure_of(found))
+
+
+def _of_the_folder(error: Exception, directory: Path) -> bool:
+    return isinstance(error, OSError) and Path(str(error.filename or "/")).is_relative_to(directory)
+
+
+def _sentence(directory: Path, said: str, cure: str) -> str:
+    how = "run it again"
+    if begun(directory) or (directory / STUDY).is_file():
+        how = f"go on with `ddcal resume {shlex.quote(str(directory))}`"
+    far = ""
+    with suppress(BadInput, OSError, KeyError):
+        results = load_study(directory)
+        finished = sum(trial.outcome is not None for trial in results.records)
+        trials = results.study.search.trials
+        others = "" if finished >= trials else ", the others go on later"
+        far = f" ({finished} of {trials} trials are finished{others})"
+    return f"the study stops{far}: {said}\n{cure[:1].upper()}{cure[1:]}, then {how}"

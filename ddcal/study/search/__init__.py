@@ -1,0 +1,1 @@
+"""What is tried next, and what is made of it: searchers, schedulers, outcomes, importances."""

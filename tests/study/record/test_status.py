@@ -1,0 +1,129 @@
+"""``ddcal status`` of studies that run, have ended, were stopped or killed."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+from ledgers import plain_events, write_plain
+from typer.testing import CliRunner
+
+from ddcal.cli import app
+from ddcal.errors import BadInput
+from ddcal.study import run_study
+from ddcal.study.record.events import StudyFinished, StudyResumed, StudyStarted, TrialFinished, TrialStarted
+from ddcal.study.record.ledger import Ledger
+from ddcal.study.record.lock import LOCK, DriverLock, Holder
+from ddcal.study.record.status import Status, study_status
+from ddcal.study.run.runner import Hooks
+
+
+@pytest.fixture
+def study_folder(tmp_path, tiny_study):
+    """study_folder([outcome, …], ended=…) -> a study's folder with such a ledger; two seconds a trial."""
+
+    def write(outcomes, ended=None, resumed_after=None):
+        ledger = Ledger(tmp_path)
+        study = tiny_study(search={"trials": 6}).model_dump(mode="json")
+        ledger.append(StudyStarted, study=study, environment={}, versions={})
+        for number, outcome in enumerate(outcomes):
+            if number == resumed_after:
+                ledger.append(StudyResumed, study=study, environment={})
+            ledger.append(TrialStarted, number=number, trial_key=f"tiny-{number:04d}", values={}, config={})
+            if outcome is not None:
+                metrics = {"val/ece": 0.1 + number, "val/accuracy": 0.5, "val/nll": 1.0, "test/ece": 0.3}
+                record = {"outcome": outcome, "metrics": metrics, "keys": {}, "cache_hits": [], "seconds": 1.0}
+                ledger.append(TrialFinished, number=number, **record)
+        if ended is not None:
+            ledger.append(StudyFinished, seconds=9.0, interrupted=ended == "interrupted")
+        ledger.close()
+        lines = plain_events(ledger.path)
+        for index, event in enumerate(lines):
+            event["time"] = 1_000_000 + 1000 * index
+        write_plain(ledger.path, lines)
+        return tmp_path
+
+    return write
+
+
+def test_the_counts_of_a_study_that_runs(study_folder):
+    folder = study_folder(["complete", "failed", "complete", None])
+    lock = DriverLock(folder)
+    assert study_status(folder) == Status(
+        study="tiny",
+        state="running",
+        trials=6,
+        finished=3,
+        outcomes={"complete": 2, "failed": 1, "unfinished": 1},
+        best="tiny-0000",
+        best_metrics={"val/ece": 0.1, "val/accuracy": 0.5},
+        trials_an_hour=pytest.approx(1800.0),
+        seconds_left=pytest.approx(6.0),
+        next_command=None,
+    )
+    lock.release()
+
+
+@pytest.mark.parametrize(
+    ("ended", "holder", "state"),
+    [
+        ("finished", None, "finished"),
+        ("interrupted", None, "stopped"),
+        (None, None, "stopped"),
+        (None, {"boot": "another"}, "dead"),
+        (None, {"started": 1}, "dead"),
+        (None, {}, "running"),
+        ("finished", {}, "running"),
+        (None, {"host": "elsewhere"}, "running"),
+    ],
+)
+def test_the_state_is_that_of_the_driver(study_folder, ended, holder, state):
+    folder = study_folder(["complete"], ended)
+    if holder is not None:
+        (folder / LOCK).write_text(json.dumps(asdict(replace(Holder.here(), **holder))))
+    status = study_status(folder)
+    assert status.state == state and status.finished == 1 and status.seconds_left is None
+    assert (status.next_command == f"ddcal resume {folder}") == (state in ("stopped", "dead"))
+
+
+def test_the_rate_is_that_of_the_last_session(study_folder):
+    assert study_status(study_folder(["complete"] * 4, resumed_after=2)).trials_an_hour == pytest.approx(1800.0)
+    (study_folder([]) / "ledger.jsonl").unlink()
+    assert study_status(study_folder(["complete"] * 3, resumed_after=2)).trials_an_hour is None
+
+
+def test_a_study_without_a_trial(study_folder):
+    status = study_status(study_folder([]))
+    assert (status.finished, status.outcomes, status.best, status.trials_an_hour) == (0, {}, None, None)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_the_verb(study_folder, as_json):
+    folder = study_folder(["complete", "infeasible", "complete", None])
+    result = CliRunner().invoke(app, ["status", str(folder), *(["--json"] if as_json else [])])
+    assert result.exit_code == 0
+    if as_json:
+        assert json.loads(result.output) == asdict(study_status(folder))
+    else:
+        for said in (
+            "tiny: stopped; 3 of 6",
+            "2 complete",
+            "1 infeasible",
+            "1 unfinished",
+            "tiny-0000",
+            "ddcal resume",
+        ):
+            assert said in result.output
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="not a study's folder"):
+        study_status(tmp_path)
+    assert CliRunner().invoke(app, ["status", str(tmp_path)]).exit_code == 2
+
+
+def test_a_study_is_watched_while_it_runs(tiny_study, tmp_path):
+    seen = []
+    hooks = Hooks(on_finished=lambda trial: seen.append(study_status(tmp_path / "tiny")))
+    run_study(tiny_study(), output=tmp_path, debug=True, hooks=hooks)
+    assert [(status.state, status.finished) for status in seen] == [("running", 1), ("running", 2)]
+    assert study_status(tmp_path / "tiny").state == "finished"

@@ -1,0 +1,120 @@
+"""Studies on a real cluster of three nodes, with nodes that die."""
+
+import re
+import time
+
+import pytest
+import yaml
+from comparing import assert_each_trial_once, assert_same, finish, kill, start
+from nodes import Cluster, free_port
+from servers import mlflow_server
+
+from ddcal.study import load_study, run_study
+from ddcal.study.record.ledger import begun
+
+TRIALS, NODES = 10, 3
+
+
+@pytest.fixture(scope="module")
+def study(tiny_study):
+    """Trials of some seconds, so that every node gets some; what ``random`` suggests depends on the number alone."""
+    return tiny_study(
+        base={"train.epochs": 600, "train.networks": 2},
+        space={"train.lr": {"loguniform": [0.01, 0.3]}, "calibrate.mask.ratio": {"uniform": [0.0, 0.9]}},
+        search={"searcher": "random", "trials": TRIALS, "concurrency": NODES},
+        tracking={},
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, study):
+    return run_study(study, output=tmp_path_factory.mktemp("undisturbed"), debug=True)
+
+
+@pytest.fixture
+def tracked(study, tmp_path):
+    """The study's file, with a served MLflow."""
+    with mlflow_server(tmp_path, free_port()) as uri:
+        file = tmp_path / "tiny.yaml"
+        values = study.model_dump(mode="json") | {"tracking": {"uri": uri}}
+        file.write_text(yaml.safe_dump(values, sort_keys=False))
+        yield file
+
+
+def nodes_of(directory):
+    """Trial number → the nodes on which it began, in order."""
+    return {
+        int(log.stem[-4:]): re.findall(r"trial \S+ begins on \S+/(\w{8})", log.read_text())
+        for log in directory.glob("logs/*.log")
+    }
+
+
+def wait_until(process, condition, seconds=150):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        assert time.monotonic() < deadline, "it does not come to that"
+        time.sleep(0.05)
+
+
+def finished(directory):
+    return sum(trial.outcome is not None for trial in load_study(directory).records)
+
+
+def is_running_on_all_nodes(directory):
+    """Whether a trial has ended and every node is at one that has not."""
+    if not begun(directory) or not finished(directory):
+        return False
+    nodes = nodes_of(directory)
+    running = [nodes.get(trial.number, []) for trial in load_study(directory).records if trial.outcome is None]
+    return len({began[-1] for began in running if began}) == NODES
+
+
+@pytest.mark.slow
+def test_a_raylet_is_killed(tracked, undisturbed, tmp_path):
+    directory = tmp_path / "runs" / "tiny"
+    with Cluster(NODES) as cluster:
+        process = start(
+            "run", tracked, "--output", directory.parent, "--address", cluster.address, **cluster.environment
+        )
+        wait_until(process, lambda: is_running_on_all_nodes(directory))
+        cluster.kill_node(NODES - 1)
+        before = finished(directory)
+        finish(process)
+    results = load_study(directory)
+    assert before < TRIALS and results.sessions == 1 and not results.interrupted
+    assert_each_trial_once(directory)
+    assert_same(results, undisturbed)
+    nodes = nodes_of(directory)
+    assert len({node for began in nodes.values() for node in began}) == NODES
+    moved = {number for number, began in nodes.items() if len(set(began)) > 1}
+    assert len(moved) == 1, f"the killed node's trial went on elsewhere: {nodes}"
+    for trial in results.records:
+        assert trial.node.endswith(f"/{nodes[trial.number][-1]}")
+
+
+@pytest.mark.slow
+def test_everything_is_killed(tracked, undisturbed, tmp_path):
+    """Driver, raylets, GCS and workers; the study goes on on another cluster."""
+    directory = tmp_path / "runs" / "tiny"
+    with Cluster(NODES) as cluster:
+        process = start(
+            "run", tracked, "--output", directory.parent, "--address", cluster.address, **cluster.environment
+        )
+        wait_until(process, lambda: is_running_on_all_nodes(directory))
+        kill(process)
+    former = nodes_of(directory)
+    stopped = load_study(directory)
+    assert stopped.interrupted and finished(directory) < TRIALS
+    with Cluster(2) as cluster:
+        finish(start("resume", directory, "--address", cluster.address, **cluster.environment))
+    results = load_study(directory)
+    assert results.sessions == 2
+    assert_each_trial_once(directory)
+    assert_same(results, undisturbed)
+    for trial in stopped.records:
+        again = results.records[trial.number]
+        assert again.attempt == (2 if trial.outcome is None else 1)
+        assert again.outcome == "complete" and (trial.outcome is None or again.node == trial.node)
+    later = {node for began in nodes_of(directory).values() for node in began}
+    assert len(later - {node for began in former.values() for node in began}) == 2

@@ -1,0 +1,64 @@
+"""What Tune keeps of a trial that has ended, and what becomes of one whose worker is lost."""
+
+import errno
+import os
+
+import pytest
+from ray import cloudpickle
+from ray.exceptions import RayTaskError
+from ray.tune.experiment import Trial
+
+from ddcal.errors import StoreError
+from ddcal.study.run.ray_search import DriverSearcher, EndedTrialsForgotten, LostWorkers
+from ddcal.study.run.worker import Assignment
+
+
+def test_of_an_ended_trial_tune_keeps_no_results():
+    trial = Trial("ddnn", stub=True)
+    trial.update_last_result({"val/ece": 0.1, "points": [{"progress": 0.5}] * 9, "trial_id": trial.trial_id})
+    assert trial.metric_analysis
+    EndedTrialsForgotten().on_trial_complete(iteration=1, trials=[trial], trial=trial)
+    assert trial.last_result == {"done": True, "trial_id": trial.trial_id}
+    assert not trial.metric_analysis and "points" not in trial.run_metadata.get_json_state()
+
+
+class Lost:
+    """A trial of Tune's whose worker has raised ``error``."""
+
+    trial_id = "a"
+
+    def __init__(self, folder, error):
+        self.pickled_error_file = str(folder / "error.pkl")
+        with open(self.pickled_error_file, "wb") as stream:
+            cloudpickle.dump(RayTaskError("step", "traceback", error), stream)
+
+
+class Driver:
+    """Hands out one trial and keeps what is recorded of it."""
+
+    running, exhausted = 0, False
+
+    def __init__(self, study):
+        self.study, self.ended = study, []
+
+    def next_assignment(self):
+        return Assignment(trial={}, store="")
+
+    def on_stopped(self, number, outcome, error):
+        self.ended.append((number, outcome, error))
+
+
+@pytest.mark.parametrize("callback", ["on_trial_recover", "on_trial_error"])
+def test_a_worker_that_is_lost_to_a_full_disk_stops_the_study_and_ends_no_trial(tiny_study, tmp_path, callback):
+    for error in (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), ValueError("no")):
+        driver = Driver(tiny_study())
+        searcher = DriverSearcher(driver, tmp_path / "stop")
+        searcher.suggest("a")
+        searcher.on_trial_complete("a", error=True)
+        getattr(LostWorkers(searcher), callback)(iteration=1, trials=[], trial=Lost(tmp_path, error))
+        if isinstance(error, OSError):
+            assert isinstance(searcher.error, StoreError) and "No space left" in str(searcher.error)
+            assert driver.ended == [] and (tmp_path / "stop").exists()
+        else:
+            assert searcher.error is None
+            assert [end[1] for end in driver.ended] == ["killed"] * (callback == "on_trial_error")
