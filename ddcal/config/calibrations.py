@@ -1,4 +1,4 @@
-"""The calibrations by name: what each fits on, and what real labels it was allowed to see (method.md, Names of the calibrations)."""
+"""The calibrations: what each fits on, and which real labels it may see (method.md, Names of the calibrations)."""
 
 from __future__ import annotations
 
