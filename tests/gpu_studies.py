@@ -77,7 +77,8 @@ def main(root):
     os.environ.update(ENVIRONMENT)
     import ray
 
-    from ddcal.study import load_study, run_study, runner
+    from ddcal.study import load_study, run_study
+    from ddcal.study.run import runner
     from ddcal.study.run.runner import resume_study
 
     ray.init(

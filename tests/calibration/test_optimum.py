@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from ddcal.calibration import fit_temperature, negative_log_likelihood, predictions
+from ddcal.calibration import fit_temperature, negative_log_likelihood
+from ddcal.calibration.metrics import predictions
 from ddcal.calibration.optimum import STEPS, LikelihoodSlopes, optimal_temperature, root_within
 
 

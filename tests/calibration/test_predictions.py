@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ddcal.calibration import predictions, score, score_probabilities
+from ddcal.calibration import score, score_probabilities
+from ddcal.calibration.metrics import predictions
 from ddcal.calibration.metrics.predictions import bin_index, predict
 
 

@@ -30,7 +30,8 @@ from ddcal.networks import build_network
 from ddcal.pipeline import calibrated
 from ddcal.pipeline.calibrated import CalibratedModel, Temperature, calibration_module
 from ddcal.seeding import generator
-from ddcal.study import exported_program, run_study
+from ddcal.study import run_study
+from ddcal.study.export import program as exported_program
 from ddcal.study.export.export import export_trial
 from ddcal.study.export.models import ModelRequest
 

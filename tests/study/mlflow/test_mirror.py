@@ -14,8 +14,9 @@ from nodes import free_port
 from servers import mlflow_server, refusing
 
 from ddcal.errors import BadInput, TrackingError
-from ddcal.study import following, load_study, run_study
+from ddcal.study import load_study, run_study
 from ddcal.study.export.export import export_trial
+from ddcal.study.mlflow import follower as following
 from ddcal.study.mlflow.client import tracking_uri
 from ddcal.study.mlflow.cursor import CURSOR
 from ddcal.study.mlflow.mirror import ARTIFACT_ATTEMPTS, Mirror

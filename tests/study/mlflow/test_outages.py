@@ -8,9 +8,10 @@ import time
 import pytest
 from nodes import free_port
 from servers import mlflow_server, proxy
-from test_tracking import artifacts, assert_exactly_once, runs_of
+from test_mirror import artifacts, assert_exactly_once, runs_of
 
-from ddcal.study import following, run_study
+from ddcal.study import run_study
+from ddcal.study.mlflow import follower as following
 from ddcal.study.mlflow.cursor import Cursor
 from ddcal.study.mlflow.mirror import ATTEMPTS
 from ddcal.study.mlflow.sync import sync_study

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from ddcal.cli import app
 from ddcal.config import read_study, study_problems
 from ddcal.errors import BadInput, TrackingError
-from ddcal.study import following, load_study, run_study
+from ddcal.study import load_study, run_study
+from ddcal.study.mlflow import follower as following
 from ddcal.study.mlflow.client import tracking_uri
 from ddcal.study.mlflow.sync import sync_study
 from ddcal.study.record.events import StudyStarted

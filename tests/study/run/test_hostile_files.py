@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 import torch
+from fuzzing import Bounds, contents, either, fuzzed, structures
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import Bounds, contents, either, fuzzed, structures
 
 from ddcal.calibration import load_calibrator
 from ddcal.calibration.temperature_scaling import TemperatureScaling

@@ -12,8 +12,9 @@ import pytest
 from optuna.trial import TrialState
 
 from ddcal.config.metrics import VAL_METRICS
-from ddcal.study import load_study, run_study, runner
+from ddcal.study import load_study, run_study
 from ddcal.study.record.ledger import read_ledger
+from ddcal.study.run import runner
 from ddcal.study.run.driver import StudyDriver
 from ddcal.study.run.runner import Hooks, resume_study
 from ddcal.study.search.search import StudySearch
