@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from ddcal.study import run_study
-from ddcal.study.run.confirm import confirm
 from ddcal.study.mlflow.client import database_rights
-from ddcal.study.record.rights import make_folder
-from ddcal.study.run.runner import resume_study
 from ddcal.study.mlflow.sync import sync_study
+from ddcal.study.record.rights import make_folder
+from ddcal.study.run.confirm import confirm
+from ddcal.study.run.runner import resume_study
 
 OTHERS, GROUP = stat.S_IRWXO, stat.S_IRWXG
 OTHER = 54321
