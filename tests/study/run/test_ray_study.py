@@ -5,7 +5,6 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import mlflow
 import pytest
@@ -70,7 +69,7 @@ def test_ray_and_debug_give_the_same_trials(tiny_study, tmp_path):
     assert on_ray.best.number == debug.best.number
     assert logged(on_ray) == logged(debug)
     failed = on_ray.records[0]
-    assert "500" in failed.error and "Traceback" in Path(failed.log).read_text()
+    assert "500" in failed.error and "Traceback" in (on_ray.directory / failed.log).read_text()
 
 
 def test_two_trials_at_a_time_finish_all(tiny_study, tmp_path):
@@ -145,7 +144,7 @@ def test_a_loss_that_is_not_finite_stops_the_trial_with_its_cause(tiny_study, tm
     failed, complete = results.records
     assert failed.outcome == "failed" and "diverged" in failed.error and "lower train.lr (1e+30)" in failed.error
     assert failed.progress == 0.5, "that of the distilled set's last point"
-    assert failed.metrics.keys() == set(VAL_METRICS) and "Traceback" in Path(failed.log).read_text()
+    assert failed.metrics.keys() == set(VAL_METRICS) and "Traceback" in (results.directory / failed.log).read_text()
     assert complete.outcome == "complete" and [trial.number for trial in results.pareto] == [1]
 
 
