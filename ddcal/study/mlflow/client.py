@@ -48,6 +48,8 @@ def silence() -> None:
 
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It prints a traceback for each statement that a full disk refuses; the error itself is raised, and told once.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def tracking_uri(study: StudyConfig, root: Path) -> str | None:

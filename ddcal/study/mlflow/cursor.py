@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ddcal.errors import TrackingError
 from ddcal.study.record.ledger import LEDGER
 from ddcal.study.record.lock import lock_file
-from ddcal.untrusted import MAX_BYTES, read_bytes
+from ddcal.untrusted import MAX_BYTES, open_regular, read_bytes
 
 CURSOR = "tracking.json"
 
@@ -62,15 +62,14 @@ class Cursor:
     def read(cls, directory: Path) -> Cursor:
         """Return the cursor of a study's folder; at the beginning if there is none, or one that is damaged.
 
-        After a power cut the ledger may lack lines that MLflow has seen already: the cursor goes back to where the next
-        event will be.
+        After a power cut, or a mended damage, the ledger may lack lines that MLflow has seen already. A cursor that
+        points to no event of it counts as damaged: what lies behind that place is not what it knew.
         """
         try:
             cursor = cls(**read_cursor(directory))
         except (OSError, ValueError):
             return cls(lost=True)
-        cursor.offset = _start_of_line(directory / LEDGER, cursor.offset)
-        return cursor
+        return cursor if _at_a_line(directory / LEDGER, cursor.offset) else cls(lost=True)
 
     def write(self, directory: Path) -> None:
         """Replace the file in one step.
@@ -117,15 +116,13 @@ def one_mirror(directory: Path) -> Iterator[None]:
         yield
 
 
-def _start_of_line(ledger: Path, offset: int) -> int:
+def _at_a_line(ledger: Path, offset: int) -> bool:
+    """Return whether a line of the ledger begins there, or will."""
+    if offset == 0:
+        return True
     try:
-        with ledger.open("rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            if offset <= size:
-                stream.seek(max(0, offset - 1))
-                if offset == 0 or stream.read(1) == b"\n":
-                    return offset
-            stream.seek(0)
-            return stream.read(min(offset, size)).rfind(b"\n") + 1
-    except FileNotFoundError:
-        return 0
+        with open_regular(ledger) as stream:
+            stream.seek(offset - 1)
+            return stream.read(1) == b"\n"
+    except (OSError, ValueError):
+        return False

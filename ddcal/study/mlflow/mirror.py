@@ -8,6 +8,7 @@ and without sending anything twice.
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -108,9 +109,9 @@ class Mirror:
         return self.cursor.offset < self._doubtful_to
 
     def _doubt(self) -> None:
-        """Take it that MLflow may have the next event already; with no cursor, all that are there."""
-        one = self.cursor.offset + 1
-        self._doubtful_to = max(self._doubtful_to, one, self.pending if self.cursor.lost else 0)
+        """Take it that MLflow may have the next event already; with no cursor for what is there, any event."""
+        everything = self.cursor.lost and self.pending > 0
+        self._doubtful_to = max(self._doubtful_to, sys.maxsize if everything else self.cursor.offset + 1)
 
     @property
     def place(self) -> str:

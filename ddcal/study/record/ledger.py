@@ -219,7 +219,7 @@ def _checked(path: Path) -> Iterator[tuple[Line, str]]:
                     fault = str(error)
             event, lost = (event, "") if fault is None else (None, _lost(content))
             if linked.whole and stated is not None and (missing := _missing(stated, last, damaged)):
-                fault, lost = missing, "what they held cannot be told"  # the line itself may be whole
+                fault, lost = missing, "what was in it cannot be told"  # the line itself may be whole
             unknown = (fault or "").startswith(_OLDER)
             yield Line(number, end, content, event, fault, lost, unknown), linked.check
             check, chained = linked.check, chained or linked.after is not None
@@ -258,10 +258,10 @@ def _foreign(linked: Link, before: str, stated: int | None, last: int, chained: 
 
 
 def _missing(stated: int, last: int, damaged: int) -> str | None:
-    first = last + damaged + 1
-    if stated <= first:
+    count = stated - (last + damaged + 1)
+    if count <= 0:
         return None
-    return f"{f'line {first} is' if stated == first + 1 else f'lines {first} to {stated - 1} are'} missing before it"
+    return f"{'a line' if count == 1 else f'{count} lines'} before it {'is' if count == 1 else 'are'} missing or moved"
 
 
 def _parsed(content: bytes) -> Event:

@@ -147,11 +147,11 @@ def _ledger(folder: Path, repair: bool) -> Iterator[Part]:
         yield Part(LEDGER)
     obstacle = why_not_mendable(lines)
     aside = mend_ledger(folder) if faults and repair and obstacle is None else None
+    mended = None if aside is None else f"taken out; the old ledger is kept as {aside.name}"
     for line in faults:
-        said = f"line {line.number}: {line.fault}; {line.lost}"
-        note = "" if obstacle is None else f" (it cannot be mended: {obstacle}; a copy from before would help)"
-        mended = None if aside is None else f"taken out; the old ledger is kept as {aside.name}"
-        yield Part(LEDGER, said + note, obstacle is None, mended)
+        yield Part(LEDGER, f"line {line.number}: {line.fault}; {line.lost}", obstacle is None, mended)
+    if faults and obstacle is not None:
+        yield Part(LEDGER, f"it cannot be mended: {obstacle}; a copy from before would help", False)
 
 
 # What is made of it

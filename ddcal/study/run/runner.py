@@ -19,12 +19,13 @@ from ddcal.pipeline import Advance, Environment, Store
 from ddcal.pipeline.imported import check_imports
 from ddcal.store.leases import Leases, open_leases
 from ddcal.study.mlflow.client import sqlite_path, tracking_uri
+from ddcal.study.mlflow.cursor import CURSOR
 from ddcal.study.mlflow.follower import Tracking
 from ddcal.study.mlflow.opening import make_mirror
 from ddcal.study.record.folder_files import STUDY
-from ddcal.study.record.ledger import begun
+from ddcal.study.record.ledger import LEDGER, begun
 from ddcal.study.record.lock import LOCK, DriverLock
-from ddcal.study.record.results import StudyResults, Trial, load_study
+from ddcal.study.record.results import SUMMARY, TRIALS, StudyResults, Trial, load_study
 from ddcal.study.record.rights import as_access_says, make_folder
 from ddcal.study.record.study_store import cache_place, check_remote_store, store_place
 from ddcal.study.run.checks import refuse_data
@@ -113,6 +114,7 @@ def run_study(
             f"{directory} exists: `ddcal resume {shlex.quote(str(directory))}` goes on with it; to begin anew take "
             "another name or --output, or move that folder away (finished stages stay in the store either way)"
         )
+    _refuse_lost_ledger(directory)
     relative = not root.is_absolute()
     return _run(
         study, directory, None, debug=debug, catch=catch, address=address, hooks=hooks or Hooks(), relative=relative
@@ -147,6 +149,7 @@ def resume_study(
     """
     hooks = hooks or Hooks()
     if not begun(directory) and (Path(directory) / STUDY).is_file():  # killed before the ledger's first line
+        _refuse_lost_ledger(Path(directory))
         study = read_study(Path(directory) / STUDY, [] if trials is None else [f"search.trials={trials}"])
         folder = Path(directory).absolute()
         return _run(study, folder, None, debug=debug, catch=catch, address=address, hooks=hooks)
@@ -289,6 +292,17 @@ def _guarded(
         raise
     with interrupts.deferred():
         return driver.close(on_end=on_end)
+
+
+def _refuse_lost_ledger(directory: Path) -> None:
+    """Raise BadInput where a study has run whose ledger is gone; a kill before its first line leaves no such file."""
+    there = [name for name in (TRIALS, SUMMARY, CURSOR) if (directory / name).exists()]
+    if there:
+        raise BadInput(
+            f"{directory / LEDGER} is missing or empty, but {', '.join(there)} beside it say that this study has run: "
+            "put a copy of the ledger back, or move the folder away and run the study again (its finished stages stay "
+            "in the store)"
+        )
 
 
 def _foreign(directory: Path) -> bool:
