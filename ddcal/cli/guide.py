@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from ddcal.cli.base import app
-from ddcal.cli.settings_page import settings_page
 from ddcal.config.problems import suggestion
 from ddcal.errors import BadInput
 
@@ -51,6 +50,8 @@ def guide(
 
 def guide_topics() -> dict[str, str]:
     """Return topic → its page in Markdown, tutorials first."""
+    from ddcal.cli.settings_page import settings_page  # every model of the configs
+
     pages = {path.stem: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")}
     pages["settings"] = settings_page()
     return {name: pages[name] for name in (*ORDER, *sorted(pages.keys() - set(ORDER))) if name in pages}

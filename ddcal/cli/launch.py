@@ -88,7 +88,8 @@ def run(
     extra = [] if trials is None else [f"search.trials={trials}"]
     study = read_study(study_file(file), [*(overrides or ()), *extra])
 
-    from ddcal.cli.console import StudyProgress, make_console, print_summary
+    from ddcal.cli.console import make_console, print_summary
+    from ddcal.cli.progress import StudyProgress
     from ddcal.study.run.runner import run_study
 
     console = make_console()
@@ -145,7 +146,8 @@ def resume(
     address: Address = None,
 ) -> None:
     """Go on with a stopped or killed study."""
-    from ddcal.cli.console import StudyProgress, make_console, print_summary
+    from ddcal.cli.console import make_console, print_summary
+    from ddcal.cli.progress import StudyProgress
     from ddcal.study.run.runner import resume_study
 
     console = make_console()

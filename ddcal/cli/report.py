@@ -70,7 +70,10 @@ def report_study(
     ] = None,
 ) -> None:
     """Write the page of a study; nothing is run."""
-    from ddcal.analysis.report.study_page import study_report
     from ddcal.study.record.results import load_study
 
-    typer.echo(str(study_report(load_study(directory), output)))
+    results = load_study(directory)  # before anything heavy is imported: the folder may be no study's
+
+    from ddcal.analysis.report.study_page import study_report
+
+    typer.echo(str(study_report(results, output)))

@@ -115,14 +115,18 @@ def confirm(
     as_json: AsJson = False,
 ) -> None:
     """Run the leaders of a study on fresh seeds."""
-    from ddcal.cli.console import StudyProgress, confirmation_table, make_console
     from ddcal.study.record.results import load_study
+
+    results = load_study(directory)  # before anything heavy is imported: the folder may be no study's
+
+    from ddcal.cli.console import confirmation_table, make_console
+    from ddcal.cli.progress import StudyProgress
     from ddcal.study.run.confirm import confirm as confirm_leaders
 
     console = make_console(stderr=as_json)
     with StudyProgress(console) as progress:
         found = confirm_leaders(
-            load_study(directory),
+            results,
             top=top,
             seeds=seeds,
             debug=debug,

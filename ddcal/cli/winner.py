@@ -91,6 +91,10 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Run an export again and compare everything."""
+    from ddcal.study.export.layout import read_run
+
+    read_run(folder)  # before torch is imported: the folder may be no export, or edited
+
     from ddcal.cli.console import comparison_table, make_console
     from ddcal.study.export.replay import replay as replay_run
 

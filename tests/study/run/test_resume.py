@@ -251,7 +251,7 @@ def test_fewer_trials_than_there_are_are_refused(undisturbed, trials):
 
 
 def test_ctrl_c_says_how_to_go_on(write_study, tmp_path, monkeypatch):
-    from ddcal.cli.console import StudyProgress
+    from ddcal.cli.progress import StudyProgress
 
     monkeypatch.setattr(StudyProgress, "on_trial", lambda self, assignment: interrupt_at(1)(assignment))
     result = CliRunner().invoke(app, ["run", str(write_study()), "--output", str(tmp_path / "runs"), "--debug"])
