@@ -108,7 +108,7 @@ def test_more_networks_do_not_change_the_first_ones(augment, loss):
 
 @pytest.mark.parametrize("augment", ["dsa", "crop_flip"])
 @pytest.mark.parametrize(
-    ("changed", "same"), [({}, True), ({"seed": 1}, False), ({"stage": "probe"}, False), ({"flip": True}, False)]
+    ("changed", "same"), [({}, True), ({"seed": 1}, False), ({"stream": "probe"}, False), ({"flip": True}, False)]
 )
 def test_seed_and_stage_decide_the_bits(changed, same, augment):
     one, other = make_training(augment=augment), make_training(augment=augment, **changed)

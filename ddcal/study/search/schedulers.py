@@ -114,7 +114,7 @@ class StagedScheduler(FIFOScheduler):
 
     def _fraction(self, stage: str, progress: float) -> float | None:
         """Return how much of the stage is done at a point of progress; None where nothing is compared."""
-        if STAGES[stage].points_compared == "none":
+        if stage not in STAGES or STAGES[stage].points_compared == "none":
             return None
         low, high = span_of(stage, self._study.trial)
         fraction = round((progress - low) / (high - low), 6)
