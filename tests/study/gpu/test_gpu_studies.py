@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu")
-    script = Path(__file__).with_name("gpu_studies.py")
+    script = Path(__file__).parents[2] / "gpu_studies.py"
     done = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
