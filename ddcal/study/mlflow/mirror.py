@@ -28,6 +28,7 @@ from ddcal.study.mlflow.client import (
     refused,
 )
 from ddcal.study.mlflow.cursor import Cursor, one_mirror
+from ddcal.study.mlflow.facts import study_facts
 from ddcal.study.mlflow.moved import bring_home, strays
 from ddcal.study.mlflow.view import TAG, study_view
 from ddcal.study.record.accounting import accounting_tags
@@ -42,7 +43,6 @@ from ddcal.study.record.events import (
 )
 from ddcal.study.record.folder_files import STUDY
 from ddcal.study.record.ledger import FIDELITY_STEPS, LEDGER, parse_event
-from ddcal.study.record.recorded import recorded_store, recorded_study
 from ddcal.study.record.rights import make_folder
 
 logger = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ class Mirror:
 
     def _study_started(self, event: StudyStarted) -> None:
         study = event.study
-        self._facts = _facts(self.directory)
+        self._facts = study_facts(self.directory)
         tags = {"ddcal.role": "study", "mlflow.runName": study["name"], "mlflow.note.content": study["description"]}
         self.cursor.parent = self._run(tags, event.time)
         settings = {f"search.{name}": value for name, value in study["search"].items()}
@@ -279,7 +279,7 @@ class Mirror:
 
     def _distilled(self, data: dict[str, Any], key: str | None) -> tuple[Path | None, ...]:
         """Return the pictures of a trial's distilled images, drawn once a distilled set; None for one it has not."""
-        self._facts = self._facts or _facts(self.directory)
+        self._facts = self._facts or study_facts(self.directory)
         if key is None or not self._facts["store"] or not self._files:
             return ()
         if self._pictures is None:
@@ -292,7 +292,7 @@ class Mirror:
     def _diagram(self, event: TrialFinished) -> Path | None:
         """Return the trial's reliability diagram, fetched from the store if that is elsewhere."""
         key = event.keys.get("evaluate")
-        facts = self._facts = self._facts or _facts(self.directory)
+        facts = self._facts = self._facts or study_facts(self.directory)
         if not key or not event.metrics or not facts["store"]:
             return None
         name = Path(event.diagram).name if event.diagram else DIAGRAM  # the path is of before any move
@@ -334,7 +334,7 @@ class Mirror:
     def _run(self, tags: dict[str, str], start_time: int, look_up: bool = False) -> str:
         """Return a new run with these tags, or the one that an earlier attempt has made."""
         if not self._facts:
-            self._facts = _facts(self.directory)
+            self._facts = study_facts(self.directory)
         tags = tags | {
             "ddcal.study": self._facts["study"],
             "ddcal.study_id": self._facts["study_id"],
@@ -382,15 +382,11 @@ class Mirror:
             logger.warning("MLflow at %s takes no artifacts: %s", self.place, self.said(error))
 
 
-def _facts(directory: Path) -> dict[str, Any]:
-    with (directory / LEDGER).open("rb") as stream:
-        first = parse_event(stream.readline())
-    assert isinstance(first, StudyStarted)
-    study = recorded_study(first, directory)
-    return {
-        "study": study["name"],
-        "study_id": first.study_id,
-        "git_commit": first.git_commit or "",
-        "store": recorded_store(first, directory),
-        "cache": study.get("storage", {}).get("cache"),
-    }
+Mirror._apply = {
+    StudyStarted: Mirror._study_started,
+    StudyResumed: Mirror._study_resumed,
+    StudyFinished: Mirror._study_finished,
+    TrialStarted: Mirror._trial_started,
+    TrialPoints: Mirror._trial_points,
+    TrialFinished: Mirror._trial_finished,
+}

@@ -14,14 +14,6 @@ from ddcal.study.mlflow.client import (
     without_password,
 )
 from ddcal.study.mlflow.mirror import Mirror
-from ddcal.study.record.events import (
-    StudyFinished,
-    StudyResumed,
-    StudyStarted,
-    TrialFinished,
-    TrialPoints,
-    TrialStarted,
-)
 from ddcal.study.record.ledger import LEDGER
 
 logger = logging.getLogger(__name__)
@@ -44,13 +36,3 @@ def make_mirror(study: StudyConfig, directory: Path) -> Mirror | None:
     artifacts = None if served else artifact_location(root if database is None else database.parent, experiment)
     access, rights = study.storage.access, database_rights(study)
     return Mirror(directory, uri, experiment, artifacts, access=access, rights=rights)
-
-
-Mirror._apply = {
-    StudyStarted: Mirror._study_started,
-    StudyResumed: Mirror._study_resumed,
-    StudyFinished: Mirror._study_finished,
-    TrialStarted: Mirror._trial_started,
-    TrialPoints: Mirror._trial_points,
-    TrialFinished: Mirror._trial_finished,
-}
