@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from ddcal.config.backbones import OWN_SECTION, SECTIONS
+from ddcal.config.backbones import SECTIONS, backbone
 from ddcal.config.names import nest
 from ddcal.config.presets import preset
 from ddcal.config.problems import Problem, problem_at
@@ -56,8 +56,8 @@ def paper_points(study: StudyConfig, broken: Collection[str] = ()) -> list[dict[
         broken: Names of the space to leave out.
     """
     return [
-        {name: value for name, value in _published(study, backbone, broken) if value is not None}
-        for backbone in _backbones(study, broken)
+        {name: value for name, value in _published(study, one, broken) if value is not None}
+        for one in _backbones(study, broken)
     ]
 
 
@@ -65,8 +65,8 @@ def check_paper(study: StudyConfig, index: int, broken: Collection[str]) -> list
     """Return which published values the entry ``paper`` at position ``index`` would need and the space has not."""
     points = paper_points(study, broken)
     messages = [
-        f"the published {name} of {backbone} is {value}, which the space has not: {why}"
-        for backbone, point in zip(_backbones(study, broken), points, strict=True)
+        f"the published {name} of {one} is {value}, which the space has not: {why}"
+        for one, point in zip(_backbones(study, broken), points, strict=True)
         for name, value in point.items()
         if (why := not_possible(study.space[name], value))
     ]
@@ -86,30 +86,30 @@ def _base(study: StudyConfig) -> dict[str, Any]:
     return flatten(nest(study.base)[0])
 
 
-def _published(study: StudyConfig, backbone: Any, broken: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """Yield (name, value) of the space's active names that have a published value for ``backbone``."""
-    base, looped = _base(study), backbone not in ("real", "full", "file")
+def _published(study: StudyConfig, name: Any, broken: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """Yield (name, value) of the space's active names that have a published value for a backbone."""
+    base, spec = _base(study), backbone(name)
     ipc = base.get("distill.ipc", TrialConfig().distill.ipc)
     if "distill.ipc" in study.space:
         domain = study.space["distill.ipc"]
         ipc = next((ipc for ipc in PUBLISHED_IPC if not not_possible(domain, ipc)), PUBLISHED_IPC[0])
     dataset = base.get("data.name", TrialConfig().data.name)
-    values = flatten(resolve(TrialConfig()).model_dump()) | preset("published", backbone, dataset, ipc).values
-    values |= {"distill.backbone": backbone, "distill.ipc": ipc}
+    values = flatten(resolve(TrialConfig()).model_dump()) | preset("published", name, dataset, ipc).values
+    values |= {"distill.backbone": name, "distill.ipc": ipc}
     values |= {"evaluate.bins": PAPER_BINS}
-    if looped:
+    if spec.learns:
         values |= {"distill.mask.ratio": MDT_RATIO}
-    unpublished = [*UNPUBLISHED, *(() if looped else WITHOUT_LOOP), *(("distill.ipc",) if backbone == "full" else ())]
-    unpublished += [f"distill.{section}." for section in SECTIONS if section != OWN_SECTION.get(backbone)]
-    values = {name: value for name, value in values.items() if not name.startswith(tuple(unpublished))}
+    unpublished = [*UNPUBLISHED, *(() if spec.learns else WITHOUT_LOOP), *(() if spec.distills else ("distill.ipc",))]
+    unpublished += [f"distill.{section}." for section in SECTIONS if section != spec.section]
+    values = {key: value for key, value in values.items() if not key.startswith(tuple(unpublished))}
     if base.get("data.name") in ZCA_DATASETS and "data.name" not in study.space:
         values |= {"data.zca": True}
     found: dict[str, Any] = {}
-    good = {name: domain for name, domain in study.space.items() if name not in broken}
-    for name in search_order(good):
-        if study.active(found, name) and values.get(name) is not None:
-            found[name] = values[name]
-            yield name, values[name]
+    good = {setting: domain for setting, domain in study.space.items() if setting not in broken}
+    for setting in search_order(good):
+        if study.active(found, setting) and values.get(setting) is not None:
+            found[setting] = values[setting]
+            yield setting, values[setting]
 
 
 def _active(study: StudyConfig, point: dict[str, Any]) -> tuple[dict[str, Any], bool]:

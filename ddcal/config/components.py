@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import importlib.util
 import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points, packages_distributions, version
@@ -17,12 +18,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ddcal.config.problems import suggestion
+from ddcal.errors import BadInput
 
 Kind = Literal["backbone", "calibrator", "network", "dataset"]
 T = TypeVar("T")
 
 
-class ComponentError(ValueError):
+class ComponentError(BadInput):
     """A name that is no component of its kind; the message says what is missing and what would be right."""
 
 
@@ -52,7 +54,7 @@ def find_component(kind: Kind, name: str, known: Mapping[str, T], of: type[T]) -
             f"{name!r} is no {kind}: it must be one of {', '.join(names)}, or the import path of your own "
             f"(package.module:NAME){suggestion(name, names)}"
         )
-    found = _imported(kind, name, path)
+    found = imported_object(kind, name, path)
     if not isinstance(found, of):
         raise ComponentError(
             f"{name!r} is no {kind}: it is of type {type(found).__name__}, and must be a {of.__name__}"
@@ -60,27 +62,46 @@ def find_component(kind: Kind, name: str, known: Mapping[str, T], of: type[T]) -
     return found
 
 
-def source_of(kind: Kind, name: str) -> dict[str, str]:
+@functools.cache  # what was imported is what computes, whatever happens to the file later
+def source_of(kind: Kind, name: str, *others: str) -> dict[str, str]:
     """Return what tells one version of a user's component from another: part of stage keys and of exports.
 
     Args:
         kind: What it is.
         name: As in a config.
+        others: Import paths of what belongs to it and may lie in other modules; these are not imported.
 
     Returns:
-        ``path`` (the import path), ``sha256`` of its module's source in hex, and, where a package is installed,
-        ``package`` and ``version``.
+        ``path`` (the import path), ``sha256`` of the source of its module and of theirs in hex, and, where a package
+        is installed, ``package`` and ``version``.
 
     Raises:
         ComponentError: as `find_component`.
     """
     path = name if ":" in name else _entry_points(kind).get(name, name)
-    _imported(kind, name, path)
+    imported_object(kind, name, path)
     module = path.partition(":")[0]
-    source = getattr(sys.modules[module], "__file__", None)
-    told = {"path": path, "sha256": hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""}
+    digest = hashlib.sha256()
+    for one in dict.fromkeys(place.partition(":")[0] for place in (path, *others)):
+        source = _source(one)
+        if source is None:
+            raise ComponentError(f"{name!r}: {one} cannot be found: install the package of this {kind}")
+        digest.update(source)
+    told = {"path": path, "sha256": digest.hexdigest()}
     package = packages_distributions().get(module.partition(".")[0])
     return told | ({"package": package[0], "version": version(package[0])} if package else {})
+
+
+def _source(module: str) -> bytes | None:
+    """Return the source of a module, b"" of one that has none, and None if there is no such module."""
+    try:
+        found = sys.modules.get(module) or importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    if found is None:
+        return None
+    file = getattr(found, "__file__", None) or getattr(found, "origin", None)
+    return Path(file).read_bytes() if file and Path(file).is_file() else b""
 
 
 @functools.cache
@@ -88,7 +109,17 @@ def _entry_points(kind: Kind) -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group=f"ddcal.{kind}s")}
 
 
-def _imported(kind: Kind, name: str, path: str) -> Any:
+def imported_object(kind: Kind, name: str, path: str) -> Any:
+    """Return what an import path ``package.module:NAME`` names.
+
+    Args:
+        kind: What it belongs to, for the messages.
+        name: What a config calls that.
+        path: The import path.
+
+    Raises:
+        ComponentError: if the module cannot be imported or has nothing of that name.
+    """
     module, _, attribute = path.partition(":")
     try:
         found: Any = importlib.import_module(module)

@@ -13,6 +13,9 @@ from ddcal.config.trial import TrialConfig
 
 _MAX_KEY_PARTS = 8
 
+OWN_SETTINGS = ("distill.settings.",)
+"""What the names of settings of a user's own components begin with."""
+
 
 def _members(annotation: Any) -> Iterator[Any]:
     """Yield the plain types of an annotation: of unions, Annotated and dict values; Literal stays whole."""
@@ -37,12 +40,24 @@ def trial_names() -> dict[str, frozenset[Any]]:
     def walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, frozenset[Any]]]:
         for key, field in model.model_fields.items():
             inner = submodel(field.annotation)
+            if get_origin(field.annotation) is dict:  # of a user's own components, which alone know them
+                continue
             if inner is None:
                 yield prefix + key, frozenset(_members(field.annotation))
             else:
                 yield from walk(inner, f"{prefix}{key}.")
 
     return dict(walk(TrialConfig, ""))
+
+
+def setting_types(name: str) -> frozenset[Any] | None:
+    """Return the types that a setting of a trial takes, None where there is none of that name.
+
+    What a user's own component takes, it says itself once the trial is whole.
+    """
+    if name.startswith(OWN_SETTINGS) and name not in OWN_SETTINGS:
+        return frozenset({int, float, str, bool})
+    return trial_names().get(name)
 
 
 def nest(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[KeyPath]]:

@@ -1,13 +1,26 @@
-"""The published recipes, from ``presets.yaml`` beside this module; `ddcal.config.resolved` fills them in."""
+"""The published recipes, which every backbone has in its own file; `ddcal.config.resolved` fills them in.
+
+family → dataset → images per class → dotted name: value.
+
+- family: ``published`` is the recipe of the backbone's authors; ``rethinking`` that of the paper on calibration (ICCV
+  2023); ``reference`` what the authors' public codes do and their papers do not say. A family holds what differs from
+  ``published`` alone. ``source`` says where its numbers are from.
+- dataset: a name, or ``any``; a dataset without rows of its own takes those of ``like``, and ddcal says so.
+- images per class: ``all``, or a number, whose row wins over ``all``. None stands for the config's own default (for
+  batch: all images). Between two rows counts interpolate linearly and rates geometrically, rounded; other values never
+  do: those of the row below hold. Beyond the last row its values hold. Names listed under ``exact`` have values at
+  their rows alone: elsewhere the user gives them. ``data.zca`` is not filled in: ddcal says where a row has it and the
+  study does not.
+"""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
+from ddcal.config.backbones import backbone
 
 if TYPE_CHECKING:
     from ddcal.config.trial import TrialConfig
@@ -18,6 +31,12 @@ TRAIN_DEFAULTS = {"schedule": "step", "weight_decay": 5e-4, "batch_size": 256}
 
 ZCA = "data.zca"
 """The one setting of a row that is not filled in; `ddcal.config.checks.notes` says where a row alone has it."""
+
+NOTHING_PUBLISHED: Mapping[str, Any] = {
+    "source": "the evaluation of DSA, DM and MTT",
+    "any": {"all": {"train.epochs": 1000, "train.augment": "dsa"}},
+}
+"""What holds for a user's own backbone that brings no presets."""
 
 DEFAULT_RATE = 0.01
 """``train.lr`` where the distilled set has not learned one."""
@@ -39,48 +58,43 @@ class Preset:
 
 
 @functools.cache
-def _table() -> dict[str, Any]:
-    table: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "presets.yaml").read_text())
-    return table
-
-
-@functools.cache
-def preset(family: str, backbone: str, dataset: str, ipc: int) -> Preset:
+def preset(family: str, name: str, dataset: str, ipc: int) -> Preset:
     """Return the published settings of a backbone.
 
     Args:
         family: ``published``, or ``rethinking`` or ``reference``, which have rows where they differ.
-        backbone: As ``distill.backbone``.
+        name: As ``distill.backbone``.
         dataset: As ``data.name``.
         ipc: Images per class. Between two rows counts interpolate linearly and rates geometrically; settings that are
             not numbers are those of the row below; beyond the last row its values hold.
     """
-    published = _table()["published"][backbone]
-    own = _table().get(family, {}).get(backbone, {}) if family != "published" else {}
+    presets = backbone(name).presets
+    published = presets.get("published", NOTHING_PUBLISHED)
+    own = presets.get(family, {}) if family != "published" else {}
     notes: list[str] = []
     names = [dataset] if dataset in published or dataset in own else []
     if not names and "like" in published:
         names = [published["like"]]
-        notes.append(f"{backbone} has no published row for {dataset}: the numbers are those of {published['like']}")
+        notes.append(f"{name} has no published row for {dataset}: the numbers are those of {published['like']}")
     values: dict[str, Any] = {}
-    for name in ("any", *names):
-        rows = dict(published.get(name, {}))
-        for row, settings in own.get(name, {}).items():
+    for place in ("any", *names):
+        rows = dict(published.get(place, {}))
+        for row, settings in own.get(place, {}).items():
             rows[row] = {**rows.get(row, {}), **settings}
         values |= rows.pop("all", {})
-        numbered = {name for row in rows.values() for name in row}
+        numbered = {setting for row in rows.values() for setting in row}
         for setting in sorted(numbered):
             points = {row: row_values[setting] for row, row_values in rows.items() if setting in row_values}
             if setting in published.get("exact", ()) and ipc not in points:
                 continue
-            if setting == ZCA and name != dataset:  # another dataset's images
+            if setting == ZCA and place != dataset:  # another dataset's images
                 continue
             found, note = _at(points, ipc)
             if found is not None:
                 values[setting] = found
             if note:
                 notes.append(f"{setting} {found:g} {note}" if isinstance(found, int | float) else f"{setting} {note}")
-    return Preset(values, tuple(notes), own.get("source", published["source"]))
+    return Preset(values, tuple(notes), own.get("source", published.get("source", "")))
 
 
 def _at(points: dict[int, Any], ipc: int) -> tuple[Any, str]:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from ddcal.config.backbones import backbone, is_own_backbone
 from ddcal.config.calibrations import default_bounds
 from ddcal.config.presets import DEFAULT_RATE, TRAIN_DEFAULTS, preset, preset_of
 from ddcal.config.trial import DistillConfig, TrialConfig
@@ -15,8 +16,9 @@ def resolve_distill(config: DistillConfig, dataset: str) -> DistillConfig:
     """Return the distill section with what it left out filled in for a dataset's name; its network stays partial."""
     found = preset(config.family, config.backbone, dataset, config.ipc)
     values = config.model_dump()
+    _fill_settings(values)
     _fill(values, {n.removeprefix("distill."): v for n, v in found.values.items() if n.startswith("distill.")})
-    _fill_expert_epochs(values)
+    _fill_section(values)
     return DistillConfig.model_validate(values)
 
 
@@ -28,14 +30,14 @@ def resolve(trial: TrialConfig) -> TrialConfig:
     """
     values = trial.model_dump()
     values["data"]["validation_fraction"] = trial.data.resolved_validation_fraction
-    if trial.distill.backbone == "rtp":
-        _fill(values, {"train.augment": trial.distill.rtp.augment})
+    spec = trial.distill.spec
+    _fill_settings(values["distill"])
+    _fill(values, {"train.augment": spec.augment(trial.distill)})
     _fill(values, preset_of(trial).values)
-    _fill_expert_epochs(values["distill"])
+    _fill_section(values["distill"])
     _fill(values["train"], TRAIN_DEFAULTS)
-    if values["train"]["lr"] is None and trial.distill.backbone != "mtt":
-        learned = trial.distill.file.lr if trial.distill.backbone == "file" else None
-        values["train"]["lr"] = learned or DEFAULT_RATE
+    if values["train"]["lr"] is None and not spec.learns_rate:
+        values["train"]["lr"] = spec.rate(trial.distill) or DEFAULT_RATE
     values["distill"]["network"] = trial.distill.network.over(trial.network).model_dump()
     values["train"]["network"] = trial.train.network.over(trial.network).model_dump()
     low, high = default_bounds(trial.calibrate.method, trial.distill.backbone)
@@ -43,11 +45,18 @@ def resolve(trial: TrialConfig) -> TrialConfig:
     return TrialConfig.model_validate(values)
 
 
-def _fill_expert_epochs(distill: dict[str, Any]) -> None:
-    """Make explicit how long MTT's experts are trained: to the last epoch that is read."""
-    mtt = distill["mtt"]
-    if distill["backbone"] == "mtt" and mtt["experts"]["epochs"] is None:
-        mtt["experts"]["epochs"] = mtt["max_start"] - 1 + mtt["expert_epochs"]
+def _fill_settings(distill: dict[str, Any]) -> None:
+    """Make explicit the defaults of a user's own backbone; the sections of ddcal's own have theirs."""
+    if is_own_backbone(distill["backbone"]):
+        model = backbone(distill["backbone"]).settings
+        distill["settings"] = model.model_validate(distill.get("settings", {})).model_dump()
+
+
+def _fill_section(distill: dict[str, Any]) -> None:
+    """Make explicit what follows from other settings of the backbone's section."""
+    spec = backbone(distill["backbone"])
+    if spec.section:
+        spec.fill(distill[spec.section])
 
 
 def _fill(values: dict[str, Any], defaults: Mapping[str, Any]) -> None:

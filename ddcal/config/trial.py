@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
 from ddcal.config.augmentations import flip_problem
-from ddcal.config.backbones import DMConfig, FileConfig, MatchingConfig, MTTConfig, RTPConfig, too_few_epochs
+from ddcal.config.backbones import (
+    BACKBONES,
+    Backbone,
+    DMConfig,
+    FileConfig,
+    MatchingConfig,
+    MTTConfig,
+    RTPConfig,
+    backbone,
+    is_own_backbone,
+    setting_faults,
+)
 from ddcal.config.base import Config, PositiveFloat, PositiveInt, Ratio
 from ddcal.config.calibrations import FOLD_METHODS, VAL_METHODS, CalibrationMethod, default_bounds, folds_within
 from ddcal.config.networks import NetworkConfig, NetworkOverride, network_problems
@@ -28,8 +46,10 @@ DATASETS_WITHOUT_FLIP = ("digits", "mnist")
 DatasetName = Literal[
     "digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet", "imagenette", "image-folder", "npz"
 ]
-Backbone = Literal["real", "full", "dc", "dsa", "dm", "mtt", "rtp", "file"]
 Family = Literal["published", "rethinking", "reference"]
+
+RECORDED = "recorded"
+"""Key of a validation context: true where a config is read that has run, so that its results can be seen anywhere."""
 
 
 class DataConfig(Config):
@@ -129,10 +149,17 @@ class ProbeConfig(Config):
     images: PositiveInt = 1000
 
 
-_ONE_CLASS = "one class at a time is compared, where batch statistics mean nothing"
-_NO_STATISTICS = "its weights move through an unrolled loop, which has no place for running statistics"
-NO_BATCH_NORM = {"dm": _ONE_CLASS, "mtt": _NO_STATISTICS, "rtp": _NO_STATISTICS}
-"""Backbone → why its distilling network cannot have batch norm; DC and DSA fix its statistics before each matching."""
+def _known(value: Any, info: ValidationInfo) -> Any:
+    """Check a backbone's name; what was recorded may name a user's own whose package is not here."""
+    if isinstance(value, str) and value not in BACKBONES and not (info.context or {}).get(RECORDED):
+        backbone(value)
+    return value
+
+
+if TYPE_CHECKING:
+    BackboneName = str
+else:
+    BackboneName = Annotated[Literal[tuple(BACKBONES)] | str, BeforeValidator(_known)]
 
 
 class DistillConfig(Config):
@@ -142,10 +169,11 @@ class DistillConfig(Config):
     paper on calibration (``rethinking``), which differs for MTT, or the authors' with what their public codes do
     otherwise (``reference``: the schedule, DC on MNIST, MTT's batches). ``clip`` is the largest norm of a gradient of
     all images together (RTP has its own, ``rtp.clip``), ``update_limit`` the most by which any learned number may
-    change in one update; left out, nothing is limited.
+    change in one update; left out, nothing is limited. ``backbone`` may be your own, by its import path or entry point,
+    and ``settings`` are its settings, which it checks itself (own-backbone.md).
     """
 
-    backbone: Backbone = "dsa"
+    backbone: BackboneName = "dsa"
     family: Family = "published"
     ipc: PositiveInt = 10
     mask: MDTMaskConfig = MDTMaskConfig()
@@ -157,21 +185,41 @@ class DistillConfig(Config):
     mtt: MTTConfig = MTTConfig()
     rtp: RTPConfig = RTPConfig()
     file: FileConfig = FileConfig()
+    settings: dict[str, Any] = Field(default_factory=dict)
     probe: ProbeConfig = ProbeConfig()
     network: NetworkOverride = NetworkOverride()
 
     @model_validator(mode="after")
-    def _check(self) -> DistillConfig:
-        if self.network.norm == "batch" and self.backbone in NO_BATCH_NORM:
-            raise ValueError(f"network.norm is 'batch'; {NO_BATCH_NORM[self.backbone]}: use 'instance' or 'none'")
-        if self.mask.where != "both" and self.backbone in ("dm", "mtt", "rtp"):
-            raise ValueError(
+    def _check(self, info: ValidationInfo) -> DistillConfig:
+        if (info.context or {}).get(RECORDED) and is_own_backbone(self.backbone):
+            return self
+        spec, problems = self.spec, []
+        if self.network.norm == "batch" and spec.no_batch_norm:
+            problems.append(f"network.norm is 'batch'; {spec.no_batch_norm}: use 'instance' or 'none'")
+        if self.mask.where != "both" and spec.learns and not spec.two_passes:
+            problems.append(
                 f"mask.where is {self.mask.where!r}; {self.backbone} has one kind of pass over synthetic images alone: "
                 "leave it out"
             )
-        if self.clip is not None and self.backbone == "rtp":
-            raise ValueError(f"clip is {self.clip:g}; rtp has a limit of its own: set rtp.clip ({self.rtp.clip:g})")
+        if problems := problems + setting_faults(spec, self.settings) + spec.section_problems(self):
+            raise ValueError("; ".join(problems))
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        if not values.get("settings"):  # of ddcal's own backbones, and of older configs
+            values.pop("settings", None)
+        return values
+
+    @property
+    def spec(self) -> Backbone:
+        """What its backbone is.
+
+        Raises:
+            ddcal.config.components.ComponentError: if the package of a user's own is missing.
+        """
+        return backbone(self.backbone)
 
 
 class CalibrateConfig(Config):
@@ -223,7 +271,9 @@ class TrialConfig(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
 
     @model_validator(mode="after")
-    def _check(self) -> TrialConfig:
+    def _check(self, info: ValidationInfo) -> TrialConfig:
+        if (info.context or {}).get(RECORDED) and is_own_backbone(self.distill.backbone):
+            return self
         problems = cross_field_problems(self)
         if problems:
             raise Contradictions(problems)
@@ -250,15 +300,16 @@ def held_out_per_class(ipc: int, holdout: float) -> int:
 def cross_field_problems(trial: TrialConfig) -> list[str]:
     """Return what is wrong between sections of a trial, each as a sentence that names the keys."""
     problems = []
-    method, backbone = trial.calibrate.method, trial.distill.backbone
+    method, spec = trial.calibrate.method, trial.distill.spec
     if method == "ts_holdout":
         if trial.train.holdout == 0.0:
             problems.append(
                 "calibrate.method is 'ts_holdout' but train.holdout is 0: set train.holdout, for example 0.1"
             )
-        elif backbone == "full":
-            problems.append("calibrate.method is 'ts_holdout' but distill.backbone is 'full': use 'ts_val' there")
-    if trial.train.holdout > 0.0 and backbone != "full":
+        elif not spec.distills:
+            name = trial.distill.backbone
+            problems.append(f"calibrate.method is 'ts_holdout' but distill.backbone is {name!r}: use 'ts_val' there")
+    if trial.train.holdout > 0.0 and spec.distills:
         held = held_out_per_class(trial.distill.ipc, trial.train.holdout)
         if held >= trial.distill.ipc:
             problems.append(
@@ -267,105 +318,58 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
             )
     if method in FOLD_METHODS:
         problems += _fold_problems(trial)
-    fits_on_val = method in VAL_METHODS or (method == "mts" and backbone == "full")
+    fits_on_val = method in VAL_METHODS or (method == "mts" and not spec.distills)
     if fits_on_val and trial.data.resolved_validation_fraction == 0.0:
         problems.append(f"calibrate.method is {method!r} but data.validation_fraction is 0: there is no val to fit on")
-    if backbone == "mtt" and trial.distill.mtt.experts.epochs is not None:
-        mtt, published = trial.distill.mtt, preset_of(trial).values
-        problem = too_few_epochs(
-            mtt.experts.epochs,
-            mtt.max_start or published.get("distill.mtt.max_start"),
-            mtt.expert_epochs or published.get("distill.mtt.expert_epochs"),
-        )
-        if problem:
-            problems.append(f"distill.mtt.{problem} (the preset of distill.ipc {trial.distill.ipc})")
-    if backbone == "rtp" and trial.distill.rtp.bases is None and "distill.rtp.bases" not in preset_of(trial).values:
-        problems.append(
-            f"distill.rtp.bases is missing: none is published for data.name {trial.data.name!r} at distill.ipc "
-            f"{trial.distill.ipc}; give a number (0 learns the images themselves)"
-        )
-    problems += _without_effect(trial)
-    if backbone == "file":
-        problems += _file_problems(trial)
+    published = preset_of(trial).values
+    if spec.learns and trial.distill.iterations is None and published.get("distill.iterations") is None:
+        problems.append(f"distill.iterations is missing: {trial.distill.backbone} brings no published number")
+    problems += spec.problems(trial, published)
+    if trial.data.name in DATASETS_WITHOUT_FLIP:
+        named = {"train.augment": trial.train.augment, f"distill.{spec.section}.augment": spec.augment(trial.distill)}
+        problems += [said for key, name in named.items() if name and (said := flip_problem(key, name, trial.data.name))]
     networks = {"distill": trial.distill.network, "train": trial.train.network}
-    if backbone == "full":
+    if not spec.distills:
         del networks["distill"]
     problems += network_problems(trial.network, networks, trial.data.name, trial.data.resolution)
     inherited = trial.distill.network.norm is None and trial.distill.network.over(trial.network).norm == "batch"
-    if backbone in NO_BATCH_NORM and inherited:
+    if spec.no_batch_norm and inherited:
         problems.append(
-            f"network.norm is 'batch', which {backbone} cannot use in the distilling network "
-            f"({NO_BATCH_NORM[backbone]}): set distill.network.norm to 'instance'"
+            f"network.norm is 'batch', which {trial.distill.backbone} cannot use in the distilling network "
+            f"({spec.no_batch_norm}): set distill.network.norm to 'instance'"
         )
-    return problems
-
-
-def _without_effect(trial: TrialConfig) -> list[str]:
-    """Return which settings of a trial mean nothing beside its others."""
-    backbone, mtt, rtp, problems = trial.distill.backbone, trial.distill.mtt, trial.distill.rtp, []
-    if backbone == "rtp" and rtp.init != "real" and rtp.bases != 0:
-        problems.append(
-            f"distill.rtp.init is {rtp.init!r}, which means something without bases alone: set distill.rtp.bases to 0, "
-            "or leave it out"
-        )
-    batch = mtt.batch or preset_of(trial).values.get("distill.mtt.batch")
-    if backbone == "mtt" and mtt.remainder == "first" and batch is None:
-        problems.append(
-            "distill.mtt.remainder is 'first', but all images are one batch, which leaves none: set "
-            "distill.mtt.batch, or leave it out"
-        )
-    if trial.data.name in DATASETS_WITHOUT_FLIP:
-        named = {"train.augment": trial.train.augment or "none"}
-        if backbone == "rtp":
-            named["distill.rtp.augment"] = rtp.augment
-        problems += [said for key, name in named.items() if (said := flip_problem(key, name, trial.data.name))]
     return problems
 
 
 def _fold_problems(trial: TrialConfig) -> list[str]:
     """Return why the distilled images of a trial cannot be cut into folds."""
-    method, backbone, ipc = trial.calibrate.method, trial.distill.backbone, trial.distill.ipc
-    if backbone == "full":
-        return [f"calibrate.method is {method!r} but distill.backbone is 'full': use 'ts_val' there"]
-    held = held_out_per_class(ipc, trial.train.holdout)
-    if backbone != "rtp" and ipc - held < 2:  # of rtp more images than ipc are decoded; the stage counts them
-        left = f" and train.holdout leaves {ipc - held} of them" if held else ""
+    method, distill = trial.calibrate.method, trial.distill
+    if not distill.spec.distills:
+        return [f"calibrate.method is {method!r} but distill.backbone is {distill.backbone!r}: use 'ts_val' there"]
+    fewest = distill.spec.fewest_per_class(distill)
+    if fewest is None:  # the stage counts them
+        return []
+    held = held_out_per_class(fewest, trial.train.holdout)
+    if fewest - held < 2:
+        left = f" and train.holdout leaves {fewest - held} of them" if held else ""
         return [
-            f"calibrate.method is {method!r} but distill.ipc is {ipc}{left}: every image is predicted by a network "
-            "that was trained on others of its class, so there must be at least 2; use 'mts' or 'ts_train' there"
+            f"calibrate.method is {method!r} but distill.ipc is {distill.ipc}{left}: every image is predicted by a "
+            "network that was trained on others of its class, so there must be at least 2; use 'mts' or 'ts_train' "
+            "there"
         ]
     return []
 
 
 def folds_of(trial: TrialConfig) -> int:
-    """Return into how many folds a trial cuts its training images; of RTP, whose images outnumber ipc, at most."""
-    if trial.distill.backbone == "rtp":
+    """Return into how many folds a trial cuts its training images; where data alone tells how many there are, at most.
+
+    Raises:
+        ddcal.config.components.ComponentError: as `DistillConfig.spec`.
+    """
+    fewest = trial.distill.spec.fewest_per_class(trial.distill)
+    if fewest is None:
         return trial.calibrate.folds
-    kept = trial.distill.ipc - held_out_per_class(trial.distill.ipc, trial.train.holdout)
-    return folds_within(trial.calibrate.folds, kept)
-
-
-def _file_problems(trial: TrialConfig) -> list[str]:
-    """Return what a trial on a file of distilled tensors does not say, or says of it and cannot be."""
-    file, problems = trial.distill.file, []
-    if file.images is None:
-        problems.append(
-            "distill.file.images is missing: with distill.backbone 'file' it is the path of the distilled images "
-            "(.pt, .npz or .safetensors)"
-        )
-    if file.preprocessing is None:
-        problems.append(
-            "distill.file.preprocessing is missing: say what was done to the images before they were stored, "
-            "'normalized', 'zca' or 'pixels' (nothing)"
-        )
-    if file.preprocessing == "zca" and not trial.data.zca:
-        problems.append("distill.file.preprocessing is 'zca' but data.zca is false: networks would be tested without")
-    if file.preprocessing == "normalized" and file.mean is None and trial.data.zca:
-        problems.append(
-            "distill.file.preprocessing is 'normalized' but data.zca is true: set data.zca to false, or give "
-            "distill.file.mean and distill.file.std, so that the images can be whitened"
-        )
-    return problems
+    return folds_within(trial.calibrate.folds, fewest - held_out_per_class(fewest, trial.train.holdout))
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

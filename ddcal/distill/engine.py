@@ -4,62 +4,23 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from ddcal import __version__
 from ddcal.config import DistillConfig
+from ddcal.config.backbones import BACKBONES
+from ddcal.config.components import ComponentError, imported_object
 from ddcal.config.resolved import resolve_distill
 from ddcal.data import Dataset
-from ddcal.distill.dm import DistributionMatching
+from ddcal.distill.distiller import Distiller
 from ddcal.distill.experts import Experts, train_experts
-from ddcal.distill.imported import ImportedImages
-from ddcal.distill.matching import GradientMatching
-from ddcal.distill.mtt import TrajectoryMatching
-from ddcal.distill.real import RandomRealSubset
-from ddcal.distill.rtp import AddressableMemories, decoded_per_class
 from ddcal.distill.synthetic import SyntheticSet
 
 
-class Distiller(Protocol):
-    """What every backbone is: ``iterations`` calls of `step`, with a state between any two of them."""
-
-    labels: Tensor
-    iterations: int
-    iteration: int
-
-    @property
-    def images(self) -> Tensor:
-        """The synthetic images, (M, C, H, W), ordered by class."""
-
-    @property
-    def learning_rate(self) -> float | None:
-        """The rate that was learned for training on the set, None where none is."""
-
-    def step(self) -> float:
-        """Run one iteration and return its loss."""
-
-    def state(self) -> dict[str, Tensor]:
-        """Return what `restore` needs to go on bit-exactly."""
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from a `state`."""
-
-
-BACKBONES: dict[str, Callable[[Dataset, DistillConfig, int, torch.device], Distiller]] = {
-    "real": RandomRealSubset,
-    "dc": GradientMatching,
-    "dsa": GradientMatching,
-    "dm": DistributionMatching,
-    "rtp": AddressableMemories,
-    "file": ImportedImages,
-}
-
-
 def images_per_class(config: DistillConfig, classes: int, channels: int, size: int) -> int:
-    """Return how many images of every class a distilled set will hold: ``ipc``, or what its storage decodes to (RTP).
+    """Return how many images of every class a distilled set will hold.
 
     Args:
         config: Resolved; not of ``backbone: full``.
@@ -70,9 +31,7 @@ def images_per_class(config: DistillConfig, classes: int, channels: int, size: i
     Raises:
         ValueError: if bases leave no room for coefficients.
     """
-    if config.backbone != "rtp" or not config.rtp.bases:
-        return config.ipc
-    return decoded_per_class(config.ipc, classes, channels, size, config.rtp.bases, config.rtp.downsample)
+    return config.spec.images_per_class(config, classes, channels, size)
 
 
 def make_distiller(
@@ -96,14 +55,22 @@ def make_distiller(
             (RTP) that leave no room for coefficients.
     """
     resolved = resolve_distill(config, dataset.name)
-    if config.backbone == "mtt":
+    spec = resolved.spec
+    if not spec.distills:
+        others = ", ".join(name for name, one in BACKBONES.items() if one.distills)
+        raise ValueError(f"distill.backbone is {config.backbone!r}, which distills nothing: use {others}")
+    make = imported_object("backbone", config.backbone, spec.distiller)
+    if spec.takes_experts:
         experts = experts or train_experts(dataset, resolved, seed, torch.device(device))
-        return TrajectoryMatching(dataset, resolved, seed, torch.device(device), experts)
-    if config.backbone not in BACKBONES:
-        raise ValueError(
-            f"distill.backbone is {config.backbone!r}, which distills nothing: use {', '.join((*BACKBONES, 'mtt'))}"
+        made = make(dataset, resolved, seed, torch.device(device), experts)
+    else:
+        made = make(dataset, resolved, seed, torch.device(device))
+    if not isinstance(made, Distiller):
+        raise ComponentError(
+            f"distill.backbone {config.backbone!r}: {spec.distiller} makes a {type(made).__name__}; it must be a "
+            "ddcal.distill.Distiller"
         )
-    return BACKBONES[config.backbone](dataset, resolved, seed, torch.device(device))
+    return made
 
 
 def synthetic_set(distiller: Distiller, dataset: Dataset, config: DistillConfig, seed: int) -> SyntheticSet:
@@ -121,10 +88,7 @@ def synthetic_set(distiller: Distiller, dataset: Dataset, config: DistillConfig,
         "preprocessing": dataset.preprocessing.kind,
         "versions": {"ddcal": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
-    if isinstance(distiller, TrajectoryMatching) and distiller.cosines:
-        provenance["gradient"] = {"approximation": "tesla", "cosine_to_exact": distiller.cosines}
-    if isinstance(distiller, ImportedImages):
-        provenance |= distiller.provenance
+    provenance |= distiller.provenance
     return SyntheticSet(
         images=distiller.images.detach().cpu().clone(),
         labels=distiller.labels.cpu().clone(),

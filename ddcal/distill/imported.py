@@ -140,7 +140,7 @@ class ImportedImages(FixedImages):
         self.warnings = contradictions(self._source.images, file, dataset.inverse_transform(real), whitened)
         for warning in self.warnings:
             logger.warning("%s: %s", file.images, warning)
-        self.provenance: dict[str, Any] = {
+        self._provenance: dict[str, Any] = {
             "config": {
                 "backbone": config.backbone,
                 "ipc": config.ipc,
@@ -149,7 +149,12 @@ class ImportedImages(FixedImages):
             "warnings": self.warnings,
         }
 
-    def save_source(self, folder: Path) -> None:
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Which file the images are from, what was said of it, and what speaks against that."""
+        return self._provenance
+
+    def save_more(self, folder: Path) -> None:
         """Write the tensors as they were stored, so that the set can be made again without the original file."""
         save_file({"images": self._source.images, "labels": self._source.labels}, folder / SOURCE)
 

@@ -9,6 +9,7 @@ from ddcal.config import DistillConfig, NetworkConfig
 from ddcal.config.trial import DATASETS_WITHOUT_FLIP
 from ddcal.data import Dataset
 from ddcal.data.augment import Augmentation, draw_augmentation
+from ddcal.distill.distiller import Distiller
 from ddcal.distill.limits import clipped, diverged, limited, what_limits
 from ddcal.distill.mdt import SyntheticMask
 from ddcal.distill.real import random_subset
@@ -17,14 +18,12 @@ from ddcal.networks import Network, build_network
 from ddcal.seeding import generator
 
 
-class LearnedImages:
+class LearnedImages(Distiller):
     """A synthetic set that is updated by SGD, ordered by class; the base of DC, DSA, DM and MTT.
 
     Every random number of an iteration derives from (seed, stream, iteration), so `state` holds the images, their
     momentum and the iteration alone, and an interrupted run goes on bit-exactly.
     """
-
-    learning_rate: float | None = None
 
     def __init__(self, dataset: Dataset, config: DistillConfig, seed: int, device: torch.device, init: str) -> None:
         """Draw the first images.

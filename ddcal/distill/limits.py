@@ -34,9 +34,7 @@ def limited(update: Tensor, limit: float) -> Tensor:
 
 def what_limits(config: DistillConfig) -> str:
     """Return the end of the advice to lower a rate: the limits that could be set or lowered, as they are."""
-    clip = "distill.rtp.clip" if config.backbone == "rtp" else "distill.clip"
-    now = config.rtp.clip if config.backbone == "rtp" else config.clip
-    limits = {clip: now, "distill.update_limit": config.update_limit}
+    limits = {config.spec.clip: config.spec.clip_now(config), "distill.update_limit": config.update_limit}
     words = [f"{name} ({'off' if value is None else f'{value:g}'})" for name, value in limits.items()]
     return f", or hold an update with {' or '.join(words)}"
 

@@ -6,7 +6,7 @@ Differentiable Siamese Augmentation" (ICML 2021). MDT masks the synthetic images
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -47,19 +47,46 @@ def matching_distance(synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> Te
 
 
 class GradientMatching(LearnedImages):
-    """DC (``backbone: dc``) and DSA (``backbone: dsa``), one `step` an iteration, resumable between iterations.
+    """DC (``backbone: dc``), one `step` an iteration, resumable between iterations.
 
     A network with batch norm has its statistics fixed from one real batch, neither augmented nor masked, before each
     matching, since the batches that are matched hold one class alone; while it is trained it uses those of its batches.
     """
 
+    siamese = False
+
     def __init__(self, dataset: Dataset, config: DistillConfig, seed: int, device: torch.device) -> None:
         matching = config.matching
         assert matching.outer and matching.inner and matching.init, "the config must be resolved"
         super().__init__(dataset, config, seed, device, matching.init)
-        self.siamese = config.backbone == "dsa"
         self.outer, self.inner = matching.outer, matching.inner
         self.real = RealBatches(dataset, matching.real_batch, device)
+
+    def iteration_seconds(self, seconds_of: Callable[[Callable[[], object]], float], long: float) -> float:
+        """Return how long an iteration takes: ``outer`` image updates with ``inner`` epochs between any two of them.
+
+        Where that takes long, shorter iterations are timed: of one update, of two updates with one epoch, and with
+        several.
+        """
+        outer, inner = self.outer, self.inner
+        try:
+            self.outer = 1
+            update = seconds_of(self.step)
+            if outer == 1:
+                return update
+            self.outer, self.inner = 2, 1
+            two = seconds_of(self.step)
+            epoch = max(two - 2 * update, 0.01 * update)
+            if outer * update + (outer - 1) * inner * epoch < long:
+                self.outer, self.inner = outer, inner
+                return seconds_of(self.step)
+            several = min(inner, max(2, round(2 * update / epoch)))
+            if several > 1:
+                self.inner = several
+                epoch = max(0.0, (seconds_of(self.step) - two) / (several - 1))
+            return outer * update + (outer - 1) * inner * epoch
+        finally:
+            self.outer, self.inner = outer, inner
 
     def step(self) -> float:
         """Run one iteration on a fresh network and return the mean matching loss a class and image update.
@@ -139,3 +166,9 @@ class GradientMatching(LearnedImages):
         usual = usual_cross_entropy(self.dataset.num_classes)
         if problem := loss_problem("loss of the network's training on the set", float(worst), usual):
             raise diverged(self, problem, f"lower distill.matching.network_lr ({rate:g})")
+
+
+class SiameseMatching(GradientMatching):
+    """DSA (``backbone: dsa``): one augmentation a matching, the same for synthetic and real images."""
+
+    siamese = True

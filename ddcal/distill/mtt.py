@@ -7,6 +7,8 @@ synthetic images of every student step before augmentation.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +23,9 @@ from ddcal.distill.learned import LearnedImages
 from ddcal.distill.unroll import Method, Tensors, UnrollGradient, unroll_gradient
 from ddcal.errors import DivergedError
 from ddcal.seeding import generator
+
+GRADIENT_COSINE = "distill/gradient_cosine"
+"""The metric that says how near an approximate gradient is to the exact one."""
 
 LOWEST_RATE = 1e-6
 """The learned rate is clamped to this; a logarithmic parametrisation would freeze it (method.md, MTT)."""
@@ -67,6 +72,19 @@ class TrajectoryMatching(LearnedImages):
         self.cosines: dict[int, float] = {}
         points = config.probe.points if mtt.gradient == "tesla" else 0
         self.compared = {1, *(math.ceil(k * self.iterations / points) for k in range(1, points + 1))}
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """How near the gradients that were taken are to the exact ones, of an approximation."""
+        return {"gradient": {"approximation": "tesla", "cosine_to_exact": self.cosines}} if self.cosines else {}
+
+    def facts(self) -> Mapping[str, float]:
+        """Return the last cosine that the gradient of an approximation (``tesla``) had to the exact one."""
+        return {GRADIENT_COSINE: list(self.cosines.values())[-1]} if self.cosines else {}
+
+    def final_facts(self) -> Mapping[str, float]:
+        """Return the lowest such cosine."""
+        return {GRADIENT_COSINE: min(self.cosines.values())} if self.cosines else {}
 
     def step(self) -> float:
         """Run one iteration and return its loss, the normalised squared distance.

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ddcal.config import DistillConfig
 from ddcal.data import Dataset
+from ddcal.distill.distiller import Distiller
 from ddcal.seeding import generator
 
 
@@ -32,7 +33,7 @@ def random_subset(dataset: Dataset, ipc: int, seed: int) -> tuple[Tensor, Tensor
     return dataset.train.images[index].clone(), dataset.train.labels[index].clone()
 
 
-class FixedImages:
+class FixedImages(Distiller):
     """Base of the backbones that learn nothing: one iteration, which keeps the images as they are.
 
     Attributes:
@@ -40,9 +41,6 @@ class FixedImages:
         labels: int64 (M,).
     """
 
-    images: Tensor
-    labels: Tensor
-    learning_rate: float | None = None
     iterations = 1
     iteration = 0
 

@@ -17,9 +17,11 @@ from torch.nn.init import xavier_uniform_
 
 from ddcal.config import DistillConfig, NetworkConfig
 from ddcal.config.augmentations import operations_of
+from ddcal.config.backbones.rtp import decoded_per_class
 from ddcal.config.trial import DATASETS_WITHOUT_FLIP
 from ddcal.data import Dataset
 from ddcal.data.augment import augment, draw_augmentation
+from ddcal.distill.distiller import Distiller
 from ddcal.distill.experts import skeleton
 from ddcal.distill.learned import RealBatches
 from ddcal.distill.limits import clipped, diverged, limited, what_limits
@@ -27,35 +29,8 @@ from ddcal.distill.mdt import SyntheticMask
 from ddcal.distill.real import random_subset
 from ddcal.distill.unroll import Tensors, unroll_gradient
 from ddcal.divergence import loss_problem, usual_cross_entropy, value_problem
-from ddcal.errors import BadInput
 from ddcal.networks import build_network
 from ddcal.seeding import generator
-
-
-def decoded_per_class(ipc: int, classes: int, channels: int, size: int, bases: int, downsample: int) -> int:
-    """Return how many images a class the storage of ``ipc`` images a class holds, as bases and coefficients.
-
-    The bases take bases·C·(S/d)² numbers, what is left is coefficient vectors of one number a base.
-
-    Args:
-        ipc: The budget: ipc·K·C·S² numbers.
-        classes: K.
-        channels: C.
-        size: S, in pixels.
-        bases: Shared by all classes.
-        downsample: d, by which the bases' side is divided.
-
-    Raises:
-        BadInput: if the bases leave no room for one coefficient vector a class.
-    """
-    left = ipc * classes * channels * size * size - bases * channels * (size // downsample) ** 2
-    count = left // (classes * bases)
-    if count < 1:
-        raise BadInput(
-            f"distill.rtp.bases is {bases}: they take all of the storage of {ipc} images a class, and leave no "
-            "coefficients: take fewer, or a larger distill.rtp.downsample"
-        )
-    return count
 
 
 def decode(bases: Tensor, coefficients: Tensor, size: int) -> Tensor:
@@ -70,7 +45,7 @@ def decode(bases: Tensor, coefficients: Tensor, size: int) -> Tensor:
     return torch.einsum("nr,rchw->nchw", coefficients, enlarged)
 
 
-class AddressableMemories:
+class AddressableMemories(Distiller):
     """RTP (``backbone: rtp``): one update of bases and coefficients an iteration, through an unrolled training.
 
     They begin as Xavier's uniform matrices (Glorot, Bengio, AISTATS 2010): of bases (R, C·s²), a row each, elements lie
@@ -84,8 +59,6 @@ class AddressableMemories:
         memories: What is learned: [bases (R, C, s, s), coefficients (K·n, R)], or [images (K·ipc, C, S, S)].
         images: The decoded images, (K·n, C, S, S), ordered by class.
     """
-
-    learning_rate: float | None = None
 
     def __init__(self, dataset: Dataset, config: DistillConfig, seed: int, device: torch.device) -> None:
         settings = config.rtp
@@ -120,7 +93,7 @@ class AddressableMemories:
         self.names = [name for name, _ in self.network.named_parameters()]
 
     @property
-    def images(self) -> Tensor:
+    def images(self) -> Tensor:  # type: ignore[override]  # decoded anew
         """The decoded images."""
         return self._decoded(self.memories, None)
 

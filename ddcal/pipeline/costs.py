@@ -73,7 +73,7 @@ def network_words(network: NetworkOverride) -> str:
 
 def image_words(config: TrialConfig) -> str:
     """Return how many images the networks of a *resolved* trial are trained on, in words."""
-    if config.distill.backbone == "full":
+    if not config.distill.spec.distills:
         return "all images"
     return f"{config.distill.ipc - held_out_per_class(config.distill.ipc, config.train.holdout)} images a class"
 
@@ -81,6 +81,4 @@ def image_words(config: TrialConfig) -> str:
 def image_values(config: TrialConfig) -> dict[str, Any]:
     """Return what decides how many images the networks of a *resolved* trial are trained on, and what they are."""
     values: dict[str, Any] = {"data": config.data.model_dump(mode="json"), "images": image_words(config)}
-    if config.distill.backbone == "rtp":  # whose budget is more images than that
-        values["rtp"] = {"bases": config.distill.rtp.bases, "downsample": config.distill.rtp.downsample}
-    return values
+    return values | config.distill.spec.image_values(config.distill)

@@ -12,7 +12,6 @@ from ddcal.config.calibrations import MASK_METHODS
 from ddcal.config.networks import NetworkOverride
 from ddcal.config.trial import held_out_per_class
 from ddcal.data.shapes import DatasetShape
-from ddcal.distill import images_per_class
 from ddcal.errors import BadInput
 from ddcal.networks import network_on_meta
 from ddcal.pipeline.stages.masked import KEPT_BYTES, MASKED_RATIOS
@@ -72,9 +71,9 @@ def parameter_bytes(network: NetworkConfig, shape: DatasetShape) -> tuple[int, i
 
 def train_images(config: TrialConfig, shape: DatasetShape) -> tuple[int, int]:
     """Return how many images networks are trained on, and how many are held out of that."""
-    if config.distill.backbone == "full":
+    if not config.distill.spec.distills:
         return shape.train, 0
-    count = images_per_class(config.distill, shape.classes, shape.channels, shape.size)
+    count = config.distill.spec.images_per_class(config.distill, shape.classes, shape.channels, shape.size)
     held = held_out_per_class(count, config.train.holdout) * shape.classes
     return count * shape.classes - held, held
 
@@ -84,10 +83,10 @@ def masked_bytes(config: TrialConfig, shape: DatasetShape) -> int:
     settings = config.calibrate
     if settings.method not in MASK_METHODS or (settings.method == "mts" and settings.mask.ratio == 0.0):
         return 0
-    images = shape.val if config.distill.backbone == "full" else train_images(config, shape)[0]
+    images = shape.val if not config.distill.spec.distills else train_images(config, shape)[0]
     logits = 4 * config.train.networks * settings.draws * images * shape.classes
     if logits > KEPT_BYTES:  # not kept, unless classes of unequal size leave few enough of the images
-        logits = KEPT_BYTES if config.distill.backbone == "full" else 0
+        logits = KEPT_BYTES if not config.distill.spec.distills else 0
     entry = logits + 8 * images + 2 * TENSOR_HEADER_BYTES + MANIFEST_BYTES if logits else 0
     return entry * (1 if settings.method == "mts" else MASKED_RATIOS)
 

@@ -37,7 +37,7 @@ def imports(study: StudyConfig) -> list[TrialConfig]:
     found: dict[str, TrialConfig] = {}
     for point in combinations(study, of=DECIDING):
         trial = trial_of(study, point)
-        if trial.distill.backbone == "file":
+        if trial.distill.spec.imports:
             found.setdefault(repr((trial.distill.file, trial.distill.ipc, trial.data)), trial)
     return list(found.values())
 

@@ -96,7 +96,7 @@ def score_seconds(training: DDNNTraining, dataset: Dataset, count: int, device: 
 
 def images_like_train(config: TrialConfig, dataset: Dataset, most: int | None = None) -> tuple[Tensor, Tensor, int]:
     """Return at most ``most`` images and labels like those of the train stage, and how many there are in all."""
-    if config.distill.backbone == "full":
+    if not config.distill.spec.distills:
         images, labels = dataset.train.images, dataset.train.labels
     else:
         count = images_per_class(config.distill, dataset.num_classes, dataset.channels, dataset.image_size)
@@ -111,7 +111,7 @@ def random_logits(config: TrialConfig, dataset: Dataset) -> dict[str, Tensor]:
     """Return tensors like those of the train stage, of random numbers."""
     trained = len(dataset.train)
     held = 0
-    if config.distill.backbone != "full":
+    if config.distill.spec.distills:
         count = images_per_class(config.distill, dataset.num_classes, dataset.channels, dataset.image_size)
         held = held_out_per_class(count, config.train.holdout) * dataset.num_classes
         trained = count * dataset.num_classes - held

@@ -9,9 +9,10 @@ from torch.nn.functional import cross_entropy
 
 from ddcal.config import NetworkConfig
 from ddcal.config.augmentations import operations_of
+from ddcal.config.backbones.rtp import decoded_per_class
 from ddcal.data import augment, draw_augmentation
 from ddcal.distill import distill, make_distiller
-from ddcal.distill.rtp import decode, decoded_per_class
+from ddcal.distill.rtp import decode
 from ddcal.networks import build_network
 from ddcal.seeding import generator
 

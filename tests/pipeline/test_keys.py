@@ -238,7 +238,7 @@ def test_networks_trained_before_there_were_other_losses_are_still_found(backbon
 
     But for those of RTP's bases, which began too small then: their version was raised.
     """
-    monkeypatch.setattr("ddcal.pipeline.stages.distill.BASES_VERSION", 1)
+    monkeypatch.setattr("ddcal.config.backbones.rtp.BASES_VERSION", 1)
     trial = {"data": {"name": "cifar10"}, "distill": {"backbone": backbone, "ipc": 1}}
     assert keys_of(TrialConfig.model_validate(trial))["train"] == digest
 
@@ -278,7 +278,7 @@ def test_a_version_of_its_own_tells_rtp_with_bases_from_rtp_without(make_trial, 
         return keys_of(make_trial(distill__backbone="rtp", distill__rtp={"bases": bases}))
 
     before = {bases: keys(bases) for bases in (0, 4)}
-    monkeypatch.setattr("ddcal.pipeline.stages.distill.BASES_VERSION", 1)
+    monkeypatch.setattr("ddcal.config.backbones.rtp.BASES_VERSION", 1)
     assert keys(0) == before[0]
     assert not set(keys(4).values()) & set(before[4].values())
 

@@ -8,7 +8,7 @@ from ddcal.distill.matching import GradientMatching
 from ddcal.errors import BadInput
 from ddcal.pipeline import Environment
 from ddcal.pipeline import measuring as probing
-from ddcal.pipeline.compute.distill import DistillWork, iteration_seconds, probe_training
+from ddcal.pipeline.compute.distill import DistillWork, probe_training
 from ddcal.pipeline.compute.train import TrainWork
 from ddcal.pipeline.costs import PUBLISH_SECONDS, Amount, Cost
 from ddcal.pipeline.measuring import measure
@@ -137,7 +137,7 @@ class Clock:
     def __init__(self, distiller, scale):
         self.distiller, self.scale, self.most = distiller, scale, 0.0
 
-    def __call__(self, call, device):
+    def __call__(self, call):
         outer, inner = self.distiller.outer, self.distiller.inner
         seconds = self.scale * (10 * outer + (outer - 1) * inner)
         self.most = max(self.most, seconds)
@@ -146,13 +146,12 @@ class Clock:
 
 @pytest.mark.parametrize(("outer", "inner"), [(1, 1), (2, 1), (10, 50), (50, 10)])
 @pytest.mark.parametrize("scale", [1e-4, 1.0])
-def test_long_iterations_are_put_together_from_short_ones(outer, inner, scale, make_trial, datasets, monkeypatch):
+def test_long_iterations_are_put_together_from_short_ones(outer, inner, scale, make_trial, datasets):
     trial = resolve(make_trial(distill__matching__outer=outer, distill__matching__inner=inner))
     distiller = make_distiller(datasets.get(trial.data), trial.distill, 0)
     clock = Clock(distiller, scale)
-    monkeypatch.setattr(probing, "seconds_of", clock)
     whole = scale * (10 * outer + (outer - 1) * inner)
-    assert iteration_seconds(distiller, "cpu") == pytest.approx(whole)
+    assert distiller.iteration_seconds(clock, probing.LONG_SECONDS) == pytest.approx(whole)
     assert (distiller.outer, distiller.inner) == (outer, inner)
     if scale == 1.0:
         assert clock.most <= 40.0

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
-from ddcal.config.names import trial_from, trial_names
+from ddcal.config.names import setting_types, trial_from, trial_names
 from ddcal.config.problems import KeyPath, Problem, problem_at, suggestion
 from ddcal.config.reading.field_errors import explain
 from ddcal.config.resolved import resolve
@@ -31,7 +31,7 @@ TRIED = 2 * MAX_COMBINATIONS
 
 def check_domain(name: str, domain: Domain) -> list[Problem]:
     """Return why ``name`` may not take the values of ``domain``."""
-    types = trial_names().get(name)
+    types = setting_types(name)
     if types is None:
         inside = [leaf for leaf in trial_names() if leaf.startswith(f"{name}.")]
         hint = f"; it is a section, search one of {', '.join(inside)}" if inside else suggestion(name, trial_names())

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ddcal.config.backbones import BACKBONES
 from ddcal.config.baselines import check_paper
 from ddcal.config.checks.searchers import check_scheduler, check_search
 from ddcal.config.checks.space import check_domain, check_rules, check_when
@@ -98,9 +99,11 @@ def _check_kind(study: StudyConfig, base: dict[str, Any], broken: set[str]) -> l
         ("data.validation_fraction", 0.0, "a study selects on val, so this must be above 0")
     ]
     if study.trial == "distill":
-        refused.append(
-            ("distill.backbone", "full", "nothing is distilled by 'full'; use another backbone, or trial: ddnn")
-        )
+        refused += [
+            ("distill.backbone", name, f"nothing is distilled by {name!r}; use another backbone, or trial: ddnn")
+            for name, spec in BACKBONES.items()
+            if not spec.distills
+        ]
         refused.append(
             ("distill.probe.points", 0, "trial: distill is scored by its probes, so this must be at least 1")
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ddcal.config.names import trial_names
+from ddcal.config.names import setting_types
 from ddcal.config.problems import Problem
 from ddcal.config.reading.yaml_reader import Refused, YamlReader
 
@@ -76,9 +76,7 @@ def apply_override(place: Any, parts: Sequence[str], value: Any, path: tuple[str
 def _new_key_size(place: dict[str, Any], parts: Sequence[str], path: tuple[str, ...]) -> int:
     """Return how many of ``parts`` make the next key, where dotted names may be keys and none of them exists."""
     if path == ("space",):
-        return next(
-            (n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in trial_names()), max(1, len(parts) - 1)
-        )
+        return next((n for n in range(len(parts), 0, -1) if setting_types(".".join(parts[:n]))), max(1, len(parts) - 1))
     if (path[:1] == ("space",) and path[-1] == "when") or path[:2] == ("search", "enqueue"):
         return len(parts)
     return 1

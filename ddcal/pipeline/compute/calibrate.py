@@ -193,7 +193,7 @@ def measure(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
         one = config.model_copy(update={"train": config.train.model_copy(update={"networks": 1})})
         folds = {"logits": logits["train_logits"][0], "labels": logits["train_labels"]}
         return Cost(measuring.seconds_of(lambda: calibrate(one, logits, None, folds), device, math.inf))
-    if config.distill.backbone == "full":
+    if not config.distill.spec.distills:
         images, labels = dataset.val.images, dataset.val.labels
     else:
         images, labels, _ = images_like_train(config, dataset)

@@ -17,11 +17,7 @@ from ddcal.config.presets import DEFAULT_RATE, TRAIN_DEFAULTS, preset
 from ddcal.config.trial import DATASETS_WITHOUT_FLIP
 from ddcal.data import Dataset
 from ddcal.distill import SyntheticSet, make_distiller, synthetic_set
-from ddcal.distill.engine import Distiller
 from ddcal.distill.experts import Experts, skeleton
-from ddcal.distill.imported import ImportedImages
-from ddcal.distill.matching import GradientMatching
-from ddcal.distill.mtt import TrajectoryMatching
 from ddcal.errors import BadInput
 from ddcal.pipeline import measuring
 from ddcal.pipeline.compute.experts import experts_of
@@ -32,9 +28,6 @@ from ddcal.pipeline.place import TrialPlace
 from ddcal.pipeline.stages.distill import DISTILL
 from ddcal.seeding import generator
 from ddcal.training import DDNNTraining
-
-GRADIENT_COSINE = "distill/gradient_cosine"
-"""The metric that says how near an approximate gradient is to the exact one."""
 
 
 def begin(place: TrialPlace) -> DistillWork:
@@ -79,7 +72,7 @@ class DistillWork:
         points, total = self.config.distill.probe.points, self.distiller.iterations
         reached = sum(1 for k in range(1, points + 1) if self.distiller.iteration >= math.ceil(k * total / points))
         if reached > len(self.curve):
-            metrics = self._probe() | self._gradient_cosine()
+            metrics = self._probe() | dict(self.distiller.facts())
             while len(self.curve) < reached:
                 self.curve.append({"fraction": (len(self.curve) + 1) / points, "loss": loss, **metrics})
 
@@ -96,26 +89,19 @@ class DistillWork:
     def write(self, folder: Path) -> None:
         """Write the distilled set, a few of its images as they came about, and an imported set's own tensors."""
         made = synthetic_set(self.distiller, self.dataset, self.config.distill, self.config.seed)
-        if not isinstance(self.distiller, ImportedImages):  # they say themselves what they are
+        if not self.config.distill.spec.imports:  # they say themselves what they are
             made.provenance["config"] = DISTILL.settings(self.config)  # what has no effect is not told either
         made.save(folder)
         self.pictures.write(folder)
-        if isinstance(self.distiller, ImportedImages):
-            self.distiller.save_source(folder)
+        self.distiller.save_more(folder)
 
     def meta(self) -> dict[str, Any]:
-        """Return the lowest cosine that an approximate gradient (MTT, ``tesla``) was seen to have to the exact one."""
-        if not isinstance(self.distiller, TrajectoryMatching) or not self.distiller.cosines:
-            return {}
-        return {"facts": {GRADIENT_COSINE: min(self.distiller.cosines.values())}}
+        """Return what the backbone has to say of the whole loop."""
+        facts = dict(self.distiller.final_facts())
+        return {"facts": facts} if facts else {}
 
     def close(self) -> None:
         """Do nothing."""
-
-    def _gradient_cosine(self) -> dict[str, float]:
-        if not isinstance(self.distiller, TrajectoryMatching) or not self.distiller.cosines:
-            return {}
-        return {GRADIENT_COSINE: list(self.distiller.cosines.values())[-1]}
 
     def _probe(self) -> dict[str, float]:
         probe, val = self.config.distill.probe, self.dataset.val
@@ -151,7 +137,8 @@ def probe_training(
     # Not config.train or the family, which are no part of the distill stage.
     distill = config.distill
     published = preset("published", distill.backbone, config.data.name, distill.ipc).values
-    own = {"augment": distill.rtp.augment} if distill.backbone == "rtp" else {}
+    augment = distill.spec.augment(distill)
+    own = {} if augment is None else {"augment": augment}
     recipe = TrainConfig.model_validate(
         TRAIN_DEFAULTS
         | {name.removeprefix("train."): value for name, value in published.items() if name.startswith("train.")}
@@ -173,14 +160,12 @@ def probe_training(
 
 def measure(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
     """Return the cost of an iteration, of a probe and of the start."""
-    matching = config.distill.matching.model_copy(update={"image_lr": QUIET, "network_lr": QUIET})
-    mtt = config.distill.mtt.model_copy(update={"image_lr": QUIET, "rate_lr": QUIET})
-    distill = config.distill.model_copy(update={"matching": matching, "mtt": mtt})
-    experts = made_up_experts(config, dataset) if distill.backbone == "mtt" else None
+    distill = config.distill.spec.quiet(config.distill, QUIET)
+    experts = made_up_experts(config, dataset) if distill.spec.takes_experts else None
     began = time.perf_counter()
     distiller = make_distiller(dataset, distill, config.seed, torch.device(device), experts)
     once = time.perf_counter() - began
-    step = iteration_seconds(distiller, device)
+    step = distiller.iteration_seconds(lambda call: measuring.seconds_of(call, device), LONG_SECONDS)
     point = 0.0
     if config.distill.probe.points and len(dataset.val):
         training = probe_training(config, dataset, distiller.images.detach(), distiller.labels, device)
@@ -197,32 +182,3 @@ def made_up_experts(config: TrialConfig, dataset: Dataset) -> Experts:
     start = parameters_to_vector(network.parameters()).detach()
     epochs = torch.arange(config.distill.mtt.kept_epochs + 1)
     return Experts([start * (1.0 + 0.01 * epochs[:, None])])
-
-
-def iteration_seconds(distiller: Distiller, device: str) -> float:
-    """Return the seconds of one iteration of a distiller, which is run a few times.
-
-    An iteration of gradient matching is ``outer`` image updates with ``inner`` epochs between any two of them. Where
-    that takes long, shorter iterations are timed: of one update, of two updates with one epoch, and with several.
-    """
-    if not isinstance(distiller, GradientMatching):
-        return measuring.seconds_of(distiller.step, device)
-    outer, inner = distiller.outer, distiller.inner
-    try:
-        distiller.outer = 1
-        update = measuring.seconds_of(distiller.step, device)
-        if outer == 1:
-            return update
-        distiller.outer, distiller.inner = 2, 1
-        two = measuring.seconds_of(distiller.step, device)
-        epoch = max(two - 2 * update, 0.01 * update)
-        if outer * update + (outer - 1) * inner * epoch < LONG_SECONDS:
-            distiller.outer, distiller.inner = outer, inner
-            return measuring.seconds_of(distiller.step, device)
-        several = min(inner, max(2, round(2 * update / epoch)))
-        if several > 1:
-            distiller.inner = several
-            epoch = max(0.0, (measuring.seconds_of(distiller.step, device) - two) / (several - 1))
-        return outer * update + (outer - 1) * inner * epoch
-    finally:
-        distiller.outer, distiller.inner = outer, inner

@@ -14,10 +14,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast
 
 from ddcal.config import DataConfig, TrialConfig
+from ddcal.config.halving import half, width_of
 from ddcal.config.trial import IMAGE_FILE_DATASETS
 from ddcal.pipeline.costs import Amount, Cost, Kind
 from ddcal.pipeline.environment import Environment
-from ddcal.pipeline.halving import half, width_of
 
 if TYPE_CHECKING:
     from ddcal.data import Dataset
@@ -147,7 +147,7 @@ class Stage(ABC):
 
     def what_to_halve(self, config: TrialConfig) -> list[str]:
         """Return settings that shrink its peak of memory, the one that counts most first: ``name (now → then)``."""
-        return half("train.network.width", width_of(config, config.train.network))
+        return half("train.network.width", width_of(config.network, config.train.network))
 
     # What computes it
 

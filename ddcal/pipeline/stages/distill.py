@@ -6,28 +6,17 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ddcal.config import TrialConfig
-from ddcal.config.backbones import OWN_SECTION, SECTIONS
+from ddcal.config.backbones import SECTIONS, is_own_backbone
+from ddcal.config.components import source_of
+from ddcal.config.halving import half, width_of
 from ddcal.pipeline.costs import Amount, Kind, network_words
-from ddcal.pipeline.halving import half, what_distilling_halves, width_of
 from ddcal.pipeline.stages.base import Stage
 
 if TYPE_CHECKING:
     from ddcal.data.shapes import DatasetShape
 
-VERSIONS = {"real": 1, "dc": 1, "dsa": 1, "dm": 1, "mtt": 1, "rtp": 1, "file": 1}
-"""Backbone → the version of its algorithm."""
-
-BASES_VERSION = 2
-"""That of RTP with bases: 2 since they begin as a matrix of R x (C·s²) numbers, not as a convolution's kernels."""
-
 LIMITS = ("clip", "update_limit")
 """Settings of ``distill`` that are no part of its key where they are off."""
-
-USUAL: dict[str, dict[str, tuple[object, ...]]] = {
-    "mtt": {"remainder": (None, "last")},
-    "rtp": {"init": ("real",), "augment": ("dsa",)},
-}
-"""Section of ``distill`` → settings that are no part of its key where they have these values: stores are older."""
 
 MAX_CLASSES, MAX_IMAGES = 20, 10
 """The picture of a set shows at most so many classes, and images of each."""
@@ -35,9 +24,6 @@ MAX_CLASSES, MAX_IMAGES = 20, 10
 PROGRESS_POINTS = 4
 PROGRESS_CLASSES = 10
 """The picture of how images came about shows the first image of so many classes."""
-
-FIXED = ("real", "file")
-"""Backbones whose images do not change."""
 
 
 class DistillStage(Stage):
@@ -57,12 +43,11 @@ class DistillStage(Stage):
 
     def in_trial(self, config: TrialConfig) -> bool:
         """Return whether anything is distilled."""
-        return config.distill.backbone != "full"
+        return config.distill.spec.distills
 
     def version(self, config: TrialConfig) -> int:
         """Return the version of the backbone."""
-        backbone = config.distill.backbone
-        return BASES_VERSION if backbone == "rtp" and config.distill.rtp.bases else VERSIONS[backbone]
+        return config.distill.spec.algorithm_version(config.distill)
 
     def settings(self, config: TrialConfig) -> dict[str, Any]:
         """Return ``distill`` with the sections of other backbones, masks and limits that are off left out.
@@ -73,25 +58,26 @@ class DistillStage(Stage):
             ddcal.distill.tensor_file.TensorFileError: if that file cannot be read.
         """
         values = config.distill.model_dump(mode="json", exclude={"family"})  # the resolved values say it all
-        backbone = config.distill.backbone
+        spec = config.distill.spec
         for limit in LIMITS:
-            if values[limit] is None or backbone == "real":
+            if values[limit] is None or not (spec.learns or spec.imports):
                 del values[limit]
         for section in SECTIONS:
-            if section != OWN_SECTION.get(backbone):
-                del values[section]
-            else:
-                for name, usual in USUAL.get(section, {}).items():
-                    if values[section][name] in usual:
-                        del values[section][name]
-        if backbone in FIXED:
+            if section != spec.section:
+                values.pop(section, None)
+        for name, usual in spec.usual.items():
+            if values[spec.section][name] in usual:
+                del values[spec.section][name]
+        if not spec.learns:
             del values["mask"], values["iterations"]
         elif config.distill.mask.ratio == 0.0:
             values["mask"] = {"ratio": 0.0}
-        if backbone == "file":
+        if spec.imports:
             from ddcal.distill.tensor_file import content_digest, file_identity  # torch, which other keys do without
 
             values["file"] = file_identity(config.distill.file, content_digest(config.distill.file))
+        if is_own_backbone(config.distill.backbone):
+            values["source"] = source_of("backbone", config.distill.backbone, spec.distiller)["sha256"]
         return values
 
     def kind(self, config: TrialConfig) -> Kind:
@@ -101,14 +87,8 @@ class DistillStage(Stage):
         values |= {name: getattr(distill, name) for name in ("backbone", "ipc")}
         values |= {"network": distill.network.model_dump(), "probe": distill.probe.model_dump(exclude={"points"})}
         masked = ""
-        if distill.backbone != "real":
-            section = OWN_SECTION[distill.backbone]
-            own = getattr(distill, section).model_dump()
-            values[section] = {name: value for name, value in own.items() if isinstance(value, int)}  # not the rates
-            if distill.backbone == "mtt":
-                values["gradient"] = distill.mtt.gradient
-            if distill.backbone == "rtp" and distill.rtp.augment != "dsa":
-                values["augment"] = distill.rtp.augment
+        if distill.spec.section:
+            values |= distill.spec.cost_values(distill)
             if distill.mask.ratio > 0.0:
                 values["mask"] = distill.mask.model_dump(exclude={"ratio"})
                 masked = " masked"
@@ -117,14 +97,13 @@ class DistillStage(Stage):
 
     def amount(self, config: TrialConfig) -> Amount:
         """Return the iterations and the probes."""
-        iterations = 1 if config.distill.backbone in FIXED else config.distill.iterations or 1
+        iterations = (config.distill.iterations or 1) if config.distill.spec.learns else 1
         points = config.distill.probe.points
         scored = {math.ceil(k * iterations / points) for k in range(1, points + 1)}
         return Amount(1, iterations, len(scored))
 
     def size(self, config: TrialConfig, shape: DatasetShape) -> int:
         """Return the bytes of the images, their preprocessing, their pictures and their description."""
-        from ddcal.distill import images_per_class
         from ddcal.pipeline.footprint import (
             DESCRIPTION_BYTES,
             MANIFEST_BYTES,
@@ -134,16 +113,16 @@ class DistillStage(Stage):
         )
 
         features = shape.channels * shape.size**2
-        per_class = images_per_class(config.distill, shape.classes, shape.channels, shape.size)
+        per_class = config.distill.spec.images_per_class(config.distill, shape.classes, shape.channels, shape.size)
         count = per_class * shape.classes
         tensors = 4 * count * features + 8 * count + 3 * TENSOR_HEADER_BYTES
         fitted = (features, features**2, features**2) if config.data.zca else (shape.channels, shape.channels)
         kept = sum(4 * numbers + TENSOR_HEADER_BYTES for numbers in fitted if numbers <= SMALL_PREPROCESSING)
         text = MANIFEST_BYTES + POINT_BYTES * config.distill.probe.points + DESCRIPTION_BYTES + 32 * shape.classes
-        source = tensors if config.distill.backbone == "file" else 0  # the imported tensors as they were stored
+        source = tensors if config.distill.spec.imports else 0  # the imported tensors as they were stored
         shown = min(MAX_CLASSES, shape.classes) * min(MAX_IMAGES, per_class)
         grid = shown * features + TENSOR_HEADER_BYTES if config.data.zca else 0
-        progress = 0 if config.distill.backbone in FIXED else _progress_size(shape) + 2 * TENSOR_HEADER_BYTES
+        progress = 0 if not config.distill.spec.learns else _progress_size(shape) + 2 * TENSOR_HEADER_BYTES
         return tensors + source + progress + grid + kept + text
 
     def checkpoint_size(self, config: TrialConfig, shape: DatasetShape) -> int:
@@ -155,8 +134,11 @@ class DistillStage(Stage):
 
     def what_to_halve(self, config: TrialConfig) -> list[str]:
         """Return the backbone's settings, and the width of the distilling network."""
-        width = width_of(config, config.distill.network)
-        return [*what_distilling_halves(config), *half("distill.network.width", width)]
+        width = width_of(config.network, config.distill.network)
+        advice = config.distill.spec.what_to_halve(config.distill)
+        if not config.distill.spec.learns:  # nothing but the probe computes
+            advice = half("distill.probe.images", config.distill.probe.images)
+        return [*advice, *half("distill.network.width", width)]
 
 
 DISTILL = DistillStage()

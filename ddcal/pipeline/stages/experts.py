@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ddcal.config import TrialConfig, resolve
+from ddcal.config.halving import half, width_of
 from ddcal.pipeline.costs import Amount, Kind
 from ddcal.pipeline.environment import Environment
-from ddcal.pipeline.halving import half, width_of
 from ddcal.pipeline.stages.base import Stage, digest
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ class ExpertsStage(Stage):
     optional = True
 
     def in_trial(self, config: TrialConfig) -> bool:
-        """Return whether the backbone matches trajectories."""
-        return config.distill.backbone == "mtt"
+        """Return whether the backbone takes experts."""
+        return config.distill.spec.takes_experts
 
     def version(self, config: TrialConfig) -> int:
         """Return the version of training experts."""
@@ -80,7 +80,7 @@ class ExpertsStage(Stage):
         """Return the batch of an expert, and the width of the distilling network."""
         return [
             *half("distill.mtt.experts.batch_size", config.distill.mtt.experts.batch_size),
-            *half("distill.network.width", width_of(config, config.distill.network)),
+            *half("distill.network.width", width_of(config.network, config.distill.network)),
         ]
 
 

@@ -265,6 +265,6 @@ def _described(trial: Trial, pictures: list[Path]) -> str:
         "progress.png": "the first image of each class at the start, at every quarter of distillation and at its end",
     }
     lines = [f"- `{path.name}`: {said[path.name]}.\n" for path in pictures]
-    if trial.config.distill.backbone == "file":
+    if trial.config.distill.spec.imports:
         lines.insert(0, f"- `{SOURCE}`: the imported tensors as they were; a replay needs no other file.\n")
     return "".join(lines)

@@ -120,9 +120,10 @@ def replay(
     tolerance = 0.0 if device == "cpu" else CUDA_TOLERANCE
     environment = Environment(device, run["environment"]["threads"])
     target = "ddnn" if {"train", "calibrate", "evaluate"} & run["stages"].keys() else "distill"
-    if target == "distill" and config.distill.backbone == "full":
+    if target == "distill" and not config.distill.spec.distills:
         raise ExportError(
-            f"{folder}: distill.backbone is 'full', which has no distilled set; the export has no other stage"
+            f"{folder}: distill.backbone is {config.distill.backbone!r}, which has no distilled set; the export has no "
+            "other stage"
         )
     with tempfile.TemporaryDirectory(prefix="ddcal-replay-") as scratch:
         datasets = DatasetCache(own_cache(data))
@@ -169,7 +170,7 @@ def _config(run: dict[str, Any], folder: Path) -> TrialConfig:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ExportError(f"config.{where}: not a trial of this ddcal: {first['msg']}") from error
-    if config.distill.backbone != "file":
+    if not config.distill.spec.imports:
         return config
     copied = {"images": str((folder / SOURCE).absolute()), "labels": None, "index": 0}
     distill = config.distill.model_copy(update={"file": config.distill.file.model_copy(update=copied)})

@@ -243,12 +243,8 @@ def _packing_warnings(study: StudyConfig, machine: Machine, at_a_time: int) -> l
 
 
 def _approximations(extremes: Iterable[PlannedTrial]) -> list[str]:
-    if not any(t.config.distill.backbone == "mtt" and t.config.distill.mtt.gradient == "tesla" for t in extremes):
-        return []
-    return [
-        "distill.mtt.gradient is 'tesla', an approximation: the metric distill/gradient_cosine says how near the exact "
-        "gradient it is"
-    ]
+    notes = [note for one in extremes for note in one.config.distill.spec.notes(one.config.distill)]
+    return list(dict.fromkeys(notes))
 
 
 def existing_store(study: StudyConfig, root: Path) -> tuple[Store | None, Path]:

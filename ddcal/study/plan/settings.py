@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddcal.config import StudyConfig, resolve, trial_from
-from ddcal.config.backbones import OWN_SECTION, SECTIONS
+from ddcal.config.backbones import SECTIONS, backbone
 from ddcal.config.names import nest
 from ddcal.config.presets import preset_of
 from ddcal.config.training import LOSS_SECTIONS
@@ -91,7 +91,7 @@ def _has_effect(study: StudyConfig, name: str, config: dict[str, Any]) -> bool:
     if study.trial == "distill" and part in AFTER_DISTILL:
         return False
     if part == "distill" and section in SECTIONS:
-        return section == OWN_SECTION.get(config["distill.backbone"])
+        return section == backbone(config["distill.backbone"]).section
     if part == "train" and section in LOSS_SECTIONS:
         return section == config["train.loss"] and not (
             name == "train.focal.gamma" and config["train.focal.sample_dependent"]

@@ -93,9 +93,8 @@ def refuse_data(study: StudyConfig) -> list[str]:
 
 def _too_few(trial: TrialConfig, shape: DatasetShape) -> str:
     """Return why a trial cannot take its ``ipc`` images of every class, or an empty string."""
-    backbone = trial.distill.backbone
-    if backbone in ("full", "file") or (backbone == "rtp" and trial.distill.rtp.bases):
-        return ""  # these draw no real images
+    if not trial.distill.spec.draws_real_images(trial.distill):
+        return ""
     fewest = min(shape.class_sizes)
     if trial.distill.ipc <= fewest:
         return ""

@@ -11,6 +11,7 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from ddcal.config import StudyConfig
+from ddcal.config.backbones import backbone
 from ddcal.config.metrics import METRICS, VAL_METRICS
 from ddcal.pipeline.advance import span_of
 from ddcal.pipeline.stages import STAGES
@@ -20,9 +21,6 @@ from ddcal.study.search.halving import rungs, survives
 
 STAGE_TIME = "stage_fidelity"
 """The time that inner schedulers see: the finished fraction of the stage, in thousandths."""
-
-WITHOUT_LOOP = ("real", "full", "file")
-"""Backbones without a distillation loop. Their scores do not grow with the stage, so each is compared with itself."""
 
 WORST = 1e30
 """Stands for a metric that is no number; finite, since schedulers interpolate."""
@@ -64,12 +62,13 @@ class StagedScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         """Return STOP if the scheduler of the stage that the report is from says so, else CONTINUE."""
-        stage, backbone = result["stage"], trial.config["trial"]["distill"]["backbone"]
+        stage, name = result["stage"], trial.config["trial"]["distill"]["backbone"]
         fraction = self._fraction(stage, result["progress"])
         if fraction is None or fraction <= self._reached.get((trial.trial_id, stage), 0.0):
             return str(TrialScheduler.CONTINUE)  # the latter of a worker that died and began again
         self._reached[trial.trial_id, stage] = fraction
-        kind = (stage, backbone if backbone in WITHOUT_LOOP else "distilled")
+        # Scores of sets that are not learned do not grow with the stage, so each backbone is compared with itself.
+        kind = (stage, "distilled" if backbone(name).learns else name)
         if kind not in self._inner:
             self._inner[kind] = _inner(self._study)
         inner, joined = self._inner[kind], self._joined.setdefault(trial.trial_id, [])
