@@ -133,6 +133,16 @@ def test_nobody_compares_the_name_of_a_stage(path):
     assert [line for line in path.read_text().splitlines() if COMPARED.search(line)] == []
 
 
+BACKBONE_COMPARED = re.compile(r"""\bbackbone\w*["')\]]* (==|!=|in|not in) ?\(?"(real|full|dc|dsa|dm|mtt|rtp|file)\"""")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nobody_compares_the_name_of_a_backbone(path):
+    """But the report of the paper, whose tables are those of certain backbones."""
+    if not str(path.relative_to(PACKAGE)).startswith(("config/backbones", "analysis")):
+        assert [line for line in path.read_text().splitlines() if BACKBONE_COMPARED.search(line)] == []
+
+
 def test_the_walk_sees_imports_in_functions_and_relative_ones():
     text = "from . import keys\nfrom ..study import x\nfrom ddcal import cli\ndef f():\n    import ray.tune\n"
     names = [name for name, _ in imported(PACKAGE / "pipeline" / "imaginary.py", text)]

@@ -70,26 +70,25 @@ MASK_METHODS = ("mts", "mts_distilled")
 """Methods that mask images."""
 
 
-def default_bounds(method: str, backbone: str = "") -> tuple[float, float]:
+def default_bounds(method: str, *, full_data: bool = False) -> tuple[float, float]:
     """Return the temperature bounds of a calibration method where the config gives none (method.md, MTS).
 
     Args:
         method: As ``calibrate.method``.
-        backbone: As ``distill.backbone``; MTS of a network trained on the ``full`` data masks ``val``, which that
-            network has not seen.
+        full_data: Whether the network was trained on all real images: its MTS masks ``val``, which it has not seen.
     """
-    if method == "mts" and backbone == "full":
+    if method == "mts" and full_data:
         return HELD_OUT_BOUNDS
     return CALIBRATIONS[method].bounds or HELD_OUT_BOUNDS
 
 
-def real_labels_used(method: str, val_images: int, *, backbone: str = "", searched: Collection[str] = ()) -> int:
+def real_labels_used(method: str, val_images: int, *, full_data: bool = False, searched: Collection[str] = ()) -> int:
     """Return how many real labelled images a calibration used, beyond those that the network was trained on.
 
     Args:
         method: As ``calibrate.method``.
         val_images: The size of ``val``.
-        backbone: As ``distill.backbone``; MTS of a network trained on the ``full`` data masks ``val``.
+        full_data: Whether the network was trained on all real images: its MTS masks ``val``.
         searched: Dotted names that were searched, and so selected on ``val``: with one of ``calibrate.`` among them
             a method that sees no real label itself is tuned on ``val``.
 
@@ -101,7 +100,7 @@ def real_labels_used(method: str, val_images: int, *, backbone: str = "", search
     """
     if method not in CALIBRATIONS:
         raise ValueError(f"calibrate.method is {method!r}; it must be one of {', '.join(CALIBRATIONS)}")
-    fitted = CALIBRATIONS[method].real_labels or (method == "mts" and backbone == "full")
+    fitted = CALIBRATIONS[method].real_labels or (method == "mts" and full_data)
     return val_images if fitted or any(name.startswith("calibrate.") for name in searched) else 0
 
 

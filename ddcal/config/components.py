@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
-import importlib.util
 import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points, packages_distributions, version
@@ -63,50 +62,59 @@ def find_component(kind: Kind, name: str, known: Mapping[str, T], of: type[T]) -
 
 
 @functools.cache  # what was imported is what computes, whatever happens to the file later
-def source_of(kind: Kind, name: str, *others: str) -> dict[str, str]:
+def source_of(kind: Kind, name: str, *others: str) -> dict[str, Any]:
     """Return what tells one version of a user's component from another: part of stage keys and of exports.
+
+    Nothing is imported.
 
     Args:
         kind: What it is.
         name: As in a config.
-        others: Import paths of what belongs to it and may lie in other modules; these are not imported.
+        others: Import paths of what belongs to it and may lie in other modules.
 
     Returns:
-        ``path`` (the import path), ``sha256`` of the source of its module and of theirs in hex, and, where a package
-        is installed, ``package`` and ``version``.
+        ``path`` (the import path), ``others``, ``sha256`` of the source of all their modules in hex, and, where a
+        package is installed, ``package`` and ``version``.
 
     Raises:
-        ComponentError: as `find_component`.
+        ComponentError: if a module cannot be found.
     """
     path = name if ":" in name else _entry_points(kind).get(name, name)
-    imported_object(kind, name, path)
     module = path.partition(":")[0]
     digest = hashlib.sha256()
     for one in dict.fromkeys(place.partition(":")[0] for place in (path, *others)):
         source = _source(one)
         if source is None:
-            raise ComponentError(f"{name!r}: {one} cannot be found: install the package of this {kind}")
+            raise ComponentError(
+                f"{name!r}: there is no {one} here: install the package of this {kind}, or put its folder on PYTHONPATH"
+            )
         digest.update(source)
-    told = {"path": path, "sha256": digest.hexdigest()}
+    told = {"path": path, "others": list(others), "sha256": digest.hexdigest()}
     package = packages_distributions().get(module.partition(".")[0])
     return told | ({"package": package[0], "version": version(package[0])} if package else {})
 
 
 def _source(module: str) -> bytes | None:
     """Return the source of a module, b"" of one that has none, and None if there is no such module."""
-    try:
-        found = sys.modules.get(module) or importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return None
-    if found is None:
-        return None
-    file = getattr(found, "__file__", None) or getattr(found, "origin", None)
+    found, folders, parts = None, None, module.split(".")
+    for size in range(1, len(parts) + 1):
+        name = ".".join(parts[:size])
+        found = next((spec for finder in sys.meta_path if (spec := finder.find_spec(name, folders))), None)
+        if found is None:
+            return None
+        folders = found.submodule_search_locations
+    file = found.origin if found is not None else None
     return Path(file).read_bytes() if file and Path(file).is_file() else b""
 
 
 @functools.cache
 def _entry_points(kind: Kind) -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group=f"ddcal.{kind}s")}
+
+
+def is_imported(name: str) -> bool:
+    """Return whether asking for a user's component would run no code: its module is imported already."""
+    return name.partition(":")[0] in sys.modules
 
 
 def imported_object(kind: Kind, name: str, path: str) -> Any:

@@ -40,7 +40,7 @@ def resolve(trial: TrialConfig) -> TrialConfig:
         values["train"]["lr"] = spec.rate(trial.distill) or DEFAULT_RATE
     values["distill"]["network"] = trial.distill.network.over(trial.network).model_dump()
     values["train"]["network"] = trial.train.network.over(trial.network).model_dump()
-    low, high = default_bounds(trial.calibrate.method, trial.distill.backbone)
+    low, high = default_bounds(trial.calibrate.method, full_data=not spec.distills)
     _fill(values, {"calibrate.t_min": low, "calibrate.t_max": high})
     return TrialConfig.model_validate(values)
 

@@ -156,6 +156,10 @@ def _known(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
+def _unchecked(distill: DistillConfig, info: ValidationInfo) -> bool:
+    return bool((info.context or {}).get(RECORDED)) and is_own_backbone(distill.backbone)
+
+
 if TYPE_CHECKING:
     BackboneName = str
 else:
@@ -191,7 +195,7 @@ class DistillConfig(Config):
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> DistillConfig:
-        if (info.context or {}).get(RECORDED) and is_own_backbone(self.backbone):
+        if _unchecked(self, info):
             return self
         spec, problems = self.spec, []
         if self.network.norm == "batch" and spec.no_batch_norm:
@@ -272,7 +276,7 @@ class TrialConfig(Config):
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> TrialConfig:
-        if (info.context or {}).get(RECORDED) and is_own_backbone(self.distill.backbone):
+        if _unchecked(self.distill, info):
             return self
         problems = cross_field_problems(self)
         if problems:

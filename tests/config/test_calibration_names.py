@@ -35,8 +35,8 @@ def test_methods_that_fit_on_val_say_so_and_count_it(method):
 
 
 def test_masking_val_uses_its_labels():
-    assert real_labels_used("mts", 500, backbone="full") == 500
-    assert real_labels_used("ts_train", 500, backbone="full") == 0
+    assert real_labels_used("mts", 500, full_data=True) == 500
+    assert real_labels_used("ts_train", 500, full_data=True) == 0
     assert real_labels_used("mts", 500, searched=["calibrate.mask.ratio"]) == 500
 
 

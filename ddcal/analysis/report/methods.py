@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ddcal.analysis.report.cells import Cell, Collected, Run, make_cell
+from ddcal.config.backbones import BACKBONES
 from ddcal.config.calibrations import CALIBRATIONS, real_labels_used
 
 CROSS_ENTROPY = {"train.loss": "cross_entropy"}
@@ -110,4 +111,6 @@ def real_labels(method: Method, backbone: str, val_images: int) -> int:
     """
     if method.name == TUNED:
         return val_images
-    return real_labels_used(method.name, val_images, backbone=backbone) if method.name in CALIBRATIONS else 0
+    if method.name not in CALIBRATIONS:
+        return 0
+    return real_labels_used(method.name, val_images, full_data=not BACKBONES[backbone].distills)

@@ -35,6 +35,7 @@ from ddcal.study.export.models import (
     ready_model,
     write_models,
 )
+from ddcal.study.export.own import recorded_sources
 from ddcal.study.record.references import Reference
 from ddcal.study.record.results import StudyResults, Trial
 from ddcal.study.record.study_store import cache_place
@@ -173,6 +174,8 @@ def _write(
             if file_sha256(path) != entry.files[name]:
                 raise StoreError(f"{entry.folder / name} changed while it was copied")
     run = describe_run(results, trial, entries)
+    if sources := recorded_sources(results, trial):
+        run["components"] = sources
     if ready is not None:
         run["models"] = write_models(folder, ready)
     header = (

@@ -65,6 +65,14 @@ class _Models(_Model):
     files: dict[_Name, _Digest]
 
 
+class _Source(_Model):
+    path: Annotated[str, Field(max_length=300)]
+    others: Annotated[list[Annotated[str, Field(max_length=300)]], Field(max_length=20)]
+    sha256: _Digest
+    package: str = ""
+    version: str = ""
+
+
 class _Run(_Model):
     target: Literal["ddnn", "distill"]
     config: dict[str, Any]
@@ -75,6 +83,7 @@ class _Run(_Model):
     metrics: dict[_Name, float | None]
     stages: Annotated[dict[Annotated[str, AfterValidator(_stage)], _StageRecord], Field(min_length=1)]
     models: _Models | None = None
+    components: dict[_Name, _Source] = {}
     files: dict[_Name, _Digest] = {}
 
 

@@ -13,12 +13,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from ddcal.config import DataConfig, TrialConfig
+from ddcal.config.trial import RECORDED
 from ddcal.data import DataError, dataset_fingerprint, own_cache
 from ddcal.distill.synthetic import DESCRIPTION
 from ddcal.pipeline import Advance, DatasetCache, Environment, TrialRunner, open_store
 from ddcal.pipeline.environment import default_device
 from ddcal.pipeline.stages import STAGES
 from ddcal.study.export.layout import CUDA_TOLERANCE, NOT_COMPARED, SOURCE, ExportError, read_run
+from ddcal.study.export.own import source_problems
 from ddcal.study.record.provenance import NUMERIC_PACKAGES, package_versions
 from ddcal.untrusted import read_json
 
@@ -112,7 +114,10 @@ def replay(
     """
     folder = Path(folder)
     run = read_run(folder)
-    config = _config(run, folder)
+    named = _config(run, {RECORDED: True})
+    if problems := source_problems(named, run.get("components", {}), ignore_versions=ignore_versions):
+        raise ExportError("\n".join(problems))
+    config = _from_copy(_config(run), folder)
     data, fingerprint = _located(config.data, run["data_fingerprint"], folder, data_root)
     config = config.model_copy(update={"data": data})
     check_replayable(run, data, fingerprint, ignore_versions=ignore_versions)
@@ -162,14 +167,18 @@ def _differ_in_versions(exported: Path, replayed: Path) -> bool:
     return bool(descriptions[0] == descriptions[1])
 
 
-def _config(run: dict[str, Any], folder: Path) -> TrialConfig:
-    """Return the run's config; an imported set is read from the copy of its tensors in the export."""
+def _config(run: dict[str, Any], context: dict[str, Any] | None = None) -> TrialConfig:
+    """Return the run's config."""
     try:
-        config = TrialConfig.model_validate(run["config"])
+        return TrialConfig.model_validate(run["config"], context=context)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ExportError(f"config.{where}: not a trial of this ddcal: {first['msg']}") from error
+
+
+def _from_copy(config: TrialConfig, folder: Path) -> TrialConfig:
+    """Return a config whose imported set, if it has one, is read from the copy of its tensors in the export."""
     if not config.distill.spec.imports:
         return config
     copied = {"images": str((folder / SOURCE).absolute()), "labels": None, "index": 0}

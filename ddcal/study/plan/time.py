@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ddcal.config import TrialConfig
+from ddcal.config.components import is_imported
+from ddcal.config.own import own_names
+from ddcal.config.trial import RECORDED
 from ddcal.pipeline import DatasetCache, Environment
 from ddcal.pipeline.costs import Cost, Kind
 from ddcal.pipeline.stages import STAGES
@@ -130,8 +133,10 @@ def recorded_kinds(entries: Iterable[Listed], wanted: Iterable[Kind], planner: P
             seconds.setdefault(entry.stage, []).append(entry.seconds)
             continue
         try:
-            config = TrialConfig.model_validate(entry.config)
+            config = TrialConfig.model_validate(entry.config, context={RECORDED: True})
         except ValueError:  # of an earlier version
+            continue
+        if not all(map(is_imported, own_names(config).values())):  # a store never has code run
             continue
         if planner.keys(config).get(entry.stage) == entry.key:
             amount = STAGES[entry.stage].amount(config)

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from ddcal.config import StudyConfig, TrialConfig
 from ddcal.config.metrics import possible
 from ddcal.config.reading.study_paths import from_folder, with_trial_paths
+from ddcal.config.trial import RECORDED
 from ddcal.credentials import without_credentials
 from ddcal.errors import BadInput
 from ddcal.pipeline.stages import STAGES
@@ -91,7 +92,7 @@ class Trial:
             DamagedLedger: if what the ledger has is not a config.
         """
         try:
-            return TrialConfig.model_validate(self.config_values)
+            return TrialConfig.model_validate(self.config_values, context={RECORDED: True})
         except UNREADABLE as error:
             raise DamagedLedger(
                 f"{LEDGER}: the config of {self.trial_key} in it is not one: {in_short(error)}"

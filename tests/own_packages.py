@@ -1,0 +1,50 @@
+"""The package of the guide's tutorial, on the path of this process, of its children and of Ray's workers."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import ddcal
+from ddcal.config import components
+
+GUIDE = Path(ddcal.__file__).parent / "guide"
+
+
+def code_of(page):
+    """The Python of a page of the guide, in its order."""
+    return re.findall(r"```python\n(.*?)```", (GUIDE / page).read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def own_package(tmp_path, monkeypatch):
+    """own_package({file name: text}) -> the folder of a package my_lab with these files."""
+    place = tmp_path / "packages"
+
+    def make(files):
+        (place / "my_lab").mkdir(parents=True)
+        (place / "my_lab" / "__init__.py").touch()
+        for name, text in files.items():
+            (place / "my_lab" / name).write_text(text)
+        return place / "my_lab"
+
+    monkeypatch.syspath_prepend(place)
+    monkeypatch.setenv("PYTHONPATH", str(place), prepend=":")
+    yield make
+    forget()
+
+
+def forget():
+    """What another process would not have: the package as it was imported here."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_lab"]:
+        del sys.modules[name]
+    components.source_of.cache_clear()
+    components._entry_points.cache_clear()
+
+
+@pytest.fixture
+def herding(own_package):
+    """The backbone of the tutorial."""
+    spec, images = code_of("own-backbone.md")
+    return own_package({"herding.py": spec, "images.py": images})

@@ -1,0 +1,139 @@
+"""A user's own backbone from ``validate`` to ``replay``: the package that the guide's tutorial shows."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from own_packages import forget, herding, own_package  # noqa: F401 - fixtures
+from test_cli_export_replay import ddcal
+
+from ddcal.config import TrialConfig
+from ddcal.config.trial import RECORDED
+from ddcal.study import load_study
+
+BACKBONE = "my_lab.herding:SPEC"
+SPACE = {"distill.settings.candidates": {"choice": [5, 40]}, "distill.backbone": {"choice": [BACKBONE, "real"]}}
+SPACE["distill.settings.candidates"]["when"] = {"distill.backbone": [BACKBONE]}
+ENQUEUE = [
+    {"distill.backbone": BACKBONE, "distill.settings.candidates": 40},
+    {"distill.backbone": BACKBONE, "distill.settings.candidates": 5},
+    {"distill.backbone": "real"},
+]
+
+
+def test_a_backbone_of_ones_own_goes_from_validate_to_replay(herding, write_study, tmp_path):
+    study = write_study(space=SPACE, search={"searcher": "random", "trials": 3, "enqueue": ENQUEUE})
+    assert ddcal("validate", study).exit_code == 0
+    planned = ddcal("plan", study, "--probe")
+    assert planned.exit_code == 0 and BACKBONE in planned.output, planned.output
+    ran = ddcal("run", study, "--debug", "--output", tmp_path / "runs")
+    assert ran.exit_code == 0, ran.output
+    results = load_study(tmp_path / "runs" / "tiny")
+    keys = {trial.values.get("distill.settings.candidates"): trial.keys["distill"] for trial in results.records}
+    assert len(set(keys.values())) == 3  # a setting of its own, and another backbone, are other sets
+    best = next(trial for trial in results.records if trial.values.get("distill.settings.candidates") == 5)
+
+    folder = tmp_path / "export"
+    assert ddcal("export", results.directory, "--trial", best.trial_key, "--to", folder).exit_code == 0
+    told = yaml.safe_load((folder / "run.yaml").read_text())["components"]["distill.backbone"]
+    assert told["path"] == BACKBONE and told["others"] == ["my_lab.images:HerdedImages"] and len(told["sha256"]) == 64
+    replayed = ddcal("replay", folder)
+    assert replayed.exit_code == 0 and "equal" in replayed.output, replayed.output
+
+    # Another source, in either module
+    for module in ("herding.py", "images.py"):
+        text = (herding / module).read_text()
+        (herding / module).write_text(text + "# another version\n")
+        forget()
+        changed = ddcal("replay", folder)
+        assert changed.exit_code == 2
+        assert f"config.distill.backbone is '{BACKBONE}': its source has changed since the run" in changed.output
+        assert "my_lab" not in sys.modules  # that is said before any of it is imported
+        again = ddcal("replay", folder, "--ignore-versions")
+        assert again.exit_code in (0, 1) and "has changed" not in again.output
+        refused = ddcal("export", results.directory, "--trial", best.trial_key, "--to", tmp_path / "other")
+        assert refused.exit_code == 2 and "has changed since it ran" in " ".join(refused.output.split())
+        (herding / module).write_text(text)
+        forget()
+
+    # No package at all
+    shutil.rmtree(herding)
+    forget()
+    missing = ddcal("replay", folder)
+    assert missing.exit_code == 2 and "there is no my_lab.herding here: install the package" in missing.output
+    for verb in ("status", "pareto", "compare"):  # what was found can be seen anywhere
+        assert ddcal(verb, results.directory).exit_code == 0, verb
+    assert [trial.outcome for trial in load_study(results.directory).records] == ["complete"] * 3
+    resumed = ddcal("resume", results.directory, "--trials", "4", "--debug")
+    assert resumed.exit_code == 2 and "my_lab" in resumed.output
+
+
+def test_its_settings_are_checked_like_ours(herding, write_study):
+    base = {"distill.backbone": BACKBONE}
+    wrong = ddcal("validate", write_study({**base, "distill.settings": {"candidates": 0, "colour": "red"}}))
+    assert wrong.exit_code == 2
+    said = " ".join(wrong.output.split())
+    assert "settings.candidates is 0: Input should be greater than or equal to 1" in said
+    assert "settings.colour is 'red': unknown setting (it has candidates)" in said
+    searched = ddcal("validate", write_study(base, space={"distill.settings.candidates": {"int": [0, 9]}}))
+    assert searched.exit_code == 2 and "settings.candidates is 0" in searched.output
+    unknown = ddcal("validate", write_study({"distill.backbone": "my_lab.herding:SPAC"}))
+    assert unknown.exit_code == 2 and "my_lab.herding has no SPAC" in unknown.output
+
+
+def test_validating_it_needs_no_torch(herding, write_study):
+    study = write_study({"distill.backbone": BACKBONE})
+    code = f"import sys; from ddcal.config import read_study; read_study({str(study)!r}); print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert found.stdout.strip() == "False", found.stderr
+
+
+def test_an_entry_point_is_a_name(herding, write_study, tmp_path):
+    info = herding.parent / "my_lab-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-lab\nVersion: 1.2\n")
+    (info / "RECORD").write_text("my_lab/__init__.py,,\nmy_lab/herding.py,,\n")
+    (info / "entry_points.txt").write_text(f"[ddcal.backbones]\nherding = {BACKBONE}\n")
+    (info / "top_level.txt").write_text("my_lab\n")
+    forget()
+    study = write_study({"distill.backbone": "herding"}, search={"searcher": "random", "trials": 1})
+    ran = ddcal("run", study, "--debug", "--output", tmp_path / "runs")
+    assert ran.exit_code == 0, ran.output
+    folder = tmp_path / "export"
+    assert ddcal("export", tmp_path / "runs" / "tiny", "--to", folder).exit_code == 0
+    told = json.loads((folder / "run.lock.json").read_text())["components"]["distill.backbone"]
+    assert (told["path"], told["package"], told["version"]) == (BACKBONE, "my-lab", "1.2")
+    shutil.rmtree(herding)
+    shutil.rmtree(info)
+    forget()
+    missing = ddcal("replay", folder)
+    assert missing.exit_code == 2 and "(package my-lab 1.2)" in missing.output
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("SPEC = 3", "is of type int, and must be a Backbone"),
+        ("from ddcal.config.backbones import Backbone\nSPEC = Backbone()", "must say its name, and its distiller"),
+        (
+            "from ddcal.config.backbones import Backbone\nclass Mine(Backbone):\n    name = 'mine'\n"
+            "    distiller = 'my_lab.images:X'\n    presets = {'published': {'any': {'all': {'distill.settings.a': 1}}}}\n"
+            "SPEC = Mine()",
+            "its presets name distill.settings.a, which its settings have not",
+        ),
+    ],
+)
+def test_what_is_no_backbone_is_said(own_package, write_study, spec, said):
+    own_package({"herding.py": spec})
+    wrong = ddcal("validate", write_study({"distill.backbone": BACKBONE}))
+    assert wrong.exit_code == 2 and said in " ".join(wrong.output.split()), wrong.output
+
+
+def test_what_was_recorded_is_read_without_its_package():
+    values = {"distill": {"backbone": "not_here.at_all:SPEC", "settings": {"k": 3}}}
+    assert TrialConfig.model_validate(values, context={RECORDED: True}).distill.settings == {"k": 3}
+    with pytest.raises(ValueError, match="not_here.at_all cannot be imported"):
+        TrialConfig.model_validate(values)
