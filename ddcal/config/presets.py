@@ -68,7 +68,8 @@ def preset(family: str, name: str, dataset: str, ipc: int) -> Preset:
         ipc: Images per class. Between two rows counts interpolate linearly and rates geometrically; settings that are
             not numbers are those of the row below; beyond the last row its values hold.
     """
-    presets = backbone(name).presets
+    spec = backbone(name)
+    presets = spec.presets
     published = presets.get("published", NOTHING_PUBLISHED)
     own = presets.get(family, {}) if family != "published" else {}
     notes: list[str] = []
@@ -76,7 +77,7 @@ def preset(family: str, name: str, dataset: str, ipc: int) -> Preset:
     if not names and "like" in published:
         names = [published["like"]]
         notes.append(f"{name} has no published row for {dataset}: the numbers are those of {published['like']}")
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {} if spec.learns else {"distill.iterations": 1}
     for place in ("any", *names):
         rows = dict(published.get(place, {}))
         for row, settings in own.get(place, {}).items():

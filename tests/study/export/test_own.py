@@ -7,11 +7,12 @@ import sys
 
 import pytest
 import yaml
-from own_packages import forget, herding, own_package  # noqa: F401 - fixtures
+from own_packages import forget
 from test_cli_export_replay import ddcal
 
 from ddcal.config import TrialConfig
-from ddcal.config.trial import RECORDED
+from ddcal.config.trial import RECORDED, MDTMaskConfig
+from ddcal.pipeline import Environment, TrialRunner, open_store
 from ddcal.study import load_study
 
 BACKBONE = "my_lab.herding:SPEC"
@@ -120,8 +121,8 @@ def test_an_entry_point_is_a_name(herding, write_study, tmp_path):
         ("from ddcal.config.backbones import Backbone\nSPEC = Backbone()", "must say its name, and its distiller"),
         (
             "from ddcal.config.backbones import Backbone\nclass Mine(Backbone):\n    name = 'mine'\n"
-            "    distiller = 'my_lab.images:X'\n    presets = {'published': {'any': {'all': {'distill.settings.a': 1}}}}\n"
-            "SPEC = Mine()",
+            "    distiller = 'my_lab.images:X'\n"
+            "    presets = {'published': {'any': {'all': {'distill.settings.a': 1}}}}\nSPEC = Mine()",
             "its presets name distill.settings.a, which its settings have not",
         ),
     ],
@@ -135,5 +136,74 @@ def test_what_is_no_backbone_is_said(own_package, write_study, spec, said):
 def test_what_was_recorded_is_read_without_its_package():
     values = {"distill": {"backbone": "not_here.at_all:SPEC", "settings": {"k": 3}}}
     assert TrialConfig.model_validate(values, context={RECORDED: True}).distill.settings == {"k": 3}
-    with pytest.raises(ValueError, match="not_here.at_all cannot be imported"):
+    with pytest.raises(ValueError, match=r"not_here\.at_all cannot be imported"):
         TrialConfig.model_validate(values)
+
+
+LEARNED = '''
+import torch
+from ddcal.config.backbones import Backbone, Config
+from ddcal.distill import LearnedImages, RealBatches
+from ddcal.seeding import generator
+
+class Settings(Config):
+    rate: float = 1.0
+
+class Means(Backbone):
+    """Moves the mean of a class's images to that of real ones."""
+    name = "means"
+    distiller = "my_lab.means:MovedImages"
+    settings = Settings
+    presets = {"published": {"any": {"all": {"distill.iterations": 6, "train.epochs": 5, "train.augment": "none"}}}}
+
+SPEC = Means()
+
+class MovedImages(LearnedImages):
+    def __init__(self, dataset, config, seed, device):
+        super().__init__(dataset, config, seed, device, "noise")
+        self.real, self.rate = RealBatches(dataset, 16, device), config.spec.own(config).rate
+
+    def step(self):
+        self.mask.begin(self.iteration, tuple(self.images.shape))
+        draws, leaf, loss = generator(self.seed, "distill", "real", self.iteration), self.images.requires_grad_(), 0.0
+        for label in range(self.dataset.num_classes):
+            part = self.class_part(label)
+            masked = self.mask.apply(leaf[part], part, "matching")
+            loss = loss + (masked.mean(0) - self.real.draw(label, draws).mean(0)).square().sum()
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        self.images = leaf.detach()
+        self.descend(gradient, self.rate, 0.5, float(loss.detach()), "distill.settings.rate", usual=1e6)
+        self.iteration += 1
+        return float(loss.detach())
+'''
+
+
+def test_one_that_learns_has_masks_points_pictures_and_goes_on_to_the_same_bits(own_package, tmp_path):
+    own_package({"means.py": LEARNED})
+    trial = {"network": {"width": 4}, "train": {"networks": 1}}
+    trial["distill"] = {
+        **{"backbone": "my_lab.means:SPEC", "ipc": 2, "mask": {"ratio": 0.3}, "settings": {"rate": 0.5}},
+        "probe": {"points": 2, "epochs": 1},
+    }
+    config = TrialConfig.model_validate(trial)
+    points = []
+    whole = TrialRunner(config, open_store(tmp_path / "whole"), Environment("cpu", 1))
+    metrics = whole.run(points.append)
+    assert len([advance for advance in points if advance.stage == "distill" and advance.point]) == 2
+    found = whole.entries["distill"].files
+    assert "pictures.safetensors" in found
+
+    cut = TrialRunner(config, open_store(tmp_path / "cut"), Environment("cpu", 1))
+    for _ in range(3):
+        assert cut.advance().stage == "distill"
+    state = cut.state()
+    cut.close()
+    other = TrialRunner(config, open_store(tmp_path / "cut"), Environment("cpu", 1))
+    other.restore(state)
+    assert other.run() == metrics
+    assert other.entries["distill"].files == found
+
+    plain = config.model_copy(update={"distill": config.distill.model_copy(update={"mask": MDTMaskConfig()})})
+    unmasked = TrialRunner(plain, open_store(tmp_path / "cut"), Environment("cpu", 1))
+    unmasked.run()
+    assert unmasked.entries["distill"].files["synthetic.safetensors"] != found["synthetic.safetensors"]
