@@ -15,20 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ddcal.calibration.checks import ArrayLike, Floats, check_logits
+from ddcal.config.calibrations import CALIBRATIONS
 from ddcal.untrusted import read_json
 
 DESCRIPTION = "calibrator.json"
 PARAMETERS = "calibrator.safetensors"
 FORMAT_VERSION = 1
-
-HOMES = {
-    "temperature": ("ddcal.calibration.temperature_scaling", "TemperatureScaling"),
-    "vector": ("ddcal.calibration.vector_scaling", "VectorScaling"),
-    "ensemble_temperature": ("ddcal.calibration.ensemble_scaling", "EnsembleTemperatureScaling"),
-    "isotonic": ("ddcal.calibration.isotonic", "IsotonicCalibration"),
-    "histogram": ("ddcal.calibration.histogram", "HistogramBinning"),
-}
-"""A calibrator's name → its module and class."""
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -38,7 +30,7 @@ class Calibrator(Protocol):
 
     @property
     def name(self) -> str:
-        """What kind it is, as in `HOMES`."""
+        """What kind it is: what its file says, and its row of `ddcal.config.calibrations` brings back."""
 
     @property
     def keeps_accuracy(self) -> bool:
@@ -73,8 +65,22 @@ class Calibrator(Protocol):
         """Return what `save` wrote with these facts and parameters."""
 
 
-def load_calibrator(folder: Path | str) -> Calibrator:
+def shipped() -> dict[str, Any]:
+    """Return the name of each of ddcal's calibrators → its class."""
+    places = [one.calibrator for one in CALIBRATIONS.values() if one.calibrator]
+    kinds = [
+        getattr(import_module(place.partition(":")[0]), place.partition(":")[2])
+        for place in (f"{__package__}.temperature_scaling:TemperatureScaling", *places)
+    ]
+    return {kind.name: kind for kind in kinds}
+
+
+def load_calibrator(folder: Path | str, kind: Any = None) -> Calibrator:
     """Return the calibrator that a folder holds.
+
+    Args:
+        folder: What `Calibrator.save` wrote.
+        kind: The class of a user's own calibrator; left out, it is one of ddcal's. A file never says what is imported.
 
     Raises:
         ValueError: if the folder holds none, or one that this ddcal does not know.
@@ -91,11 +97,11 @@ def load_calibrator(folder: Path | str) -> Calibrator:
         raise ValueError(f"{folder} is not a calibrator's folder: {type(error).__name__}: {error}") from error
     if version != FORMAT_VERSION:
         raise ValueError(f"{folder / DESCRIPTION}: format_version is {version}, this ddcal reads {FORMAT_VERSION}")
-    if not isinstance(name, str) or name not in HOMES:
-        raise ValueError(f"{folder / DESCRIPTION}: name is {name!r}; it must be one of {', '.join(HOMES)}")
-    module, kind = HOMES[name]
+    known = shipped() if kind is None else {kind.name: kind}
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"{folder / DESCRIPTION}: name is {name!r}; it must be one of {', '.join(known)}")
     try:
-        loaded: Calibrator = getattr(import_module(module), kind).from_saved(facts, tensors)
+        loaded: Calibrator = known[name].from_saved(facts, tensors)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(f"{folder} is not a calibrator's folder: {type(error).__name__}: {error}") from error
     return loaded

@@ -18,6 +18,7 @@ from ddcal.calibration.calibrator import (
     write_calibrator,
 )
 from ddcal.calibration.checks import ArrayLike, Floats, Integers, check_count, check_logits_labels
+from ddcal.config.calibrations import HISTOGRAM_BINS
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,7 @@ class HistogramBinning:
         images: How many images it was fitted on.
     """
 
-    bins: int = 15
+    bins: int = HISTOGRAM_BINS
     values: Floats | None = None
     images: int = 0
 

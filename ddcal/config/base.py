@@ -12,6 +12,10 @@ NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
+RECORDED = "recorded"
+"""Key of a validation context: true where a config is read that has run, so that its results can be seen anywhere."""
+
+
 class Config(BaseModel):
     """Base of every config model: immutable, strict about unknown keys and about types."""
 

@@ -2,72 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-CalibrationMethod = Literal[
-    "none",
-    "ts_train",
-    "ts_holdout",
-    "ts_val",
-    "mts",
-    "ts_cv",
-    "mts_distilled",
-    "vs_val",
-    "ets_val",
-    "isotonic_val",
-    "histogram_val",
-]
+from pydantic import BeforeValidator, ValidationInfo
+
+from ddcal.config.base import RECORDED
+from ddcal.config.components import find_component
 
 TRAIN_BOUNDS = (1.0, 20.0)
 """Temperatures of fits on images that the network was trained on: a converged network would be sharpened else."""
 HELD_OUT_BOUNDS = (0.05, 20.0)
 """Temperatures of fits on images that the network was not trained on."""
+HISTOGRAM_BINS = 15
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a calibration is.
+    """What a calibration is. A user's own is one of these in a package of theirs (own-components.md).
 
     Attributes:
         title: What it is called in tables.
-        fits_on: Which images its parameters are fitted on.
-        real_labels: Whether these are real images of ``val`` with their labels.
+        fits_on: Which images its parameters are fitted on, in words.
+        sees: Which logits that are: of ``val``; of the distilled images that the network was trained on (``train``), or
+            of those held out of training (``held``); of each distilled image by a network that was trained without it
+            (``folds``); of ``masked`` training images; or of ``nothing``.
+        finds_ratio: Whether the ratio of the mask is found from the folds, and not set.
         bounds: The lowest and highest temperature where the config gives none; None where there is no temperature.
-        temperature_alone: Whether one temperature is all there is to it, so that ``calibrate.solver`` applies.
+        calibrator: Import path ``package.module:NAME`` of the `ddcal.calibration.Calibrator`, where one temperature is
+            not all there is to it.
+        takes_bounds: Whether that is made with ``calibrate.t_min`` and ``t_max``, as its first argument.
+        numbers: How many numbers it keeps for one network, from (classes, images that it was fitted on).
         keeps_accuracy: Whether the order of the classes is that of the logits, for every image.
+        version: Of a user's own: raised where numbers change.
     """
 
     title: str
-    fits_on: str
-    real_labels: bool = False
+    fits_on: str = "val"
+    sees: Literal["val", "train", "held", "folds", "masked", "nothing"] = "val"
+    finds_ratio: bool = False
     bounds: tuple[float, float] | None = HELD_OUT_BOUNDS
-    temperature_alone: bool = True
+    calibrator: str = ""
+    takes_bounds: bool = False
+    numbers: Callable[[int, int], int] = lambda classes, images: (2 * images + 1) * classes
     keeps_accuracy: bool = True
+    version: int = 1
 
+    @property
+    def real_labels(self) -> bool:
+        """Whether it fits on real images of ``val`` with their labels."""
+        return self.sees == "val"
+
+    @property
+    def masks(self) -> bool:
+        """Whether it masks images."""
+        return self.sees == "masked"
+
+    @property
+    def cross_validates(self) -> bool:
+        """Whether it needs networks trained on a part of the distilled images each: the ``folds`` stage."""
+        return self.sees == "folds" or self.finds_ratio
+
+    @property
+    def temperature_alone(self) -> bool:
+        """Whether one temperature is all there is to it, so that ``calibrate.solver`` applies."""
+        return not self.calibrator and self.sees != "nothing"
+
+
+_PLACE = "ddcal.calibration"
+_TRAINED, _MASKED = "the distilled images", "masked distilled images"
 
 CALIBRATIONS: dict[str, Calibration] = {
-    "none": Calibration("raw", "nothing", bounds=None, temperature_alone=False),
-    "ts_train": Calibration("TS on the training images", "the distilled images", bounds=TRAIN_BOUNDS),
-    "ts_holdout": Calibration("TS on held-out distilled images", "distilled images held out of training"),
-    "ts_cv": Calibration("cross-validated TS", "the distilled images, each by a network trained without it"),
-    "mts": Calibration("MTS", "masked distilled images", bounds=TRAIN_BOUNDS),
-    "mts_distilled": Calibration("MTS, ratio from distilled images", "masked distilled images", bounds=TRAIN_BOUNDS),
-    "ts_val": Calibration("TS on val", "val", True),
-    "vs_val": Calibration("vector scaling on val", "val", True, None, False, False),
-    "ets_val": Calibration("ensemble TS on val", "val", True, temperature_alone=False),
-    "isotonic_val": Calibration("isotonic regression on val", "val", True, None, False, False),
-    "histogram_val": Calibration("histogram binning on val", "val", True, None, False, False),
+    "none": Calibration("raw", "nothing", "nothing", bounds=None),
+    "ts_train": Calibration("TS on the training images", _TRAINED, "train", bounds=TRAIN_BOUNDS),
+    "ts_holdout": Calibration("TS on held-out distilled images", "distilled images held out of training", "held"),
+    "ts_cv": Calibration("cross-validated TS", "the distilled images, each by a network trained without it", "folds"),
+    "mts": Calibration("MTS", _MASKED, "masked", bounds=TRAIN_BOUNDS),
+    "mts_distilled": Calibration(
+        "MTS, ratio from distilled images", _MASKED, "masked", finds_ratio=True, bounds=TRAIN_BOUNDS
+    ),
+    "ts_val": Calibration("TS on val"),
+    "vs_val": Calibration(
+        "vector scaling on val",
+        bounds=None,
+        calibrator=f"{_PLACE}.vector_scaling:VectorScaling",
+        numbers=lambda classes, _: 2 * classes,
+        keeps_accuracy=False,
+    ),
+    "ets_val": Calibration(
+        "ensemble TS on val",
+        calibrator=f"{_PLACE}.ensemble_scaling:EnsembleTemperatureScaling",
+        takes_bounds=True,
+        numbers=lambda *_: 4,
+    ),
+    "isotonic_val": Calibration(
+        "isotonic regression on val",
+        bounds=None,
+        calibrator=f"{_PLACE}.isotonic:IsotonicCalibration",
+        numbers=lambda classes, images: (2 * images + 1) * classes,
+        keeps_accuracy=False,
+    ),
+    "histogram_val": Calibration(
+        "histogram binning on val",
+        bounds=None,
+        calibrator=f"{_PLACE}.histogram:HistogramBinning",
+        numbers=lambda classes, _: HISTOGRAM_BINS * classes,
+        keeps_accuracy=False,
+    ),
 }
-"""Every ``calibrate.method``."""
+"""Every ``calibrate.method`` of ddcal; a new one with more than a temperature is its file and a row here."""
 
-VAL_METHODS = tuple(method for method, calibration in CALIBRATIONS.items() if calibration.real_labels)
-"""Methods that fit on ``val``."""
-FOLD_METHODS = ("ts_cv", "mts_distilled")
-"""Methods that need networks trained on a part of the distilled images each: the ``folds`` stage."""
-MASK_METHODS = ("mts", "mts_distilled")
-"""Methods that mask images."""
+REFERENCES = ("ts_train", "ts_val")
+"""Methods that every trial's own calibration is shown beside."""
+
+
+def calibration(method: str) -> Calibration:
+    """Return what a calibration is.
+
+    Args:
+        method: As ``calibrate.method``: one of `CALIBRATIONS`, or a user's own (`ddcal.config.components`).
+
+    Raises:
+        ddcal.config.components.ComponentError: if there is none, or the package of a user's own is missing.
+    """
+    return find_component("calibrator", method, CALIBRATIONS, Calibration)
+
+
+def _known(value: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, str) and value not in CALIBRATIONS and not (info.context or {}).get(RECORDED):
+        calibration(value)
+    return value
+
+
+if TYPE_CHECKING:
+    CalibrationMethod = str
+else:
+    CalibrationMethod = Annotated[Literal[tuple(CALIBRATIONS)] | str, BeforeValidator(_known)]
 
 
 def default_bounds(method: str, *, full_data: bool = False) -> tuple[float, float]:
@@ -77,9 +148,10 @@ def default_bounds(method: str, *, full_data: bool = False) -> tuple[float, floa
         method: As ``calibrate.method``.
         full_data: Whether the network was trained on all real images: its MTS masks ``val``, which it has not seen.
     """
-    if method == "mts" and full_data:
+    found = calibration(method)
+    if found.masks and full_data:
         return HELD_OUT_BOUNDS
-    return CALIBRATIONS[method].bounds or HELD_OUT_BOUNDS
+    return found.bounds or HELD_OUT_BOUNDS
 
 
 def real_labels_used(method: str, val_images: int, *, full_data: bool = False, searched: Collection[str] = ()) -> int:
@@ -96,11 +168,10 @@ def real_labels_used(method: str, val_images: int, *, full_data: bool = False, s
         0 or ``val_images``.
 
     Raises:
-        ValueError: if there is no such method.
+        ddcal.config.components.ComponentError: if there is no such method.
     """
-    if method not in CALIBRATIONS:
-        raise ValueError(f"calibrate.method is {method!r}; it must be one of {', '.join(CALIBRATIONS)}")
-    fitted = CALIBRATIONS[method].real_labels or (method == "mts" and full_data)
+    found = calibration(method)
+    fitted = found.real_labels or (found.masks and full_data)
     return val_images if fitted or any(name.startswith("calibrate.") for name in searched) else 0
 
 

@@ -82,7 +82,7 @@ def source_of(kind: Kind, name: str, *others: str) -> dict[str, Any]:
     path = name if ":" in name else _entry_points(kind).get(name, name)
     module = path.partition(":")[0]
     digest = hashlib.sha256()
-    for one in dict.fromkeys(place.partition(":")[0] for place in (path, *others)):
+    for one in dict.fromkeys(place.partition(":")[0] for place in (path, *others) if place):
         source = _source(one)
         if source is None:
             raise ComponentError(

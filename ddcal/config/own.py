@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
-from ddcal.config.backbones import is_own_backbone
+from ddcal.config.backbones import BACKBONES
+from ddcal.config.calibrations import CALIBRATIONS
 from ddcal.config.components import Kind, source_of
 from ddcal.config.trial import TrialConfig
 
-KINDS: dict[str, Kind] = {"distill.backbone": "backbone"}
+KINDS: dict[str, Kind] = {"distill.backbone": "backbone", "calibrate.method": "calibrator"}
 """Setting that may name a user's own component → what kind of component that is."""
 
 
 def own_names(trial: TrialConfig) -> dict[str, str]:
     """Return setting → the component of a user's own that it names; nothing is imported."""
-    backbone = trial.distill.backbone
-    return {"distill.backbone": backbone} if is_own_backbone(backbone) else {}
+    named: dict[str, tuple[str, Container[str]]] = {
+        "distill.backbone": (trial.distill.backbone, BACKBONES),
+        "calibrate.method": (trial.calibrate.method, CALIBRATIONS),
+    }
+    return {setting: name for setting, (name, known) in named.items() if name not in known}
 
 
 def own_sources(trial: TrialConfig) -> dict[str, dict[str, Any]]:
@@ -24,5 +29,8 @@ def own_sources(trial: TrialConfig) -> dict[str, dict[str, Any]]:
     Raises:
         ddcal.config.components.ComponentError: if its package is missing.
     """
-    others = {"distill.backbone": lambda: (trial.distill.spec.distiller,)}
-    return {setting: source_of(KINDS[setting], name, *others[setting]()) for setting, name in own_names(trial).items()}
+    others = {
+        "distill.backbone": lambda: trial.distill.spec.distiller,
+        "calibrate.method": lambda: trial.calibrate.spec.calibrator,
+    }
+    return {setting: source_of(KINDS[setting], name, others[setting]()) for setting, name in own_names(trial).items()}

@@ -28,8 +28,15 @@ from ddcal.config.backbones import (
     is_own_backbone,
     setting_faults,
 )
-from ddcal.config.base import Config, PositiveFloat, PositiveInt, Ratio
-from ddcal.config.calibrations import FOLD_METHODS, VAL_METHODS, CalibrationMethod, default_bounds, folds_within
+from ddcal.config.base import RECORDED, Config, PositiveFloat, PositiveInt, Ratio
+from ddcal.config.calibrations import (
+    CALIBRATIONS,
+    Calibration,
+    CalibrationMethod,
+    calibration,
+    default_bounds,
+    folds_within,
+)
 from ddcal.config.networks import NetworkConfig, NetworkOverride, network_problems
 from ddcal.config.presets import preset_of
 from ddcal.config.training import TrainConfig
@@ -47,9 +54,6 @@ DatasetName = Literal[
     "digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet", "imagenette", "image-folder", "npz"
 ]
 Family = Literal["published", "rethinking", "reference"]
-
-RECORDED = "recorded"
-"""Key of a validation context: true where a config is read that has run, so that its results can be seen anywhere."""
 
 
 class DataConfig(Config):
@@ -230,7 +234,8 @@ class CalibrateConfig(Config):
     """The calibration after training (method.md, Names of the calibrations; `ddcal.config.calibrations`).
 
     ``t_min`` and ``t_max`` left out are (1, 20) for fits on images the network was trained on (ts_train, mts,
-    mts_distilled) and (0.05, 20) for held-out, cross-validated and val fits. ``solver`` is that of methods with a
+    mts_distilled) and (0.05, 20) for held-out, cross-validated and val fits. ``method`` may be your own, by its import
+    path or entry point (own-components.md). ``solver`` is that of methods with a
     temperature alone. ``folds`` is the most parts into which ts_cv and mts_distilled cut the distilled images of a
     class; where there are fewer images, every image is a part. The ratio of mts_distilled is found, not set.
     """
@@ -244,13 +249,24 @@ class CalibrateConfig(Config):
     folds: Annotated[int, Field(ge=2, le=100)] = 5
 
     @property
+    def spec(self) -> Calibration:
+        """What its method is.
+
+        Raises:
+            ddcal.config.components.ComponentError: if the package of a user's own is missing.
+        """
+        return calibration(self.method)
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """The temperature bounds in force."""
         low, high = default_bounds(self.method)
         return (low if self.t_min is None else self.t_min, high if self.t_max is None else self.t_max)
 
     @model_validator(mode="after")
-    def _check(self) -> CalibrateConfig:
+    def _check(self, info: ValidationInfo) -> CalibrateConfig:
+        if (info.context or {}).get(RECORDED) and self.method not in CALIBRATIONS:
+            return self
         low, high = self.bounds
         if not low < high:
             raise ValueError(f"t_min ({low:g}) must be below t_max ({high:g})")
@@ -276,7 +292,9 @@ class TrialConfig(Config):
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> TrialConfig:
-        if _unchecked(self.distill, info):
+        if (info.context or {}).get(RECORDED) and (
+            is_own_backbone(self.distill.backbone) or self.calibrate.method not in CALIBRATIONS
+        ):
             return self
         problems = cross_field_problems(self)
         if problems:
@@ -304,15 +322,15 @@ def held_out_per_class(ipc: int, holdout: float) -> int:
 def cross_field_problems(trial: TrialConfig) -> list[str]:
     """Return what is wrong between sections of a trial, each as a sentence that names the keys."""
     problems = []
-    method, spec = trial.calibrate.method, trial.distill.spec
-    if method == "ts_holdout":
+    method, fitted, spec = trial.calibrate.method, trial.calibrate.spec, trial.distill.spec
+    if fitted.sees == "held":
         if trial.train.holdout == 0.0:
             problems.append(
-                "calibrate.method is 'ts_holdout' but train.holdout is 0: set train.holdout, for example 0.1"
+                f"calibrate.method is {method!r} but train.holdout is 0: set train.holdout, for example 0.1"
             )
         elif not spec.distills:
             name = trial.distill.backbone
-            problems.append(f"calibrate.method is 'ts_holdout' but distill.backbone is {name!r}: use 'ts_val' there")
+            problems.append(f"calibrate.method is {method!r} but distill.backbone is {name!r}: use 'ts_val' there")
     if trial.train.holdout > 0.0 and spec.distills:
         held = held_out_per_class(trial.distill.ipc, trial.train.holdout)
         if held >= trial.distill.ipc:
@@ -320,9 +338,9 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
                 f"train.holdout {trial.train.holdout:g} leaves no image to train on at distill.ipc "
                 f"{trial.distill.ipc}: lower the holdout or take more images per class (at least 2)"
             )
-    if method in FOLD_METHODS:
+    if fitted.cross_validates:
         problems += _fold_problems(trial)
-    fits_on_val = method in VAL_METHODS or (method == "mts" and not spec.distills)
+    fits_on_val = fitted.real_labels or (fitted.masks and not spec.distills)
     if fits_on_val and trial.data.resolved_validation_fraction == 0.0:
         problems.append(f"calibrate.method is {method!r} but data.validation_fraction is 0: there is no val to fit on")
     published = preset_of(trial).values

@@ -6,9 +6,7 @@ were measured on digits and CIFAR-10 and are checked by a test against a finishe
 
 from __future__ import annotations
 
-from ddcal.calibration import HistogramBinning
 from ddcal.config import NetworkConfig, TrialConfig
-from ddcal.config.calibrations import MASK_METHODS
 from ddcal.config.networks import NetworkOverride
 from ddcal.config.trial import held_out_per_class
 from ddcal.data.shapes import DatasetShape
@@ -81,26 +79,20 @@ def train_images(config: TrialConfig, shape: DatasetShape) -> tuple[int, int]:
 def masked_bytes(config: TrialConfig, shape: DatasetShape) -> int:
     """Return the size of the logits of masked images that a calibration leaves: entries of their own."""
     settings = config.calibrate
-    if settings.method not in MASK_METHODS or (settings.method == "mts" and settings.mask.ratio == 0.0):
+    if not settings.spec.masks or (settings.mask.ratio == 0.0 and not settings.spec.finds_ratio):
         return 0
     images = shape.val if not config.distill.spec.distills else train_images(config, shape)[0]
     logits = 4 * config.train.networks * settings.draws * images * shape.classes
     if logits > KEPT_BYTES:  # not kept, unless classes of unequal size leave few enough of the images
         logits = KEPT_BYTES if not config.distill.spec.distills else 0
     entry = logits + 8 * images + 2 * TENSOR_HEADER_BYTES + MANIFEST_BYTES if logits else 0
-    return entry * (1 if settings.method == "mts" else MASKED_RATIOS)
+    return entry * (MASKED_RATIOS if settings.spec.finds_ratio else 1)
 
 
 def calibrator_bytes(config: TrialConfig, shape: DatasetShape) -> int:
     """Return the size of one network's calibrator, where it is more than a temperature."""
-    numbers = {
-        "vs_val": 2 * shape.classes,
-        "ets_val": 4,
-        "isotonic_val": (2 * shape.val + 1) * shape.classes,
-        "histogram_val": HistogramBinning.bins * shape.classes,
-    }
-    method = config.calibrate.method
-    return 8 * numbers[method] + CALIBRATOR_BYTES if method in numbers else 0
+    spec = config.calibrate.spec
+    return 8 * spec.numbers(shape.classes, shape.val) + CALIBRATOR_BYTES if spec.calibrator else 0
 
 
 def trajectory_bytes(config: TrialConfig, shape: DatasetShape) -> int:

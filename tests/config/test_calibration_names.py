@@ -1,29 +1,23 @@
 """The calibrations by name: what each saw, its bounds, and what a trial must have for it."""
 
-from typing import get_args
-
 import pytest
 from pydantic import ValidationError
 
 from ddcal.config import TrialConfig, resolve
 from ddcal.config.calibrations import (
     CALIBRATIONS,
-    FOLD_METHODS,
-    VAL_METHODS,
-    CalibrationMethod,
     default_bounds,
     real_labels_used,
 )
 from ddcal.config.trial import folds_of
 
+VAL_METHODS = [method for method, one in CALIBRATIONS.items() if one.real_labels]
+FOLD_METHODS = [method for method, one in CALIBRATIONS.items() if one.cross_validates]
+
 
 def trial(method, **sections):
     values = {"calibrate": {"method": method}, "distill": {"backbone": "real", "ipc": 10}}
     return {name: {**values.get(name, {}), **sections.get(name, {})} for name in {*values, *sections}}
-
-
-def test_every_method_is_described():
-    assert set(CALIBRATIONS) == set(get_args(CalibrationMethod))
 
 
 @pytest.mark.parametrize("method", CALIBRATIONS)
@@ -41,7 +35,7 @@ def test_masking_val_uses_its_labels():
 
 
 def test_an_unknown_method_is_named():
-    with pytest.raises(ValueError, match=r"calibrate\.method is 'platt'; it must be one of none, ts_train"):
+    with pytest.raises(ValueError, match="'platt' is no calibrator: it must be one of none, ts_train"):
         real_labels_used("platt", 1)
 
 

@@ -17,7 +17,7 @@ from ddcal.analysis.report.page import Entry, Number, Page
 from ddcal.analysis.report.tables import val_images
 from ddcal.analysis.table_figure import plot_table
 from ddcal.calibration import save_figure
-from ddcal.config.calibrations import CALIBRATIONS
+from ddcal.config.calibrations import calibration
 
 STEM = "calibration"
 MARKED_SEEDS = 5
@@ -136,7 +136,7 @@ def verdict_sentences(rows: Sequence[Row]) -> list[str]:
 def accuracy_sentences(found: Collected, backbone: str, ipc: int) -> list[str]:
     """Return whether the calibrations that claim to keep the accuracy have kept it in every trial, and which not."""
     runs = [run for run in found.select(STEM, {"distill.backbone": backbone, "distill.ipc": ipc}) if run.gap is None]
-    kept = [run for run in runs if CALIBRATIONS[run.settings["calibrate.method"]].keeps_accuracy]
+    kept = [run for run in runs if calibration(run.settings["calibrate.method"]).keeps_accuracy]
     moved = [run for run in kept if _metric(run, "test/accuracy") != _metric(run, "test/raw/accuracy")]
     if not kept:
         return []

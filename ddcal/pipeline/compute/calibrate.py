@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,8 @@ from torch import Tensor
 
 from ddcal.calibration import (
     Calibrator,
-    EnsembleTemperatureScaling,
-    HistogramBinning,
-    IsotonicCalibration,
     TemperatureFit,
     TemperatureScaling,
-    VectorScaling,
     accuracy,
     fit_masked,
     fit_temperature,
@@ -25,7 +22,8 @@ from ddcal.calibration import (
     ratio_for_accuracy,
 )
 from ddcal.config import NetworkConfig, TrialConfig
-from ddcal.config.calibrations import CALIBRATIONS, MASK_METHODS
+from ddcal.config.calibrations import CALIBRATIONS, Calibration, calibration
+from ddcal.config.components import ComponentError, imported_object
 from ddcal.data import Dataset
 from ddcal.networks import build_network
 from ddcal.pipeline import measuring
@@ -43,7 +41,7 @@ from ddcal.seeding import generator
 
 def compute(place: TrialPlace) -> Found:
     """Return the calibrators of a trial whose networks are trained."""
-    masked = masked_images(place) if place.config.calibrate.method in MASK_METHODS else None
+    masked = masked_images(place) if place.config.calibrate.spec.masks else None
     found = calibrate(place.config, logits_of(place), masked, fold_logits_of(place))
     members = {"members": sorted(set(masked.used))} if masked is not None and masked.used else {}
     return Found(found.values, found.write, members)
@@ -52,7 +50,7 @@ def compute(place: TrialPlace) -> Found:
 def found_calibrators(place: TrialPlace) -> tuple[dict[str, Any], list[Calibrator]]:
     """Return the values and the calibrators of the finished stage."""
     entry = place.entries[CALIBRATE.name]
-    return entry.meta["values"], calibrators_of(entry.meta["values"], entry.folder)
+    return entry.meta["values"], calibrators_of(entry.meta["values"], entry.folder, place.config.calibrate.method)
 
 
 @dataclass(frozen=True)
@@ -80,13 +78,13 @@ def fit_on_logits(
     """Fit a temperature on the logits that ``method`` is allowed to see (method.md, Names of the calibrations).
 
     Args:
-        method: ``ts_train``, ``ts_holdout`` or ``ts_val``.
+        method: One that sees the train stage's logits alone: ``ts_train``, ``ts_holdout``, ``ts_val``.
         logits: The train stage's tensors ``<split>_logits`` (n, N, K) and ``<split>_labels`` (N,).
         network: Which of the n networks.
         bounds: (t_min, t_max).
         solver: ``bounded`` or ``paper_lbfgs``.
     """
-    split = {"ts_train": "train", "ts_holdout": "held", "ts_val": "val"}[method]
+    split = calibration(method).sees
     return fit_temperature(logits[f"{split}_logits"][network], logits[f"{split}_labels"], bounds, solver)
 
 
@@ -105,26 +103,25 @@ def calibrate(
         folds: The folds stage's tensors, of ``ts_cv`` and ``mts_distilled``.
     """
     settings, count = config.calibrate, config.train.networks
-    method, bounds, solver = settings.method, settings.bounds, settings.solver
+    method, spec, bounds, solver = settings.method, settings.spec, settings.bounds, settings.solver
     told: dict[str, Any] = {}
-    if method not in CALIBRATIONS:
-        raise ValueError(f"calibrate.method is {method!r}; it must be one of {', '.join(CALIBRATIONS)}")
-    if not CALIBRATIONS[method].temperature_alone and method != "none":
+    if spec.calibrator:
         unfitted = _unfitted(config)
-        fitted = [unfitted.fit(logits["val_logits"][index], logits["val_labels"]) for index in range(count)]
+        seen = [_seen(spec, index, logits, folds) for index in range(count)]
+        fitted = [unfitted.fit(*logits_labels) for logits_labels in seen]
         return Calibrated({"fits": [{"calibrator": one.name, **one.facts()} for one in fitted]}, fitted)
-    if method == "none":
+    if spec.sees == "nothing":
         fits = [TemperatureFit(temperature=1.0, nll=math.nan, at_bound=False)] * count
-    elif method in ("mts", "mts_distilled"):
+    elif spec.masks:
         assert masked is not None, "masks need images"
         ratio = settings.mask.ratio
-        if method == "mts_distilled":
+        if spec.finds_ratio:
             assert folds is not None, "the ratio comes from the folds"
             told = _chosen_ratio(masked, settings.draws, accuracy(folds["logits"], folds["labels"]))
             ratio = told["mask_ratio"]
         of_networks, labels = masked.logits(ratio, settings.draws)
         fits = [fit_masked(of_network, labels, bounds, solver) for of_network in of_networks]
-    elif method == "ts_cv":
+    elif spec.sees == "folds":
         assert folds is not None, "cross-validation needs folds"
         fits = [fit_temperature(folds["logits"], folds["labels"], bounds, solver)] * count
     else:
@@ -136,33 +133,52 @@ def calibrate(
     return Calibrated({"fits": records, **told}, calibrators)
 
 
-def calibrators_of(values: dict[str, Any], folder: Path) -> list[Calibrator]:
+def calibrators_of(values: dict[str, Any], folder: Path, method: str) -> list[Calibrator]:
     """Return the calibrators of a finished calibrate stage, or of an export's ``networks`` folder, one a network.
 
     Args:
         values: What `calibrate` recorded, also in ``calibration.json``.
         folder: Where the stage's files lie.
+        method: As ``calibrate.method``: of a user's own it says which class reads them; files never do.
 
     Raises:
         ValueError: if a calibrator's files are not there.
     """
+    own = None if method in CALIBRATIONS else _calibrator_class(method)
     return [
         TemperatureScaling(temperature=fit["temperature"])
         if "calibrator" not in fit
-        else load_calibrator(folder / CALIBRATORS / str(index))
+        else load_calibrator(folder / CALIBRATORS / str(index), own)
         for index, fit in enumerate(values["fits"])
     ]
 
 
 def _unfitted(config: TrialConfig) -> Calibrator:
     """Return the calibrator of a method that has more than a temperature."""
-    known: dict[str, Calibrator] = {
-        "vs_val": VectorScaling(),
-        "ets_val": EnsembleTemperatureScaling(config.calibrate.bounds),
-        "isotonic_val": IsotonicCalibration(),
-        "histogram_val": HistogramBinning(),
-    }
-    return known[config.calibrate.method]
+    made = _calibrator_class(config.calibrate.method)
+    unfitted = made(config.calibrate.bounds) if config.calibrate.spec.takes_bounds else made()
+    lacking = [name for name in ("name", "fit", "probabilities", "facts", "save") if not hasattr(unfitted, name)]
+    if lacking:
+        raise ComponentError(
+            f"calibrate.method {config.calibrate.method!r}: {config.calibrate.spec.calibrator} has no "
+            f"{', '.join(lacking)}: it must be a ddcal.calibration.Calibrator"
+        )
+    return unfitted
+
+
+def _calibrator_class(method: str) -> Callable[..., Calibrator]:
+    found: Callable[..., Calibrator] = imported_object("calibrator", method, calibration(method).calibrator)
+    return found
+
+
+def _seen(
+    spec: Calibration, network: int, logits: dict[str, Tensor], folds: dict[str, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """Return the logits (N, K) and labels (N,) that a calibrator of a network is fitted on."""
+    if spec.sees == "folds":
+        assert folds is not None, "cross-validation needs folds"
+        return folds["logits"], folds["labels"]
+    return logits[f"{spec.sees}_logits"][network], logits[f"{spec.sees}_labels"]
 
 
 def _chosen_ratio(masked: MaskedImages, draws: int, target: float) -> dict[str, Any]:
@@ -186,9 +202,9 @@ def _chosen_ratio(masked: MaskedImages, draws: int, target: float) -> dict[str, 
 def measure(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
     """Return the cost of calibrating one network."""
     settings = config.calibrate
-    if settings.method == "none":
+    if settings.spec.sees == "nothing":
         return Cost(0.0)
-    if settings.method not in MASK_METHODS:
+    if not settings.spec.masks:
         logits = random_logits(config, dataset)
         one = config.model_copy(update={"train": config.train.model_copy(update={"networks": 1})})
         folds = {"logits": logits["train_logits"][0], "labels": logits["train_labels"]}
@@ -206,7 +222,7 @@ def measure(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
     ).to(device)
     images, labels = images.to(device), labels.to(device)
     draws = min(settings.draws, 2)
-    chosen = settings.method == "mts_distilled"
+    chosen = settings.spec.finds_ratio
     ratio = 0.5 if chosen else settings.mask.ratio
 
     def fit() -> object:

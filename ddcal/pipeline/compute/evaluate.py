@@ -22,7 +22,7 @@ from ddcal.calibration import (
 )
 from ddcal.calibration.checks import ArrayLike
 from ddcal.config import TrialConfig
-from ddcal.config.calibrations import default_bounds
+from ddcal.config.calibrations import CALIBRATIONS, REFERENCES, default_bounds
 from ddcal.data import Dataset
 from ddcal.pipeline import measuring
 from ddcal.pipeline.compute.base import Found
@@ -34,7 +34,6 @@ from ddcal.pipeline.measuring import random_logits
 from ddcal.pipeline.place import TrialPlace
 from ddcal.seeding import generator
 
-REFERENCES = ("ts_train", "ts_val")
 """Calibrations that every evaluation shows beside raw and the trial's own."""
 
 
@@ -84,7 +83,7 @@ def evaluate(
     for method in REFERENCES:
         if method == own:
             calibrations[method] = calibrators
-        elif len(logits["val_labels"]) or method != "ts_val":
+        elif len(logits["val_labels"]) or not CALIBRATIONS[method].real_labels:
             bounds = default_bounds(method)
             found = [fit_on_logits(method, logits, index, bounds, "bounded").temperature for index in range(count)]
             calibrations[method] = _scaled(found)
@@ -128,7 +127,7 @@ def evaluate(
         metrics["mask_ratio_at_end"] = float(values["mask_ratio_at_end"])
 
     shown = {name: each for name, each in calibrations.items() if name}
-    if own not in (*REFERENCES, "none"):
+    if own not in REFERENCES and config.calibrate.spec.sees != "nothing":
         shown[own] = calibrators
     reliability = {
         name: asdict(

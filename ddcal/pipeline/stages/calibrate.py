@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ddcal.config import TrialConfig
-from ddcal.config.calibrations import CALIBRATIONS, MASK_METHODS
+from ddcal.config.calibrations import CALIBRATIONS
+from ddcal.config.components import source_of
 from ddcal.pipeline.costs import Amount, Kind, image_values, image_words
 from ddcal.pipeline.stages.base import Stage
 from ddcal.pipeline.stages.train import trained_set
@@ -36,11 +37,11 @@ class CalibrateStage(Stage):
 
     def settings(self, config: TrialConfig) -> dict[str, Any]:
         """Return ``calibrate`` without what the method does not have, and without a mask that masks nothing."""
-        method, calibration = config.calibrate.method, CALIBRATIONS[config.calibrate.method]
+        method, calibration = config.calibrate.method, config.calibrate.spec
         values = config.calibrate.model_dump(mode="json", exclude={"folds"})  # of the folds stage, where there is one
-        if method not in MASK_METHODS:
+        if not calibration.masks:
             del values["mask"], values["draws"]
-        elif method == "mts_distilled":
+        elif calibration.finds_ratio:
             del values["mask"]["ratio"]
         elif config.calibrate.mask.ratio == 0.0:
             values["mask"], values["draws"] = {"ratio": 0.0}, 1
@@ -48,6 +49,9 @@ class CalibrateStage(Stage):
             del values["t_min"], values["t_max"]
         if not calibration.temperature_alone:
             del values["solver"]
+        if method not in CALIBRATIONS:  # a user's own
+            source = source_of("calibrator", method, calibration.calibrator)["sha256"]
+            values |= {"source": source, "version": calibration.version}
         return values
 
     def exported(self, files: Iterable[str]) -> dict[str, str]:
@@ -61,8 +65,8 @@ class CalibrateStage(Stage):
         calibrate = config.calibrate
         values = image_values(config) | {"method": calibrate.method, "solver": calibrate.solver}
         what = f"{config.data.name} {calibrate.method}, {image_words(config)}"
-        if calibrate.method in MASK_METHODS:
-            draws = calibrate.draws if calibrate.mask.ratio > 0.0 or calibrate.method != "mts" else 1
+        if calibrate.spec.masks:
+            draws = calibrate.draws if calibrate.mask.ratio > 0.0 or calibrate.spec.finds_ratio else 1
             values |= {"network": config.train.network.model_dump(), "draws": draws}
             what += f", {draws} mask{'s' * (draws != 1)}"
         return self._kind(what, values)
@@ -76,7 +80,7 @@ class CalibrateStage(Stage):
         from ddcal.pipeline.footprint import FIT_BYTES, MANIFEST_BYTES, RATIO_BYTES, calibrator_bytes, masked_bytes
 
         networks = config.train.networks
-        draws = config.calibrate.draws if config.calibrate.method in MASK_METHODS else 0
+        draws = config.calibrate.draws if config.calibrate.spec.masks else 0
         text = 2 * (networks * (FIT_BYTES + 32 * draws) + RATIO_BYTES)  # once in its file, once in the manifest
         return text + masked_bytes(config, shape) + networks * calibrator_bytes(config, shape) + MANIFEST_BYTES
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ddcal.config import TrialConfig
-from ddcal.config.calibrations import FOLD_METHODS
 from ddcal.config.trial import folds_of
 from ddcal.pipeline.costs import Amount, Kind, image_values, image_words, network_words
 from ddcal.pipeline.stages.base import Stage
@@ -27,7 +26,7 @@ class FoldsStage(Stage):
 
     def in_trial(self, config: TrialConfig) -> bool:
         """Return whether the calibration cross-validates."""
-        return config.calibrate.method in FOLD_METHODS
+        return config.calibrate.spec.cross_validates
 
     def version(self, config: TrialConfig) -> int:
         """Return the version of cross-validation."""

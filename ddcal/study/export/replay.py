@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ddcal.config import DataConfig, TrialConfig
-from ddcal.config.trial import RECORDED
+from ddcal.config.base import RECORDED
 from ddcal.data import DataError, dataset_fingerprint, own_cache
 from ddcal.distill.synthetic import DESCRIPTION
 from ddcal.pipeline import Advance, DatasetCache, Environment, TrialRunner, open_store

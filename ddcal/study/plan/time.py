@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ddcal.config import TrialConfig
+from ddcal.config.base import RECORDED
 from ddcal.config.components import is_imported
 from ddcal.config.own import own_names
-from ddcal.config.trial import RECORDED
 from ddcal.pipeline import DatasetCache, Environment
 from ddcal.pipeline.costs import Cost, Kind
 from ddcal.pipeline.stages import STAGES

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ddcal.config import StudyConfig, TrialConfig
+from ddcal.config.base import RECORDED
 from ddcal.config.metrics import possible
 from ddcal.config.reading.study_paths import from_folder, with_trial_paths
-from ddcal.config.trial import RECORDED
 from ddcal.credentials import without_credentials
 from ddcal.errors import BadInput
 from ddcal.pipeline.stages import STAGES

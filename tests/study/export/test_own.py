@@ -11,7 +11,8 @@ from own_packages import forget
 from test_cli_export_replay import ddcal
 
 from ddcal.config import TrialConfig
-from ddcal.config.trial import RECORDED, MDTMaskConfig
+from ddcal.config.base import RECORDED
+from ddcal.config.trial import MDTMaskConfig
 from ddcal.pipeline import Environment, TrialRunner, open_store
 from ddcal.study import load_study
 
