@@ -1,4 +1,4 @@
-"""The package of the guide's tutorial, on the path of this process, of its children and of Ray's workers."""
+"""The packages of the guide's tutorials, on the path of this process, of its children and of Ray's workers."""
 
 import re
 import sys
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import ddcal
-from ddcal.config import components
+from ddcal.config import components as config_components
+from ddcal.data import fingerprint
 
 GUIDE = Path(ddcal.__file__).parent / "guide"
 
@@ -37,10 +38,11 @@ def own_package(tmp_path, monkeypatch):
 
 def forget():
     """What another process would not have: the package as it was imported here."""
+    fingerprint._array_hash.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] == "my_lab"]:
         del sys.modules[name]
-    components.source_of.cache_clear()
-    components._entry_points.cache_clear()
+    config_components.source_of.cache_clear()
+    config_components._entry_points.cache_clear()
 
 
 @pytest.fixture
@@ -48,3 +50,10 @@ def herding(own_package):
     """The backbone of the tutorial."""
     spec, images = code_of("own-backbone.md")
     return own_package({"herding.py": spec, "images.py": images})
+
+
+@pytest.fixture
+def components(own_package):
+    """The calibrator, the network and the data of the guide."""
+    names = ("calibrations.py", "bias.py", "wide.py", "layers.py", "data.py")
+    return own_package(dict(zip(names, code_of("own-components.md"), strict=True)))

@@ -1,5 +1,6 @@
 """Pure data: what a trial and a study are. Imports neither torch nor ray, so reading a config costs milliseconds."""
 
+from ddcal.config.datasets import DataConfig
 from ddcal.config.names import trial_from
 from ddcal.config.networks import NetworkConfig
 from ddcal.config.problems import ConfigError, Problem
@@ -9,7 +10,6 @@ from ddcal.config.study import StudyConfig
 from ddcal.config.training import TrainConfig
 from ddcal.config.trial import (
     CalibrateConfig,
-    DataConfig,
     DistillConfig,
     EvaluateConfig,
     MaskConfig,

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from ddcal.config.backbones import SECTIONS, backbone
+from ddcal.config.datasets import dataset_spec
 from ddcal.config.names import nest
 from ddcal.config.presets import preset
 from ddcal.config.problems import Problem, problem_at
@@ -22,7 +23,6 @@ PUBLISHED_IPC = (10, 50, 1)
 
 MDT_RATIO = 0.1
 PAPER_BINS = 10
-ZCA_DATASETS = ("cifar10", "cifar100")
 
 UNPUBLISHED = ("seed", "data.", "distill.probe.", "calibrate.solver", "train.holdout")
 """Names, and beginnings of names, that the paper gives no value for (``data.zca`` apart): they are drawn."""
@@ -102,7 +102,7 @@ def _published(study: StudyConfig, name: Any, broken: Collection[str]) -> Iterat
     unpublished = [*UNPUBLISHED, *(() if spec.learns else WITHOUT_LOOP), *(() if spec.distills else ("distill.ipc",))]
     unpublished += [f"distill.{section}." for section in SECTIONS if section != spec.section]
     values = {key: value for key, value in values.items() if not key.startswith(tuple(unpublished))}
-    if base.get("data.name") in ZCA_DATASETS and "data.name" not in study.space:
+    if dataset_spec(base.get("data.name", "")).whitened and "data.name" not in study.space:
         values |= {"data.zca": True}
     found: dict[str, Any] = {}
     good = {setting: domain for setting, domain in study.space.items() if setting not in broken}

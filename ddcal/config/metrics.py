@@ -3,31 +3,48 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
-METRICS: dict[str, Literal["min", "max"]] = {
-    "accuracy": "max",
-    "ece": "min",
-    "ece_10": "min",
-    "ece_15": "min",
-    "nll": "min",
-    "brier": "min",
-    "classwise_ece": "min",
-    "adaptive_ece": "min",
-    "adaptive_ece_10": "min",
-    "adaptive_ece_15": "min",
-    "mce": "min",
-    "smooth_ece": "min",
-    "brier_calibration": "min",
-    "brier_refinement": "min",
-    "aurc": "min",
+
+@dataclass(frozen=True)
+class Metric:
+    """What a metric is.
+
+    Attributes:
+        better: The direction in which it is better.
+        most: The largest value that it can have; the least is 0.
+        function: Import path ``package.module:NAME`` of what computes it: called with
+            (`ddcal.calibration.metrics.predictions.Predictions`, bins), it returns a float. "" for those that
+            `ddcal.calibration.metrics.scores.measure` computes together.
+    """
+
+    better: Literal["min", "max"] = "min"
+    most: float = 1.0
+    function: str = ""
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("max"),
+    "ece": Metric(),
+    "ece_10": Metric(),
+    "ece_15": Metric(),
+    "nll": Metric(most=math.inf),
+    "brier": Metric(most=2.0),
+    "classwise_ece": Metric(),
+    "adaptive_ece": Metric(),
+    "adaptive_ece_10": Metric(),
+    "adaptive_ece_15": Metric(),
+    "mce": Metric(),
+    "smooth_ece": Metric(function="ddcal.calibration.metrics.smooth:smooth_error"),
+    "brier_calibration": Metric(most=2.0),
+    "brier_refinement": Metric(most=2.0),
+    "aurc": Metric(),
 }
-"""Metric → the direction in which it is better. Each exists as ``val/…``, and as ``test/…`` in final results alone."""
+"""Each exists as ``val/…``, and as ``test/…`` in final results alone; a new one is its file and a row here."""
 
 VAL_METRICS = tuple(f"val/{name}" for name in METRICS)
 """What a study may search, constrain or schedule on."""
-
-_UP_TO = {"nll": math.inf, "brier": 2.0, "brier_calibration": 2.0, "brier_refinement": 2.0}
 
 
 def possible(metric: str, low: float, high: float) -> tuple[float, float]:
@@ -39,5 +56,5 @@ def possible(metric: str, low: float, high: float) -> tuple[float, float]:
         high: The upper end.
     """
     name = metric.rpartition("/")[2]
-    top = _UP_TO.get(name, 1.0 if name in METRICS else math.inf)
+    top = METRICS[name].most if name in METRICS else math.inf
     return min(max(low, 0.0), top), max(min(high, top), 0.0)

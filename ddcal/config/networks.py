@@ -3,64 +3,151 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
-from ddcal.config.base import Config, PositiveInt
+from ddcal.config.base import RECORDED, Config, PositiveInt
+from ddcal.config.components import ComponentError, find_component
+from ddcal.config.datasets import dataset_spec
 
-NetworkName = Literal["convnet", "mlp", "lenet", "alexnet", "vgg11", "resnet18"]
 NetworkNorm = Literal["instance", "batch", "none"]
 NetworkDepth = Annotated[int, Field(ge=1, le=8)]
 
 GREY_28_SIDE = 32
 """28-px grey images are padded to this side by the first convolution (LeNet apart, which keeps 28)."""
 
+_CURE = "set data.resolution, or take another network"
+
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a network has.
+    """What a network is. A user's own is one of these in a package of theirs (own-components.md).
 
     Attributes:
+        builder: Import path ``package.module:NAME`` of the `ddcal.networks.Network`: called with (channels, image_size,
+            num_classes) and, by their names, with those of ``width``, ``depth`` and ``norm`` that it has.
         width: Its own width: channels of the first convolution, hidden units of the MLP. The other layers keep their
             ratio to it. None: the widths are fixed.
         norms: The norms that it can have, its own first.
         depth: Whether its depth may be chosen.
+        too_small: Says why it cannot take images of some (config, channels, size), or "": what follows the place of a
+            setting, with ``{images}`` for the images.
+        version: Of a user's own: raised where numbers change.
     """
 
-    width: int | None
+    builder: str
+    width: int | None = None
     norms: tuple[NetworkNorm, ...] = ("instance", "batch", "none")
     depth: bool = False
+    too_small: Callable[[NetworkConfig, int, int], str] = lambda *_: ""
+    version: int = 1
 
 
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "convnet": Architecture(width=128, depth=True),
-    "mlp": Architecture(width=128, norms=("none",)),
-    "lenet": Architecture(width=None, norms=("none",)),
-    "alexnet": Architecture(width=128),
-    "vgg11": Architecture(width=64),
-    "resnet18": Architecture(width=64),
+def padded_side(channels: int, size: int) -> int:
+    """Return the side that blocks of convolutions begin with: 28-px grey images are padded to 32 px."""
+    return GREY_28_SIDE if (channels, size) == (1, 28) else size
+
+
+def lenet_side(channels: int, size: int) -> int:
+    """Return the side of what the two convolutions and poolings of LeNet leave of images, at most 0 for nothing."""
+    first = size if (channels, size) == (1, 28) else size - 4
+    return (first // 2 - 4) // 2
+
+
+def default_depth(image_size: int) -> int:
+    """Return the ConvNet's depth where the config gives none: max(2, round(log2(image_size)) − 2).
+
+    That is 2 at 8 and 16 px, 3 at 28 and 32, 4 at 64, 5 at 128 (method.md, ConvNet): blocks end on about 4×4 pixels.
+    """
+    return max(2, round(math.log2(image_size)) - 2)
+
+
+def _poolings(count: int, words: str, least: int) -> Callable[[NetworkConfig, int, int], str]:
+    """Return the check of a network whose ``count`` poolings of 2×2 must leave something."""
+
+    def check(config: NetworkConfig, channels: int, size: int) -> str:
+        if padded_side(channels, size) >> count:
+            return ""
+        return f"name is {config.name}: {words} poolings of 2×2 leave nothing of {{images}}; {least} px do: {_CURE}"
+
+    return check
+
+
+def _convnet(config: NetworkConfig, channels: int, size: int) -> str:
+    depth, side = default_depth(size) if config.depth is None else config.depth, padded_side(channels, size)
+    if side >> depth:
+        return ""
+    return (
+        f"depth is {depth}, but {depth} poolings of 2×2 leave nothing of {{images}}: take at most "
+        f"{int(math.log2(side))}"
+    )
+
+
+def _lenet(config: NetworkConfig, channels: int, size: int) -> str:
+    if lenet_side(channels, size) >= 1:
+        return ""
+    return f"name is lenet: two 5×5 convolutions and poolings leave nothing of {{images}}; 16 px do: {_CURE}"
+
+
+def _resnet18(config: NetworkConfig, channels: int, size: int) -> str:
+    if config.norm != "instance" or size >= 9:
+        return ""
+    return (
+        "name is resnet18: its last maps of {images} are one pixel, of which instance norm leaves nothing: set "
+        "{place}norm to 'batch' or 'none', or data.resolution to 9 or more"
+    )
+
+
+_PLACE = "ddcal.networks"
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "convnet": Architecture(f"{_PLACE}.convnet:ConvNet", 128, depth=True, too_small=_convnet),
+    "mlp": Architecture(f"{_PLACE}.mlp:MLP", 128, ("none",)),
+    "lenet": Architecture(f"{_PLACE}.lenet:LeNet", None, ("none",), too_small=_lenet),
+    "alexnet": Architecture(f"{_PLACE}.alexnet:AlexNet", 128, too_small=_poolings(3, "three", 8)),
+    "vgg11": Architecture(f"{_PLACE}.vgg:VGG11", 64, too_small=_poolings(5, "five", 32)),
+    "resnet18": Architecture(f"{_PLACE}.resnet:ResNet18", 64, too_small=_resnet18),
 }
+"""Every ``network.name`` of ddcal; a new one is its file in ``ddcal/networks/`` and a row here."""
 
-IMAGES = {
-    "digits": (1, 8),
-    "mnist": (1, 28),
-    "fashion-mnist": (1, 28),
-    "cifar10": (3, 32),
-    "cifar100": (3, 32),
-    "tiny-imagenet": (3, 64),
-    "imagenette": (3, 128),
-}
-"""Dataset → (channels, side in pixels) where the name says it; other data is looked at when a network is built."""
+
+def architecture(name: str) -> Architecture:
+    """Return what a network is.
+
+    Args:
+        name: One of `ARCHITECTURES`, or a user's own (`ddcal.config.components`).
+
+    Raises:
+        ddcal.config.components.ComponentError: if there is none, or the package of a user's own is missing.
+    """
+    return find_component("network", name, ARCHITECTURES, Architecture)
+
+
+def _recorded(name: str, info: ValidationInfo) -> bool:
+    return name not in ARCHITECTURES and bool((info.context or {}).get(RECORDED))
+
+
+def _known(value: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, str) and value not in ARCHITECTURES and not _recorded(value, info):
+        architecture(value)
+    return value
+
+
+if TYPE_CHECKING:
+    NetworkName = str
+else:
+    NetworkName = Annotated[Literal[tuple(ARCHITECTURES)] | str, BeforeValidator(_known)]
 
 
 class NetworkConfig(Config):
     """A network: the ConvNet of method.md, or one of those that sets are evaluated on across architectures.
 
     What is left out, or null, is the network's own (`ARCHITECTURES`). ``depth`` is the ConvNet's alone and follows the
-    image size (2 at 8 px, 3 at 28 and 32, 4 at 64, 5 at 128). MLP and LeNet have no norm: theirs is ``none``.
+    image size (2 at 8 px, 3 at 28 and 32, 4 at 64, 5 at 128). MLP and LeNet have no norm: theirs is ``none``. ``name``
+    may be your own, by its import path or entry point (own-components.md).
     """
 
     name: NetworkName = "convnet"
@@ -70,18 +157,20 @@ class NetworkConfig(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _own(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or not isinstance(values.get("name", "convnet"), str):
+    def _own(cls, values: Any, info: ValidationInfo) -> Any:
+        name = values.get("name", "convnet") if isinstance(values, dict) else None
+        if not isinstance(name, str) or _recorded(name, info):
             return values
-        architecture = ARCHITECTURES.get(values.get("name", "convnet"))
-        if architecture is None:
+        try:
+            found = architecture(name)
+        except ComponentError:  # the name is checked for itself
             return values
-        own = {"width": architecture.width, "norm": architecture.norms[0]}
+        own = {"width": found.width, "norm": found.norms[0]}
         return values | {key: value for key, value in own.items() if values.get(key) is None}
 
     @model_validator(mode="after")
-    def _check(self) -> NetworkConfig:
-        if problems := setting_problems(self.name, self):
+    def _check(self, info: ValidationInfo) -> NetworkConfig:
+        if not _recorded(self.name, info) and (problems := setting_problems(self.name, self)):
             raise ValueError("; ".join(problems))
         return self
 
@@ -99,8 +188,10 @@ class NetworkOverride(Config):
     norm: NetworkNorm | None = None
 
     @model_validator(mode="after")
-    def _check(self) -> NetworkOverride:
-        if self.name is not None and (problems := setting_problems(self.name, self)):
+    def _check(self, info: ValidationInfo) -> NetworkOverride:
+        if self.name is None or _recorded(self.name, info):
+            return self
+        if problems := setting_problems(self.name, self):
             raise ValueError("; ".join(problems))
         return self
 
@@ -109,7 +200,7 @@ class NetworkOverride(Config):
         given = self.model_dump(exclude_none=True)
         if self.name in (None, base.name):
             return base.model_copy(update=given)
-        norms, before = ARCHITECTURES[str(self.name)].norms, ARCHITECTURES[base.name].norms
+        norms, before = architecture(str(self.name)).norms, architecture(base.name).norms
         carried = {"norm": base.norm} if len(before) > 1 and base.norm in norms else {}
         return NetworkConfig.model_validate(carried | given)
 
@@ -122,12 +213,12 @@ def setting_problems(name: str, config: NetworkConfig | NetworkOverride, place: 
         config: Its settings; None stands for the network's own.
         place: What goes before the settings' names, for example ``train.network.``.
     """
-    architecture, problems = ARCHITECTURES[name], []
-    if config.width is not None and architecture.width is None:
+    found, problems = architecture(name), []
+    if config.width is not None and found.width is None:
         problems.append(f"{place}width is {config.width}, but the layers of {name} have fixed widths: leave it out")
-    if config.depth is not None and not architecture.depth:
+    if config.depth is not None and not found.depth:
         problems.append(f"{place}depth is {config.depth}, but {name} has a fixed depth: leave it out")
-    if config.norm is not None and config.norm not in architecture.norms:
+    if config.norm is not None and config.norm not in found.norms:
         problems.append(f"{place}norm is {config.norm!r}, but {name} has no norm: leave it out, or say 'none'")
     return problems
 
@@ -144,7 +235,7 @@ def network_problems(
         resolution: As ``data.resolution``.
     """
     problems = []
-    channels, size = IMAGES.get(dataset, (0, 0))
+    channels, size = dataset_spec(dataset).channels, dataset_spec(dataset).side
     for stage, override in overrides.items():
         own = any(value is not None for value in (override.name, override.width, override.depth, override.norm))
         place = f"{stage}.network." if own else "network."
@@ -168,44 +259,6 @@ def size_problem(config: NetworkConfig, channels: int, size: int, place: str = "
         place: What goes before the settings' names.
         images: What to call the images.
     """
-    name, images = config.name, images or f"{size}-px images"
-    side = padded_side(channels, size)
-    cure = "set data.resolution, or take another network"
-    if name == "convnet":
-        depth = default_depth(size) if config.depth is None else config.depth
-        if side >> depth < 1:
-            most = int(math.log2(side))
-            return (
-                f"{place}depth is {depth}, but {depth} poolings of 2×2 leave nothing of {images}: take at most {most}"
-            )
-    elif name == "lenet" and lenet_side(channels, size) < 1:
-        return f"{place}name is lenet: two 5×5 convolutions and poolings leave nothing of {images}; 16 px do: {cure}"
-    elif name == "alexnet" and side >> 3 < 1:
-        return f"{place}name is alexnet: three poolings of 2×2 leave nothing of {images}; 8 px do: {cure}"
-    elif name == "vgg11" and side >> 5 < 1:
-        return f"{place}name is vgg11: five poolings of 2×2 leave nothing of {images}; 32 px do: {cure}"
-    elif name == "resnet18" and config.norm == "instance" and size < 9:
-        return (
-            f"{place}name is resnet18: its last maps of {images} are one pixel, of which instance norm leaves nothing: "
-            f"set {place}norm to 'batch' or 'none', or data.resolution to 9 or more"
-        )
-    return ""
-
-
-def padded_side(channels: int, size: int) -> int:
-    """Return the side that blocks of convolutions begin with: 28-px grey images are padded to 32 px."""
-    return GREY_28_SIDE if (channels, size) == (1, 28) else size
-
-
-def lenet_side(channels: int, size: int) -> int:
-    """Return the side of what the two convolutions and poolings of LeNet leave of images, at most 0 for nothing."""
-    first = size if (channels, size) == (1, 28) else size - 4
-    return (first // 2 - 4) // 2
-
-
-def default_depth(image_size: int) -> int:
-    """Return the ConvNet's depth where the config gives none: max(2, round(log2(image_size)) − 2).
-
-    That is 2 at 8 and 16 px, 3 at 28 and 32, 4 at 64, 5 at 128 (method.md, ConvNet): blocks end on about 4×4 pixels.
-    """
-    return max(2, round(math.log2(image_size)) - 2)
+    why = architecture(config.name).too_small(config, channels, size)
+    said = why.replace("{images}", images or f"{size}-px images").replace("{place}", place)
+    return f"{place}{said}" if why else ""

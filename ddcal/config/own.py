@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+import functools
+from collections.abc import Callable, Container
 from typing import Any
 
-from ddcal.config.backbones import BACKBONES
-from ddcal.config.calibrations import CALIBRATIONS
+from ddcal.config.backbones import BACKBONES, backbone
+from ddcal.config.calibrations import CALIBRATIONS, calibration
 from ddcal.config.components import Kind, source_of
+from ddcal.config.datasets import DATASETS
+from ddcal.config.networks import ARCHITECTURES, architecture
 from ddcal.config.trial import TrialConfig
 
-KINDS: dict[str, Kind] = {"distill.backbone": "backbone", "calibrate.method": "calibrator"}
+KINDS: dict[str, Kind] = {
+    "data.name": "dataset",
+    "network.name": "network",
+    "distill.backbone": "backbone",
+    "distill.network.name": "network",
+    "train.network.name": "network",
+    "calibrate.method": "calibrator",
+}
 """Setting that may name a user's own component → what kind of component that is."""
+
+_KNOWN: dict[Kind, Container[str]] = {
+    "dataset": DATASETS,
+    "network": ARCHITECTURES,
+    "backbone": BACKBONES,
+    "calibrator": CALIBRATIONS,
+}
 
 
 def own_names(trial: TrialConfig) -> dict[str, str]:
     """Return setting → the component of a user's own that it names; nothing is imported."""
-    named: dict[str, tuple[str, Container[str]]] = {
-        "distill.backbone": (trial.distill.backbone, BACKBONES),
-        "calibrate.method": (trial.calibrate.method, CALIBRATIONS),
+    named = {setting: functools.reduce(getattr, setting.split("."), trial) for setting in KINDS}
+    return {
+        setting: str(name)
+        for setting, name in named.items()
+        if name is not None and str(name) not in _KNOWN[KINDS[setting]]
     }
-    return {setting: name for setting, (name, known) in named.items() if name not in known}
 
 
 def own_sources(trial: TrialConfig) -> dict[str, dict[str, Any]]:
@@ -29,8 +47,13 @@ def own_sources(trial: TrialConfig) -> dict[str, dict[str, Any]]:
     Raises:
         ddcal.config.components.ComponentError: if its package is missing.
     """
-    others = {
-        "distill.backbone": lambda: trial.distill.spec.distiller,
-        "calibrate.method": lambda: trial.calibrate.spec.calibrator,
+    others: dict[Kind, Callable[[str], str]] = {
+        "dataset": lambda name: "",
+        "network": lambda name: architecture(name).builder,
+        "backbone": lambda name: backbone(name).distiller,
+        "calibrator": lambda name: calibration(name).calibrator,
     }
-    return {setting: source_of(KINDS[setting], name, others[setting]()) for setting, name in own_names(trial).items()}
+    return {
+        setting: source_of(KINDS[setting], name, others[KINDS[setting]](name))
+        for setting, name in own_names(trial).items()
+    }

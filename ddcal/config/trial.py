@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -37,92 +36,12 @@ from ddcal.config.calibrations import (
     default_bounds,
     folds_within,
 )
-from ddcal.config.networks import NetworkConfig, NetworkOverride, network_problems
+from ddcal.config.datasets import DataConfig
+from ddcal.config.networks import ARCHITECTURES, NetworkConfig, NetworkOverride, network_problems
 from ddcal.config.presets import preset_of
 from ddcal.config.training import TrainConfig
 
-DATASETS = (
-    *("digits", "mnist", "fashion-mnist", "cifar10", "cifar100"),
-    *("tiny-imagenet", "imagenette", "image-folder", "npz"),
-)
-IMAGE_FILE_DATASETS = ("tiny-imagenet", "imagenette", "image-folder")
-"""These lie as one file an image; they are decoded once, at ``data.resolution``."""
-DATASETS_WITHOUT_FLIP = ("digits", "mnist")
-"""Mirrored digits are other digits: DSA draws no flip for these (method.md, DSA operations)."""
-
-DatasetName = Literal[
-    "digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet", "imagenette", "image-folder", "npz"
-]
 Family = Literal["published", "rethinking", "reference"]
-
-
-class DataConfig(Config):
-    """The dataset, its preprocessing and its validation split.
-
-    ``validation_fraction`` of the real training images of every class becomes ``val`` before anything else sees them;
-    None means 0.3 for digits and 0.1 elsewhere. 0 is for comparison with published figures only: nothing may be
-    searched or selected then. The split does not depend on the trial's seed, so replicates share one ``val``.
-
-    ``resize`` says how image files that are not square become so: ``crop`` resizes the short side and cuts out the
-    centre, ``squash`` resizes both sides. ``background`` is what transparent pixels of image files are laid on: white,
-    black, or ``#rrggbb``. ``variant`` is which of ImageNette's three downloads to read.
-
-    ``train_images`` keeps about so many of the real training images, drawn once and the same share of every class, for
-    studies at reduced scale; None keeps all. ``val`` and ``test`` stay as they are.
-    """
-
-    name: DatasetName = "digits"
-    root: str | None = None
-    zca: bool = False
-    resolution: Annotated[int, Field(ge=8, le=1024)] | None = None
-    resize: Literal["crop", "squash"] = "crop"
-    background: str = "white"
-    variant: Literal["full", "320px", "160px"] = "full"
-    train_images: PositiveInt | None = None
-    validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)] | None = None
-
-    @property
-    def resolved_validation_fraction(self) -> float:
-        """The fraction in force, with the dataset's default filled in."""
-        if self.validation_fraction is not None:
-            return self.validation_fraction
-        return 0.3 if self.name == "digits" else 0.1
-
-    @model_validator(mode="after")
-    def _check(self) -> DataConfig:
-        if self.name == "digits" and 0.0 < self.resolved_validation_fraction < 0.3:
-            raise ValueError(
-                f"validation_fraction is {self.validation_fraction}; digits is so small that val needs at least 0.3 "
-                "of its training images (or 0 where nothing is selected)"
-            )
-        if self.name == "npz" and self.root is None:
-            raise ValueError(
-                "root is missing; with name: npz it must be the path of a .npz file that holds "
-                "x_train, y_train, x_test, y_test"
-            )
-        if self.name == "image-folder" and self.root is None:
-            raise ValueError(
-                "root is missing; with name: image-folder it must be the path of a folder that holds train/ and test/, "
-                "each with one folder of images a class"
-            )
-        if self.resize != "crop" and self.name not in IMAGE_FILE_DATASETS:
-            raise ValueError(
-                f"resize is {self.resize!r}, which means something for {', '.join(IMAGE_FILE_DATASETS)} alone, "
-                f"not for {self.name}: leave it out"
-            )
-        if not re.fullmatch(r"white|black|#[0-9a-f]{6}", self.background):
-            raise ValueError(
-                f"background is {self.background!r}; it must be white, black, or a colour as '#rrggbb', in quotes and "
-                "small letters"
-            )
-        if self.background != "white" and self.name not in IMAGE_FILE_DATASETS:
-            raise ValueError(
-                f"background is {self.background!r}, which means something for {', '.join(IMAGE_FILE_DATASETS)} alone, "
-                f"not for {self.name}: leave it out"
-            )
-        if self.variant != "full" and self.name != "imagenette":
-            raise ValueError(f"variant is {self.variant!r}, which imagenette alone has, not {self.name}: leave it out")
-        return self
 
 
 class MaskConfig(Config):
@@ -292,9 +211,7 @@ class TrialConfig(Config):
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> TrialConfig:
-        if (info.context or {}).get(RECORDED) and (
-            is_own_backbone(self.distill.backbone) or self.calibrate.method not in CALIBRATIONS
-        ):
+        if (info.context or {}).get(RECORDED) and _names_own(self):
             return self
         problems = cross_field_problems(self)
         if problems:
@@ -312,6 +229,13 @@ class Contradictions(ValueError):
     def __init__(self, sentences: list[str]):
         self.sentences = tuple(sentences)
         super().__init__("; ".join(sentences))
+
+
+def _names_own(trial: TrialConfig) -> bool:
+    """Return whether a trial names a component of a user's own, whose package may not be here."""
+    networks = (trial.network.name, trial.distill.network.name, trial.train.network.name)
+    own_network = any(name is not None and name not in ARCHITECTURES for name in networks)
+    return own_network or trial.distill.backbone not in BACKBONES or trial.calibrate.method not in CALIBRATIONS
 
 
 def held_out_per_class(ipc: int, holdout: float) -> int:
@@ -347,7 +271,7 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
     if spec.learns and trial.distill.iterations is None and published.get("distill.iterations") is None:
         problems.append(f"distill.iterations is missing: {trial.distill.backbone} brings no published number")
     problems += spec.problems(trial, published)
-    if trial.data.name in DATASETS_WITHOUT_FLIP:
+    if not trial.data.spec.flips:
         named = {"train.augment": trial.train.augment, f"distill.{spec.section}.augment": spec.augment(trial.distill)}
         problems += [said for key, name in named.items() if name and (said := flip_problem(key, name, trial.data.name))]
     networks = {"distill": trial.distill.network, "train": trial.train.network}

@@ -26,8 +26,6 @@ from ddcal.data.preprocessing import (
 from ddcal.data.sources import locate_source, read_source
 from ddcal.seeding import generator
 
-DIGITS_TEST_FRACTION = 0.3
-
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -100,7 +98,7 @@ def load_dataset(config: DataConfig, derived: Path | None = None) -> Dataset:
         DataError: if files are missing, damaged or malformed, or too few for the split.
     """
     source = replace(locate_source(config), derived=derived)
-    fingerprint = source_fingerprint(config.name, source)
+    fingerprint = source_fingerprint(config.name, source, config.root)
     resolution, folder = config.resolution, source.keeps
     if source.kind == "images":
         raw, folder = open_decoded(config, source, fingerprint)
@@ -110,8 +108,8 @@ def load_dataset(config: DataConfig, derived: Path | None = None) -> Dataset:
     mapped = source.kind == "images" and not config.zca  # whitening a batch anew each time costs too much
     train, test = torch.arange(len(raw.train_labels)), torch.arange(len(raw.test_labels))
     test_images, test_labels = raw.test_images, raw.test_labels
-    if config.name == "digits":
-        train, test = split_by_class(raw.train_labels, train, DIGITS_TEST_FRACTION, "digits-test")
+    if config.spec.test_fraction:
+        train, test = split_by_class(raw.train_labels, train, config.spec.test_fraction, f"{config.name}-test")
         test_images, test_labels = raw.train_images, raw.train_labels
     fraction = config.resolved_validation_fraction
     train, val = split_by_class(raw.train_labels, train, fraction, "val-split")

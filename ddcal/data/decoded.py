@@ -28,7 +28,6 @@ from ddcal.untrusted import Untrusted, open_lock, open_regular, read_json
 
 DECODING_VERSION = 1
 """Raised whenever the same files give other bytes, unless they have another fingerprint then."""
-IMAGENETTE_SIDE = 128
 SUM_BYTES = 2**25
 """Bytes of images under one checksum."""
 SUM_THREADS = 4
@@ -43,8 +42,8 @@ def stored_side(config: DataConfig, images: ImageFolder) -> int:
     """
     if config.resolution:
         return config.resolution
-    if images.name == "imagenette":
-        return IMAGENETTE_SIDE
+    if config.spec.one_side:
+        return config.spec.side
     return image_side(images.path, images.listing.paths["train"])
 
 
@@ -111,7 +110,7 @@ def _folder_name(config: DataConfig, images: ImageFolder, fingerprint: str) -> s
 
 def _resize(config: DataConfig) -> str | None:
     """Images of Tiny-ImageNet and of a folder that no resolution is given for must have one size."""
-    return config.resize if config.resolution or config.name == "imagenette" else None
+    return config.resize if config.resolution or config.spec.one_side else None
 
 
 def _places(source: Source) -> tuple[Path, Path]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ddcal.config import DataConfig
-from ddcal.data.dataset import DIGITS_TEST_FRACTION, check_split, reduced, split_by_class
+from ddcal.data.dataset import check_split, reduced, split_by_class
 from ddcal.data.decoded import stored_side
 from ddcal.data.fingerprint import look_at
 from ddcal.data.image_folders import ImageFolder, raise_problems
@@ -18,7 +18,6 @@ from ddcal.data.sources import Source, locate_source, survey_source
 
 SAMPLE = 200
 """So many pictures of each split tell what all are like, where nobody has looked at all of them."""
-TINY_IMAGENET_CLASSES = 200
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def check_dataset(config: DataConfig, thorough: bool) -> tuple[DatasetShape, lis
         return shape, [*remarks, *_unofficial(config, source, shape)]
     listing = source.images.listing
     look = look_at(source, thorough) or _sampled(source.images)
-    side = None if config.resolution or config.name == "imagenette" else stored_side(config, source.images)
+    side = None if config.resolution or config.spec.one_side else stored_side(config, source.images)
     raise_problems(source.images.path, look.problems(side))
     found = [f"{source.place}: {remark}" for remark in look.remarks(config.background)]
     if listing.passed_over:
@@ -86,11 +85,12 @@ def check_dataset(config: DataConfig, thorough: bool) -> tuple[DatasetShape, lis
 
 
 def _unofficial(config: DataConfig, source: Source, shape: DatasetShape) -> list[str]:
-    if config.name != "tiny-imagenet" or shape.classes == TINY_IMAGENET_CLASSES:
+    official = config.spec.classes
+    if shape.classes == (official or shape.classes):
         return []
     has = f"wnids.txt lists {shape.classes}" if source.images is not None else f"it has {shape.classes}"
     return [
-        f"{source.place}: {has} classes, and the official Tiny-ImageNet has {TINY_IMAGENET_CLASSES}: scores are not "
+        f"{source.place}: {has} classes, and the official Tiny-ImageNet has {official}: scores are not "
         "comparable with published ones"
     ]
 
@@ -118,8 +118,8 @@ def _shape(config: DataConfig, source: Source) -> tuple[DatasetShape, tuple[str,
         labels, test, names = survey.train_labels, len(survey.test_labels), survey.class_names
         side, channels, remarks = config.resolution or survey.side, survey.channels, survey.remarks
     train, fraction = torch.arange(len(labels)), config.resolved_validation_fraction
-    if config.name == "digits":
-        train, taken = split_by_class(labels, train, DIGITS_TEST_FRACTION, "digits-test")
+    if config.spec.test_fraction:
+        train, taken = split_by_class(labels, train, config.spec.test_fraction, f"{config.name}-test")
         test = len(taken)
     train, val = split_by_class(labels, train, fraction, "val-split")
     check_split(labels, train, val, fraction, source.place)

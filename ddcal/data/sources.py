@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 
 from ddcal.config import DataConfig
-from ddcal.config.trial import IMAGE_FILE_DATASETS
+from ddcal.config.components import ComponentError, imported_object
+from ddcal.config.datasets import DATASETS, DIGITS, Official
 from ddcal.data.arrays import (
     NPZ_KEYS,
     RawData,
@@ -39,28 +40,6 @@ from ddcal.untrusted import Untrusted
 CACHE_FOLDER = ".ddcal"
 """Folder beside the source files that keeps what is derived from them; it can be deleted at any time."""
 
-DIGITS = tuple(str(digit) for digit in range(10))
-CLASS_NAMES = {
-    "digits": DIGITS,
-    "mnist": DIGITS,
-    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    "fashion-mnist": (
-        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-    ),
-}
-IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
-OFFICIAL = {
-    "cifar10": (
-        "CIFAR10",
-        "cifar-10-batches-py",
-        (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"),
-    ),
-    "cifar100": ("CIFAR100", "cifar-100-python", ("train", "test", "meta")),
-    "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw", IDX_FILES),
-    "mnist": ("MNIST", "MNIST/raw", IDX_FILES),
-}
-"""Dataset → torchvision's class, the folder of the official files below the data root, and the files."""
 DAMAGED = (OSError, EOFError, ValueError, IndexError, zlib.error)
 
 
@@ -76,7 +55,7 @@ class Source:
         images: Of kind ``images``: the folder with one file an image, beside what ``files`` has.
     """
 
-    kind: Literal["digits", "npz", "official", "images"]
+    kind: Literal["digits", "npz", "official", "images", "function"]
     files: Mapping[str, Path]
     root: Path | None
     images: ImageFolder | None = None
@@ -90,6 +69,8 @@ class Source:
     @property
     def place(self) -> str:
         """Where the data set lies, for messages."""
+        if self.kind == "function":
+            return "data.name"
         return str(self.images.path) if self.images else ", ".join(map(str, self.files.values()))
 
 
@@ -118,20 +99,24 @@ def locate_source(config: DataConfig) -> Source:
                 f"file that holds {', '.join(NPZ_KEYS)}"
             )
         return Source("npz", {"npz": root}, root.parent)
+    if config.name not in DATASETS:
+        return Source("function", {}, None)
     archive = root / f"{config.name}.npz"
     if archive.is_file() and config.name != "image-folder":
         return Source("npz", {"npz": archive}, root)
-    if config.name in IMAGE_FILE_DATASETS:
+    if config.spec.image_files:
         return _locate_images(config, root, archive)
-    class_name, folder, names = OFFICIAL[config.name]
-    files = {name: root / folder / name for name in names}
+    official = config.spec.official
+    assert official is not None, "what is neither arrays nor image files has official files"
+    folder = official.folder
+    files = {name: root / folder / name for name in official.files}
     missing = [name for name, path in files.items() if not path.is_file()]
     if missing:
         raise DataError(
             f"data.name is {config.name!r}, but there is neither {archive} (holding {', '.join(NPZ_KEYS)}) nor the "
             f"official files in {root / folder} (missing: {', '.join(missing)}). On a machine with internet run "
-            f"torchvision.datasets.{class_name}(ROOT, download=True) and copy ROOT here, or put the .npz there, or set "
-            "data.root or $DDCAL_DATA to the folder that has them"
+            f"torchvision.datasets.{official.torchvision}(ROOT, download=True) and copy ROOT here, or put the .npz "
+            "there, or set data.root or $DDCAL_DATA to the folder that has them"
         )
     return Source("official", files, root)
 
@@ -162,9 +147,38 @@ def read_source(config: DataConfig, source: Source) -> RawData:
     if source.kind == "digits":
         return _read_digits(source.files["digits"])
     if source.kind == "npz":
-        return check_arrays(source.files["npz"], _read_npz(source.files["npz"]), CLASS_NAMES.get(config.name))
+        return check_arrays(source.files["npz"], _read_npz(source.files["npz"]), config.spec.class_names or None)
+    if source.kind == "function":
+        return arrays_of_function(config.name, config.root)
     assert source.root is not None
-    return _read_official(config.name, source.root)
+    return _read_official(config.spec.official, config.spec.class_names, source.root)
+
+
+def arrays_of_function(name: str, root: str | None) -> RawData:
+    """Return what a user's function gives, checked like an ``.npz``.
+
+    Args:
+        name: Its import path, as ``data.name``: called with ``root``, it returns a mapping of `NPZ_KEYS` to arrays, and
+            may name the classes under ``class_names``. It must return the same arrays each time.
+        root: As ``data.root``.
+
+    Raises:
+        DataError: if it cannot be imported or called, or does not return that.
+    """
+    try:
+        given = imported_object("dataset", name, name)(root)
+    except ComponentError as error:
+        raise DataError(f"data.name: {error}") from error
+    except Exception as error:  # whatever a function of a user's raises
+        raise DataError(f"data.name {name!r}: the function raised {type(error).__name__}: {error}") from error
+    if not isinstance(given, Mapping):
+        raise DataError(
+            f"data.name {name!r}: the function returned a {type(given).__name__}; it must return a mapping of "
+            f"{', '.join(NPZ_KEYS)} to arrays"
+        )
+    check_names(Path(name), given)
+    names = tuple(str(one) for one in given.get("class_names", ()))
+    return check_arrays(Path(name), {key: np.asarray(given[key]) for key in NPZ_KEYS}, names or None)
 
 
 def _read_digits(path: Path) -> RawData:
@@ -228,16 +242,17 @@ def survey_source(config: DataConfig, source: Source) -> Survey:
         DataError: as `read_source`.
     """
     if source.kind == "npz":
-        return survey_npz(source.files["npz"], CLASS_NAMES.get(config.name))
+        return survey_npz(source.files["npz"], config.spec.class_names or None)
     raw = read_source(config, source)
     _, side, _, channels = raw.train_images.shape
     return Survey(raw.train_labels, raw.test_labels, raw.class_names, side, channels)
 
 
-def _read_official(name: str, root: Path) -> RawData:
+def _read_official(official: Official | None, class_names: tuple[str, ...], root: Path) -> RawData:
     import torchvision.datasets
 
-    class_name, folder, _ = OFFICIAL[name]
+    assert official is not None
+    class_name, folder = official.torchvision, official.folder
     dataset_class = getattr(torchvision.datasets, class_name)
     try:
         parts = {part: dataset_class(str(root), train=part == "train", download=False) for part in ("train", "test")}
@@ -247,5 +262,5 @@ def _read_official(name: str, root: Path) -> RawData:
         ) from error
     arrays = {f"x_{part}": np.asarray(dataset.data) for part, dataset in parts.items()}
     arrays |= {f"y_{part}": np.asarray(dataset.targets) for part, dataset in parts.items()}
-    names = DIGITS if name == "mnist" else tuple(parts["train"].classes)  # torchvision calls a 0 "0 - zero"
+    names = class_names if official.plain_names else tuple(parts["train"].classes)
     return check_arrays(root / folder, arrays, names)

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import parameters_to_vector
 
 from ddcal.config import DistillConfig, NetworkConfig
-from ddcal.config.trial import DATASETS_WITHOUT_FLIP
+from ddcal.config.datasets import dataset_spec
 from ddcal.data import Dataset
 from ddcal.data.augment import augment, draw_augmentation
 from ddcal.divergence import loss_problem, usual_cross_entropy
@@ -57,7 +57,7 @@ class ExpertTraining:
             momentum=self.settings.momentum,
             weight_decay=self.settings.weight_decay,
         )
-        self.flip = dataset.name not in DATASETS_WITHOUT_FLIP
+        self.flip = dataset_spec(dataset.name).flips
         self.snapshots: list[Tensor] = []
         self.errors: list[float] = []
         self.losses: list[float] = []

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ddcal.config import DistillConfig, NetworkConfig
-from ddcal.config.trial import DATASETS_WITHOUT_FLIP
+from ddcal.config.datasets import dataset_spec
 from ddcal.data import Dataset
 from ddcal.data.augment import Augmentation, draw_augmentation
 from ddcal.distill.distiller import Distiller
@@ -38,7 +38,7 @@ class LearnedImages(Distiller):
         assert config.iterations, "the config must be resolved"
         self.dataset, self.config, self.seed, self.device = dataset, config, seed, device
         self.network_config = config.network.over(NetworkConfig())
-        self.flip = dataset.name not in DATASETS_WITHOUT_FLIP
+        self.flip = dataset_spec(dataset.name).flips
         self.iterations, self.iteration = config.iterations, 0
         self.mask = SyntheticMask(config.mask, seed, device)
 

@@ -18,7 +18,7 @@ from torch.nn.init import xavier_uniform_
 from ddcal.config import DistillConfig, NetworkConfig
 from ddcal.config.augmentations import operations_of
 from ddcal.config.backbones.rtp import decoded_per_class
-from ddcal.config.trial import DATASETS_WITHOUT_FLIP
+from ddcal.config.datasets import dataset_spec
 from ddcal.data import Dataset
 from ddcal.data.augment import augment, draw_augmentation
 from ddcal.distill.distiller import Distiller
@@ -66,7 +66,7 @@ class AddressableMemories(Distiller):
         self.dataset, self.config, self.settings, self.seed, self.device = dataset, config, settings, seed, device
         self.iterations, self.iteration = config.iterations, 0
         self.size = dataset.image_size
-        self.flip = dataset.name not in DATASETS_WITHOUT_FLIP
+        self.flip = dataset_spec(dataset.name).flips
         self.real = RealBatches(dataset, settings.real_batch, device)
         self.mask = SyntheticMask(config.mask, seed, device)
         if settings.bases:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from ddcal.config import NetworkConfig
-from ddcal.config.networks import default_depth, size_problem
-from ddcal.networks.alexnet import AlexNet
+from ddcal.config.components import ComponentError, imported_object
+from ddcal.config.networks import architecture, default_depth, size_problem
 from ddcal.networks.base import Network
-from ddcal.networks.convnet import ConvNet
-from ddcal.networks.lenet import LeNet
-from ddcal.networks.mlp import MLP
-from ddcal.networks.resnet import ResNet18
-from ddcal.networks.vgg import VGG11
 
 
 def network_on_meta(config: NetworkConfig, channels: int, image_size: int, num_classes: int) -> Network:
@@ -35,21 +31,22 @@ def network_on_meta(config: NetworkConfig, channels: int, image_size: int, num_c
             raise ValueError(f"{name} is {value}; it must be at least 1")
     if why := size_problem(config, channels, image_size):
         raise ValueError(why)
-    shape = (channels, image_size, num_classes)
+    spec, shape = architecture(config.name), (channels, image_size, num_classes)
+    settings: dict[str, Any] = {}
+    if spec.width is not None:
+        settings["width"] = config.width
+    if len(spec.norms) > 1:
+        settings["norm"] = config.norm
+    if spec.depth:
+        settings["depth"] = default_depth(image_size) if config.depth is None else config.depth
     with torch.device("meta"):
-        if config.name == "lenet":
-            return LeNet(*shape)
-        assert config.width is not None, "LeNet alone has none"
-        if config.name == "mlp":
-            return MLP(*shape, width=config.width)
-        if config.name == "alexnet":
-            return AlexNet(*shape, width=config.width, norm=config.norm)
-        if config.name == "vgg11":
-            return VGG11(*shape, width=config.width, norm=config.norm)
-        if config.name == "resnet18":
-            return ResNet18(*shape, width=config.width, norm=config.norm)
-        depth = default_depth(image_size) if config.depth is None else config.depth
-        return ConvNet(*shape, width=config.width, depth=depth, norm=config.norm)
+        made = imported_object("network", config.name, spec.builder)(*shape, **settings)
+    if not isinstance(made, Network):
+        raise ComponentError(
+            f"network.name {config.name!r}: {spec.builder} makes a {type(made).__name__}; it must be a "
+            "ddcal.networks.Network"
+        )
+    return made
 
 
 def build_network(

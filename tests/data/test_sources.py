@@ -7,9 +7,10 @@ import pytest
 import torchvision.datasets
 
 from ddcal.config import DataConfig
+from ddcal.config.datasets import DATASETS
 from ddcal.data import DataError, dataset_fingerprint, load_dataset
 from ddcal.data.shapes import check_dataset
-from ddcal.data.sources import CLASS_NAMES, data_root, locate_source, read_source
+from ddcal.data.sources import data_root, locate_source, read_source
 
 
 def read(**config):
@@ -220,7 +221,7 @@ def test_the_idx_files_in_the_official_layout(tmp_path, name, folder):
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, 20) + labels)
     raw = read(name=name, root=str(tmp_path))
     assert np.array_equal(raw.train_images[..., 0], pixels) and raw.train_labels.tolist() == [*range(10), *range(10)]
-    assert raw.class_names == CLASS_NAMES[name]
+    assert raw.class_names == DATASETS[name].class_names
 
 
 def test_official_files_that_are_incomplete_or_not_the_real_ones(tmp_path):

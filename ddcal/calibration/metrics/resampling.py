@@ -17,7 +17,9 @@ import numpy.typing as npt
 from ddcal.calibration.checks import Floats, Integers
 from ddcal.calibration.metrics.predictions import Predictions, bin_index
 from ddcal.calibration.metrics.ranking import Ranked, average_ties, equal_mass_ece, risk_coverage_area
+from ddcal.calibration.metrics.scores import function_of
 from ddcal.calibration.metrics.smooth import fixed_point, on_cells
+from ddcal.config.metrics import METRICS
 
 Statistic = Callable[[Floats], Floats]
 """(N, R) counts, a column a resample → the metric of each, (R,)."""
@@ -56,6 +58,8 @@ def statistic(metric: str, predictions: Predictions, bins: int) -> Statistic:
         return _each(
             lambda counts: fixed_point(on_cells(predictions.confidence, predictions.gaps * counts / len(counts)))
         )
+    if METRICS[metric].function:
+        return _each(lambda counts: function_of(metric)(_drawn(predictions, counts), bins))
     order = np.argsort(predictions.confidence)
     confidence, correct = predictions.confidence[order], predictions.correct[order].astype(np.float64)
 
@@ -67,6 +71,13 @@ def statistic(metric: str, predictions: Predictions, bins: int) -> Statistic:
         return _each(lambda counts: equal_mass_ece(drawn_ranked(counts), bins))
     assert metric == "aurc", metric
     return _each(lambda counts: risk_coverage_area(drawn_ranked(counts)))
+
+
+def _drawn(predictions: Predictions, counts: Floats) -> Predictions:
+    """Return the predictions, each as often as it was drawn; without the errors of classes."""
+    times = counts.astype(np.int64)
+    confidence, correct = np.repeat(predictions.confidence, times), np.repeat(predictions.correct, times)
+    return Predictions(confidence, correct, np.repeat(predictions.nll, times))
 
 
 def _of_classes(metric: str, predictions: Predictions, bins: int) -> Statistic:

@@ -7,13 +7,16 @@ rules are those of `ddcal.calibration.metrics.predictions` and `ddcal.calibratio
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
+
 import numpy as np
 
 from ddcal.calibration.checks import ArrayLike, check_count, check_labels, check_matrix
 from ddcal.calibration.metrics.binned import brier_parts, mean_class_ece, top1_ece, top1_mce
 from ddcal.calibration.metrics.predictions import Predictions, predict, predict_from_probabilities
 from ddcal.calibration.metrics.ranking import equal_mass_ece, rank, risk_coverage_area
-from ddcal.calibration.metrics.smooth import smooth_error
+from ddcal.config.metrics import METRICS
 
 
 def accuracy(logits: ArrayLike, labels: ArrayLike) -> float:
@@ -79,7 +82,7 @@ def measure(predictions: Predictions, bins: int) -> dict[str, float]:
     errors, ranked = predictions.errors, rank(predictions)
     brier = float(np.mean(errors.squared))
     parts = brier_parts(errors)
-    return {
+    together = {
         "accuracy": float(predictions.correct.mean()),
         "ece": top1_ece(predictions, bins),
         "ece_10": top1_ece(predictions, 10),
@@ -91,8 +94,15 @@ def measure(predictions: Predictions, bins: int) -> dict[str, float]:
         "adaptive_ece_10": equal_mass_ece(ranked, 10),
         "adaptive_ece_15": equal_mass_ece(ranked, 15),
         "mce": top1_mce(predictions, bins),
-        "smooth_ece": smooth_error(predictions),
         "brier_calibration": parts.calibration,
         "brier_refinement": parts.refinement,
         "aurc": risk_coverage_area(ranked),
     }
+    return {name: together[name] if name in together else function_of(name)(predictions, bins) for name in METRICS}
+
+
+def function_of(metric: str) -> Callable[[Predictions, int], float]:
+    """Return the function that a metric's row names."""
+    module, _, name = METRICS[metric].function.partition(":")
+    function: Callable[[Predictions, int], float] = getattr(importlib.import_module(module), name)
+    return function

@@ -30,8 +30,8 @@ def smooth_ece(logits: ArrayLike, labels: ArrayLike) -> float:
     return smooth_error(predict(logits, labels))
 
 
-def smooth_error(predictions: Predictions) -> float:
-    """Return the smooth ECE of predictions that are there already."""
+def smooth_error(predictions: Predictions, bins: int = 0) -> float:
+    """Return the smooth ECE of predictions that are there already; it has no bins."""
     return fixed_point(on_cells(predictions.confidence, predictions.gaps / len(predictions.confidence)))
 
 

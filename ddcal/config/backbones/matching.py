@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from ddcal.config.backbones.base import REFERENCE, REFERENCE_OF_DC, Backbone
+from ddcal.config.backbones.halving import half
 from ddcal.config.base import Config, PositiveFloat, PositiveInt, Ratio
-from ddcal.config.halving import half
 
 if TYPE_CHECKING:
     from ddcal.config.trial import DistillConfig

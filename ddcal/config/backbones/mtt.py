@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import model_validator
 
 from ddcal.config.backbones.base import NO_STATISTICS, Backbone, Momentum
+from ddcal.config.backbones.halving import half, less_graph
 from ddcal.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveInt
-from ddcal.config.halving import half, less_graph
 
 if TYPE_CHECKING:
     from ddcal.config.trial import DistillConfig, TrialConfig

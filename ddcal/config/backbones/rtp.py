@@ -9,8 +9,8 @@ from pydantic import Field
 
 from ddcal.config.augmentations import DistillAugment
 from ddcal.config.backbones.base import NO_STATISTICS, Backbone, Momentum
+from ddcal.config.backbones.halving import half, less_graph
 from ddcal.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveInt
-from ddcal.config.halving import half, less_graph
 from ddcal.errors import BadInput
 
 if TYPE_CHECKING:

@@ -58,7 +58,7 @@ def _metric_problem(path: KeyPath, metric: str, direction: str | None = None) ->
         return [problem_at(path, message, metric)]
     if metric not in VAL_METRICS:
         return [problem_at(path, f"must be one of {', '.join(VAL_METRICS)}{suggestion(metric, VAL_METRICS)}", metric)]
-    better = METRICS[metric.removeprefix("val/")]
+    better = METRICS[metric.removeprefix("val/")].better
     if direction is not None and direction != better:
         return [
             problem_at(

@@ -13,8 +13,8 @@ from torch.nn.utils import parameters_to_vector
 
 from ddcal.calibration import score
 from ddcal.config import TrainConfig, TrialConfig
+from ddcal.config.datasets import dataset_spec
 from ddcal.config.presets import DEFAULT_RATE, TRAIN_DEFAULTS, preset
-from ddcal.config.trial import DATASETS_WITHOUT_FLIP
 from ddcal.data import Dataset
 from ddcal.distill import SyntheticSet, make_distiller, synthetic_set
 from ddcal.distill.experts import Experts, skeleton
@@ -151,7 +151,7 @@ def probe_training(
         labels,
         recipe,
         num_classes=dataset.num_classes,
-        flip=dataset.name not in DATASETS_WITHOUT_FLIP,
+        flip=dataset_spec(dataset.name).flips,
         seed=config.seed,
         device=device,
         stream="probe",

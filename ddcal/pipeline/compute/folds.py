@@ -18,7 +18,8 @@ from torch import Tensor
 from ddcal.calibration import accuracy
 from ddcal.config import TrialConfig
 from ddcal.config.calibrations import folds_within
-from ddcal.config.trial import DATASETS_WITHOUT_FLIP, folds_of
+from ddcal.config.datasets import dataset_spec
+from ddcal.config.trial import folds_of
 from ddcal.data import Dataset
 from ddcal.distill import SyntheticSet
 from ddcal.errors import BadInput
@@ -160,7 +161,7 @@ class FoldsWork:
             self.labels[kept],
             self.recipe,
             num_classes=self.dataset.num_classes,
-            flip=self.dataset.name not in DATASETS_WITHOUT_FLIP,
+            flip=dataset_spec(self.dataset.name).flips,
             seed=derive_seed(self.config.seed, "folds", "fold", self._fold),  # every fold a start of its own
             device=self.device,
             stream="folds",

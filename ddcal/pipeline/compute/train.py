@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ddcal.calibration import score
 from ddcal.config import NetworkConfig, TrialConfig
+from ddcal.config.datasets import dataset_spec
 from ddcal.config.presets import DEFAULT_RATE
-from ddcal.config.trial import DATASETS_WITHOUT_FLIP, held_out_per_class
+from ddcal.config.trial import held_out_per_class
 from ddcal.data import Dataset
 from ddcal.distill import SyntheticSet
 from ddcal.networks import build_network
@@ -61,7 +62,7 @@ class TrainWork:
             labels,
             config.train.model_copy(update={"lr": rate}),
             num_classes=dataset.num_classes,
-            flip=dataset.name not in DATASETS_WITHOUT_FLIP,
+            flip=dataset_spec(dataset.name).flips,
             seed=config.seed,
             device=device,
         )
@@ -198,7 +199,7 @@ def quiet_training(config: TrialConfig, dataset: Dataset, images: Tensor, labels
         labels,
         config.train.model_copy(update={"networks": 1, "lr": QUIET}),
         num_classes=dataset.num_classes,
-        flip=dataset.name not in DATASETS_WITHOUT_FLIP,
+        flip=dataset_spec(dataset.name).flips,
         seed=config.seed,
         device=device,
     )

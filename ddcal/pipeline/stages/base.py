@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast
 
 from ddcal.config import DataConfig, TrialConfig
-from ddcal.config.halving import half, width_of
-from ddcal.config.trial import IMAGE_FILE_DATASETS
+from ddcal.config.backbones.halving import half, width_of
+from ddcal.config.components import source_of
+from ddcal.config.networks import ARCHITECTURES, architecture
 from ddcal.pipeline.costs import Amount, Cost, Kind
 from ddcal.pipeline.environment import Environment
 
@@ -87,13 +88,15 @@ class Stage(ABC):
             environment: Device, precision and threads.
         """
         # What only image files have stays out of the keys of the others; the variant is told by the fingerprint.
-        without = {"root", "variant"} | (set() if config.data.name in IMAGE_FILE_DATASETS else {"resize"})
+        without = {"root", "variant"} | (set() if config.data.spec.image_files else {"resize"})
         without |= {"train_images"} if config.data.train_images is None else set()
         without |= {"background"} if config.data.background == DataConfig().background else set()
-        return {
+        settings = self.settings(config)
+        own = {name: _network_source(name) for name in _networks_in(settings) if name not in ARCHITECTURES}
+        return ({"networks": own} if own else {}) | {
             "stage": self.name,
             "algorithm_version": self.version(config),
-            "config": self.settings(config),
+            "config": settings,
             "data": config.data.model_dump(mode="json", exclude=without) | {"fingerprint": fingerprint},
             "seed": config.seed,
             "environment": environment.identity(),
@@ -158,6 +161,20 @@ class Stage(ABC):
 
     def _kind(self, what: str, values: Mapping[str, Any]) -> Kind:
         return Kind(self.name, what, self.step, json.dumps({"stage": self.name, **values}, sort_keys=True))
+
+
+def _networks_in(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of the networks in a stage's settings."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            if key == "network" and isinstance(value.get("name"), str):
+                yield value["name"]
+            yield from _networks_in(value)
+
+
+def _network_source(name: str) -> dict[str, Any]:
+    spec = architecture(name)
+    return {"version": spec.version, "sha256": source_of("network", name, spec.builder)["sha256"]}
 
 
 def digest(identity: Mapping[str, Any]) -> str:

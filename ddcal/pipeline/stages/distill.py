@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ddcal.config import TrialConfig
 from ddcal.config.backbones import SECTIONS, is_own_backbone
+from ddcal.config.backbones.halving import half, width_of
 from ddcal.config.components import source_of
-from ddcal.config.halving import half, width_of
 from ddcal.pipeline.costs import Amount, Kind, network_words
 from ddcal.pipeline.stages.base import Stage
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ddcal.config import TrialConfig, resolve
-from ddcal.config.halving import half, width_of
+from ddcal.config.backbones.halving import half, width_of
 from ddcal.pipeline.costs import Amount, Kind
 from ddcal.pipeline.environment import Environment
 from ddcal.pipeline.stages.base import Stage, digest

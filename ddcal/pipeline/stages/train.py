@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ddcal.config import NetworkConfig, TrainConfig, TrialConfig
-from ddcal.config.halving import half
+from ddcal.config.backbones.halving import half
 from ddcal.config.training import LOSS_SECTIONS
 from ddcal.pipeline.costs import Amount, Kind, image_values, image_words, network_words
 from ddcal.pipeline.stages.base import Stage

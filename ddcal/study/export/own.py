@@ -56,7 +56,7 @@ def source_problems(config: TrialConfig, recorded: Mapping[str, Any], *, ignore_
             continue
         if now["path"] != told["path"]:
             problems.append(f"{place}: here that is {now['path']}, the run used {told['path']}")
-        elif now["sha256"] != told["sha256"] and not ignore_versions:
+        elif now["sha256"] != told["sha256"] and setting != "data.name" and not ignore_versions:
             version = f", here {now['version']}" if now.get("version") not in (None, told.get("version")) else ""
             problems.append(
                 f"{place}{package}{version}: its source has changed since the run: install what the run used, or "

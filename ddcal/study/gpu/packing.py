@@ -37,8 +37,8 @@ def memory_groups(config: TrialConfig, stages: Iterable[str]) -> dict[str, str]:
         stages: The stages asked about.
     """
     data = config.data.model_dump(mode="json", include={"name", "root", "resolution"})
-    if config.data.name != "npz":
-        del data["root"]  # where the files lie
+    if config.data.spec.side:
+        del data["root"]  # where the files lie; the name says what the images are like
     groups = {}
     for stage in stages:
         settings = STAGES[stage].memory(config)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ddcal.config import NetworkConfig, StudyConfig, TrialConfig
-from ddcal.config.networks import ARCHITECTURES
+from ddcal.config.networks import architecture
 from ddcal.errors import BadInput
 from ddcal.pipeline import Environment
 
@@ -114,7 +114,7 @@ def _network(study: StudyConfig, config: TrialConfig) -> str:
     network = (config.distill if study.trial == "distill" else config.train).network.over(NetworkConfig())
     width = f" width {network.width}" if network.width else ""
     depth = f" depth {network.depth}" if network.depth else ""
-    norm = f" {network.norm}" if network.norm != ARCHITECTURES[network.name].norms[0] else ""
+    norm = f" {network.norm}" if network.norm != architecture(network.name).norms[0] else ""
     return f"{network.name}{width}{depth}{norm}"
 
 

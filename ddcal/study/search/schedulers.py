@@ -146,7 +146,7 @@ def _inner(study: StudyConfig) -> TrialScheduler:
     if settings.name == "moasha":
         return MultiObjectiveHalving(study.objectives, settings.grace, settings.reduction)
     metric = settings.metric or next(iter(study.objectives))
-    mode, grace = METRICS[metric.removeprefix("val/")], max(1, round(settings.grace * FIDELITY_STEPS))
+    mode, grace = METRICS[metric.removeprefix("val/")].better, max(1, round(settings.grace * FIDELITY_STEPS))
     if settings.name == "median":
         never: Any = math.inf  # it would pause trials while there are few to compare with
         return MedianStoppingRule(STAGE_TIME, metric, mode, grace_period=grace, min_time_slice=never)
@@ -165,4 +165,4 @@ def _number(value: float | None, name: str) -> float:
     """Return a metric, or the worst there is where it is no finite number."""
     if value is not None and math.isfinite(value):
         return value
-    return WORST if METRICS[name.removeprefix("val/")] == "min" else -WORST
+    return WORST if METRICS[name.removeprefix("val/")].better == "min" else -WORST

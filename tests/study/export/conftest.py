@@ -1,3 +1,3 @@
-"""A package of a user's own, from the module of the same name."""
+"""Packages of a user's own, from the module of the same name."""
 
-from own_packages import herding, own_package  # noqa: F401 - fixtures
+from own_packages import components, herding, own_package  # noqa: F401 - fixtures

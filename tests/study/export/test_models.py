@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from ddcal.calibration import score
 from ddcal.cli import app
 from ddcal.config import NetworkConfig, TrialConfig
-from ddcal.data.dataset import DIGITS_TEST_FRACTION, split_by_class
+from ddcal.data.dataset import split_by_class
 from ddcal.data.preprocessing import fit_normalisation, fit_whitening, from_tensors
 from ddcal.errors import BadInput
 from ddcal.networks import build_network
@@ -72,7 +72,7 @@ def digits():
 
     bunch = load_digits()
     labels = bunch.target.astype(np.int64)
-    _, test = split_by_class(labels, torch.arange(len(labels)), DIGITS_TEST_FRACTION, "digits-test")
+    _, test = split_by_class(labels, torch.arange(len(labels)), 0.3, "digits-test")
     return (bunch.images[test.numpy(), None] / 16).astype(np.float32), labels[test.numpy()]
 
 
