@@ -36,7 +36,7 @@ class Disk:
 
     def remount(self, how):
         """``ro``, ``rw``, ``nr_inodes=N``, ``size=N``."""
-        subprocess.run(["mount", "-o", f"remount,{how}", self.folder], check=True, timeout=10)
+        subprocess.run(["mount", "-o", f"remount,{how}", self.folder], check=True, timeout=300)
 
 
 @contextlib.contextmanager
@@ -46,14 +46,14 @@ def small_disk(folder, size="256k", inodes=0):
     options = f"size={size},nr_inodes={inodes}"
     try:
         subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True, capture_output=True, timeout=10
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True, capture_output=True, timeout=300
         )
     except (OSError, subprocess.SubprocessError) as error:
         pytest.skip(f"no right to mount: {error}")
     try:
         yield Disk(folder)
     finally:
-        subprocess.run(["umount", "-l", folder], check=True, timeout=10)
+        subprocess.run(["umount", "-l", folder], check=True, timeout=300)
 
 
 @contextlib.contextmanager

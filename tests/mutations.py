@@ -23,7 +23,7 @@ changes = st.lists(_change, min_size=1, max_size=6)
 """What is done to a file: bytes flipped, cut off, dropped, inserted, overwritten by extreme numbers, copied."""
 
 EXAMPLES = 100
-LIMIT_S, LIMIT_KB = 60.0, 500_000
+LIMIT_S, LIMIT_KB = 600.0, 500_000
 
 
 def mutated(content, what):

@@ -12,6 +12,9 @@ import urllib.request
 
 from nodes import kill_session
 
+MOST_SECONDS = 600
+"""How long a server may take to start or to end on a machine that is busy with other things."""
+
 
 class Refusing(http.server.BaseHTTPRequestHandler):
     """Answers everything with the status ``code``."""
@@ -118,14 +121,21 @@ def serving(command, folder, port):
         )
     uri = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{uri}/health", timeout=5).close()
-                break
-            except (urllib.error.URLError, OSError):
-                assert process.poll() is None, (folder / "server.log").read_text()[-2000:]
-                time.sleep(0.1)
+        wait_for_server(uri, process, folder / "server.log")
         yield uri
     finally:
         kill_session(process.pid)
-        process.wait(30)
+        process.wait(MOST_SECONDS)
+
+
+def wait_for_server(uri, process, log):
+    """Wait until a server that ``process`` starts is ready; its log is shown where it ends instead."""
+    until = time.monotonic() + MOST_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(f"{uri}/health", timeout=60).close()
+            return
+        except (urllib.error.URLError, OSError):
+            assert process.poll() is None, log.read_text()[-2000:]
+            assert time.monotonic() < until, f"no answer in {MOST_SECONDS} s: {log.read_text()[-2000:]}"
+            time.sleep(0.1)

@@ -20,6 +20,7 @@ FLOORS = {
     "divergence": 1,
     "seeding": 1,
     "masking": 1,
+    "pictures": 1,
     "config": 2,
     "data": 3,
     "networks": 3,
@@ -73,6 +74,31 @@ def test_a_room_imports_only_from_floors_below(path):
         if FLOORS[parts[1]] >= FLOORS[room]:
             wrong.append(f"line {line}: {room} (floor {FLOORS[room]}) imports {name} (floor {FLOORS[parts[1]]})")
     assert wrong == []
+
+
+ARROWS = {
+    "errors": "credentials",
+    "config": "credentials errors untrusted",
+    "data": "config errors seeding untrusted",
+    "networks": "config",
+    "calibration": "config masking networks pictures seeding untrusted",
+    "distill": "config data divergence errors masking networks seeding untrusted",
+    "training": "config data divergence errors networks seeding",
+    "store": "config errors untrusted",
+    "pipeline": "calibration config data distill errors networks pictures seeding store training",
+    "study": "config credentials data distill errors pipeline seeding store untrusted",
+    "analysis": "calibration config data distill errors masking networks pictures pipeline seeding study untrusted",
+    "cli": "analysis config errors pipeline store study",
+}
+
+
+def test_the_arrows_between_rooms_are_these():
+    """A new one is a decision: it is written down here, and the fewer the better."""
+    found = {}
+    for path in FILES:
+        rooms = {name.split(".")[1] for name, _ in imported(path) if name.startswith("ddcal.")} & FLOORS.keys()
+        found.setdefault(room_of(path), set()).update(rooms - {room_of(path)})
+    assert {room: " ".join(sorted(rooms)) for room, rooms in found.items() if rooms} == ARROWS
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

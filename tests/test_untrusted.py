@@ -170,7 +170,7 @@ def test_json_that_is_none_or_a_bomb(text, said):
     start = time.process_time()
     with pytest.raises(Untrusted, match=said):
         parse_json(text)
-    assert time.process_time() - start < 20
+    assert time.process_time() - start < 200
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ddcal.analysis.paper_style import COLOURS, MAX_WIDTH, headline, method_label
 from ddcal.analysis.per_class import first_per_class, images_per_class
-from ddcal.calibration.reliability import literal
 from ddcal.networks.base import Network
+from ddcal.pictures import literal
 from ddcal.seeding import derive_seed
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ddcal.analysis.paper_style import MAX_WIDTH, Look, headline, method_label, method_looks
 from ddcal.analysis.spread import over_seeds
-from ddcal.calibration.reliability import literal
+from ddcal.pictures import literal
 
 if TYPE_CHECKING:
     import pandas

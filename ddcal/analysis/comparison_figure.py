@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ddcal.analysis.style import SERIES, objective_label
-from ddcal.calibration import save_figure
-from ddcal.calibration.reliability import literal
 from ddcal.errors import BadInput
+from ddcal.pictures import literal, save_figure
 from ddcal.study.record.results import StudyResults
 
 MARKERS = "osD^vP*X"

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from ddcal.analysis.paper_style import COLOURS, headline
-from ddcal.calibration.reliability import literal
+from ddcal.pictures import literal
 
 if TYPE_CHECKING:
     import pandas

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddcal.analysis.style import BLUE, GREEN, GREY, ORANGE, RED
-from ddcal.calibration.reliability import literal
+from ddcal.pictures import literal
 
 if TYPE_CHECKING:
     import pandas

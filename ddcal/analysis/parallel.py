@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddcal.analysis.style import GREY, RED, objective_label
-from ddcal.calibration import save_figure
-from ddcal.calibration.reliability import literal
 from ddcal.config.study import Domain
+from ddcal.pictures import literal, save_figure
 from ddcal.study.record.results import StudyResults, Trial
 
 if TYPE_CHECKING:

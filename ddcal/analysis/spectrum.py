@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ddcal.analysis.paper_style import COLOURS, headline
-from ddcal.calibration.reliability import literal
+from ddcal.pictures import literal
 
 if TYPE_CHECKING:
     import pandas

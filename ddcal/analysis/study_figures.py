@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ddcal.analysis.parallel import plot_parallel
 from ddcal.analysis.style import BLUE, GREEN, GREY, ORANGE, RED, objective_label, trial_ticks, whole_file_name
-from ddcal.calibration import save_figure
+from ddcal.pictures import save_figure
 from ddcal.study.record.results import StudyResults, Trial
 
 if TYPE_CHECKING:

@@ -20,11 +20,12 @@ from ddcal.calibration.metrics.bootstrap import Interval, bootstrap_difference, 
 from ddcal.calibration.metrics.ranking import adaptive_ece, aurc
 from ddcal.calibration.metrics.scores import accuracy, brier_score, negative_log_likelihood, score, score_probabilities
 from ddcal.calibration.metrics.smooth import smooth_ece
-from ddcal.calibration.reliability import plot_reliability, save_figure
+from ddcal.calibration.reliability import plot_reliability
 from ddcal.calibration.sweep import SweepFit, fit_temperatures, sweep_logits, sweep_masks
 from ddcal.calibration.temperature import CalibrationError, TemperatureFit, fit_temperature
 from ddcal.calibration.temperature_scaling import TemperatureScaling
 from ddcal.calibration.vector_scaling import VectorScaling
+from ddcal.pictures import save_figure
 
 __all__ = [
     "BrierParts",

@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ddcal.calibration.metrics.binned import ReliabilityBins
+from ddcal.pictures import DOTS_PER_INCH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Point = tuple[float, float]
 
-DOTS_PER_INCH = 100
 PANEL_WIDTH, HEIGHT = 2.5, 3.9
 """Inches of one panel with its margin, and of the figure: four panels are 1000 px wide."""
 LEFT, RIGHT, BOTTOM, TOP, TOP_WITH_TITLE = 0.85, 0.15, 0.5, 0.55, 0.85
@@ -118,25 +117,6 @@ def plot_reliability(rows: Mapping[str, ReliabilityBins], title: str = "") -> Fi
     if title:
         marks.word((width / 2, HEIGHT - 0.08), title, "center", "top", 12)
     return _draw(marks, width, _Box(LEFT, top - 0.62, 1.4, 0.6))
-
-
-def literal(text: str) -> str:
-    """Return text that figures show as it is: matplotlib takes what is between two ``$`` for a formula.
-
-    Names come from folders and files; one like ``$\\frac{$`` is no formula, and would cost the whole picture.
-    """
-    return text.replace("$", r"\$")
-
-
-def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write ``figure`` as a PNG at 100 dots per inch and return its path; equal figures give equal bytes.
-
-    The file carries no version and no date. Folders are made as needed.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
-    return path
 
 
 def _accuracy(marks: _Marks, box: _Box, bins: ReliabilityBins) -> None:

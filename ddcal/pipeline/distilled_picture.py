@@ -12,10 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ddcal.calibration import save_figure
-from ddcal.calibration.reliability import DOTS_PER_INCH, literal
 from ddcal.config import DataConfig
 from ddcal.distill import SyntheticSet
+from ddcal.pictures import DOTS_PER_INCH, literal, save_figure
 from ddcal.pipeline import Entry, Store
 from ddcal.pipeline.compute.pictures import PICTURES
 from ddcal.pipeline.stages.distill import MAX_CLASSES, MAX_IMAGES

@@ -49,7 +49,7 @@ def refused(path):
             ask()
         said.append(str(error.value))
         assert str(path) in said[-1]
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 600
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
     return said[0]
 

@@ -167,12 +167,12 @@ def small_disk(tmp_path):
     disk.mkdir()
     try:
         subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], check=True, capture_output=True, timeout=10
+            ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], check=True, capture_output=True, timeout=300
         )
     except (OSError, subprocess.SubprocessError) as error:
         pytest.skip(f"no right to mount: {error}")
     yield disk
-    subprocess.run(["umount", disk], check=True, timeout=10)
+    subprocess.run(["umount", disk], check=True, timeout=300)
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(small_disk):

@@ -16,8 +16,8 @@ from ddcal.analysis.report.numbers import Row, number, write_rows
 from ddcal.analysis.report.page import Entry, Number, Page
 from ddcal.analysis.report.tables import val_images
 from ddcal.analysis.table_figure import plot_table
-from ddcal.calibration import save_figure
 from ddcal.config.calibrations import calibration
+from ddcal.pictures import save_figure
 
 STEM = "calibration"
 MARKED_SEEDS = 5

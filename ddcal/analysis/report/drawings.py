@@ -14,7 +14,7 @@ from ddcal.analysis.paper_style import save_frame
 from ddcal.analysis.report.artefacts import Lost
 from ddcal.analysis.report.cells import Run
 from ddcal.analysis.report.page import Page
-from ddcal.calibration import save_figure
+from ddcal.pictures import save_figure
 from ddcal.untrusted import read_json
 
 if TYPE_CHECKING:

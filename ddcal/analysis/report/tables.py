@@ -14,7 +14,7 @@ from ddcal.analysis.report.methods import BY_NAME, FDNN_METHODS, MTS, method_cel
 from ddcal.analysis.report.numbers import Row, number, run_frame, write_rows
 from ddcal.analysis.report.page import Entry, Page
 from ddcal.analysis.table_figure import plot_table
-from ddcal.calibration import save_figure
+from ddcal.pictures import save_figure
 
 FULL, MDT = "full", "distill.mask.ratio"
 TABLE_1: Mapping[str, tuple[str, Mapping[str, Any]]] = {

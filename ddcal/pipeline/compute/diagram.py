@@ -17,7 +17,8 @@ def draw_diagram(values: dict[str, Any], config: TrialConfig, path: Path) -> Non
     """Write the reliability diagrams of an evaluation as a PNG."""
     import numpy
 
-    from ddcal.calibration import ReliabilityBins, plot_reliability, save_figure
+    from ddcal.calibration import ReliabilityBins, plot_reliability
+    from ddcal.pictures import save_figure
 
     rows = {
         name: ReliabilityBins(

@@ -8,7 +8,6 @@ from typing import Any
 
 from ddcal.config import StudyConfig, TrialConfig
 from ddcal.config.space import trial_of
-from ddcal.data import dataset_fingerprint
 from ddcal.pipeline import Environment, stage_keys
 
 
@@ -46,5 +45,7 @@ class Planned:
         """
         data = config.data.model_dump_json()
         if data not in self._fingerprints:
+            from ddcal.data import dataset_fingerprint  # torch, which looking at a study does without
+
             self._fingerprints[data] = dataset_fingerprint(config.data)
         return stage_keys(config, self._fingerprints[data], self.environment, self.study.trial)

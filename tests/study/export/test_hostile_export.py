@@ -244,7 +244,7 @@ try:
     parse_yaml(open(sys.argv[1]).read())
 except Untrusted as error:
     assert len(str(error)) < 1000 and str(error).isprintable()
-assert time.process_time() - began < 30
+assert time.process_time() - began < 200
 print("read")
 """
 

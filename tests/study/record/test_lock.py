@@ -124,7 +124,7 @@ def test_of_many_drivers_that_begin_together_one_gets_the_folder(tmp_path):
         driver.stdin.flush()
     said = [driver.stdout.readline().strip() for driver in drivers]
     for driver in drivers:
-        driver.communicate(timeout=30)
+        driver.communicate(timeout=300)
     assert sorted(said) == [b"mine", *[b"refused"] * 5]
 
 

@@ -42,7 +42,7 @@ def test_a_study_file_goes_through_the_job_server(tiny_study, tmp_path):
         refused = ray(cluster, *submit, *ddcal, "--output", tmp_path / "refused", RAY_AUTH_MODE="disabled")
         assert refused.returncode != 0 and "Unauthorized" in refused.stderr
         with pytest.raises(urllib.error.HTTPError, match="401"):
-            urllib.request.urlopen(f"{cluster.dashboard}/api/jobs/", timeout=30)
+            urllib.request.urlopen(f"{cluster.dashboard}/api/jobs/", timeout=300)
         assert not (tmp_path / "refused").exists()
 
         done = ray(cluster, *submit, *ddcal, "--output", tmp_path / "job")

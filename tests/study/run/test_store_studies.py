@@ -246,7 +246,7 @@ def test_a_disk_that_takes_nothing(case, tmp_path):
     """On a small file system of its own; needs the right to mount in a namespace."""
     mount = f'mount -t tmpfs -o size=2m tmpfs "{tmp_path}" && exec "$@"'
     command = ["unshare", "-m", "sh", "-c", mount, "sh"]
-    tried = shutil.which("unshare") and subprocess.run([*command, "true"], capture_output=True, timeout=20)
+    tried = shutil.which("unshare") and subprocess.run([*command, "true"], capture_output=True, timeout=300)
     if not tried or tried.returncode:
         pytest.skip(f"no right to mount: {tried.stderr.decode().strip() if tried else 'no unshare here'}")
     result = subprocess.run(
