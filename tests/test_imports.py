@@ -21,6 +21,7 @@ FLOORS = {
     "seeding": 1,
     "masking": 1,
     "pictures": 1,
+    "statistics": 1,
     "config": 2,
     "data": 3,
     "networks": 3,
@@ -86,8 +87,9 @@ ARROWS = {
     "training": "config data divergence errors networks seeding",
     "store": "config errors untrusted",
     "pipeline": "calibration config data distill errors networks pictures seeding store training",
-    "study": "config credentials data distill errors pipeline seeding store untrusted",
-    "analysis": "calibration config data distill errors masking networks pictures pipeline seeding study untrusted",
+    "study": "config credentials data distill errors pipeline seeding statistics store untrusted",
+    "analysis": "calibration config data distill errors masking networks pictures pipeline seeding statistics study "
+    "untrusted",
     "cli": "analysis config errors pipeline store study",
 }
 

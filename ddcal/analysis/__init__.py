@@ -1,1 +1,1 @@
-"""Figures from finished studies."""
+"""Tables, figures and pages from finished studies."""

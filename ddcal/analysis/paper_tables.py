@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from ddcal.analysis.paper_style import REDUCED_NOTE, method_label
-from ddcal.analysis.spread import over_seeds
+from ddcal.analysis.labels import REDUCED_NOTE, method_label
+from ddcal.analysis.statistics import over_seeds
 
 if TYPE_CHECKING:
     import pandas

@@ -104,7 +104,7 @@ def with_pictures(hooks: Hooks) -> Hooks:
     """Return the hooks with the drawing of the study's pictures at its end."""
 
     def draw(results: StudyResults) -> None:
-        from ddcal.analysis.study_figures import draw_at_end
+        from ddcal.analysis.figures.study_figures import draw_at_end
 
         draw_at_end(results)
 

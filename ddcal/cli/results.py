@@ -22,7 +22,7 @@ def pareto(
     as_json: AsJson = False,
 ) -> None:
     """Print the Pareto front and draw it."""
-    from ddcal.analysis.study_figures import FIGURES, plot_pareto
+    from ddcal.analysis.figures.study_figures import FIGURES, plot_pareto
     from ddcal.cli.console import make_console, pareto_table
     from ddcal.study.record.results import load_study, trial_rows
     from ddcal.study.record.rights import as_access_says
@@ -46,7 +46,7 @@ def plots(
     ] = None,
 ) -> None:
     """Draw a study: front, history, parallel coordinates, importances."""
-    from ddcal.analysis.study_figures import draw_study
+    from ddcal.analysis.figures.study_figures import draw_study
     from ddcal.study.record.results import load_study
     from ddcal.study.record.rights import as_access_says
 
@@ -70,7 +70,7 @@ def compare(
 ) -> None:
     """Put studies beside each other."""
     from ddcal.analysis.comparison import compare_studies, comparison_table, find_studies, write_comparison
-    from ddcal.analysis.comparison_figure import plot_fronts
+    from ddcal.analysis.figures.comparison_figure import plot_fronts
     from ddcal.cli.console import make_console
 
     studies = find_studies(directories)

@@ -23,11 +23,10 @@ class Calibration:
     """What a calibration is. A user's own is one of these in a package of theirs (own-components.md).
 
     Attributes:
-        title: What it is called in tables.
-        fits_on: Which images its parameters are fitted on, in words.
-        sees: Which logits that are: of ``val``; of the distilled images that the network was trained on (``train``), or
-            of those held out of training (``held``); of each distilled image by a network that was trained without it
-            (``folds``); of ``masked`` training images; or of ``nothing``.
+        title: What it is called in tables and figures.
+        sees: The logits that its parameters are fitted on: of ``val``; of the distilled images that the network was
+            trained on (``train``), or of those held out of training (``held``); of each distilled image by a network
+            that was trained without it (``folds``); of ``masked`` training images; or of ``nothing``.
         finds_ratio: Whether the ratio of the mask is found from the folds, and not set.
         bounds: The lowest and highest temperature where the config gives none; None where there is no temperature.
         calibrator: Import path ``package.module:NAME`` of the `ddcal.calibration.Calibrator`, where one temperature is
@@ -39,7 +38,6 @@ class Calibration:
     """
 
     title: str
-    fits_on: str = "val"
     sees: Literal["val", "train", "held", "folds", "masked", "nothing"] = "val"
     finds_ratio: bool = False
     bounds: tuple[float, float] | None = HELD_OUT_BOUNDS
@@ -71,40 +69,37 @@ class Calibration:
 
 
 _PLACE = "ddcal.calibration"
-_TRAINED, _MASKED = "the distilled images", "masked distilled images"
 
 CALIBRATIONS: dict[str, Calibration] = {
-    "none": Calibration("raw", "nothing", "nothing", bounds=None),
-    "ts_train": Calibration("TS on the training images", _TRAINED, "train", bounds=TRAIN_BOUNDS),
-    "ts_holdout": Calibration("TS on held-out distilled images", "distilled images held out of training", "held"),
-    "ts_cv": Calibration("cross-validated TS", "the distilled images, each by a network trained without it", "folds"),
-    "mts": Calibration("MTS", _MASKED, "masked", bounds=TRAIN_BOUNDS),
-    "mts_distilled": Calibration(
-        "MTS, ratio from distilled images", _MASKED, "masked", finds_ratio=True, bounds=TRAIN_BOUNDS
-    ),
-    "ts_val": Calibration("TS on val"),
+    "none": Calibration("raw", "nothing", bounds=None),
+    "ts_train": Calibration("TS, distilled images", "train", bounds=TRAIN_BOUNDS),
+    "ts_holdout": Calibration("TS, held-out images", "held"),
+    "ts_cv": Calibration("TS, cross-validated", "folds"),
+    "mts": Calibration("MTS", "masked", bounds=TRAIN_BOUNDS),
+    "mts_distilled": Calibration("MTS, ratio from distilled images", "masked", finds_ratio=True, bounds=TRAIN_BOUNDS),
+    "ts_val": Calibration("TS, real val"),
     "vs_val": Calibration(
-        "vector scaling on val",
+        "vector scaling, real val",
         bounds=None,
         calibrator=f"{_PLACE}.vector_scaling:VectorScaling",
         numbers=lambda classes, _: 2 * classes,
         keeps_accuracy=False,
     ),
     "ets_val": Calibration(
-        "ensemble TS on val",
+        "ensemble TS, real val",
         calibrator=f"{_PLACE}.ensemble_scaling:EnsembleTemperatureScaling",
         takes_bounds=True,
         numbers=lambda *_: 4,
     ),
     "isotonic_val": Calibration(
-        "isotonic regression on val",
+        "isotonic, real val",
         bounds=None,
         calibrator=f"{_PLACE}.isotonic:IsotonicCalibration",
         numbers=lambda classes, images: (2 * images + 1) * classes,
         keeps_accuracy=False,
     ),
     "histogram_val": Calibration(
-        "histogram binning on val",
+        "histogram, real val",
         bounds=None,
         calibrator=f"{_PLACE}.histogram:HistogramBinning",
         numbers=lambda classes, _: HISTOGRAM_BINS * classes,

@@ -27,11 +27,6 @@ class ComponentError(BadInput):
     """A name that is no component of its kind; the message says what is missing and what would be right."""
 
 
-def is_own(kind: Kind, name: str, known: Mapping[str, Any]) -> bool:
-    """Return whether a name stands for a component of the user's, not for one of ddcal's."""
-    return name not in known and (":" in name or name in _entry_points(kind))
-
-
 def find_component(kind: Kind, name: str, known: Mapping[str, T], of: type[T]) -> T:
     """Return the component that a config names.
 

@@ -5,9 +5,9 @@ import pandas
 import pytest
 from matplotlib.text import Text
 
-from ddcal.analysis.paper_style import REDUCED_NOTE
+from ddcal.analysis.figures.table_figure import plot_table
+from ddcal.analysis.labels import REDUCED_NOTE
 from ddcal.analysis.paper_tables import TABLES, beside_published, published, source, table_cells, table_title
-from ddcal.analysis.table_figure import plot_table
 from ddcal.calibration import save_figure
 
 

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from ddcal.config.components import ComponentError, find_component, is_own, source_of
+from ddcal.config.components import ComponentError, find_component, source_of
 
 
 @dataclass
@@ -31,7 +31,6 @@ def find(name):
 def test_a_name_is_ddcals_or_an_import_path(my_lab):
     assert find("dsa") is KNOWN["dsa"]
     assert find("my_lab:MINE") == Spec("mine")
-    assert is_own("backbone", "my_lab:MINE", KNOWN) and not is_own("backbone", "dsa", KNOWN)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 
 from ddcal.config.metrics import possible
 from ddcal.config.trial import flatten
+from ddcal.statistics import mean_interval, standard_deviation
 from ddcal.study.record.results import StudyResults, Trial
 
 USUAL_IPC = 10
@@ -98,21 +99,15 @@ class Cell:
     @property
     def std(self) -> float | None:
         """The standard deviation over seeds (n − 1); None with fewer than `MIN_SEEDS`."""
-        values, mean = self.values, self.mean
-        if mean is None or len(values) < MIN_SEEDS:
-            return None
-        return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+        return standard_deviation(self.values) if len(self.runs) >= MIN_SEEDS else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval of the mean (Student's t), cut to what is possible; None with fewer than `MIN_SEEDS`."""
-        from scipy.stats import t
-
-        mean, std = self.mean, self.std
-        if mean is None or std is None:
+        if len(self.runs) < MIN_SEEDS:
             return None
-        half = float(t.ppf(0.975, len(self.runs) - 1)) * std / math.sqrt(len(self.runs))
-        return possible(self.metric, mean - half, mean + half)
+        _, low, high = mean_interval(self.values)
+        return None if low is None or high is None else possible(self.metric, low, high)
 
 
 @dataclass

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ddcal.analysis.paper_style import REDUCED_NOTE
+from ddcal.analysis.figures.table_figure import plot_table
+from ddcal.analysis.labels import REDUCED_NOTE
 from ddcal.analysis.report.artefacts import Artefacts
 from ddcal.analysis.report.cells import Cell, Collected, Run, per_class
 from ddcal.analysis.report.curves import BACKBONES
@@ -15,9 +16,9 @@ from ddcal.analysis.report.methods import BY_NAME, METHODS, TUNED, method_cell, 
 from ddcal.analysis.report.numbers import Row, number, write_rows
 from ddcal.analysis.report.page import Entry, Number, Page
 from ddcal.analysis.report.tables import val_images
-from ddcal.analysis.table_figure import plot_table
 from ddcal.config.calibrations import calibration
 from ddcal.pictures import save_figure
+from ddcal.statistics import mean_interval
 
 STEM = "calibration"
 MARKED_SEEDS = 5
@@ -57,19 +58,12 @@ class Difference:
 
 def paired_difference(first: Cell, second: Cell) -> Difference | None:
     """Return the paired difference of two cells over the seeds that both have; None if there are none."""
-    from scipy.stats import t
-
     values = [{run.seed: value for run, value in zip(cell.runs, cell.values, strict=True)} for cell in (first, second)]
     shared = sorted(values[0].keys() & values[1].keys())
     if not shared:
         return None
     each = [values[0][seed] - values[1][seed] for seed in shared]
-    mean = math.fsum(each) / len(each)
-    if len(each) < 2:
-        return Difference(mean, None, None, 1)
-    spread = math.sqrt(math.fsum((one - mean) ** 2 for one in each) / (len(each) - 1))
-    half = float(t.ppf(0.975, len(each) - 1)) * spread / math.sqrt(len(each))
-    return Difference(mean, mean - half, mean + half, len(each))
+    return Difference(*mean_interval(each), len(each))
 
 
 def comparison_rows(found: Collected, backbone: str, ipc: int, metric: str, artefacts: Artefacts) -> list[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ddcal.analysis.calibration_curves import (
+from ddcal.analysis.figures.calibration_curves import (
     ece_against_ipc,
     ece_against_ratio,
     plot_ece_against_ipc,

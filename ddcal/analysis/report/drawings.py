@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddcal import __version__
-from ddcal.analysis.paper_style import save_frame
+from ddcal.analysis.labels import save_frame
 from ddcal.analysis.report.artefacts import Lost
 from ddcal.analysis.report.cells import Run
 from ddcal.analysis.report.page import Page

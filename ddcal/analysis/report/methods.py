@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ddcal.analysis.labels import method_label
 from ddcal.analysis.report.cells import Cell, Collected, Run, make_cell
 from ddcal.config.backbones import BACKBONES
 from ddcal.config.calibrations import CALIBRATIONS, real_labels_used
@@ -21,49 +22,52 @@ class Method:
 
     Attributes:
         name: Its name in tables and CSV files.
-        label: Its name for people.
         note: What it does, in a few words.
         where: Settings of its trials.
         place: Where their metrics of it stand: ``""`` for the trial's own calibration, else ``raw/`` and its like.
     """
 
     name: str
-    label: str
     note: str
     where: Mapping[str, Any] = field(default_factory=dict)
     place: str = ""
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return method_label(self.name)
 
     def metric(self, name: str, split: str = "test") -> str:
         """Return the metric ``name`` of this calibration, as trials have it."""
         return f"{split}/{self.place}{name}"
 
 
-def _own(name: str, label: str, note: str) -> Method:
+def _own(name: str, note: str) -> Method:
     """Return the method that is a trial's own calibration."""
-    return Method(name, label, note, {"calibrate.method": name, **CROSS_ENTROPY})
+    return Method(name, note, {"calibrate.method": name, **CROSS_ENTROPY})
 
 
-def _loss(name: str, label: str) -> Method:
+def _loss(name: str) -> Method:
     """Return the method that is a loss, and nothing after training."""
-    return Method(name, label, f"trained with {label}, raw", {"train.loss": name}, "raw/")
+    return Method(name, f"trained with {method_label(name)}, raw", {"train.loss": name}, "raw/")
 
 
 METHODS = (
-    Method("raw", "raw", "as trained, with cross-entropy", MTS, "raw/"),
-    Method("ts_train", "TS, distilled images", "temperature fitted on the images it was trained on", MTS, "ts_train/"),
-    _own("ts_holdout", "TS, 10 % held out", "trained on nine tenths of the images, temperature fitted on the others"),
-    _own("ts_cv", "TS, cross-validated", "temperature fitted on images that fold networks had not seen"),
-    _loss("mixup", "mixup"),
-    _loss("label_smoothing", "label smoothing"),
-    _loss("focal", "focal loss"),
-    Method("mts", "MTS, r = 0.9", "masked distilled images, default ratio and bounds", MTS),
-    _own("mts_distilled", "MTS, r from distilled images", "where the masked accuracy meets the cross-validated one"),
-    Method(TUNED, "MTS, r tuned on val", "the ratio with the lowest NLL on val"),
-    Method("ts_val", "TS, real val", "temperature fitted on real labelled images: the reference", MTS, "ts_val/"),
-    _own("vs_val", "vector scaling, real val", "a factor and an offset a class"),
-    _own("ets_val", "ensemble TS, real val", "a mixture of scaled, raw and uniform probabilities"),
-    _own("isotonic_val", "isotonic, real val", "a rising function of each class's probability"),
-    _own("histogram_val", "histogram, real val", "the share of right images in bins of each class's probability"),
+    Method("raw", "as trained, with cross-entropy", MTS, "raw/"),
+    Method("ts_train", "temperature fitted on the images it was trained on", MTS, "ts_train/"),
+    _own("ts_holdout", "trained on nine tenths of the images, temperature fitted on the others"),
+    _own("ts_cv", "temperature fitted on images that fold networks had not seen"),
+    _loss("mixup"),
+    _loss("label_smoothing"),
+    _loss("focal"),
+    Method("mts", "masked distilled images, r = 0.9 and default bounds", MTS),
+    _own("mts_distilled", "where the masked accuracy meets the cross-validated one"),
+    Method(TUNED, "the ratio with the lowest NLL on val"),
+    Method("ts_val", "temperature fitted on real labelled images: the reference", MTS, "ts_val/"),
+    _own("vs_val", "a factor and an offset a class"),
+    _own("ets_val", "a mixture of scaled, raw and uniform probabilities"),
+    _own("isotonic_val", "a rising function of each class's probability"),
+    _own("histogram_val", "the share of right images in bins of each class's probability"),
 )
 """In the order in which they are explained."""
 

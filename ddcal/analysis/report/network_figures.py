@@ -6,15 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ddcal.analysis.block_features import choose_images, embed_network, embedding_frame, plot_block_features
-from ddcal.analysis.max_logits import max_logit_distributions, max_logits_frame, max_logits_summary, plot_max_logits
-from ddcal.analysis.per_class import common_count, first_per_class
+from ddcal.analysis.figures.block_features import choose_images, embed_network, embedding_frame, plot_block_features
+from ddcal.analysis.figures.max_logits import (
+    max_logit_distributions,
+    max_logits_frame,
+    max_logits_summary,
+    plot_max_logits,
+)
+from ddcal.analysis.figures.per_class import common_count, first_per_class
+from ddcal.analysis.figures.spectrum import plot_spectra, spectrum, spectrum_frame, spectrum_summary
 from ddcal.analysis.report.artefacts import Artefacts
 from ddcal.analysis.report.cells import Collected, Run, per_class
 from ddcal.analysis.report.curves import BACKBONES, good_runs
 from ddcal.analysis.report.drawings import Drawings, Drawn
 from ddcal.analysis.report.methods import CROSS_ENTROPY, MTS
-from ddcal.analysis.spectrum import plot_spectra, spectrum, spectrum_frame, spectrum_summary
 
 MDT, BACKBONE = "distill.mask.ratio", "distill.backbone"
 MASKED_RATIO = 0.5

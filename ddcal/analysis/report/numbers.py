@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddcal.analysis.paper_style import REDUCED_NOTE
+from ddcal.analysis.labels import REDUCED_NOTE
 from ddcal.analysis.report.cells import Cell
 from ddcal.analysis.report.page import Number
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ddcal import __version__
-from ddcal.analysis.paper_style import REDUCED_NOTE
+from ddcal.analysis.labels import REDUCED_NOTE
 from ddcal.analysis.report.artefacts import Artefacts
 from ddcal.analysis.report.cells import Collected
 from ddcal.analysis.report.comparison_table import put_comparison, put_overview

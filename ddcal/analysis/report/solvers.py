@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ddcal.analysis.paper_style import COLOURS, headline
+from ddcal.analysis.labels import COLOURS, headline
 from ddcal.analysis.report.artefacts import Artefacts, Lost
 from ddcal.analysis.report.cells import Collected, Run, per_class
 from ddcal.analysis.report.curves import RATIO, good_runs

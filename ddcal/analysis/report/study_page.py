@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ddcal.analysis.figures.study_figures import draw_study
 from ddcal.analysis.report.artefacts import Artefacts, Lost
 from ddcal.analysis.report.cells import Run, per_class
 from ddcal.analysis.report.drawings import Drawings
 from ddcal.analysis.report.network_figures import draw_reliability, draw_set
 from ddcal.analysis.report.page import Entry, Number, Page
 from ddcal.analysis.report.runs_table import put_runs
-from ddcal.analysis.study_figures import draw_study
 from ddcal.errors import BadInput, StoreError
 from ddcal.study.record.results import PARETO, TRIALS, WINNER_METRIC, StudyResults, Trial
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddcal.analysis.paper_style import REDUCED_NOTE
+from ddcal.analysis.figures.table_figure import plot_table
+from ddcal.analysis.labels import REDUCED_NOTE
 from ddcal.analysis.paper_tables import TableName, beside_published, published, source, table_cells, table_title
 from ddcal.analysis.report.artefacts import Artefacts, Lost
 from ddcal.analysis.report.cells import Cell, Collected, per_class
 from ddcal.analysis.report.methods import BY_NAME, FDNN_METHODS, MTS, method_cell, real_labels
 from ddcal.analysis.report.numbers import Row, number, run_frame, write_rows
 from ddcal.analysis.report.page import Entry, Page
-from ddcal.analysis.table_figure import plot_table
 from ddcal.pictures import save_figure
 
 FULL, MDT = "full", "distill.mask.ratio"

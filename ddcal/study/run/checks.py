@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddcal.config import DataConfig, StudyConfig, TrialConfig
+from ddcal.config import StudyConfig, TrialConfig
 from ddcal.config.problems import ConfigError, Problem, problem_at
 from ddcal.config.space import combinations, trial_of
 
@@ -31,12 +31,6 @@ class DataReport:
     errors: list[DataError] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-
-
-def asked_data(study: StudyConfig) -> list[DataConfig]:
-    """Return the data config of every data set that trials of a study can have."""
-    asked = [trial_of(study, point).data for point in combinations(study, of=("data.",))]
-    return list({data.model_dump_json(): data for data in asked}.values())
 
 
 def check_data(study: StudyConfig, thorough: bool = True) -> DataReport:

@@ -6,7 +6,6 @@ The best of many trials looks better than it is (the winner's curse); fresh seed
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from ddcal.config import StudyConfig
 from ddcal.config.metrics import possible
 from ddcal.errors import BadInput
 from ddcal.seeding import derive_seed
+from ddcal.statistics import mean_interval
 from ddcal.study.mlflow.client import without_password
 from ddcal.study.record.confirmation import CONFIRMATION
 from ddcal.study.record.folder_files import replace_text
@@ -134,8 +134,6 @@ def leading_trials(results: StudyResults, top: int) -> list[Trial]:
 
 def compare(results: StudyResults, leaders: list[Trial], again: StudyResults) -> list[Confirmed]:
     """Return each leader's objectives, ``val/nll`` and ``test/ece``: as searched, and over the fresh seeds."""
-    from scipy.stats import t
-
     metrics = list(dict.fromkeys([*results.study.objectives, WINNER_METRIC, "test/ece"]))
     found = []
     for leader in leaders:
@@ -148,11 +146,10 @@ def compare(results: StudyResults, leaders: list[Trial], again: StudyResults) ->
             values = [run[metric] for run in runs if run.get(metric) is not None]
             if len(values) < MIN_SEEDS or (leader.metrics or {}).get(metric) is None:
                 continue
-            mean = math.fsum(values) / len(values)
-            spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
-            half = float(t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
             searched = (leader.metrics or {})[metric]
-            low, high = possible(metric, mean - half, mean + half)
+            mean, low, high = mean_interval(values)
+            assert low is not None and high is not None, "MIN_SEEDS is at least 2"
+            low, high = possible(metric, low, high)
             found.append(Confirmed(leader.trial_key, metric, searched, mean, low, high, len(values)))
     return found
 

@@ -16,7 +16,7 @@ from ddcal.config.space import combinations, drawn_point, finite, grid_points, t
 from ddcal.pipeline.imported import imports
 from ddcal.study.plan.plan import make_plan
 from ddcal.study.plan.side_by_side import Machine
-from ddcal.study.run.checks import asked_data
+from ddcal.study.run.checks import DECIDING
 
 NPZ, IMPORTED = "NPZ", "IMPORTED"
 """Stand for files that the test writes."""
@@ -140,7 +140,8 @@ def check_promise(values, files):
     if problems:
         return
     trials = [trial_of(study, point) for point in points_of(study)]
-    assert {data.model_dump_json() for data in asked_data(study)} >= {trial.data.model_dump_json() for trial in trials}
+    asked = {trial_of(study, point).data.model_dump_json() for point in combinations(study, of=DECIDING)}
+    assert asked >= {trial.data.model_dump_json() for trial in trials}
     imported = imports(study)
     assert bool(imported) == any(trial.distill.backbone == "file" for trial in trials)
     if not imported and all(trial.data.name in ("digits", "npz") for trial in trials):  # their data is here

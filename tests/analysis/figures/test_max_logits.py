@@ -5,13 +5,13 @@ import pytest
 import torch
 from matplotlib.text import Text
 
-from ddcal.analysis.max_logits import (
+from ddcal.analysis.figures.max_logits import (
     max_logit_distributions,
     max_logits_frame,
     max_logits_summary,
     plot_max_logits,
 )
-from ddcal.analysis.paper_style import REDUCED_NOTE
+from ddcal.analysis.labels import REDUCED_NOTE
 from ddcal.calibration import save_figure
 
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ddcal.analysis.paper_style import COLOURS, MAX_WIDTH, headline, method_label
-from ddcal.analysis.per_class import first_per_class, images_per_class
+from ddcal.analysis.figures.per_class import first_per_class, images_per_class
+from ddcal.analysis.labels import COLOURS, MAX_WIDTH, headline, method_label
 from ddcal.networks.base import Network
 from ddcal.pictures import literal
 from ddcal.seeding import derive_seed

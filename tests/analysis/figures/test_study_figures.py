@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from ddcal.analysis.study_figures import draw_study
+from ddcal.analysis.figures.study_figures import draw_study
 from ddcal.study import run_study
 from ddcal.study.run.runner import Hooks
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ddcal.analysis.paper_style import COLOURS, headline
+from ddcal.analysis.labels import COLOURS, headline
 from ddcal.pictures import literal
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ import pytest
 import torch
 from matplotlib.text import Text
 
-from ddcal.analysis import spectrum as module
-from ddcal.analysis.paper_style import REDUCED_NOTE
-from ddcal.analysis.per_class import common_count, first_per_class
-from ddcal.analysis.spectrum import plot_spectra, singular_values, spectrum, spectrum_frame, spectrum_summary
+from ddcal.analysis.figures import spectrum as module
+from ddcal.analysis.figures.per_class import common_count, first_per_class
+from ddcal.analysis.figures.spectrum import plot_spectra, singular_values, spectrum, spectrum_frame, spectrum_summary
+from ddcal.analysis.labels import REDUCED_NOTE
 from ddcal.calibration import save_figure
 
 

@@ -1,4 +1,4 @@
-"""What the figures and tables of the paper have in common: names, colours, and the words at reduced scale."""
+"""What figures and tables have in common: labels of methods, colours, and the words at reduced scale."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddcal.analysis.style import BLUE, GREEN, GREY, ORANGE, RED
+from ddcal.analysis.figures.style import BLUE, GREEN, GREY, ORANGE, RED
+from ddcal.config.calibrations import CALIBRATIONS
 from ddcal.pictures import literal
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
+
+RAW = "raw"
+"""A network without calibration, which as a trial's own is the method ``none``."""
 
 REDUCED_NOTE = "reduced scale: not comparable with the published column"
 """What every table and figure says that was not made at the paper's scale."""
@@ -25,23 +29,34 @@ PURPLE, BROWN, TEAL, PINK, OLIVE, BLACK = "#7b4fa3", "#8c564b", "#2a9d9d", "#d77
 COLOURS = (BLUE, RED, GREEN, ORANGE, PURPLE, BROWN, TEAL, PINK, OLIVE, BLACK)
 """Ten colours that can be told apart: classes, backbones, and methods without a colour of their own."""
 
-METHODS = {
-    "raw": ("raw", BLACK, "o"),
-    "cross_entropy": ("cross-entropy", BLACK, "o"),
-    "mixup": ("mixup", ORANGE, "^"),
-    "label_smoothing": ("label smoothing", PURPLE, "v"),
-    "focal": ("focal loss", BROWN, "X"),
-    "mdt": ("MDT", PINK, "h"),
-    "ts_train": ("TS, distilled images", BLUE, "s"),
-    "ts_holdout": ("TS, 10 % held out", TEAL, "P"),
-    "ts_cv": ("TS, cross-validated", OLIVE, "p"),
-    "ts_val": ("TS, real val", GREEN, "D"),
-    "mts": ("MTS", RED, "*"),
-    "mts_distilled": ("MTS, ratio from distilled images", "#1f9ed1", "<"),
-    "mts_val_tuned": ("MTS, ratio tuned on val", "#c05a00", ">"),
-    "noise_floor": ("noise floor", GREY, "."),
+OTHER_LABELS = {
+    "cross_entropy": "cross-entropy",
+    "mixup": "mixup",
+    "label_smoothing": "label smoothing",
+    "focal": "focal loss",
+    "mdt": "MDT",
+    "mts_val_tuned": "MTS, ratio tuned on val",
+    "noise_floor": "noise floor",
 }
-"""Methods that have the same label, colour and marker in every figure; any other is written as it is."""
+"""What is no calibration of a trial; a calibration has its title in `ddcal.config.calibrations`."""
+
+LOOKS = {
+    "raw": (BLACK, "o"),
+    "cross_entropy": (BLACK, "o"),
+    "mixup": (ORANGE, "^"),
+    "label_smoothing": (PURPLE, "v"),
+    "focal": (BROWN, "X"),
+    "mdt": (PINK, "h"),
+    "ts_train": (BLUE, "s"),
+    "ts_holdout": (TEAL, "P"),
+    "ts_cv": (OLIVE, "p"),
+    "ts_val": (GREEN, "D"),
+    "mts": (RED, "*"),
+    "mts_distilled": ("#1f9ed1", "<"),
+    "mts_val_tuned": ("#c05a00", ">"),
+    "noise_floor": (GREY, "."),
+}
+"""Methods that have the same colour and marker in every figure."""
 
 OTHERS = (("#5c5cd6", "d"), ("#6b8f23", "H"), ("#b04a7a", "8"), ("#4a6a6a", "<"))
 """Colours and markers of other methods."""
@@ -56,16 +71,18 @@ class Look:
 
 
 def method_label(method: str) -> str:
-    """Return a method's name as figures write it."""
-    return METHODS[method][0] if method in METHODS else method
+    """Return a method's name as tables and figures write it; one that nobody knows is written as it is."""
+    if method == RAW:
+        return CALIBRATIONS["none"].title
+    return CALIBRATIONS[method].title if method in CALIBRATIONS else OTHER_LABELS.get(method, method)
 
 
 def method_looks(methods: Iterable[str]) -> dict[str, Look]:
     """Return each method's look: its own where it has one, else one by the order in which it comes."""
     names = list(dict.fromkeys(methods))
-    others = [name for name in names if name not in METHODS]
+    others = [name for name in names if name not in LOOKS]
     looks = {name: Look(*OTHERS[place % len(OTHERS)]) for place, name in enumerate(others)}
-    return {name: Look(*METHODS[name][1:]) if name in METHODS else looks[name] for name in names}
+    return {name: Look(*LOOKS[name]) if name in LOOKS else looks[name] for name in names}
 
 
 def headline(figure: Figure, title: str, reduced: bool) -> None:

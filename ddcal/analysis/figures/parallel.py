@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddcal.analysis.style import GREY, RED, objective_label
+from ddcal.analysis.figures.style import GREY, RED, objective_label
 from ddcal.config.study import Domain
 from ddcal.pictures import literal, save_figure
 from ddcal.study.record.results import StudyResults, Trial

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddcal.analysis.parallel import plot_parallel
-from ddcal.analysis.style import BLUE, GREEN, GREY, ORANGE, RED, objective_label, trial_ticks, whole_file_name
+from ddcal.analysis.figures.parallel import plot_parallel
+from ddcal.analysis.figures.style import BLUE, GREEN, GREY, ORANGE, RED, objective_label, trial_ticks, whole_file_name
 from ddcal.pictures import save_figure
 from ddcal.study.record.results import StudyResults, Trial
 

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from ddcal.analysis.block_features import choose_images, embed, embed_network, embedding_frame, plot_block_features
+from ddcal.analysis.figures.block_features import (
+    choose_images,
+    embed,
+    embed_network,
+    embedding_frame,
+    plot_block_features,
+)
 from ddcal.calibration import save_figure
 from ddcal.config import NetworkConfig
 from ddcal.networks import build_network

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddcal.analysis.style import SERIES, objective_label
+from ddcal.analysis.figures.style import SERIES, objective_label
 from ddcal.errors import BadInput
 from ddcal.pictures import literal, save_figure
 from ddcal.study.record.results import StudyResults

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddcal.analysis.paper_style import MAX_WIDTH, Look, headline, method_label, method_looks
-from ddcal.analysis.spread import over_seeds
+from ddcal.analysis.labels import MAX_WIDTH, Look, headline, method_label, method_looks
+from ddcal.analysis.statistics import over_seeds
 from ddcal.pictures import literal
 
 if TYPE_CHECKING:

@@ -4,14 +4,14 @@ import numpy as np
 import pandas
 import pytest
 
-from ddcal.analysis.calibration_curves import (
+from ddcal.analysis.figures.calibration_curves import (
     ece_against_ipc,
     ece_against_ratio,
     plot_ece_against_ipc,
     plot_ece_against_ratio,
 )
-from ddcal.analysis.paper_style import REDUCED_NOTE, save_frame
-from ddcal.analysis.spread import over_seeds
+from ddcal.analysis.labels import REDUCED_NOTE, save_frame
+from ddcal.analysis.statistics import over_seeds
 from ddcal.calibration import save_figure
 
 

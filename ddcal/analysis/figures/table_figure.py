@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddcal.analysis.paper_style import MAX_WIDTH, REDUCED_NOTE
+from ddcal.analysis.labels import MAX_WIDTH, REDUCED_NOTE
 
 if TYPE_CHECKING:
     import pandas

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ddcal.analysis.paper_style import COLOURS, headline
+from ddcal.analysis.labels import COLOURS, headline
 from ddcal.pictures import literal
 
 if TYPE_CHECKING:
