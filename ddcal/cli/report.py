@@ -19,7 +19,7 @@ app.add_typer(report_app, name="report")
 
 @report_app.command("paper")
 def report_paper(
-    output: Annotated[Path, typer.Option(metavar="DIR", help="The page, its studies and their store.")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="The page, its studies and their store.")] = Path("paper"),
     scale: Annotated[str, typer.Option(help="cpu: reduced, for 2 CPU cores; gpu: the published recipes.")] = "cpu",
     datasets: Annotated[
         str, typer.Option(metavar="NAME,…", help="Datasets, separated by commas.")
@@ -31,7 +31,7 @@ def report_paper(
         bool, typer.Option("--extra", help="Also run what the scale leaves out as dear: other losses at ipc 50.")
     ] = False,
     studies: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The paper's studies; default: studies/paper of this checkout.")
+        Path | None, typer.Option(metavar="DIR", help="The paper's studies; default: ddcal's own.")
     ] = None,
     debug: Debug = False,
     address: Address = None,
