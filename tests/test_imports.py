@@ -16,6 +16,7 @@ PACKAGE = Path(ddcal.__file__).parent
 FLOORS = {
     "credentials": 0,
     "untrusted": 1,
+    "allocator": 1,
     "errors": 1,
     "divergence": 1,
     "seeding": 1,
@@ -83,11 +84,11 @@ ARROWS = {
     "data": "config errors seeding untrusted",
     "networks": "config",
     "calibration": "config masking networks pictures seeding untrusted",
-    "distill": "config data divergence errors masking networks seeding untrusted",
+    "distill": "allocator config data divergence errors masking networks seeding untrusted",
     "training": "config data divergence errors networks seeding",
     "store": "config errors untrusted",
-    "pipeline": "calibration config data distill errors networks pictures seeding store training",
-    "study": "config credentials data distill errors pipeline seeding statistics store untrusted",
+    "pipeline": "allocator calibration config data distill errors networks pictures seeding store training",
+    "study": "allocator config credentials data distill errors pipeline seeding statistics store untrusted",
     "analysis": "calibration config data distill errors masking networks pictures pipeline seeding statistics study "
     "untrusted",
     "cli": "analysis config errors pipeline store study",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ddcal import __version__
+from ddcal.allocator import keep_freed_memory
 from ddcal.config import DistillConfig
 from ddcal.config.backbones import BACKBONES
 from ddcal.config.components import ComponentError, imported_object
@@ -119,6 +120,7 @@ def distill(
         DivergedError: if a loss becomes NaN or infinite, or explodes (`ddcal.divergence`).
         ValueError: as `make_distiller`.
     """
+    keep_freed_memory()
     distiller = make_distiller(dataset, config, seed, device)
     while distiller.iteration < distiller.iterations:
         loss = distiller.step()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ddcal.config.networks import padded_side
+from ddcal.networks.norm import InstanceNorm
 
 
 class Network(nn.Module):
@@ -51,7 +52,7 @@ def norm_layer(kind: str, width: int) -> nn.Module:
         ValueError: for another kind.
     """
     if kind == "instance":
-        return nn.GroupNorm(width, width)
+        return InstanceNorm(width)
     if kind == "batch":
         return nn.BatchNorm2d(width)
     if kind == "none":

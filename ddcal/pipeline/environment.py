@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ddcal.allocator import keep_freed_memory
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -36,9 +38,10 @@ class Environment:
         return {"device": self.device_kind, "precision": self.precision, "threads": self.threads}
 
     def apply(self) -> None:
-        """Set torch's thread count for this process, and deterministic convolutions on a GPU."""
+        """Set torch's thread count for this process, have it keep freed memory, and deterministic convolutions."""
         import torch
 
+        keep_freed_memory()
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
         if self.device != "cpu":

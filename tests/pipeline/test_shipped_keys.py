@@ -74,7 +74,10 @@ def test_the_stage_keys_of_a_shipped_study_are_what_they_were(name):
 
 
 if __name__ == "__main__":
-    made = {name: [[v, keys_of(study, v)] for v in drawn_points(study)] for name, study in sorted(STUDIES.items())}
+    made = {  # the points of a study that is in the table already stay what they are
+        name: [[v, keys_of(study, v)] for v in [v for v, _ in KEYS.get(name, ())] or drawn_points(study)]
+        for name, study in sorted(STUDIES.items())
+    }
     rows = [
         f" {json.dumps(name)}: [\n  " + ",\n  ".join(map(json.dumps, points)) + "\n ]" for name, points in made.items()
     ]

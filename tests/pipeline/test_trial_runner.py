@@ -273,7 +273,7 @@ def test_a_diagram_that_cannot_be_drawn_does_not_fail_the_trial(undisturbed, tmp
         path.write_bytes(b"half")
         raise RuntimeError("no font")
 
-    monkeypatch.setattr("ddcal.calibration.save_figure", half_a_picture)
+    monkeypatch.setattr("ddcal.pictures.save_figure", half_a_picture)
     runner = start(tmp_path / "store")
     with caplog.at_level(logging.WARNING):
         run(runner)

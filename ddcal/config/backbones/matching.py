@@ -42,6 +42,7 @@ class MatchingConfig(Config):
 class _Matching(Backbone):
     """What DC and DSA share."""
 
+    version = 2  # since the second derivative of instance norm is a formula
     section = "matching"
     settings = MatchingConfig
 

@@ -243,6 +243,7 @@ class MTT(Backbone):
 
     name = "mtt"
     distiller = "ddcal.distill.mtt:TrajectoryMatching"
+    version = 2  # since the second derivative of instance norm is a formula
     section = "mtt"
     settings = MTTConfig
     takes_experts = True

@@ -16,8 +16,8 @@ from ddcal.errors import BadInput
 if TYPE_CHECKING:
     from ddcal.config.trial import DistillConfig, TrialConfig
 
-BASES_VERSION = 2
-"""With bases: 2 since they begin as a matrix of R x (C·s²) numbers, not as a convolution's kernels."""
+BASES_VERSION = 3
+"""With bases: 2 since they begin as a matrix of R x (C·s²) numbers, not as a convolution's kernels; 3 as `RTP` is 2."""
 
 
 class RTPConfig(Config):
@@ -51,6 +51,7 @@ class RTP(Backbone):
 
     name = "rtp"
     distiller = "ddcal.distill.rtp:AddressableMemories"
+    version = 2  # since the second derivative of instance norm is a formula
     section = "rtp"
     settings = RTPConfig
     two_passes = False

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ddcal.allocator import give_memory_back
 from ddcal.config import TrialConfig
 from ddcal.config.metrics import VAL_METRICS
 from ddcal.config.study import Access
@@ -192,6 +193,7 @@ class Worker:
             if self._log is not None:
                 self._log.close()
                 self._log = None
+            give_memory_back()
 
     def _start(self) -> TrialRunner:
         assignment = self.assignment

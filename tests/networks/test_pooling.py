@@ -1,0 +1,41 @@
+"""Pooling by slices: torch's own bits, and derivatives of any order."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+from torch.nn.functional import avg_pool2d
+
+from ddcal.networks import pooling
+from ddcal.networks.pooling import HalvingPool
+
+SIDES = [(2, 2), (8, 8), (5, 4), (7, 9), (1, 1)]
+
+
+def maps(*shape, dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+
+
+@pytest.mark.parametrize("sides", SIDES[:-1])
+@pytest.mark.parametrize("cached", [1, 2**18])
+def test_values_and_derivatives_have_the_bits_of_torchs(sides, cached, monkeypatch):
+    monkeypatch.setattr(pooling, "CACHED", cached)
+    found = []
+    for function in (HalvingPool(), lambda x: avg_pool2d(x, 2)):
+        leaf = maps(7, 3, *sides).requires_grad_()
+        out = function(leaf)
+        (first,) = torch.autograd.grad(out.sin().sum(), leaf, create_graph=True)
+        (second,) = torch.autograd.grad(first.cos().sum(), leaf)
+        found.append([out.detach(), first.detach(), second])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("sides", SIDES[:-1])
+def test_derivatives_are_those_of_finite_differences(sides):
+    leaf = maps(2, 2, *sides, dtype=torch.float64).requires_grad_()
+    assert gradcheck(HalvingPool(), [leaf]) and gradgradcheck(HalvingPool(), [leaf])
+
+
+def test_without_a_gradient_it_is_torchs_own():
+    images = maps(3, 2, 6, 6)
+    assert torch.equal(HalvingPool()(images), avg_pool2d(images, 2))
+    assert torch.equal(HalvingPool()(images.requires_grad_()).detach(), avg_pool2d(images.detach(), 2))
