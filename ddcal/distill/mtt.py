@@ -20,7 +20,7 @@ from ddcal.data import Dataset
 from ddcal.data.augment import augment
 from ddcal.distill.experts import Experts, skeleton, unflatten
 from ddcal.distill.learned import LearnedImages
-from ddcal.distill.unroll import Method, Tensors, UnrollGradient, unroll_gradient
+from ddcal.distill.unroll import Method, Tensors, UnrollGradient, method_of, unroll_gradient
 from ddcal.errors import DivergedError
 from ddcal.seeding import generator
 
@@ -69,6 +69,9 @@ class TrajectoryMatching(LearnedImages):
         self.learning_rate, self.rate_velocity, self.clamps = mtt.rate, 0.0, 0
         self.network = skeleton(dataset, config, generator(seed, "distill", "skeleton")).to(device)
         self.names = [name for name, _ in self.network.named_parameters()]
+        shape = (dataset.channels, dataset.image_size, dataset.image_size)
+        taken = min(mtt.batch or len(self.labels), len(self.labels)) * self.steps
+        self.method = method_of(mtt.gradient, self.network, shape, taken)
         self.cosines: dict[int, float] = {}
         points = config.probe.points if mtt.gradient == "tesla" else 0
         self.compared = {1, *(math.ceil(k * self.iterations / points) for k in range(1, points + 1))}
@@ -120,7 +123,7 @@ class TrajectoryMatching(LearnedImages):
                 segment=max(1, round(math.sqrt(self.steps))),
             )
 
-        found = gradient(self.settings.gradient)
+        found = gradient(self.method)
         if self.settings.gradient == "tesla" and self.iteration + 1 in self.compared:
             taken, exact = (value.inputs[0].flatten().double() for value in (found, gradient("exact")))
             self.cosines[self.iteration + 1] = float(cosine_similarity(taken, exact, dim=0))

@@ -27,7 +27,7 @@ from ddcal.distill.learned import RealBatches
 from ddcal.distill.limits import clipped, diverged, limited, what_limits
 from ddcal.distill.mdt import SyntheticMask
 from ddcal.distill.real import random_subset
-from ddcal.distill.unroll import Tensors, unroll_gradient
+from ddcal.distill.unroll import Tensors, method_of, unroll_gradient
 from ddcal.divergence import loss_problem, usual_cross_entropy, value_problem
 from ddcal.networks import build_network
 from ddcal.seeding import generator
@@ -91,6 +91,8 @@ class AddressableMemories(Distiller):
         self.labels = torch.arange(dataset.num_classes).repeat_interleave(self.per_class)
         self.network = skeleton(dataset, config, generator(seed, "distill", "skeleton")).to(device)
         self.names = [name for name, _ in self.network.named_parameters()]
+        taken = min(settings.batch_per_class, self.per_class) * dataset.num_classes * settings.steps
+        self.method = method_of(settings.gradient, self.network, (dataset.channels, self.size, self.size), taken)
 
     @property
     def images(self) -> Tensor:  # type: ignore[override]  # decoded anew
@@ -137,7 +139,7 @@ class AddressableMemories(Distiller):
             torch.tensor(settings.inner_lr, device=self.device),
             settings.steps,
             momentum=settings.inner_momentum,
-            method=settings.gradient,
+            method=self.method,
             segment=max(1, round(math.sqrt(settings.steps))),
         )
         self._descend(list(found.inputs), float(found.loss))

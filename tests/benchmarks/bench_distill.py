@@ -126,7 +126,7 @@ def plain_matching(own: Any) -> tuple[float, list[Tensor]]:
                     a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
                     total = total + (1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-6)).sum()
         (gradient,) = torch.autograd.grad(total, images)
-        losses.append(float(total))
+        losses.append(float(total.detach()))
         velocity = settings.image_momentum * velocity + gradient
         images = (images - settings.image_lr * velocity).detach()
         if update < own.outer - 1:
@@ -157,7 +157,7 @@ def plain_dm(own: Any) -> tuple[float, list[Tensor]]:
         fake = embedding(weights, augment(images[label * ipc : (label + 1) * ipc], drawn))
         total = total + ((fake.mean(0) - real.mean(0)) ** 2).sum()
     (gradient,) = torch.autograd.grad(total, images)
-    return float(total) / own.dataset.num_classes, [(images - own.config.dm.image_lr * gradient).detach()]
+    return float(total.detach()) / own.dataset.num_classes, [(images - own.config.dm.image_lr * gradient).detach()]
 
 
 def plain_mtt(own: Any) -> tuple[float, list[Tensor]]:
@@ -179,7 +179,7 @@ def plain_mtt(own: Any) -> tuple[float, list[Tensor]]:
         vector = vector - rate * gradient
     distance = (vector - target).square().sum() / (start - target).square().sum()
     gradient, _ = torch.autograd.grad(distance, [images, rate])
-    return float(distance), [(images - own.image_lr * gradient).detach()]
+    return float(distance.detach()), [(images - own.image_lr * gradient).detach()]
 
 
 def plain_rtp(own: Any) -> tuple[float, list[Tensor]]:
@@ -204,7 +204,7 @@ def plain_rtp(own: Any) -> tuple[float, list[Tensor]]:
     found = torch.autograd.grad(outer, [bases, coefficients])
     norm = torch.cat([g.flatten() for g in found]).norm()
     scale = min(1.0, settings.clip / (float(norm) + 1e-6))
-    return float(outer), [m - settings.lr * scale * g for m, g in zip(own.memories, found, strict=True)]
+    return float(outer.detach()), [m - settings.lr * scale * g for m, g in zip(own.memories, found, strict=True)]
 
 
 PLAIN: dict[str, Callable[[Any], tuple[float, list[Tensor]]]] = {

@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from ddcal.config import NetworkConfig
 from ddcal.data.augment import augment, draw_augmentation
-from ddcal.distill.unroll import unroll_gradient
+from ddcal.distill.unroll import activation_bytes, method_of, unroll_gradient
 from ddcal.masking import mask_images
 from ddcal.networks import build_network
 from ddcal.seeding import generator
@@ -176,3 +176,12 @@ def test_bad_arguments(settings, words):
     steps = settings.pop("steps", 2)
     with pytest.raises(ValueError, match=words):
         unroll_gradient(*problem(), steps, **settings)
+
+
+@pytest.mark.parametrize(("images", "wanted"), [(1, "full"), (230, "full"), (250, "exact"), (10_000, "exact")])
+def test_a_small_graph_is_kept_whole_and_a_large_one_is_not(images, wanted):
+    """The estimate is a function of shapes alone: of width 128 at 32 px 4.5 MB an image, and 1 GiB is the limit."""
+    network = build_network(NetworkConfig(width=128), 3, 32, 10, generator(0, "test", "network"))
+    assert activation_bytes(network, (3, 32, 32)) == pytest.approx(2.25e6, rel=0.05)
+    assert method_of("auto", network, (3, 32, 32), images) == wanted
+    assert method_of("segments", network, (3, 32, 32), images) == "segments"

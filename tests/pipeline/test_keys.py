@@ -247,7 +247,8 @@ def test_networks_trained_before_there_were_other_losses_are_still_found(backbon
     But for the versions that were raised since: of what differentiates a gradient, and of RTP's bases.
     """
     first_versions(monkeypatch)
-    trial = {"data": {"name": "cifar10"}, "distill": {"backbone": backbone, "ipc": 1}}
+    exact = {"gradient": "exact"}  # the default of that time
+    trial = {"data": {"name": "cifar10"}, "distill": {"backbone": backbone, "ipc": 1, "mtt": exact, "rtp": exact}}
     assert keys_of(TrialConfig.model_validate(trial))["train"] == digest
 
 

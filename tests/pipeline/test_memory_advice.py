@@ -19,7 +19,7 @@ def resolved(**settings):
         ({"distill.backbone": "dc"}, "distill", "distill.matching.real_batch (256 → 128)", ["inner_batch", "ipc"]),
         ({"distill.backbone": "dsa", "distill.ipc": 200}, "distill", "distill.ipc (200 → 100)", ["real_batch (256"]),
         ({"distill.backbone": "dm"}, "distill", "distill.dm.real_batch (256 → 128)", ["distill.ipc (10 → 5)"]),
-        ({"distill.backbone": "rtp", "distill.ipc": 1}, "distill", "distill.rtp.gradient (exact → segments)",
+        ({"distill.backbone": "rtp", "distill.ipc": 1}, "distill", "distill.rtp.gradient (auto → segments)",
          ["batch_per_class (32 → 16)", "real_batch (64 → 32)", "steps (150 → 75)"]),
         ({"distill.backbone": "rtp", "distill.ipc": 1, "distill.rtp.gradient": "full"}, "distill",
          "distill.rtp.gradient (full → exact)", ["steps"]),

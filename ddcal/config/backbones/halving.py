@@ -17,5 +17,5 @@ def width_of(base: NetworkConfig, network: NetworkOverride) -> int | None:
 
 def less_graph(section: str, gradient: str) -> list[str]:
     """Return which method holds less: the graph of all steps, one step's and all weights, or few weights."""
-    lighter = {"full": "exact", "exact": "segments"}.get(gradient)
+    lighter = {"auto": "segments", "full": "exact", "exact": "segments"}.get(gradient)
     return [f"{section}.gradient ({gradient} → {lighter})"] if lighter else []

@@ -40,7 +40,8 @@ class MTTConfig(Config):
     student step; a set with no more images is taken whole. A pass over images that ``batch`` does not divide ends with
     the smaller batch that is left (``remainder: last``, the default), or begins with it, as in the authors' code, which
     takes a pass's batches from its end (``first``). ``gradient``: see `ddcal.distill.unroll.unroll_gradient`;
-    ``tesla`` is an approximation, whose cosine to the exact gradient is reported.
+    ``auto`` is ``full`` where the graph is small, else ``exact``, and ``tesla`` an approximation, whose cosine to the
+    exact gradient is reported.
     """
 
     student_steps: PositiveInt | None = None
@@ -52,7 +53,7 @@ class MTTConfig(Config):
     rate: PositiveFloat | None = None
     rate_lr: PositiveFloat | None = None
     momentum: Momentum = 0.5
-    gradient: Literal["exact", "segments", "full", "tesla"] = "exact"
+    gradient: Literal["auto", "exact", "segments", "full", "tesla"] = "auto"
     init: Literal["noise", "real"] = "real"
     experts: ExpertsConfig = ExpertsConfig()
 

@@ -43,7 +43,7 @@ class RTPConfig(Config):
     momentum: Momentum = 0.5
     clip: PositiveFloat = 2.0
     regularisation: NonNegativeFloat = 0.0
-    gradient: Literal["exact", "segments", "full"] = "exact"
+    gradient: Literal["auto", "exact", "segments", "full"] = "auto"
 
 
 class RTP(Backbone):

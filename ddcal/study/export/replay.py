@@ -133,6 +133,8 @@ def replay(
     with tempfile.TemporaryDirectory(prefix="ddcal-replay-") as scratch:
         datasets = DatasetCache(own_cache(data))
         runner = TrialRunner(config, open_store(store or scratch), environment, target=target, datasets=datasets)
+        if not ignore_versions and device == "cpu" and (problem := _other_algorithm(run, runner.keys)):
+            raise ExportError(f"{folder}: {problem}")
         if runner.keys.keys() != run["stages"].keys() or target != run["target"]:
             raise ExportError(
                 f"{folder}: a trial with this config has the stages {', '.join(runner.keys)}; the export has "
@@ -154,6 +156,20 @@ def replay(
                 for name in sorted(recorded["files"].keys() | files.keys())
             ]
     return comparisons
+
+
+def _other_algorithm(run: dict[str, Any], keys: dict[str, str]) -> str:
+    """Return that a stage is computed otherwise than when the run was made, or an empty string.
+
+    Config, data, seed and threads are the run's: what is left in a key are the versions of algorithms.
+    """
+    for stage, key in keys.items():
+        if stage in run["stages"] and run["stages"][stage]["key"] != key:
+            return (
+                f"the algorithm of its {stage} stage has another version since ddcal {run['ddcal']}, which made "
+                "the run: its numbers would differ. Install that version, or --ignore-versions to compare all the same"
+            )
+    return ""
 
 
 def _same_but_for_versions(exported: Path, replayed: Path, ignored: bool) -> bool:

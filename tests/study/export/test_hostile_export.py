@@ -339,3 +339,12 @@ def test_another_version_that_is_ignored_is_no_difference(copy, tmp_path):
     made_with("torch")
     assert "different: distill/synthetic.json" in ddcal(*arguments).output
     assert ddcal(*arguments, "--ignore-versions").exit_code == 0
+
+
+def test_another_version_of_an_algorithm_is_said_before_anything_is_computed(copy, tmp_path):
+    """Its key tells: everything else that is in a key is the run's."""
+    edit(copy, lambda run: run["stages"]["distill"].update(key="0" * 64))
+    arguments = ("replay", copy, "--data-root", tmp_path / "bob")
+    refused = ddcal(*arguments)
+    assert refused.exit_code == 2 and "the algorithm of its distill stage has another version since" in refused.output
+    assert ddcal(*arguments, "--ignore-versions").exit_code == 0
