@@ -54,7 +54,7 @@ def exported(tmp_path_factory, tiny_study):
 def looked_at(folder):
     """All that a replay does before it computes."""
     run = read_run(folder)
-    config = _config(run, folder)
+    config = _config(run)
     data, fingerprint = _located(config.data, run["data_fingerprint"], folder, None)
     check_replayable(run, data, fingerprint)
 
