@@ -37,7 +37,7 @@ from ddcal.networks import predict_logits
 from ddcal.seeding import generator
 from ddcal.training import DDNNTraining
 
-SIZE, IMAGES, PREDICTED, EXPERT_IMAGES = 32, 100, 1000, 512
+SIZE, IMAGES, EPOCHS, PREDICTED, EXPERT_IMAGES = 32, 100, 20, 1000, 512
 TARGETS = {
     "evaluation-32": 2.0,
     "evaluation-128": 1.7,
@@ -78,6 +78,12 @@ def plain_epochs(images: Tensor, labels: Tensor, width: int, batch: int) -> Call
             loss.item()
 
     return epoch
+
+
+def evaluations(width: int, who: str) -> Callable[[], object]:
+    """Epochs of one network on 100 images: several, as each draws one of DSA's operations, which cost more or less."""
+    epoch = evaluation(width, who)
+    return lambda: [epoch() for _ in range(EPOCHS)]
 
 
 def evaluation(width: int, who: str) -> Callable[[], object]:
@@ -134,7 +140,7 @@ def distilling(config: dict[str, Any], who: str) -> Callable[[], object]:
 def loop(name: str, width: int, who: str) -> Callable[[], object]:
     """Return one step of a case."""
     if name.startswith("evaluation"):
-        return evaluation(int(name.partition("-")[2]), who)
+        return evaluations(int(name.partition("-")[2]), who)
     if name in ("prediction", "experts"):
         return {"prediction": prediction, "experts": experts}[name](width, who)
     config: dict[str, Any] = {"ipc": 10, "iterations": 9, "network": {"width": width}}
