@@ -343,6 +343,10 @@ def in_short(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    if isinstance(error, KeyError):
+        return f"{error.args[0]!r} is missing" if error.args else "a key is missing"
+    if isinstance(error, ValueError) and str(error):  # a sentence of ours, or of a parser
+        return str(error)
     return f"{type(error).__name__}: {error}"
 
 
