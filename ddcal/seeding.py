@@ -22,8 +22,8 @@ def derive_seed(seed: int, stage: str, stream: str, index: int = 0) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def generator(seed: int, stage: str, stream: str, index: int = 0, device: str = "cpu") -> torch.Generator:
-    """Return a ``torch.Generator`` on ``device`` seeded with `derive_seed` of the other arguments."""
+def generator(seed: int, stage: str, stream: str, index: int = 0) -> torch.Generator:
+    """Return a ``torch.Generator`` on the CPU, whatever the device, seeded with `derive_seed` of the arguments."""
     import torch
 
-    return torch.Generator(device=device).manual_seed(derive_seed(seed, stage, stream, index))
+    return torch.Generator().manual_seed(derive_seed(seed, stage, stream, index))

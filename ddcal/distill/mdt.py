@@ -13,7 +13,10 @@ from ddcal.seeding import generator
 
 
 class SyntheticMask:
-    """The masks of one distillation, drawn anew at every pass (``step``), once an iteration, or once (``fixed``)."""
+    """The masks of one distillation, drawn anew at every pass (``step``), once an iteration, or once (``fixed``).
+
+    They are drawn on the CPU, so that a GPU has the same ones.
+    """
 
     def __init__(self, config: MDTMaskConfig, seed: int, device: torch.device) -> None:
         self.config, self.seed, self.device = config, seed, device
@@ -27,9 +30,9 @@ class SyntheticMask:
             return
         self._iteration = iteration
         index = 0 if self.config.resample == "fixed" else iteration
-        self._stream = generator(self.seed, "distill", "mask", index, device=self.device.type)
+        self._stream = generator(self.seed, "distill", "mask", index)
         if self.config.resample != "step":
-            self._kept = random_mask(shape, self.config.ratio, self._stream, self.config.unit)
+            self._kept = random_mask(shape, self.config.ratio, self._stream, self.config.unit).to(self.device)
 
     def apply(self, images: Tensor, index: slice | Tensor, where: Literal["matching", "inner"]) -> Tensor:
         """Return ``images`` (the members ``index`` of the set) masked as the config says for this kind of pass."""
@@ -49,5 +52,5 @@ class SyntheticMask:
             return images
         if self._kept is not None:
             return images.masked_fill(~self._kept[index], 0.0)
-        stream = generator(self.seed, "distill", f"mask-{step}", self._iteration, device=self.device.type)
+        stream = generator(self.seed, "distill", f"mask-{step}", self._iteration)
         return mask_images(images, self.config.ratio, stream, self.config.unit)

@@ -325,3 +325,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str) and not value.isascii():
         return value.encode("utf-8", "backslashreplace").decode()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def in_short(error: Exception) -> str:
+    """Return what is wrong, in one line: of a model's many errors the first."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    if isinstance(error, KeyError):
+        return f"{error.args[0]!r} is missing" if error.args else "a key is missing"
+    if isinstance(error, ValueError) and str(error):  # a sentence of ours, or of a parser
+        return str(error)
+    return f"{type(error).__name__}: {error}"

@@ -13,8 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from ddcal.config import StudyConfig, TrialConfig
 from ddcal.config.base import RECORDED
 from ddcal.config.metrics import possible
@@ -38,7 +36,7 @@ from ddcal.study.record.events import (
     TrialStarted,
 )
 from ddcal.study.record.folder_files import replace_text, write_csv
-from ddcal.study.record.ledger import FIDELITY_STEPS, LEDGER, DamagedLedger, read_ledger
+from ddcal.study.record.ledger import FIDELITY_STEPS, LEDGER, DamagedLedger, in_short, read_ledger
 from ddcal.study.record.recorded import as_begun, log_of, recorded_store, recorded_study
 
 if TYPE_CHECKING:
@@ -336,18 +334,6 @@ def pareto_front(study: StudyConfig, trials: list[Trial]) -> list[Trial]:
         if not any(dominates(other, values) for _, other in front):
             front.append((trial, values))
     return sorted((trial for trial, _ in front), key=lambda trial: trial.number)
-
-
-def in_short(error: Exception) -> str:
-    """Return what is wrong, in one line: of a model's many errors the first."""
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    if isinstance(error, KeyError):
-        return f"{error.args[0]!r} is missing" if error.args else "a key is missing"
-    if isinstance(error, ValueError) and str(error):  # a sentence of ours, or of a parser
-        return str(error)
-    return f"{type(error).__name__}: {error}"
 
 
 def trial_rows(study: StudyConfig, trials: list[Trial]) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from ddcal.store.opening import open_store
 from ddcal.study.mlflow.cursor import CURSOR, read_cursor
 from ddcal.study.record.confirmation import CONFIRMATION, read_confirmation
 from ddcal.study.record.folder_files import STUDY, write_study_file
-from ddcal.study.record.ledger import LEDGER, read_lines
+from ddcal.study.record.ledger import LEDGER, in_short, read_lines
 from ddcal.study.record.lock import LOCK, DriverLock
 from ddcal.study.record.repair import free_name, mend_ledger, set_aside_cursor, why_not_mendable
 from ddcal.study.record.results import (
@@ -33,7 +33,6 @@ from ddcal.study.record.results import (
     UNREADABLE,
     StudyResults,
     Trial,
-    in_short,
     load_study,
     trial_rows,
 )

@@ -20,9 +20,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ddcal.config import StudyConfig
 from ddcal.study.record.events import TrialFinished, TrialStarted
-from ddcal.study.record.ledger import LEDGER, DamagedLedger, Outcome, read_ledger
+from ddcal.study.record.ledger import LEDGER, DamagedLedger, Outcome, in_short, read_ledger
 from ddcal.study.record.repair import free_name
-from ddcal.study.record.results import UNREADABLE, Trial, in_short
+from ddcal.study.record.results import UNREADABLE, Trial
 from ddcal.study.search.journal import DriverJournal, journal_fault
 from ddcal.study.search.proposals import Running
 from ddcal.study.search.search import JOURNAL, StudySearch
