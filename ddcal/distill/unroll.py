@@ -190,7 +190,7 @@ def _backwards(
     stride: int,
     momentum: float,
 ) -> Iterator[tuple[int, list[Tensor]]]:
-    """Yield (t, θ_t) from the last step to the first; what is held is let go on the way."""
+    """Yield (t, θ_t) from the last step to the first, and free the parameters that were kept."""
     while held:
         first = (len(held) - 1) * stride
         parameters, velocity = held.pop()

@@ -1,6 +1,6 @@
 """Measuring what stages cost on this machine: a few steps of each, in this process, nothing published.
 
-How a stage is measured is its own business (``measure`` of its work); here is what they share.
+Each stage measures itself (``measure`` of its work); here is what they share.
 """
 
 from __future__ import annotations

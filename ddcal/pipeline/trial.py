@@ -163,7 +163,7 @@ class TrialRunner:
         return Advance(stage, progress, waiting=waited > 0.0, fraction=work.fraction)
 
     def run(self, on_advance: Callable[[Advance], None] | None = None) -> dict[str, Any]:
-        """Go on to the end, whatever happens give back what is held, and return the metrics.
+        """Go on to the end and return the metrics; leases and files are always released.
 
         Args:
             on_advance: Called after every chunk of work.

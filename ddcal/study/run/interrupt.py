@@ -125,7 +125,7 @@ def end_now(signum: int = signal.SIGINT) -> NoReturn:
 
 
 def say(descriptor: int, text: str) -> None:
-    """Write to a descriptor from inside a signal's handler; one that takes nothing is no matter."""
+    """Write to a descriptor from inside a signal's handler; an error is ignored."""
     with suppress(OSError):
         os.write(descriptor, text.encode())
 

@@ -283,7 +283,7 @@ def _guarded(
     interrupts: Interrupts,
     on_end: Callable[[StudyResults], None] | None = None,
 ) -> StudyResults:
-    """Close the driver whatever happens, so that no MLflow run stays open and the folder is free."""
+    """Close the driver in any case, so that no MLflow run stays open and the folder is free."""
     try:
         run()
     except BaseException:
