@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ddcal.config.augmentations import OPERATIONS
+from ddcal.moving import move_together
 
 FLIP_PROBABILITY = 0.5
 SCALE = 1.2
@@ -44,12 +45,14 @@ class Augmentation:
             rotate: angle in radians.
         image_size: Height and width of the images it was drawn for, in pixels.
         siamese: Whether the one parameter vector holds for every image, however many there are.
+        shift: Of a siamese crop: (down, right) in pixels, known without a look at the device.
     """
 
     operation: str
     parameters: Tensor
     image_size: int
     siamese: bool
+    shift: tuple[int, int] | None = None
 
 
 def draw_augmentation(
@@ -85,7 +88,17 @@ def draw_augmentation(
     index = torch.randint(len(operations), (1,), generator=generator, device=generator.device)
     operation = operations[int(index)]
     parameters = _draw(operation, 1 if siamese else count, image_size, generator)
-    return Augmentation(operation, parameters.to(device), image_size, siamese)
+    shift = None
+    if siamese and operation == "crop":
+        down, right = (int(value) for value in parameters[0].tolist())
+        shift = down, right
+    return Augmentation(operation, parameters.to(device), image_size, siamese, shift)
+
+
+def move_augmentations(drawn: Sequence[Augmentation], device: torch.device) -> list[Augmentation]:
+    """Return augmentations that were drawn on the CPU with their parameters on a device, moved together."""
+    moved = move_together([one.parameters for one in drawn], device)
+    return [replace(one, parameters=parameters) for one, parameters in zip(drawn, moved, strict=True)]
 
 
 def draw_crop_flip(
@@ -137,7 +150,7 @@ def augment(images: Tensor, augmentation: Augmentation) -> Tensor:
         case "color":
             return _color(images, parameters)
         case "crop":
-            return _crop(images, parameters)
+            return _crop(images, parameters, augmentation.shift)
         case "cutout":
             return _cutout(images, parameters)
         case "flip":
@@ -189,10 +202,10 @@ def _color(images: Tensor, parameters: Tensor) -> Tensor:
     return (images - level) * contrast + level
 
 
-def _crop(images: Tensor, parameters: Tensor) -> Tensor:
+def _crop(images: Tensor, parameters: Tensor, shift: tuple[int, int] | None) -> Tensor:
     size = images.shape[2]
-    if len(parameters) == 1:
-        down, right = (int(value) for value in parameters[0].tolist())
+    if shift is not None:
+        down, right = shift
         # Negative padding cuts off what moves out on the other side.
         return F.pad(images, (right, -right, down, -down))
     positions = torch.arange(size, device=images.device)

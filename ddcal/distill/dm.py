@@ -13,6 +13,7 @@ from ddcal.config import DistillConfig
 from ddcal.data import Dataset
 from ddcal.data.augment import augment
 from ddcal.distill.learned import LearnedImages, RealBatches
+from ddcal.distill.mdt import masked
 from ddcal.seeding import generator
 
 
@@ -47,13 +48,16 @@ class DistributionMatching(LearnedImages):
         network = self.fresh_network().requires_grad_(False)
         gradient = torch.empty_like(self.images)
         losses = []
-        for label in range(self.dataset.num_classes):
+        classes = range(self.dataset.num_classes)
+        chosen, augmentations = self.real.draw_all(streams["real"]), self.drawn_for_classes(streams["augment"])
+        masks = self.mask.draw([tuple(self.images[self.class_part(label)].shape) for label in classes], "matching")
+        for label, same in zip(classes, augmentations, strict=True):
             part = self.class_part(label)
             leaf = self.images[part].detach().requires_grad_()
-            same = self.drawn(1, streams["augment"], siamese=True)
             with torch.no_grad():
-                real = network.features(augment(self.real.draw(label, streams["real"]), same))
-            synthetic = network.features(augment(self.mask.apply(leaf, part, "matching"), same))
+                real = network.features(augment(self.real.images[chosen[label]], same))
+            images = masked(leaf, masks[label]) if masks else self.mask.apply(leaf, part, "matching")
+            synthetic = network.features(augment(images, same))
             difference = mean_difference(synthetic, real)
             (gradient[part],) = torch.autograd.grad(difference, leaf)
             losses.append(difference.detach())

@@ -8,13 +8,14 @@ from torch import Tensor
 from ddcal.config import DistillConfig, NetworkConfig
 from ddcal.config.datasets import dataset_spec
 from ddcal.data import Dataset
-from ddcal.data.augment import Augmentation, draw_augmentation
+from ddcal.data.augment import Augmentation, draw_augmentation, move_augmentations
 from ddcal.distill.distiller import Distiller
 from ddcal.distill.limits import clipped, diverged, limited, what_limits
 from ddcal.distill.mdt import SyntheticMask
 from ddcal.distill.real import random_subset
 from ddcal.divergence import loss_problem, value_problem
-from ddcal.networks import Network, build_network
+from ddcal.moving import move_together
+from ddcal.networks import Network, build_network, move_network
 from ddcal.seeding import generator
 
 
@@ -71,7 +72,13 @@ class LearnedImages(Distiller):
         """Return the iteration's own network, newly initialised."""
         draws = generator(self.seed, "distill", "network", self.iteration)
         shape = (self.dataset.channels, self.dataset.image_size, self.dataset.num_classes)
-        return build_network(self.network_config, *shape, draws).to(self.device)
+        return move_network(build_network(self.network_config, *shape, draws), self.device)
+
+    def drawn_for_classes(self, stream: torch.Generator) -> list[Augmentation]:
+        """Return a siamese DSA augmentation for each class, drawn one after the other and moved together."""
+        size, classes = self.dataset.image_size, range(self.dataset.num_classes)
+        drawn = [draw_augmentation(1, size, stream, siamese=True, flip=self.flip) for _ in classes]
+        return move_augmentations(drawn, self.device)
 
     def drawn(self, count: int, stream: torch.Generator, *, siamese: bool) -> Augmentation:
         """Return a DSA augmentation for the set's images."""
@@ -126,9 +133,15 @@ class RealBatches:
         self.indices = [dataset.train.indices_of(label) for label in range(dataset.num_classes)]
         self.size, self.device = size, device
 
+    def draw_all(self, stream: torch.Generator) -> list[Tensor]:
+        """Return which images `draw` would draw of each class, one after the other: indices, moved together."""
+        chosen = [self._chosen(label, stream, self.size) for label in range(len(self.indices))]
+        return move_together(chosen, torch.device(self.device))
+
+    def _chosen(self, label: int, stream: torch.Generator, size: int) -> Tensor:
+        indices = self.indices[label]
+        return indices[torch.randperm(len(indices), generator=stream)[: min(size, len(indices))]]
+
     def draw(self, label: int, stream: torch.Generator, size: int | None = None) -> Tensor:
         """Return ``size`` images of the class without replacement, or all if it has fewer; (n, C, H, W)."""
-        indices = self.indices[label]
-        count = min(self.size if size is None else size, len(indices))
-        chosen = indices[torch.randperm(len(indices), generator=stream)[:count]]
-        return self.images[chosen.to(self.device)]
+        return self.images[self._chosen(label, stream, self.size if size is None else size).to(self.device)]

@@ -17,6 +17,7 @@ from ddcal.data import Dataset
 from ddcal.data.augment import augment
 from ddcal.distill.learned import LearnedImages, RealBatches
 from ddcal.distill.limits import diverged
+from ddcal.distill.mdt import masked
 from ddcal.divergence import loss_problem, usual_cross_entropy
 from ddcal.networks import fix_statistics
 from ddcal.seeding import generator
@@ -117,14 +118,17 @@ class GradientMatching(LearnedImages):
         weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
         gradient = torch.empty_like(self.images)
         losses = []
-        for label in range(self.dataset.num_classes):
+        classes = range(self.dataset.num_classes)
+        chosen = self.real.draw_all(streams["real"])
+        augmentations = self.drawn_for_classes(streams["augment"]) if self.siamese else []
+        masks = self.mask.draw([tuple(self.images[self.class_part(label)].shape) for label in classes], "matching")
+        for label in classes:
             part = self.class_part(label)
-            real = self.real.draw(label, streams["real"])
+            real = self.real.images[chosen[label]]
             leaf = self.images[part].detach().requires_grad_()
-            synthetic = self.mask.apply(leaf, part, "matching")
+            synthetic = masked(leaf, masks[label]) if masks else self.mask.apply(leaf, part, "matching")
             if self.siamese:
-                same = self.drawn(1, streams["augment"], siamese=True)
-                real, synthetic = augment(real, same), augment(synthetic, same)
+                real, synthetic = augment(real, augmentations[label]), augment(synthetic, augmentations[label])
             real_loss = cross_entropy(network(real), self.device_labels.new_full((len(real),), label))
             target = torch.autograd.grad(real_loss, weights)
             synthetic_loss = cross_entropy(network(synthetic), self.device_labels[part])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ddcal.config.trial import MDTMaskConfig
 from ddcal.masking import mask_images, random_mask
+from ddcal.moving import move_together
 from ddcal.seeding import generator
 
 
@@ -43,6 +45,18 @@ class SyntheticMask:
             return mask_images(images, self.config.ratio, self._stream, self.config.unit)
         return images.masked_fill(~self._kept[index], 0.0)
 
+    def draw(self, shapes: Sequence[tuple[int, ...]], where: Literal["matching", "inner"]) -> list[Tensor] | None:
+        """Return the masks of the next passes of this kind, one after the other and moved together.
+
+        None where `apply` draws nothing for them: it is to be called then.
+        """
+        drawn_anew = self.config.ratio > 0.0 and self._kept is None and self.config.where in ("both", where)
+        if not drawn_anew:
+            return None
+        assert self._stream is not None, "begin() comes first"
+        ratio, unit = self.config.ratio, self.config.unit
+        return move_together([random_mask(shape, ratio, self._stream, unit) for shape in shapes], self.device)
+
     def apply_at(self, step: int, images: Tensor, index: slice | Tensor) -> Tensor:
         """Return ``images`` (the members ``index``) masked for step ``step`` of an unrolled loop.
 
@@ -54,3 +68,8 @@ class SyntheticMask:
             return images.masked_fill(~self._kept[index], 0.0)
         stream = generator(self.seed, "distill", f"mask-{step}", self._iteration)
         return mask_images(images, self.config.ratio, stream, self.config.unit)
+
+
+def masked(images: Tensor, keep: Tensor) -> Tensor:
+    """Return images with what a keep-mask of their shape does not keep set to 0; gradients flow where it does."""
+    return images.masked_fill(~keep, 0.0)

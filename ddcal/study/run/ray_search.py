@@ -68,7 +68,7 @@ class DriverSearcher(Searcher):
             self._driver.on_stopped(number, "pruned")  # a finished trial is no longer running: nothing happens then
 
     def lost(self, trial_id: str, error: BaseException | None, *, for_good: bool) -> None:
-        """Record that a trial's worker was lost with this error, and that the trial has failed if it is not tried again."""
+        """Record that a trial's worker was lost with this error; ``for_good`` if it is not tried again."""
         number = self._numbers.pop(trial_id) if for_good else self._numbers[trial_id]
         if self.error is None:
             with self._kept_error():
