@@ -73,9 +73,9 @@ class ExpertTraining:
         split = self.dataset.train
         order_stream = generator(self.seed, "experts", f"order-{self.index}", self.epoch)
         augment_stream = generator(self.seed, "experts", f"augment-{self.index}", self.epoch)
-        total = before = torch.zeros((), device=self.device)
+        total, losses = torch.zeros((), device=self.device), list[Tensor]()
         batches = torch.randperm(len(split), generator=order_stream).split(self.settings.batch_size)
-        for batch, chosen in enumerate(batches):
+        for chosen in batches:
             images, labels = split.images[chosen].to(self.device), split.labels[chosen].to(self.device)
             if self.settings.augment == "dsa":
                 size, place = images.shape[2], str(self.device)
@@ -88,20 +88,22 @@ class ExpertTraining:
             loss.backward()
             self.optimizer.step()
             total = total + loss.detach() * len(chosen)
-            if batch:  # of the batch before: to wait for this one would leave a GPU idle
-                self._check(before, f"at batch {batch} of {len(batches)}")
-            before = loss.detach()
-        self._check(before, f"at batch {len(batches)} of {len(batches)}")
+            losses.append(loss.detach())
+            if self.device.type == "cpu":
+                self._check(float(losses[-1]), len(losses), len(batches))
+        *seen, summed = torch.stack([*losses, total]).tolist()  # a GPU is looked at once an epoch
+        for batch, value in enumerate(seen, 1):
+            self._check(value, batch, len(batches))
         self.epoch += 1
         self._keep()
         if not bool(torch.isfinite(self.snapshots[-1]).all()):
             raise self._diverged(self.epoch, "its weights are not finite")
-        self.losses.append(float(total) / len(split))
+        self.losses.append(summed / len(split))
         return self.losses[-1]
 
-    def _check(self, loss: Tensor, where: str) -> None:
-        if problem := loss_problem("loss", float(loss), usual_cross_entropy(self.dataset.num_classes)):
-            raise self._diverged(self.epoch + 1, f"{problem} {where}")
+    def _check(self, loss: float, batch: int, batches: int) -> None:
+        if problem := loss_problem("loss", loss, usual_cross_entropy(self.dataset.num_classes)):
+            raise self._diverged(self.epoch + 1, f"{problem} at batch {batch} of {batches}")
 
     def _diverged(self, epoch: int, problem: str) -> DivergedError:
         return DivergedError(

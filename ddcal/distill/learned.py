@@ -80,11 +80,6 @@ class LearnedImages(Distiller):
         drawn = [draw_augmentation(1, size, stream, siamese=True, flip=self.flip) for _ in classes]
         return move_augmentations(drawn, self.device)
 
-    def drawn(self, count: int, stream: torch.Generator, *, siamese: bool) -> Augmentation:
-        """Return a DSA augmentation for the set's images."""
-        size = self.dataset.image_size
-        return draw_augmentation(count, size, stream, siamese=siamese, flip=self.flip, device=str(self.device))
-
     def descend(
         self,
         gradient: Tensor,

@@ -14,11 +14,12 @@ from torch.nn.functional import cross_entropy
 
 from ddcal.config import DistillConfig
 from ddcal.data import Dataset
-from ddcal.data.augment import augment
+from ddcal.data.augment import Augmentation, augment, draw_augmentation, move_augmentations
 from ddcal.distill.learned import LearnedImages, RealBatches
 from ddcal.distill.limits import diverged
 from ddcal.distill.mdt import masked
 from ddcal.divergence import loss_problem, usual_cross_entropy
+from ddcal.moving import move_together
 from ddcal.networks import fix_statistics
 from ddcal.seeding import generator
 
@@ -152,24 +153,34 @@ class GradientMatching(LearnedImages):
     def _train_network(self, network: nn.Module, streams: dict[str, torch.Generator]) -> None:
         """``inner`` epochs of plain SGD over the whole synthetic set."""
         network.train()
-        parameters = list(network.parameters())
+        parameters: list[Tensor] = list(network.parameters())
         batch, rate = self.config.matching.inner_batch, self.config.matching.network_lr
         worst = torch.zeros((), device=self.device)
-        for _ in range(self.inner):
-            order = torch.randperm(len(self.images), generator=streams["order"]).to(self.device)
-            for chosen in order.split(batch):
-                images = self.mask.apply(self.images[chosen], chosen, "inner")
-                if self.siamese:
-                    images = augment(images, self.drawn(len(images), streams["inner-augment"], siamese=False))
-                loss = cross_entropy(network(images), self.device_labels[chosen])
-                gradients = torch.autograd.grad(loss, parameters)
-                worst = torch.maximum(worst, loss.detach())  # looked at once, after the loop; a NaN stays
-                with torch.no_grad():
-                    for parameter, gradient in zip(parameters, gradients, strict=True):
-                        parameter.sub_(gradient, alpha=rate)
+        orders = [torch.randperm(len(self.images), generator=streams["order"]) for _ in range(self.inner)]
+        batches = move_together([chosen for order in orders for chosen in order.split(batch)], self.device)
+        augmentations = self._inner_augmentations(batches, streams["inner-augment"]) if self.siamese else []
+        # A GPU gets all masks at once; the CPU needs no room for them.
+        at_once = self.device.type != "cpu"
+        masks = self.mask.draw([(len(b), *self.images.shape[1:]) for b in batches], "inner") if at_once else None
+        for step, chosen in enumerate(batches):
+            images = self.images[chosen]
+            images = masked(images, masks[step]) if masks else self.mask.apply(images, chosen, "inner")
+            if self.siamese:
+                images = augment(images, augmentations[step])
+            loss = cross_entropy(network(images), self.device_labels[chosen])
+            gradients = torch.autograd.grad(loss, parameters)
+            worst = torch.maximum(worst, loss.detach())  # looked at once, after the loop; a NaN stays
+            with torch.no_grad():
+                torch._foreach_sub_(parameters, gradients, alpha=rate)
         usual = usual_cross_entropy(self.dataset.num_classes)
         if problem := loss_problem("loss of the network's training on the set", float(worst), usual):
             raise diverged(self, problem, f"lower distill.matching.network_lr ({rate:g})")
+
+    def _inner_augmentations(self, batches: list[Tensor], stream: torch.Generator) -> list[Augmentation]:
+        """Return an augmentation for each batch that trains the network, drawn one after the other."""
+        size = self.dataset.image_size
+        drawn = [draw_augmentation(len(one), size, stream, siamese=False, flip=self.flip) for one in batches]
+        return move_augmentations(drawn, self.device)
 
 
 class SiameseMatching(GradientMatching):

@@ -24,13 +24,14 @@ class SyntheticMask:
         self.config, self.seed, self.device = config, seed, device
         self._stream: torch.Generator | None = None
         self._kept: Tensor | None = None
+        self._of_steps: list[Tensor] | None = None
         self._iteration = 0
 
     def begin(self, iteration: int, shape: tuple[int, ...]) -> None:
         """Start an iteration over a synthetic set of ``shape`` (M, C, H, W)."""
         if self.config.ratio == 0.0:
             return
-        self._iteration = iteration
+        self._iteration, self._of_steps = iteration, None
         index = 0 if self.config.resample == "fixed" else iteration
         self._stream = generator(self.seed, "distill", "mask", index)
         if self.config.resample != "step":
@@ -66,8 +67,20 @@ class SyntheticMask:
             return images
         if self._kept is not None:
             return images.masked_fill(~self._kept[index], 0.0)
-        stream = generator(self.seed, "distill", f"mask-{step}", self._iteration)
-        return mask_images(images, self.config.ratio, stream, self.config.unit)
+        if self._of_steps is not None:
+            return masked(images, self._of_steps[step])
+        return mask_images(images, self.config.ratio, self._stream_of(step), self.config.unit)
+
+    def draw_steps(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Draw the masks of an unrolled loop, of these shapes, and move them together; on the CPU draw them later."""
+        if self.config.ratio == 0.0 or self._kept is not None or self.device.type == "cpu":
+            return
+        ratio, unit = self.config.ratio, self.config.unit
+        drawn = [random_mask(shape, ratio, self._stream_of(step), unit) for step, shape in enumerate(shapes)]
+        self._of_steps = move_together(drawn, self.device)
+
+    def _stream_of(self, step: int) -> torch.Generator:
+        return generator(self.seed, "distill", f"mask-{step}", self._iteration)
 
 
 def masked(images: Tensor, keep: Tensor) -> Tensor:

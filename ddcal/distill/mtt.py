@@ -17,11 +17,12 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from ddcal.config import DistillConfig
 from ddcal.data import Dataset
-from ddcal.data.augment import augment
+from ddcal.data.augment import Augmentation, augment, draw_augmentation, move_augmentations
 from ddcal.distill.experts import Experts, skeleton, unflatten
 from ddcal.distill.learned import LearnedImages
 from ddcal.distill.unroll import Method, Tensors, UnrollGradient, method_of, unroll_gradient
 from ddcal.errors import DivergedError
+from ddcal.moving import move_together
 from ddcal.seeding import generator
 
 GRADIENT_COSINE = "distill/gradient_cosine"
@@ -99,17 +100,18 @@ class TrajectoryMatching(LearnedImages):
         draws = generator(self.seed, "distill", "trajectory", self.iteration)
         expert = int(torch.randint(len(self.experts), (1,), generator=draws))
         begin = int(torch.randint(self.max_start, (1,), generator=draws))
-        start = unflatten(self.experts.weights(expert, begin).to(self.device), self.network)
-        target = unflatten(self.experts.weights(expert, begin + self.expert_epochs).to(self.device), self.network)
+        weights = [self.experts.weights(expert, epoch) for epoch in (begin, begin + self.expert_epochs)]
+        start, target = (unflatten(vector, self.network) for vector in move_together(weights, self.device))
         batches = self._batches()
+        augmentations = self._augmentations([len(chosen) for chosen in batches])
+        self.mask.draw_steps([(len(chosen), *self.images.shape[1:]) for chosen in batches])
 
         def step_loss(step: int, parameters: Tensors, inputs: Tensors) -> Tensor:
             chosen = batches[step]
             images = self.mask.apply_at(step, inputs[0][chosen], chosen)
-            stream = generator(self.seed, "distill", f"augment-{step}", self.iteration)
-            images = augment(images, self.drawn(len(chosen), stream, siamese=False))
-            weights = dict(zip(self.names, parameters, strict=True))
-            return cross_entropy(functional_call(self.network, weights, (images,)), self.device_labels[chosen])
+            images = augment(images, augmentations[step])
+            named = dict(zip(self.names, parameters, strict=True))
+            return cross_entropy(functional_call(self.network, named, (images,)), self.device_labels[chosen])
 
         def gradient(method: Method) -> UnrollGradient:
             return unroll_gradient(
@@ -160,9 +162,24 @@ class TrajectoryMatching(LearnedImages):
         stream = generator(self.seed, "distill", "order", self.iteration)
         batches: list[Tensor] = []
         while len(batches) < self.steps:
-            batches_of_pass = torch.randperm(count, generator=stream).to(self.device).split(size)
+            batches_of_pass = torch.randperm(count, generator=stream).split(size)
             batches += batches_of_pass[::-1] if self.settings.remainder == "first" else batches_of_pass
-        return batches[: self.steps]
+        return move_together(batches[: self.steps], self.device)
+
+    def _augmentations(self, counts: list[int]) -> list[Augmentation]:
+        """Return DSA's augmentation of every student step, for as many images as it has."""
+        size, iteration = self.dataset.image_size, self.iteration
+        drawn = [
+            draw_augmentation(
+                count,
+                size,
+                generator(self.seed, "distill", f"augment-{step}", iteration),
+                siamese=False,
+                flip=self.flip,
+            )
+            for step, count in enumerate(counts)
+        ]
+        return move_augmentations(drawn, self.device)
 
     def _learn_rate(self, gradient: float) -> None:
         self.rate_velocity = self.settings.momentum * self.rate_velocity + gradient

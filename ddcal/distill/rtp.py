@@ -29,6 +29,7 @@ from ddcal.distill.mdt import SyntheticMask
 from ddcal.distill.real import random_subset
 from ddcal.distill.unroll import Tensors, method_of, unroll_gradient
 from ddcal.divergence import loss_problem, usual_cross_entropy, value_problem
+from ddcal.moving import move_together
 from ddcal.networks import build_network
 from ddcal.seeding import generator
 
@@ -109,13 +110,13 @@ class AddressableMemories(Distiller):
         self.mask.begin(iteration, (len(self.labels), self.dataset.channels, self.size, self.size))
         same = self._augmentation()
         chosen = self._chosen()
+        self.mask.draw_steps([(len(one), self.dataset.channels, self.size, self.size) for one in chosen])
         labels = self.labels.to(self.device)
         draws = generator(self.seed, "distill", "real", iteration)
-        real = [self.real.draw(label, draws) for label in range(self.dataset.num_classes)]
-        real_labels = torch.repeat_interleave(
-            torch.arange(len(real)), torch.tensor([len(images) for images in real])
-        ).to(self.device)
-        real_images = same(torch.cat(real))
+        real = self.real.draw_all(draws)
+        counts = torch.tensor([len(index) for index in real])
+        real_labels = torch.repeat_interleave(torch.arange(len(real)), counts).to(self.device)
+        real_images = same(self.real.images[torch.cat(real)])
 
         def loss_of(parameters: Tensors, images: Tensor, targets: Tensor) -> Tensor:
             weights = dict(zip(self.names, parameters, strict=True))
@@ -142,9 +143,10 @@ class AddressableMemories(Distiller):
             method=self.method,
             segment=max(1, round(math.sqrt(settings.steps))),
         )
-        self._descend(list(found.inputs), float(found.loss))
+        loss = float(found.loss)
+        self._descend(list(found.inputs), loss)
         self.iteration += 1
-        return float(found.loss)
+        return loss
 
     def state(self) -> dict[str, Tensor]:
         """Return copies of what the next iteration starts from."""
@@ -181,18 +183,17 @@ class AddressableMemories(Distiller):
         size = min(self.settings.batch_per_class, self.per_class)
         stream = generator(self.seed, "distill", "order", self.iteration)
         first = torch.arange(self.dataset.num_classes)[:, None] * self.per_class
-        return [
+        chosen = [
             (torch.rand(self.dataset.num_classes, self.per_class, generator=stream).argsort(1)[:, :size] + first)
-            .flatten()
-            .to(self.device)
             for _ in range(self.settings.steps)
         ]
+        return move_together([one.flatten() for one in chosen], self.device)
 
     def _fresh_weights(self) -> list[Tensor]:
         draws = generator(self.seed, "distill", "network", self.iteration)
         config = self.config.network.over(NetworkConfig())
         shape = (self.dataset.channels, self.size, self.dataset.num_classes)
-        return [p.detach().to(self.device) for p in build_network(config, *shape, draws).parameters()]
+        return move_together([p.detach() for p in build_network(config, *shape, draws).parameters()], self.device)
 
     def _descend(self, gradients: list[Tensor], loss: float) -> None:
         """Take one SGD step on the memories, the gradient's norm over all of them clipped."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ddcal.config import NetworkConfig, TrainConfig
 from ddcal.config.augmentations import operations_of
-from ddcal.data.augment import Augmentation, augment, draw_augmentation, draw_crop_flip
+from ddcal.data.augment import Augmentation, augment, draw_augmentation, draw_crop_flip, move_augmentations
 from ddcal.divergence import loss_problem, usual_cross_entropy
 from ddcal.errors import DivergedError
 from ddcal.networks import build_network, predict_logits
@@ -82,7 +82,7 @@ class DDNNTraining:
         """Train every network for one epoch and return their mean loss.
 
         Raises:
-            DivergedError: if the loss of a batch is not finite or has exploded (`ddcal.divergence`), at that batch.
+            DivergedError: if the loss of a batch is not finite or has exploded (`ddcal.divergence`), naming the first.
         """
         schedule = self.config.schedule or "step"
         rate = self.rate * rate_factor(schedule, self.epoch, self.epochs)
@@ -93,7 +93,7 @@ class DDNNTraining:
         for index, (network, optimizer) in enumerate(zip(self.networks, self.optimizers, strict=True)):
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            total += float(self._epoch(index, network, optimizer))
+            total += self._epoch(index, network, optimizer)
         self.epoch += 1
         return total / len(self.networks)
 
@@ -136,22 +136,22 @@ class DDNNTraining:
         hint = f": lower train.lr ({self.rate:g})" if self.stream == "train" else ""  # a probe's rate is fixed
         return DivergedError(f"{self.stream}: network {index + 1} diverged {where}{hint}")
 
-    def _epoch(self, index: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+    def _epoch(self, index: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> float:
         network.train()
         order_stream = generator(self.seed, self.stream, f"order-{index}", self.epoch)
         augment_stream = generator(self.seed, self.stream, f"augment-{index}", self.epoch)
         mixup_stream = generator(self.seed, self.stream, f"mixup-{index}", self.epoch)
         order = torch.randperm(len(self.images), generator=order_stream).to(self.device)
-        total = torch.zeros((), device=self.device)
         batches = order.split(self.config.batch_size)
-        before = total
-        for batch, chosen in enumerate(batches):
+        augmentations = self._augmentations([len(chosen) for chosen in batches], augment_stream)
+        total, losses = torch.zeros((), device=self.device), list[Tensor]()
+        for chosen, drawn_for_batch in zip(batches, augmentations, strict=True):
             images, labels = self.images[chosen], self.labels[chosen]
             mixing = None
             if self.config.loss == "mixup":
                 mixing = draw_mixing(len(chosen), self.config.mixup.alpha, mixup_stream, self.device)
                 images = mixing.images(images)
-            for drawn in self._augmentations(len(images), augment_stream):
+            for drawn in drawn_for_batch:
                 images = augment(images, drawn)
             logits = network(images)
             loss = mixing.loss(self.loss, logits, labels) if mixing else self.loss(logits, labels)
@@ -159,29 +159,34 @@ class DDNNTraining:
             loss.backward()
             optimizer.step()
             total += loss.detach() * len(chosen)
-            if batch:  # of the batch before: to wait for this one would leave a GPU idle
-                self._check(index, before, batch, len(batches))
-            before = loss.detach()
-        self._check(index, before, len(batches), len(batches))
-        return total / len(self.images)
+            losses.append(loss.detach())
+            if self.device.type == "cpu":
+                self._check(index, float(losses[-1]), len(losses), len(batches))
+        *seen, mean = torch.stack([*losses, total / len(self.images)]).tolist()  # a GPU is looked at once an epoch
+        for batch, value in enumerate(seen, 1):
+            self._check(index, value, batch, len(batches))
+        return float(mean)
 
-    def _augmentations(self, count: int, stream: torch.Generator) -> tuple[Augmentation, ...]:
+    def _check(self, index: int, loss: float, batch: int, batches: int) -> None:
+        if problem := loss_problem("loss", loss, self.usual_loss):
+            where = f"in epoch {self.epoch + 1} of {self.epochs} at batch {batch} of {batches} ({problem})"
+            raise self._diverged(index, where)
+
+    def _augmentations(self, counts: list[int], stream: torch.Generator) -> list[list[Augmentation]]:
+        """Return the augmentations of each batch, drawn one after the other and moved together."""
+        drawn = [self._drawn(count, stream) for count in counts]
+        moved = iter(move_augmentations([one for of_batch in drawn for one in of_batch], self.device))
+        return [[next(moved) for _ in of_batch] for of_batch in drawn]
+
+    def _drawn(self, count: int, stream: torch.Generator) -> tuple[Augmentation, ...]:
         size = self.images.shape[2]
         name = self.config.augment or "none"
         if name == "crop_flip":
-            return draw_crop_flip(count, size, stream, flip=self.flip, device=self.device)
-        operations, place = operations_of(name), self.device
+            return draw_crop_flip(count, size, stream, flip=self.flip)
+        operations = operations_of(name)
         if not operations:
             return ()
-        drawn = draw_augmentation(
-            count, size, stream, siamese=False, flip=self.flip, device=place, operations=operations
-        )
-        return (drawn,)
-
-    def _check(self, index: int, loss: Tensor, batch: int, batches: int) -> None:
-        if problem := loss_problem("loss", float(loss), self.usual_loss):
-            where = f"in epoch {self.epoch + 1} of {self.epochs} at batch {batch} of {batches} ({problem})"
-            raise self._diverged(index, where)
+        return (draw_augmentation(count, size, stream, siamese=False, flip=self.flip, operations=operations),)
 
 
 def _copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
