@@ -50,6 +50,7 @@ DRIVER = {
     "is_current_stream_capturing": lambda: False,
     "mem_get_info": lambda *_: (15 * GIGABYTE, 16 * GIGABYTE),
     "set_per_process_memory_fraction": lambda *_: None,
+    "get_per_process_memory_fraction": lambda *_: 1.0,
     "reset_peak_memory_stats": lambda *_: None,
     "memory_allocated": lambda *_: GIGABYTE,
     "max_memory_allocated": lambda *_: GIGABYTE,

@@ -79,6 +79,7 @@ BROKEN = [
     ("unknown-searcher", GOOD + "search: {searcher: tpee}\n", ["did you mean 'tpe'?"]),
     ("base-unknown-key", HEAD + "base: {ipc: 10}\n", [":3: base.ipc", "did you mean 'distill.ipc'?"]),
     ("base-unknown-dataset", HEAD + "base: {data: {name: cifar}}\n", ["base.data.name: 'cifar'", "'cifar10'", "npz"]),
+    ("two-gpus-for-a-trial", HEAD + "resources: {gpu: 2}\n", ["resources.gpu", "a trial computes on one GPU"]),
     ("base-unknown-backbone", HEAD + "base: {distill.backbone: dsaa}\n", ["base.distill.backbone", "'dsa'", "full"]),
     ("base-ipc-zero", HEAD + "base:\n  distill:\n    ipc: 0\n", [":5: base.distill.ipc: 0", "at least 1"]),
     (

@@ -122,6 +122,14 @@ def _check_kind(study: StudyConfig, base: dict[str, Any], broken: set[str]) -> l
     return problems
 
 
+def _check_gpu(study: StudyConfig) -> list[Problem]:
+    gpu = study.resources.gpu
+    if gpu == "auto" or gpu <= 1:
+        return []
+    message = "a trial computes on one GPU: at most 1 (0.25 puts four on one), or auto; more GPUs run more trials"
+    return [problem_at(("resources", "gpu"), message, gpu)]
+
+
 def _check_words(study: StudyConfig, base: dict[str, Any], broken: set[str]) -> list[Problem]:
     """Return paths and names that are what other languages write for nothing: YAML takes None for text."""
     problems, fixed = [], flatten(base)
@@ -188,6 +196,7 @@ def check_study(study: StudyConfig, reported: Collection[str] = ()) -> list[Prob
     problems += _check_selection(study)
     problems += _check_kind(study, base, broken)
     problems += _check_words(study, base, broken)
+    problems += _check_gpu(study)
     problems += check_search(study, broken)
     problems += _check_enqueue(study, broken)
     problems += _check_tracking(study)

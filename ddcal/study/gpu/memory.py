@@ -85,15 +85,37 @@ class GpuMemory:
         return [{"total": total, "context": self._context, "peaks": dict(self._peaks)}]
 
 
+OUT_OF_MEMORY = (
+    *("CUDA error: out of memory", "CUDA driver error: out of memory", "HIP error: out of memory", "HIP out of memory"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "HIPBLAS_STATUS_ALLOC_FAILED"),
+)
+"""How the libraries of a GPU say that its memory is used up."""
+
+PERHAPS = ("CUBLAS_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_INTERNAL_ERROR", "CUDNN_STATUS_NOT_INITIALIZED")
+"""How some say it, which may mean something else too: that there is little memory left decides."""
+
+NEARLY = 0.05
+
+
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether the error says that the GPU's memory is used up, also where a CUDA library says so in its own words."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError):
         return True
+    if not isinstance(error, RuntimeError):
+        return False
     said = str(error)
-    words = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(word in said for word in words)
+    return any(word in said for word in OUT_OF_MEMORY) or (any(word in said for word in PERHAPS) and nearly_full())
+
+
+def nearly_full() -> bool:
+    """Return whether almost all that this process may have of its GPU's memory is taken."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    allowed = torch.cuda.get_per_process_memory_fraction() * total
+    return free < NEARLY * total or torch.cuda.memory_reserved() > (1.0 - NEARLY) * allowed
 
 
 def free_memory(error: BaseException) -> None:

@@ -119,6 +119,8 @@ def test_every_trial_of_a_process_has_its_own_cap(cuda, tiny_study, tmp_path, mo
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA driver error: out of memory"), True),
+        (RuntimeError("HIP out of memory. Tried to allocate 2.00 GiB."), True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"), False),
         (MemoryError("out of memory"), False),
@@ -127,6 +129,18 @@ def test_every_trial_of_a_process_has_its_own_cap(cuda, tiny_study, tmp_path, mo
 )
 def test_what_is_out_of_gpu_memory(error, expected):
     assert ran_out_of_memory(error) is expected
+
+
+@pytest.mark.parametrize("said", ["CUBLAS_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_INTERNAL_ERROR"])
+@pytest.mark.parametrize(
+    ("free", "reserved", "expected"), [(9 * GIB, GIB, False), (GIB // 4, GIB, True), (9 * GIB, 4 * GIB, True)]
+)
+def test_an_error_that_may_mean_it_does_so_where_little_is_left(said, free, reserved, expected, monkeypatch):
+    """Of 16 GiB this process may have a quarter."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 16 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: reserved)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: 0.25)
+    assert ran_out_of_memory(RuntimeError(f"{said} when calling it")) is expected
 
 
 @pytest.mark.parametrize(
