@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddcal.analysis.figures.table_figure import plot_table
-from ddcal.analysis.labels import REDUCED_NOTE
+from ddcal.analysis.labels import REDUCED_NOTE, method_label
 from ddcal.analysis.paper_tables import TableName, beside_published, published, source, table_cells, table_title
 from ddcal.analysis.report.artefacts import Artefacts, Lost
 from ddcal.analysis.report.cells import Cell, Collected, per_class
@@ -19,8 +19,8 @@ from ddcal.pictures import save_figure
 FULL, MDT = "full", "distill.mask.ratio"
 TABLE_1: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "mts": ("full set, MTS", {MDT: 0.0, "calibrate.method": "mts"}),
-    "ts_holdout": ("TS, 10 % held out", {MDT: 0.0, "calibrate.method": "ts_holdout"}),
-    "mdt": ("MDT", {MDT: 0.1}),
+    "ts_holdout": (method_label("ts_holdout"), {MDT: 0.0, "calibrate.method": "ts_holdout"}),
+    "mdt": (method_label("mdt"), {MDT: 0.1}),
 }
 """The columns of Table 1: name → label, and the settings of its trials."""
 
