@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Container
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0.0, lt=3.4e38, allow_inf_nan=False)]  # fits into float32
@@ -14,6 +15,25 @@ PositiveInt = Annotated[int, Field(ge=1)]
 
 RECORDED = "recorded"
 """Key of a validation context: true where a config is read that has run, so that its results can be seen anywhere."""
+
+
+def recorded(info: ValidationInfo) -> bool:
+    """Return whether a config is read that has run (`RECORDED`)."""
+    return bool((info.context or {}).get(RECORDED))
+
+
+def checked_name(known: Container[str], find: Callable[[str], object]) -> BeforeValidator:
+    """Return the check of a name that may be a user's own: ``find`` raises ValueError unless there is one.
+
+    What was recorded is not looked for: its package may not be here.
+    """
+
+    def check(value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, str) and value not in known and not recorded(info):
+            find(value)
+        return value
+
+    return BeforeValidator(check)
 
 
 class Config(BaseModel):

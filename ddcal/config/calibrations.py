@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BeforeValidator, ValidationInfo
-
-from ddcal.config.base import RECORDED
+from ddcal.config.base import checked_name
 from ddcal.config.components import find_component
 
 TRAIN_BOUNDS = (1.0, 20.0)
@@ -124,16 +122,10 @@ def calibration(method: str) -> Calibration:
     return find_component("calibrator", method, CALIBRATIONS, Calibration)
 
 
-def _known(value: Any, info: ValidationInfo) -> Any:
-    if isinstance(value, str) and value not in CALIBRATIONS and not (info.context or {}).get(RECORDED):
-        calibration(value)
-    return value
-
-
 if TYPE_CHECKING:
     CalibrationMethod = str
 else:
-    CalibrationMethod = Annotated[Literal[tuple(CALIBRATIONS)] | str, BeforeValidator(_known)]
+    CalibrationMethod = Annotated[Literal[tuple(CALIBRATIONS)] | str, checked_name(CALIBRATIONS, calibration)]
 
 
 def default_bounds(method: str, *, full_data: bool = False) -> tuple[float, float]:

@@ -107,9 +107,10 @@ def _entry_points(kind: Kind) -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group=f"ddcal.{kind}s")}
 
 
-def is_imported(name: str) -> bool:
+def is_imported(kind: Kind, name: str) -> bool:
     """Return whether asking for a user's component would run no code: its module is imported already."""
-    return name.partition(":")[0] in sys.modules
+    path = name if ":" in name else _entry_points(kind).get(name, "")
+    return path.partition(":")[0] in sys.modules
 
 
 def imported_object(kind: Kind, name: str, path: str) -> Any:

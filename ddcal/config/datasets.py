@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import Field, model_validator
 
-from ddcal.config.base import RECORDED, Config, PositiveInt
+from ddcal.config.base import Config, PositiveInt, checked_name
 from ddcal.config.components import ComponentError, source_of
 from ddcal.config.problems import suggestion
 
@@ -107,23 +107,20 @@ def _image_files() -> str:
     return ", ".join(name for name, spec in DATASETS.items() if spec.image_files)
 
 
-def _known(value: Any, info: ValidationInfo) -> Any:
-    """Check a dataset's name; a user's function is looked for, and imported where data is read alone."""
-    if not isinstance(value, str) or value in DATASETS or (info.context or {}).get(RECORDED):
-        return value
+def _find_function(value: str) -> None:
+    """Look for a user's function; it is imported where data is read alone."""
     if not _FUNCTION.fullmatch(value):
         raise ComponentError(
             f"{value!r} is no dataset: it must be one of {', '.join(DATASETS)}, or the import path of a function of "
             f"your own (package.module:function){suggestion(value, DATASETS)}"
         )
     source_of("dataset", value)
-    return value
 
 
 if TYPE_CHECKING:
     DatasetName = str
 else:
-    DatasetName = Annotated[Literal[tuple(DATASETS)] | str, BeforeValidator(_known)]
+    DatasetName = Annotated[Literal[tuple(DATASETS)] | str, checked_name(DATASETS, _find_function)]
 
 
 class DataConfig(Config):

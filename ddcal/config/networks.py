@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
-from ddcal.config.base import RECORDED, Config, PositiveInt
+from ddcal.config.base import Config, PositiveInt, checked_name, recorded
 from ddcal.config.components import ComponentError, find_component
 from ddcal.config.datasets import dataset_spec
 
@@ -127,19 +127,13 @@ def architecture(name: str) -> Architecture:
 
 
 def _recorded(name: str, info: ValidationInfo) -> bool:
-    return name not in ARCHITECTURES and bool((info.context or {}).get(RECORDED))
-
-
-def _known(value: Any, info: ValidationInfo) -> Any:
-    if isinstance(value, str) and value not in ARCHITECTURES and not _recorded(value, info):
-        architecture(value)
-    return value
+    return name not in ARCHITECTURES and recorded(info)
 
 
 if TYPE_CHECKING:
     NetworkName = str
 else:
-    NetworkName = Annotated[Literal[tuple(ARCHITECTURES)] | str, BeforeValidator(_known)]
+    NetworkName = Annotated[Literal[tuple(ARCHITECTURES)] | str, checked_name(ARCHITECTURES, architecture)]
 
 
 class NetworkConfig(Config):

@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
-    BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
     ValidationInfo,
@@ -27,7 +26,7 @@ from ddcal.config.backbones import (
     is_own_backbone,
     setting_faults,
 )
-from ddcal.config.base import RECORDED, Config, PositiveFloat, PositiveInt, Ratio
+from ddcal.config.base import Config, PositiveFloat, PositiveInt, Ratio, checked_name, recorded
 from ddcal.config.calibrations import (
     CALIBRATIONS,
     Calibration,
@@ -72,21 +71,10 @@ class ProbeConfig(Config):
     images: PositiveInt = 1000
 
 
-def _known(value: Any, info: ValidationInfo) -> Any:
-    """Check a backbone's name; what was recorded may name a user's own whose package is not here."""
-    if isinstance(value, str) and value not in BACKBONES and not (info.context or {}).get(RECORDED):
-        backbone(value)
-    return value
-
-
-def _unchecked(distill: DistillConfig, info: ValidationInfo) -> bool:
-    return bool((info.context or {}).get(RECORDED)) and is_own_backbone(distill.backbone)
-
-
 if TYPE_CHECKING:
     BackboneName = str
 else:
-    BackboneName = Annotated[Literal[tuple(BACKBONES)] | str, BeforeValidator(_known)]
+    BackboneName = Annotated[Literal[tuple(BACKBONES)] | str, checked_name(BACKBONES, backbone)]
 
 
 class DistillConfig(Config):
@@ -118,7 +106,7 @@ class DistillConfig(Config):
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> DistillConfig:
-        if _unchecked(self, info):
+        if recorded(info) and is_own_backbone(self.backbone):
             return self
         spec, problems = self.spec, []
         if self.network.norm == "batch" and spec.no_batch_norm:
@@ -154,9 +142,9 @@ class CalibrateConfig(Config):
 
     ``t_min`` and ``t_max`` left out are (1, 20) for fits on images the network was trained on (ts_train, mts,
     mts_distilled) and (0.05, 20) for held-out, cross-validated and val fits. ``method`` may be your own, by its import
-    path or entry point (own-components.md). ``solver`` is that of methods with a
-    temperature alone. ``folds`` is the most parts into which ts_cv and mts_distilled cut the distilled images of a
-    class; where there are fewer images, every image is a part. The ratio of mts_distilled is found, not set.
+    path or entry point (own-components.md). ``solver`` is that of methods with a temperature alone. ``folds`` is the
+    most parts into which ts_cv and mts_distilled cut the distilled images of a class; where there are fewer images,
+    every image is a part. The ratio of mts_distilled is found, not set.
     """
 
     method: CalibrationMethod = "mts"
@@ -184,7 +172,7 @@ class CalibrateConfig(Config):
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> CalibrateConfig:
-        if (info.context or {}).get(RECORDED) and self.method not in CALIBRATIONS:
+        if recorded(info) and self.method not in CALIBRATIONS:
             return self
         low, high = self.bounds
         if not low < high:
@@ -211,7 +199,7 @@ class TrialConfig(Config):
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> TrialConfig:
-        if (info.context or {}).get(RECORDED) and _names_own(self):
+        if recorded(info) and _names_own(self):
             return self
         problems = cross_field_problems(self)
         if problems:

@@ -44,7 +44,7 @@ class SyntheticMask:
         assert self._stream is not None, "begin() comes first"
         if self._kept is None:
             return mask_images(images, self.config.ratio, self._stream, self.config.unit)
-        return images.masked_fill(~self._kept[index], 0.0)
+        return masked(images, self._kept[index])
 
     def draw(self, shapes: Sequence[tuple[int, ...]], where: Literal["matching", "inner"]) -> list[Tensor] | None:
         """Return the masks of the next passes of this kind, one after the other and moved together.
@@ -66,7 +66,7 @@ class SyntheticMask:
         if self.config.ratio == 0.0:
             return images
         if self._kept is not None:
-            return images.masked_fill(~self._kept[index], 0.0)
+            return masked(images, self._kept[index])
         if self._of_steps is not None:
             return masked(images, self._of_steps[step])
         return mask_images(images, self.config.ratio, self._stream_of(step), self.config.unit)

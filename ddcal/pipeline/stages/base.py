@@ -1,7 +1,7 @@
 """What a stage is: everything that is asked about one before, while and after it computes, in one place.
 
-A stage has two files: ``stages/NAME.py`` says what it is, free of torch, and ``work/NAME.py`` computes it. Nobody else
-compares a stage's name: whoever wants to know something asks the stages in their order.
+A stage has two files: ``stages/NAME.py`` says what it is, free of torch, and ``compute/NAME.py`` computes it. Nobody
+else compares a stage's name: whoever wants to know something asks the stages in their order.
 """
 
 from __future__ import annotations

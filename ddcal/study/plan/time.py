@@ -11,7 +11,7 @@ from functools import partial
 from ddcal.config import TrialConfig
 from ddcal.config.base import RECORDED
 from ddcal.config.components import is_imported
-from ddcal.config.own import own_names
+from ddcal.config.own import KINDS, own_names
 from ddcal.pipeline import DatasetCache, Environment
 from ddcal.pipeline.costs import Cost, Kind
 from ddcal.pipeline.stages import STAGES
@@ -134,11 +134,12 @@ def recorded_kinds(entries: Iterable[Listed], wanted: Iterable[Kind], planner: P
             continue
         try:
             config = TrialConfig.model_validate(entry.config, context={RECORDED: True})
-        except ValueError:  # of an earlier version
+            if not all(is_imported(KINDS[setting], name) for setting, name in own_names(config).items()):
+                continue  # a store never has code run
+            key = planner.keys(config).get(entry.stage)
+        except ValueError:  # of an earlier version, or of what is no component here
             continue
-        if not all(map(is_imported, own_names(config).values())):  # a store never has code run
-            continue
-        if planner.keys(config).get(entry.stage) == entry.key:
+        if key == entry.key:
             amount = STAGES[entry.stage].amount(config)
             one = entry.seconds / (amount.units * amount.steps)
             seconds.setdefault(STAGES[entry.stage].kind(config).identity, []).append(one)
