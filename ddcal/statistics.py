@@ -1,9 +1,10 @@
-"""Means of a few repeated runs, and how sure they are."""
+"""Means of a few repeated runs and shares of counted images, and how sure they are."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 LEVEL = 0.95
@@ -36,3 +37,18 @@ def mean_interval(values: Sequence[float]) -> MeanInterval:
 
     half = float(t.ppf(0.5 + LEVEL / 2.0, len(values) - 1)) * standard_deviation(values) / math.sqrt(len(values))
     return MeanInterval(mean, mean - half, mean + half)
+
+
+def share_interval(share: float, count: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share that was counted on independent cases (Wilson 1927), within [0, 1].
+
+    Also right for shares near 0 and 1, where share ± 1.96 standard errors leaves [0, 1] or has no width.
+
+    Args:
+        share: For example an accuracy, 0 to 1; not necessarily a whole number of cases (a mean of networks is none).
+        count: Of cases, at least 1.
+    """
+    z = NormalDist().inv_cdf(0.5 + LEVEL / 2.0)
+    middle = (share + z * z / (2.0 * count)) / (1.0 + z * z / count)
+    half = z * math.sqrt(share * (1.0 - share) / count + (z / (2.0 * count)) ** 2) / (1.0 + z * z / count)
+    return max(0.0, middle - half), min(1.0, middle + half)

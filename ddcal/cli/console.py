@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ddcal.study.record.chance import chance_warning
 from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial
 from ddcal.study.record.status import Status
 
@@ -67,6 +68,8 @@ def print_summary(results: StudyResults, console: Console) -> None:
     for name, value in best.values.items():
         console.print(f"  {name:<24} {value:.4g}" if isinstance(value, float) else f"  {name:<24} {value}")
     console.print(calibration_table(best))
+    if warning := chance_warning(best):
+        console.print(f"warning: {warning}", soft_wrap=not console.is_terminal)
     _print_files(results, console)
 
 
@@ -77,6 +80,8 @@ def print_status(status: Status, console: Console) -> None:
     if status.best is not None:
         shown = "  ".join(f"{name} {value:.4f}" for name, value in status.best_metrics.items())
         console.print(f"best so far  {status.best}  {shown}")
+    if status.warning:
+        console.print(f"warning: {status.warning}", soft_wrap=not console.is_terminal)
     if status.trials_an_hour is not None:
         left = "" if status.seconds_left is None else f", about {status.seconds_left / 60:.0f} min left"
         console.print(f"rate  {status.trials_an_hour:.0f} trials an hour{left}")

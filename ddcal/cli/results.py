@@ -25,6 +25,7 @@ def pareto(
     """Print the Pareto front and draw it."""
     from ddcal.analysis.figures.study_figures import FIGURES, plot_pareto
     from ddcal.cli.console import make_console, pareto_table
+    from ddcal.study.record.chance import chance_warning
     from ddcal.study.record.results import load_study, trial_rows
     from ddcal.study.record.rights import as_access_says
 
@@ -37,6 +38,8 @@ def pareto(
     else:
         make_console().print(pareto_table(results))
         typer.echo(f"{picture}  {directory / 'pareto.csv'}")
+    if results.best is not None and (warning := chance_warning(results.best)):
+        typer.echo(f"warning: {warning}", err=True)
 
 
 @app.command()

@@ -43,6 +43,7 @@ def export(
     """Write the winner as a folder that replays."""
     from ddcal.study.export.export import export_trial, exported_already
     from ddcal.study.export.models import check_model, model_request
+    from ddcal.study.record.chance import chance_warning
     from ddcal.study.record.results import load_study
 
     if trial is not None and pareto:
@@ -67,6 +68,8 @@ def export(
             target = export_trial(results, one, target, models)
             place = shlex.quote(str(to / one.trial_key if pareto else to))
             typer.echo(f"{one.trial_key} -> {target}    next: ddcal replay {place}")
+        if warning := chance_warning(one):
+            typer.echo(f"warning: {warning}", err=True)
         if register is not None:
             from ddcal.study.export.registry import register_export
 

@@ -14,6 +14,7 @@ from ddcal.analysis.report.network_figures import draw_reliability, draw_set
 from ddcal.analysis.report.page import Entry, Number, Page
 from ddcal.analysis.report.runs_table import put_runs
 from ddcal.errors import BadInput, StoreError
+from ddcal.study.record.chance import chance_warning
 from ddcal.study.record.results import PARETO, TRIALS, WINNER_METRIC, StudyResults, Trial
 
 REPORT = "report"
@@ -73,6 +74,8 @@ def _introduction(page: Page, results: StudyResults) -> None:
         confirmed = "confirmed" if results.confirmed(best) else "not confirmed"
         facts.append(f"winner: {best.trial_key}, the feasible member of the front with the lowest {WINNER_METRIC}; "
                      f"{confirmed} on fresh seeds")  # fmt: skip
+        if warning := chance_warning(best):
+            page.text(f"Beware: {warning}.", "reduced")
     else:
         facts.append(results.no_winner)
     environment = results.started["environment"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -39,6 +40,21 @@ def begin(place: TrialPlace) -> TrainWork:
 def logits_of(place: TrialPlace) -> dict[str, Tensor]:
     """Return the tensors of the finished stage: ``<split>_logits`` (n, N, K) and ``<split>_labels`` (N,)."""
     return load_file(place.entries[TRAIN.name].folder / LOGITS)
+
+
+def test_set_of(place: TrialPlace) -> dict[str, int] | None:
+    """Return of ``test``: ``images``, ``classes``, and ``largest``, the images of its most common class.
+
+    None before the stage is finished, and of a trial that trains no networks.
+    """
+    entry = place.entries.get(TRAIN.name)
+    if entry is None:
+        return None
+    with safe_open(entry.folder / LOGITS, framework="pt") as tensors:  # not the logits themselves
+        labels, classes = tensors.get_tensor("test_labels"), tensors.get_slice("test_logits").get_shape()[-1]
+    if not len(labels):
+        return None
+    return {"images": len(labels), "classes": classes, "largest": int(torch.bincount(labels).max())}
 
 
 def networks_of(place: TrialPlace) -> list[torch.nn.Module]:

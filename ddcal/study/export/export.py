@@ -36,6 +36,7 @@ from ddcal.study.export.models import (
     write_models,
 )
 from ddcal.study.export.own import recorded_sources
+from ddcal.study.record.chance import chance_facts, chance_warning
 from ddcal.study.record.references import Reference
 from ddcal.study.record.results import StudyResults, Trial
 from ddcal.study.record.study_store import cache_place
@@ -147,6 +148,7 @@ def describe_run(results: StudyResults, trial: Trial, entries: dict[str, Entry])
         "git_commit": results.started["git_commit"],
         "tolerance": 0.0 if environment["device"] == "cpu" else CUDA_TOLERANCE,
         "metrics": trial.metrics,
+        "chance": chance_facts(trial),
         "stages": {
             stage: {
                 "key": entry.key,
@@ -215,6 +217,8 @@ def _readme(results: StudyResults, trial: Trial, run: dict[str, Any], pictures: 
             cells = [f"{metrics[prefix + name]:.4f}" for name in ("ece", "nll", "accuracy")]
             rows.append(f"| {label} | {' | '.join(cells)} |")
     table = "\n".join(["| calibration | test ECE | test NLL | test accuracy |", "|-|-|-|-|", *rows]) if rows else ""
+    warning = chance_warning(trial)
+    warned = f"\n**Beware:** {warning}.\n" if warning else ""
     confirmed = "confirmed on fresh seeds, see run.yaml" if run["confirmed"] else "not confirmed on fresh seeds"
     return f"""# {trial.trial_key}
 
@@ -225,7 +229,7 @@ One run of the study **{results.study.name}** ({trial.outcome}; {confirmed}). Ru
 It needs ddcal {run["ddcal"]} with the package versions of `run.yaml`, and the same data
 (`{run["config"]["data"]["name"]}`, fingerprint `{(run["data_fingerprint"] or "")[:12]}`). On the CPU every metric and
 artefact comes out equal to the last bit; on a GPU within {CUDA_TOLERANCE}.
-
+{warned}
 | searched | value |
 |-|-|
 {values}

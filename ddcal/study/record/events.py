@@ -98,6 +98,16 @@ class TrialAttemptFailed(_Event):
     next_gpu: Seconds
 
 
+class CountedImages(BaseModel):
+    """What a trial's networks were tested on: images, classes, and the images of the most common class."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    images: Annotated[int, Field(ge=1)]
+    classes: Annotated[int, Field(ge=1)]
+    largest: Annotated[int, Field(ge=1)]
+
+
 class TrialFinished(_Event):
     """How a trial ended. Its log's place was noted as it started."""
 
@@ -114,6 +124,7 @@ class TrialFinished(_Event):
     node: str | None = None
     error: str | None = None
     fingerprint: str | None = None
+    tested_on: CountedImages | None = None  # an earlier version did not count
     diagram: str | None = None  # of an earlier version, which kept a picture beside the ledger
 
 

@@ -22,8 +22,10 @@ from ddcal.errors import BadInput
 from ddcal.pipeline.stages import STAGES
 from ddcal.study.gpu.packing import Packing, memory_groups
 from ddcal.study.record.accounting import saved
+from ddcal.study.record.chance import chance_facts
 from ddcal.study.record.confirmation import CONFIRMATION, read_confirmation
 from ddcal.study.record.events import (
+    CountedImages,
     Event,
     GpuMeasured,
     LedgerRepaired,
@@ -75,6 +77,7 @@ class Trial:
     error: str | None = None
     log: str | None = None
     fingerprint: str | None = None
+    tested_on: CountedImages | None = None
     duplicate_of: int | None = None
     attempt: int = 1
     gpu: float = 0.0
@@ -285,6 +288,7 @@ class StudyResults:
                 "values": best.values,
                 "metrics": best.metrics,
                 "confirmed": self.confirmed(best),
+                "chance": chance_facts(best),
             },
             "pareto": [trial.number for trial in self.pareto],
             "seconds": self.seconds,

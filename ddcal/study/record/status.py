@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddcal.store.lock_holder import MAX_TEXT, Holder
+from ddcal.study.record.chance import chance_warning
 from ddcal.study.record.events import StudyResumed, StudyStarted, TrialFinished
 from ddcal.study.record.ledger import read_ledger
 from ddcal.study.record.lock import LOCK
@@ -30,6 +31,7 @@ class Status:
         trials_an_hour: Over the last session; None before the second trial has ended.
         seconds_left: At that rate; None where nothing is left or nothing known.
         next_command: What to do next, if the study does not run.
+        warning: That the winner's accuracy cannot be told from chance, in a sentence; None where it can.
     """
 
     study: str
@@ -42,6 +44,7 @@ class Status:
     trials_an_hour: float | None
     seconds_left: float | None
     next_command: str | None
+    warning: str | None = None
 
 
 def study_status(directory: Path | str) -> Status:
@@ -74,6 +77,7 @@ def study_status(directory: Path | str) -> Status:
         trials_an_hour=rate,
         seconds_left=left / rate * 3600 if rate and left and state == "running" else None,
         next_command=f"ddcal resume {shlex.quote(str(directory))}" if state in ("stopped", "dead") else None,
+        warning=None if best is None else chance_warning(best),
     )
 
 

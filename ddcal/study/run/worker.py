@@ -12,12 +12,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from ddcal.allocator import give_memory_back
 from ddcal.config import TrialConfig
 from ddcal.config.metrics import VAL_METRICS
 from ddcal.config.study import Access
 from ddcal.errors import BadInput, StoreError, cure_of, disk_error
 from ddcal.pipeline import Advance, DatasetCache, Environment, Store, TrialRunner, open_store
+from ddcal.pipeline.compute.train import test_set_of
 from ddcal.pipeline.stages import STAGES
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
 from ddcal.store.leases import Leases, open_leases
@@ -252,7 +255,16 @@ class Worker:
             "error": error,
             "log": self.assignment.log,
             "fingerprint": runner.fingerprint if runner else None,
+            "tested_on": self._tested_on() if metrics else None,
         }
+
+    def _tested_on(self) -> dict[str, int] | None:
+        assert self.runner is not None, "what has metrics has run"
+        try:
+            return test_set_of(self.runner.place)
+        except (OSError, SafetensorError) as error:  # the trial has its result: only that is not known
+            logger.warning("the logits of the trial cannot be read, so its test images are not counted: %s", error)
+            return None
 
     def _unfinished(self, error: Exception, points: list[dict[str, Any]]) -> dict[str, Any]:
         logger.error("trial %s stops, unfinished: %s", self.assignment.trial_key, error)
