@@ -17,7 +17,6 @@ import torch
 from torch.optim import optimizer as torch_optimizer
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -110,8 +109,8 @@ class Numbered(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is torch.Tensor.cuda:
             function, args, kwargs = torch.Tensor.to, (args[0], CUDA), {}
-        args, kwargs = tree_map(lambda value: CUDA if is_cuda(value) else value, (args, kwargs or {}))
-        return function(*args, **kwargs)
+        args = [CUDA if is_cuda(value) else value for value in args]
+        return function(*args, **{name: CUDA if is_cuda(value) else value for name, value in (kwargs or {}).items()})
 
 
 class PretendedCuda(TorchDispatchMode):
@@ -177,17 +176,16 @@ class PretendedCuda(TorchDispatchMode):
     def run(self, operation, args, kwargs):
         """Run an operation on the values that its tensors hold, or refuse it as CUDA would."""
         name = operation._schema.name.removeprefix("aten::")
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        tensors = list(tensors_in((args, kwargs)))
         ours = [tensor for tensor in tensors if isinstance(tensor, OnCuda)]
         asked = kwargs.get("device")
         on_meta = any(not isinstance(one, OnCuda) and one.device.type == "meta" for one in tensors)
         if on_meta or (asked is not None and torch.device(asked).type == "meta"):
-            args, kwargs = tree_map_only(OnCuda, lambda one: one.held, (list(args), dict(kwargs)))
-            return operation(*args, **kwargs)  # shapes alone
+            return operation(*held(args), **held(kwargs))  # shapes alone
         on_cpu = torch.device(asked).type == "cpu" if asked is not None else not ours  # C++ asks for its own name
         goes = CPU if on_cpu else CUDA
         self._refuse(operation, args, kwargs, tensors, ours, goes)
-        plain_args, plain_kwargs = tree_map_only(OnCuda, lambda one: one.held, (list(args), dict(kwargs)))
+        plain_args, plain_kwargs = held(args), held(kwargs)
         if asked is not None:
             plain_kwargs["device"] = CPU
         self._count(operation, name, args, tensors, ours, goes)
@@ -205,7 +203,7 @@ class PretendedCuda(TorchDispatchMode):
                 if one.name in kwargs or places[one.name] < len(args)
             ]
             return same[0] if len(returns) == 1 else tuple(same)
-        return tree_map_only(torch.Tensor, OnCuda, found) if goes == CUDA else found
+        return placed(found) if goes == CUDA else found
 
     def _count(self, operation, name, args, tensors, ours, goes):
         if ours and name in SIZED_BY_VALUES:
@@ -242,9 +240,39 @@ class PretendedCuda(TorchDispatchMode):
                 )
 
 
+def tensors_in(value):
+    """Yield the tensors of an operation's arguments. (torch's own walker takes most of a test's time.)"""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from tensors_in(one)
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from tensors_in(one)
+
+
+def held(value):
+    """Return arguments with the values that tensors on the device hold, in lists and dictionaries of their own."""
+    if isinstance(value, OnCuda):
+        return value.held
+    if isinstance(value, list | tuple):
+        return [held(one) for one in value]
+    return {name: held(one) for name, one in value.items()} if isinstance(value, dict) else value
+
+
+def placed(found):
+    """Return what an operation has found, on the device."""
+    if isinstance(found, torch.Tensor):
+        return OnCuda(found)
+    return type(found)(map(placed, found)) if isinstance(found, list | tuple) else found
+
+
 def is_cuda(value):
     """Whether a value names the device."""
-    return isinstance(value, str | torch.device) and str(value).partition(":")[0] == "cuda"
+    if isinstance(value, torch.device):
+        return value.type == "cuda"
+    return isinstance(value, str) and value.partition(":")[0] == "cuda"
 
 
 def is_written(argument):

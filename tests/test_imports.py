@@ -35,7 +35,6 @@ FLOORS = {
     "study": 7,
     "analysis": 8,
     "cli": 9,
-    "__main__": 10,
 }
 RAY_ROOM = "study"
 MLFLOW_ROOM = "study/mlflow"
@@ -94,7 +93,6 @@ ARROWS = {
     "analysis": "calibration config data distill errors masking networks pictures pipeline seeding statistics study "
     "untrusted",
     "cli": "analysis config errors pipeline store study",
-    "__main__": "cli",
 }
 
 

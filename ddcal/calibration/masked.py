@@ -147,6 +147,7 @@ def first_per_class(labels: torch.Tensor) -> torch.Tensor:
     Returns:
         (M,) int64 on the CPU; all of 0..N-1 where the classes are balanced already.
     """
-    classes, counts = torch.unique(labels.cpu(), return_counts=True)
-    of_class = [torch.nonzero(labels.cpu() == one)[: int(counts.min()), 0] for one in classes]
+    here = labels.cpu()  # once: each look makes a GPU's host wait
+    classes, counts = torch.unique(here, return_counts=True)
+    of_class = [torch.nonzero(here == one)[: int(counts.min()), 0] for one in classes]
     return torch.cat(of_class).sort().values
