@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ddcal.cli import app
+from ddcal.study import load_study
 
 
 def ddcal(*arguments):
@@ -251,3 +252,12 @@ def test_the_ui_of_a_study_that_is_not_here_is_refused(write_study, tmp_path, mo
     result = ddcal("ui", tmp_path / "runs" / "tiny")
     assert result.exit_code == 2 and said in result.output
     assert ddcal("ui", tmp_path).exit_code == 2
+
+
+def test_the_seed_of_a_run_is_that_of_its_trials(write_study, tmp_path):
+    assert ddcal("run", write_study(), "--debug", "--output", tmp_path, "--seed", 7, "--trials", 1).exit_code == 0
+    assert {trial.config.seed for trial in load_study(tmp_path / "tiny").records} == {7}
+
+
+def test_a_seed_beside_a_search_over_seeds_is_refused(refused):
+    refused(["--seed", 3, "--debug"], "--seed 3", "--set space.seed=[3]", space={"seed": {"choice": [0, 1]}})

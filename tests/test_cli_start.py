@@ -90,3 +90,45 @@ def test_the_ui_is_mlflow_on_the_loopback_interface(tiny_study, tmp_path):
         process.wait(MOST_SECONDS)
     link = f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=ddcal"
     assert f"{link}  experiment tiny" in (tmp_path / "ui.log").read_text()
+
+
+@pytest.mark.parametrize("arguments", [[], ["run"], ["store", "ls"]], ids=" ".join)
+def test_every_verb_has_a_short_help_and_python_m_is_the_command(arguments):
+    command = [sys.executable, "-m", "ddcal", *arguments]
+    short, long = (subprocess.run([*command, option], capture_output=True, text=True) for option in ("-h", "--help"))
+    assert (short.returncode, short.stdout) == (0, long.stdout)
+    assert " ".join(["Usage: python -m ddcal", *arguments, ""]) in short.stdout and "-h, --help" in short.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("ddcal va", ["validate"]),
+        ("ddcal run quick", ["quickstart"]),
+        ("ddcal run my", ["my.yaml", "my_folder/"]),
+        ("ddcal validate my_folder/", ["my_folder/its.yaml"]),
+        ("ddcal status ", ["runs/tiny"]),
+        ("ddcal resume my", ["my_folder/"]),
+        ("ddcal run x --set base.distill.ip", ["base.distill.ipc="]),
+        ("ddcal plan x --set search.tr", ["search.trials="]),
+    ],
+)
+def test_the_shell_completes(tmp_path, line, offered):
+    (tmp_path / "my_folder").mkdir()
+    (tmp_path / "runs" / "tiny").mkdir(parents=True)
+    for name in ("my.yaml", "my.txt", "my_folder/its.yaml", "runs/tiny/ledger.jsonl"):
+        (tmp_path / name).touch()
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1), "_DDCAL_COMPLETE": "complete_bash"}
+    command = [sys.executable, "-c", SCRIPT]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | words)
+    assert result.stdout.split() == offered, result.stderr
+    assert "HEAVY\n" in result.stderr
+
+
+def test_installing_completion_says_where_it_went(tmp_path):
+    bash = {"HOME": str(tmp_path), "SHELL": "/bin/bash", "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    command = [sys.executable, "-c", SCRIPT, "--install-completion", "bash"]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | bash)
+    assert result.returncode == 0, result.stderr
+    script = tmp_path / ".bash_completions" / "ddcal.sh"
+    assert str(script) in result.stdout and "ddcal" in script.read_text()

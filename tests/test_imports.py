@@ -35,6 +35,7 @@ FLOORS = {
     "study": 7,
     "analysis": 8,
     "cli": 9,
+    "__main__": 10,
 }
 RAY_ROOM = "study"
 MLFLOW_ROOM = "study/mlflow"
@@ -93,6 +94,7 @@ ARROWS = {
     "analysis": "calibration config data distill errors masking networks pictures pipeline seeding statistics study "
     "untrusted",
     "cli": "analysis config errors pipeline store study",
+    "__main__": "cli",
 }
 
 

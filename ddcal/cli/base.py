@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from ddcal import __version__
+from ddcal.cli.completion import complete_folder, complete_setting, complete_study
 from ddcal.errors import (
     FULL,
     LOST,
@@ -69,14 +70,19 @@ app = typer.Typer(
     name="ddcal",
     help="Search, train and calibrate networks on distilled datasets, and replay the winner.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Replace a value of the study, for example search.trials=4."),
+    typer.Option(
+        "--set",
+        metavar="KEY.PATH=VALUE",
+        help="Replace a value of the study, for example search.trials=4.",
+        autocompletion=complete_setting,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Run the trials one after another in this process, without Ray.")]
@@ -84,9 +90,19 @@ Address = Annotated[
     str | None, typer.Option(metavar="ADDR", help="A Ray cluster's address; default: Ray on this machine.")
 ]
 StudyFile = Annotated[
-    Path, typer.Argument(metavar="STUDY", help="A study file, or the name of a shipped study (see `ddcal studies`).")
+    Path,
+    typer.Argument(
+        metavar="STUDY",
+        help="A study file, or the name of a shipped study (see `ddcal studies`).",
+        autocompletion=complete_study,
+    ),
 ]
-StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder, for example runs/quickstart.")]
+StudyFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DIR", help="A study's folder, for example runs/quickstart.", autocompletion=complete_folder
+    ),
+]
 
 
 def _print_version(wanted: bool) -> None:

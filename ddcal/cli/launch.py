@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ddcal.cli.base import Address, AsJson, Debug, Overrides, StudyFile, StudyFolder, app
+from ddcal.cli.completion import complete_study
 from ddcal.config.checks.notes import zca_notes
 from ddcal.config.checks.searchers import trials_sentence
 from ddcal.config.reading.loading import read_study, study_problems
 from ddcal.config.shipped import study_file
+from ddcal.errors import BadInput
 from ddcal.pipeline.imported import check_imports
 
 if TYPE_CHECKING:
@@ -27,7 +29,12 @@ if TYPE_CHECKING:
 @app.command()
 def validate(
     studies: Annotated[
-        list[Path], typer.Argument(metavar="STUDY...", help="The study files to check, or names of shipped studies.")
+        list[Path],
+        typer.Argument(
+            metavar="STUDY...",
+            help="The study files to check, or names of shipped studies.",
+            autocompletion=complete_study,
+        ),
     ],
     overrides: Overrides = None,
     data: Annotated[bool, typer.Option("--data", help="Look at the files of the data sets too.")] = False,
@@ -83,10 +90,16 @@ def run(
     trials: Annotated[
         int | None, typer.Option(metavar="N", help="The number of trials, as --set search.trials=N.")
     ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="The seed of every trial, as --set base.seed=N.")
+    ] = None,
 ) -> None:
     """Run a study and name its winner."""
-    extra = [] if trials is None else [f"search.trials={trials}"]
+    short = {"search.trials": trials, "base.seed": seed}
+    extra = [f"{key}={value}" for key, value in short.items() if value is not None]
     study = read_study(study_file(file), [*(overrides or ()), *extra])
+    if seed is not None and "seed" in study.space:
+        raise BadInput(f"--seed {seed}: this study searches over seeds (space.seed); give --set space.seed=[{seed}]")
 
     from ddcal.cli.console import make_console, print_summary
     from ddcal.cli.progress import StudyProgress

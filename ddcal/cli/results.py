@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ddcal.cli.base import Address, AsJson, Debug, StudyFolder, app
+from ddcal.cli.completion import complete_folder
 from ddcal.cli.launch import with_pictures
 
 
@@ -63,7 +64,12 @@ def plots(
 @app.command()
 def compare(
     directories: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Folders of studies, or output roots with all their studies.")
+        list[Path],
+        typer.Argument(
+            metavar="DIR...",
+            help="Folders of studies, or output roots with all their studies.",
+            autocompletion=complete_folder,
+        ),
     ],
     to: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the Pareto fronts into one picture.")] = None,
     as_csv: Annotated[

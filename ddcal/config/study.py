@@ -24,10 +24,16 @@ IntRange = Annotated[tuple[int, int], BeforeValidator(_as_tuple)]
 Choices = Annotated[tuple[Scalar, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 
 
+def in_full(domain: Any) -> Any:
+    """Return a domain as it is written in full: a list of values is short for ``choice``."""
+    return {"choice": domain} if isinstance(domain, list | tuple) else domain
+
+
 class Domain(Config):
     """The values that one name may take: exactly one of uniform, loguniform, int, choice.
 
-    Bounds are inclusive. ``when`` maps other names of the space to the values under which this one is active.
+    A list of values is short for ``choice``. Bounds are inclusive. ``when`` maps other names of the space to the values
+    under which this one is active.
     """
 
     uniform: FloatRange | None = None
@@ -35,6 +41,11 @@ class Domain(Config):
     int: IntRange | None = None
     choice: Choices | None = None
     when: dict[str, Choices] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return in_full(value)
 
     @property
     def kind(self) -> Literal["uniform", "loguniform", "int", "choice"]:

@@ -87,6 +87,19 @@ def test_overrides_reach_their_key(good, override, read, value):
     assert read(read_study(good, [override])) == value
 
 
+def test_a_list_in_the_space_is_short_for_a_choice(tmp_path):
+    file = tmp_path / "short.yaml"
+    file.write_text(
+        "name: x\nobjectives: {val/nll: min}\nspace: {distill.ipc: [1, 5], calibrate.method: [mts, none]}\n"
+    )
+    full = {"distill.ipc": {"choice": [1, 5]}, "calibrate.method": {"choice": ["mts", "none"]}}
+    study = read_study(file)
+    assert study == StudyConfig.model_validate({"name": "x", "objectives": {"val/nll": "min"}, "space": full})
+    assert study.model_dump(mode="json")["space"]["distill.ipc"]["choice"] == [1, 5]  # as earlier versions read it
+    changed = read_study(file, ["space.distill.ipc.choice=[1]", "space.train.epochs=[2, 3]"])
+    assert (changed.space["distill.ipc"].choice, changed.space["train.epochs"].choice) == ((1,), (2, 3))
+
+
 def test_later_override_wins(good):
     assert read_study(good, ["search.trials=4", "search.trials=5"]).search.trials == 5
 

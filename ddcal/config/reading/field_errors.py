@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from ddcal.config.names import submodel, trial_names
 from ddcal.config.problems import NOTHING, KeyPath, Problem, problem_at, suggestion
+from ddcal.config.reading.cures import domain_cure, mapping_cure, unknown_key_cure
 from ddcal.config.study import Domain, StudyConfig
 from ddcal.config.trial import TrialConfig
 
@@ -19,8 +20,6 @@ _TYPES = {
     "float_type": "a number",
     "string_type": "text",
     "bool_type": "true or false",
-    "dict_type": "a mapping of keys to values",
-    "model_type": "a mapping of keys to values",
     "tuple_type": "a list",
     "finite_number": "a finite number",
 }
@@ -51,6 +50,8 @@ def explain(error: Mapping[str, Any], model: type[BaseModel]) -> str:
     """
     kind, context, path = error["type"], error.get("ctx", {}), error["loc"]
     if kind == "extra_forbidden":
+        if cure := unknown_key_cure(str(path[-1]), model is StudyConfig and len(path) == 1):
+            return f"unknown key{cure}"
         inside = _model_at(model, path[:-1])
         keys = list(inside.model_fields) if inside else []
         near = suggestion(path[-1], keys) or (suggestion(path[-1], trial_names()) if model is TrialConfig else "")
@@ -60,6 +61,12 @@ def explain(error: Mapping[str, Any], model: type[BaseModel]) -> str:
         return f"must be one of {', '.join(permitted)}{suggestion(error['input'], permitted)}"
     if path[:2] == ("search", "enqueue") and kind in ("dict_type", "literal_error"):
         return "must be a mapping of names of the space to values, or the word paper"
+    if kind in ("dict_type", "model_type"):
+        if model is StudyConfig and path[:1] == ("space",) and len(path) == 2:
+            return f"must be {domain_cure(str(path[1]), error['input'])}"
+        return f"must be a mapping of keys to values{mapping_cure(path, error['input'])}"
+    if kind == "tuple_type" and isinstance(error["input"], str | int | float):
+        return f"must be a list: [{error['input']}]"
     if kind == "missing" and path == ("objectives",):
         return "missing: name at least one, for example {val/nll: min}"
     if path == ("tracking", "uri") and error["input"] is False:

@@ -12,11 +12,12 @@ from pydantic import ValidationError
 from ddcal.config.checks.study import check_study
 from ddcal.config.names import nest
 from ddcal.config.problems import GIVEN_TWICE, ConfigError, Problem, problem_at
+from ddcal.config.reading.cures import mapping_cure
 from ddcal.config.reading.field_errors import field_problems
-from ddcal.config.reading.overrides import apply_override, parse_overrides
+from ddcal.config.reading.overrides import apply_override, misplaced, parse_overrides
 from ddcal.config.reading.study_paths import from_folder, with_study_paths
 from ddcal.config.reading.yaml_reader import Refused, YamlReader, read_text
-from ddcal.config.study import StudyConfig
+from ddcal.config.study import StudyConfig, in_full
 
 
 def _validate(data: dict[str, Any]) -> tuple[StudyConfig | None, list[Problem], set[str]]:
@@ -78,7 +79,8 @@ def study_problems(
         data = reader.read(read_text(Path(path)))
         if not isinstance(data, dict):
             shown = "the file is empty" if data is None else f"the file holds {problem_at((), '', data).value}"
-            raise Refused(Problem("", "", f"{shown}; a study is a mapping of keys to values, such as name and space"))
+            cure = mapping_cure((), data) or "; a study is a mapping of keys to values, such as name and space"
+            raise Refused(Problem("", "", f"{shown}{cure}"))
     except Refused as refused:
         return None, [replace(problem, file=file) for problem in (*reader.problems, refused.problem, *problems)]
 
@@ -88,9 +90,11 @@ def study_problems(
         data["base"], conflicts = nest(data["base"])
         problems += [problem_at(("base", *conflict), GIVEN_TWICE) for conflict in conflicts]
     data = with_study_paths(data, from_folder(Path(path).parent))  # those of overrides are of the working folder
+    _write_in_full(data)
     for key, value, text in parsed:
-        if why := apply_override(data, key.split("."), value):
+        if why := misplaced(key) or apply_override(data, key.split("."), value):
             problems.append(Problem(key, "", why, override=text))
+        _write_in_full(data)
     if isinstance(data.get("base"), dict):
         data["base"], _ = nest(data["base"])
     study, found, broken = _validate(data)
@@ -101,6 +105,11 @@ def study_problems(
         problems += more(study)
     located = [_located(problem, file, reader.lines, parsed) for problem in problems]
     return (None if problems else study), sorted(located, key=lambda problem: (problem.line is None, problem.line or 0))
+
+
+def _write_in_full(data: dict[str, Any]) -> None:
+    if isinstance(space := data.get("space"), dict):
+        data["space"] = {name: in_full(domain) for name, domain in space.items()}
 
 
 def _names(paths: Collection[str]) -> set[str]:

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ddcal.config.names import setting_types
-from ddcal.config.problems import Problem
+from ddcal.config.names import setting_types, submodel, trial_names
+from ddcal.config.problems import Problem, suggestion
+from ddcal.config.reading.cures import is_setting, setting_cure
 from ddcal.config.reading.yaml_reader import Refused, YamlReader
+from ddcal.config.study import StudyConfig
 
 
 def parse_overrides(overrides: Iterable[str]) -> tuple[list[tuple[str, Any, str]], list[Problem]]:
@@ -41,6 +43,26 @@ def parse_overrides(overrides: Iterable[str]) -> tuple[list[tuple[str, Any, str]
         else:
             parsed.append((key, value, text))
     return parsed, problems
+
+
+def setting_keys() -> list[str]:
+    """Return the keys that ``--set`` takes, but for names of the space, objectives and constraints."""
+    keys = ["name", "description", "trial", *(f"base.{name}" for name in trial_names())]
+    for section, field in StudyConfig.model_fields.items():
+        inner = submodel(field.annotation)
+        if inner is not None and section != "space":
+            keys += [f"{section}.{key}" for key in inner.model_fields]
+    return keys
+
+
+def misplaced(key: str) -> str:
+    """Return where the key of a ``--set`` belongs, if it is one of a section or a trial; else an empty string."""
+    if key.partition(".")[0] in StudyConfig.model_fields:
+        return ""
+    if is_setting(key):
+        return f"unknown key; {setting_cure(key)}"
+    near = [one for one in setting_keys() if one.endswith(f".{key}")]
+    return f"unknown key{suggestion(key, near)}" if near else ""
 
 
 def apply_override(place: Any, parts: Sequence[str], value: Any, path: tuple[str, ...] = ()) -> str:

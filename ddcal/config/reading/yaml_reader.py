@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from ddcal.config.problems import KeyPath, Problem, problem_at
+from ddcal.config.reading.cures import yaml_cure
 from ddcal.untrusted import Untrusted, read_bytes
 
 MAX_BYTES = 1_000_000
@@ -114,8 +115,8 @@ class YamlReader:
             mark = error.problem_mark or error.context_mark
             found = f"{error.problem or error.context}"
             deep = "nesting depth" in found  # LibYAML's own limit, which may come before ours has seen an event
-            cure = "" if deep or mark is None else _cure(text, error)
-            message = TOO_DEEP if deep else f"not valid YAML: {found}{cure}"
+            cure = "" if deep or mark is None else yaml_cure(text, error)
+            message = TOO_DEEP if deep else f"not valid YAML: {cure or found}"
             self._refuse(self._open_path() if cure else (), message, None if mark is None else mark.line + 1)
         except (yaml.YAMLError, ValueError) as error:
             self._refuse((), f"not valid YAML: {' '.join(str(error).split())[:200]}", None)
@@ -267,21 +268,6 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _represent_text)
-
-
-def _cure(text: str, error: yaml.MarkedYAMLError) -> str:
-    """Return what to write where YAML takes text for something else; empty where that is not known."""
-    mark = error.problem_mark or error.context_mark
-    lines = text.splitlines()
-    line = lines[mark.line] if mark is not None and mark.line < len(lines) else ""
-    if found := re.search(r"(?:[:,\[{-]\s+|^)(>=?\s*[0-9.+-][0-9.eE+-]*)", line):
-        return f'; > begins a block of text in YAML: put the comparison in quotes, "{found[1].strip()}"'
-    at = line[mark.column : mark.column + 1] if mark is not None else ""
-    if at == "\t":
-        return "; it is a tab: indent with spaces"
-    if "cannot start any token" in str(error.problem) or "mapping values are not allowed" in str(error.problem):
-        return "; text that holds characters of YAML goes in quotes"
-    return ""
 
 
 def read_text(path: Path) -> str:
