@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from ddcal.distill.mdt import SyntheticMask
 from ddcal.distill.real import random_subset
 from ddcal.divergence import loss_problem, value_problem
 from ddcal.moving import move_together
-from ddcal.networks import Network, build_network, move_network
+from ddcal.networks import FreshNetworks, Network
 from ddcal.seeding import generator
 
 
@@ -68,11 +70,14 @@ class LearnedImages(Distiller):
         """Return where a class lies in the set."""
         return slice(label * self.config.ipc, (label + 1) * self.config.ipc)
 
-    def fresh_network(self) -> Network:
-        """Return the iteration's own network, newly initialised."""
-        draws = generator(self.seed, "distill", "network", self.iteration)
+    @cached_property
+    def _networks(self) -> FreshNetworks:
         shape = (self.dataset.channels, self.dataset.image_size, self.dataset.num_classes)
-        return move_network(build_network(self.network_config, *shape, draws), self.device)
+        return FreshNetworks(self.network_config, *shape, self.device)
+
+    def fresh_network(self) -> Network:
+        """Return the iteration's own network, newly initialised in the memory of the one before."""
+        return self._networks.draw(generator(self.seed, "distill", "network", self.iteration))
 
     def drawn_for_classes(self, stream: torch.Generator) -> list[Augmentation]:
         """Return a siamese DSA augmentation for each class, drawn one after the other and moved together."""

@@ -6,8 +6,9 @@ The ConvNet of method.md, and those that distilled sets are evaluated on across 
 from ddcal.config.networks import default_depth
 from ddcal.networks.alexnet import AlexNet
 from ddcal.networks.base import Network
-from ddcal.networks.build import build_network, move_network, network_on_meta
+from ddcal.networks.build import build_network, network_on_meta
 from ddcal.networks.convnet import ConvNet
+from ddcal.networks.fresh import FreshNetworks
 from ddcal.networks.lenet import LeNet
 from ddcal.networks.mlp import MLP
 from ddcal.networks.predict import predict_logits
@@ -20,13 +21,13 @@ __all__ = [
     "VGG11",
     "AlexNet",
     "ConvNet",
+    "FreshNetworks",
     "LeNet",
     "Network",
     "ResNet18",
     "build_network",
     "default_depth",
     "fix_statistics",
-    "move_network",
     "network_on_meta",
     "predict_logits",
 ]

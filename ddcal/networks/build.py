@@ -11,7 +11,6 @@ from torch import nn
 from ddcal.config import NetworkConfig
 from ddcal.config.components import ComponentError, imported_object
 from ddcal.config.networks import architecture, default_depth, size_problem
-from ddcal.moving import move_together
 from ddcal.networks.base import Network
 
 
@@ -70,6 +69,17 @@ def build_network(
     """
     # On the meta device the layers' own initialisation costs nothing and touches no generator.
     network = network_on_meta(config, channels, image_size, num_classes).to_empty(device=generator.device)
+    initialise(network, generator)
+    return network
+
+
+def initialise(network: Network, generator: torch.Generator) -> None:
+    """Give a network the initial values of `build_network`, in place.
+
+    Args:
+        network: On the generator's device.
+        generator: Source of every initial value.
+    """
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -79,21 +89,3 @@ def build_network(
                     module.bias.uniform_(-bound, bound, generator=generator)
             elif isinstance(module, nn.GroupNorm | nn.BatchNorm2d):
                 module.reset_parameters()  # constants only: ones, zeros, fresh running statistics
-    return network
-
-
-def move_network(network: Network, device: torch.device) -> Network:
-    """Return a new network on a device: its parameters are moved in one buffer, and are views of it there."""
-    if device.type == "cpu":
-        return network
-    places = [
-        (module, name) for module in network.modules() for name, one in module._parameters.items() if one is not None
-    ]
-    with torch.no_grad():
-        moved = move_together([getattr(module, name).detach() for module, name in places], device)
-    for (module, name), value in zip(places, moved, strict=True):
-        module._parameters[name] = nn.Parameter(value)
-    for module in network.modules():  # running statistics of batch norms: few, and of two types
-        for name, buffer in module._buffers.items():
-            module._buffers[name] = None if buffer is None else buffer.to(device)
-    return network
