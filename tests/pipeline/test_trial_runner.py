@@ -1,6 +1,7 @@
 import io
 import logging
 import math
+import re
 import shutil
 
 import pytest
@@ -347,3 +348,26 @@ def test_run_trial_takes_a_store_or_its_folder(undisturbed, make_trial, environm
         run_trial(make_trial(), open_store(root), environment=environment, on_advance=seen.append) == computed.metrics
     )
     assert points_of(seen) == points_of(advances)
+
+
+def test_run_trial_says_its_cost_before_it_begins_and_how_far_it_is(make_trial, environment, tmp_path, capsys):
+    run_trial(make_trial(), tmp_path / "quiet", environment=environment, progress=False)
+    assert capsys.readouterr() == ("", "")
+    metrics = run_trial(make_trial(), tmp_path / "store", environment=environment)
+    told = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        r"about .+ on cpu, 1 thread: distill \d+ s, train \d+ s, calibrate \d+ s, evaluate \d+ s", told[0]
+    )
+    assert [line.split()[-1] for line in told[1:]] == ["distill", "train", "calibrate", "evaluate"]
+    assert run_trial(make_trial(), tmp_path / "store", environment=environment) == metrics
+    assert f"in the store {tmp_path / 'store'}: nothing is computed" in capsys.readouterr().err
+    run_trial(make_trial(train__epochs=2), tmp_path / "store", environment=environment)
+    assert capsys.readouterr().err.splitlines()[0].endswith("; in the store: distill")
+
+
+def test_estimating_a_trial_changes_nothing(make_trial, environment, tmp_path):
+    told, silent = (
+        run_trial(make_trial(), tmp_path / str(progress), environment=environment, progress=progress)
+        for progress in (True, False)
+    )
+    assert told == silent
