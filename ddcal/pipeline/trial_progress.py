@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager
+from importlib import import_module
 from typing import Any, Self
 
 from ddcal.pipeline.advance import Advance
@@ -101,16 +102,20 @@ class TrialProgress(AbstractContextManager["TrialProgress"]):
             self.say(f"{advance.progress:4.0%}  {advance.stage}")
 
     def _rewrite(self, text: str) -> None:
-        from IPython.display import TextDisplayObject, display  # type: ignore[import-not-found]
-
-        class Line(TextDisplayObject):  # type: ignore[misc]
-            def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-                return {"text/plain": self.data}
-
         if self._line is None:
-            self._line = display(Line(text), display_id=True)
+            self._line = import_module("IPython.display").display(_Text(text), display_id=True)
         else:
-            self._line.update(Line(text))
+            self._line.update(_Text(text))
+
+
+class _Text:
+    """Text that a notebook shows as it is."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
 
 
 def in_notebook() -> bool:
