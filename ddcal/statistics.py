@@ -33,10 +33,35 @@ def mean_interval(values: Sequence[float]) -> MeanInterval:
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return MeanInterval(mean, None, None)
+    half = half_width(standard_deviation(values), len(values))
+    return MeanInterval(mean, mean - half, mean + half)
+
+
+def half_width(deviation: float, count: int) -> float:
+    """Return half the width of `mean_interval` for at least two values of this standard deviation."""
     from scipy.stats import t  # half a second to import
 
-    half = float(t.ppf(0.5 + LEVEL / 2.0, len(values) - 1)) * standard_deviation(values) / math.sqrt(len(values))
-    return MeanInterval(mean, mean - half, mean + half)
+    return float(t.ppf(0.5 + LEVEL / 2.0, count - 1)) * deviation / math.sqrt(count)
+
+
+def runs_enough(deviation: float, difference: float, most: int) -> int | None:
+    """Return how many runs give an interval (`mean_interval`) of which a half is smaller than a difference.
+
+    Args:
+        deviation: The standard deviation of one run.
+        difference: Between the mean and what it is held against; deviation and difference are taken to stay.
+        most: The largest number that is tried.
+
+    Returns:
+        At least 2; None if more than ``most`` are needed.
+    """
+    if half_width(deviation, most) >= abs(difference):
+        return None
+    low, high = 1, most  # low is too few, high is enough
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if half_width(deviation, middle) < abs(difference) else (middle, high)
+    return high
 
 
 def share_interval(share: float, count: int) -> tuple[float, float]:

@@ -22,6 +22,14 @@ TEST_FACTS = {
     "test NLL": "nll",
 }
 
+FRESH = "fresh seeds "
+"""Of a confirmation: a metric's mean; its 95 % interval has the same name with `ENDS`."""
+
+ENDS = (" low", " high")
+
+GROUPS = ("", "searched ", "val/", "test ", FRESH)
+"""How facts' names begin, in the order of the table."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -40,17 +48,15 @@ class Comparison:
 def find_studies(places: Sequence[Path]) -> list[StudyResults]:
     """Return the studies at ``places``, each a study's folder or an output root that has some; none twice.
 
-    Confirmations (`ddcal confirm`) are left out: what they found is told with the study whose leaders they run.
+    Confirmations (`ddcal confirm`) are folded into the study whose leaders they run: it has what they found.
 
     Raises:
-        BadInput: if a place is neither, or is a confirmation.
+        BadInput: if a place is neither, or is the confirmation of a study that is not beside it.
     """
     found: dict[Path, StudyResults] = {}
     for place in places:
         if (place / LEDGER).is_file():
-            there = [load_study(place)]
-            if there[0].confirms is not None:
-                raise BadInput(f"{place} is the confirmation of {there[0].confirms}: compare that study, which has it")
+            there = [_confirmed_study(load_study(place), place)]
         else:
             folders = sorted(path.parent for path in place.glob(f"*/{LEDGER}"))
             there = [results for folder in folders if (results := load_study(folder)).confirms is None]
@@ -61,12 +67,22 @@ def find_studies(places: Sequence[Path]) -> list[StudyResults]:
     return list(found.values())
 
 
+def _confirmed_study(results: StudyResults, place: Path) -> StudyResults:
+    """Return the study that a confirmation confirms; any other as it is."""
+    if results.confirms is None:
+        return results
+    folder = results.directory.parent / results.confirms
+    if not (folder / LEDGER).is_file():
+        raise BadInput(f"{place} is the confirmation of {results.confirms}, which is not beside it: compare that study")
+    return load_study(folder)
+
+
 def compare_studies(studies: Sequence[StudyResults]) -> Comparison:
     """Return the facts of studies beside each other, and why they cannot be compared."""
     labels = _labels(studies)
     facts = {label: _facts(results) for label, results in zip(labels, studies, strict=True)}
     names: list[str] = []
-    for group in ("", "searched ", "val/", "test "):
+    for group in GROUPS:
         for one in facts.values():
             names += [n for n in one if n not in names and (_group(n) == group)]
     complete = {label: {name: one.get(name) for name in names} for label, one in facts.items()}
@@ -81,7 +97,8 @@ def comparison_table(found: Comparison) -> Table:
         table.add_column(label, overflow="fold", min_width=9)
     first = next(iter(found.facts.values()), {})
     for name in first:
-        table.add_row(name.removeprefix("searched "), *(_cell(one[name]) for one in found.facts.values()))
+        if not (name.startswith(FRESH) and name.endswith(ENDS)):
+            table.add_row(name.removeprefix("searched "), *(_shown(one, name) for one in found.facts.values()))
     return table
 
 
@@ -112,7 +129,7 @@ def _labels(studies: Sequence[StudyResults]) -> list[str]:
 
 
 def _group(name: str) -> str:
-    return next((prefix for prefix in ("searched ", "val/", "test ") if name.startswith(prefix)), "")
+    return next((prefix for prefix in GROUPS[1:] if name.startswith(prefix)), "")
 
 
 def _facts(results: StudyResults) -> dict[str, Any]:
@@ -122,7 +139,8 @@ def _facts(results: StudyResults) -> dict[str, Any]:
         "trials": "\n".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "none",
         "seconds": None if results.seconds is None else round(results.seconds, 1),
         "winner": None if best is None else best.trial_key,
-        "confirmed": None if best is None else ("yes" if results.confirmed(best) else "no"),
+        "confirmed": None if best is None else "no",
+        "fresh seeds": None,
     }
     if best is None:
         return facts
@@ -137,6 +155,10 @@ def _facts(results: StudyResults) -> dict[str, Any]:
         facts |= {f"{fact} raw": metrics.get(f"test/raw/{metric}"), f"{fact} calibrated": metrics.get(f"test/{metric}")}
         if metric == "ece":
             facts[f"{fact} noise floor"] = metrics.get("test/ece_noise_floor")
+    for one in results.confirmed(best) or ():
+        facts |= {"confirmed": "yes", "fresh seeds": one["seeds"]}
+        ends = zip(("", *ENDS), (one["mean"], one["low"], one["high"]), strict=True)
+        facts |= {f"{FRESH}{one['metric']}{end}": value for end, value in ends}
     return facts
 
 
@@ -184,6 +206,13 @@ def _identity(results: StudyResults) -> dict[str, str | None]:
         str(config.train.networks),
     )
     return facts | dict(zip(names, identity, strict=True))
+
+
+def _shown(facts: dict[str, Any], name: str) -> str:
+    """Return a fact as the table has it, the mean over fresh seeds with its interval."""
+    low, high = (facts.get(name + end) for end in ENDS)
+    interval = f" [{_cell(low)}, {_cell(high)}]" if name.startswith(FRESH) and low is not None else ""
+    return _cell(facts[name]) + interval
 
 
 def _cell(value: Any) -> str:

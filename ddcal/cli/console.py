@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ddcal.study.record.chance import chance_warning
+from ddcal.study.record.confirmation import sentence, standing
 from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial
 from ddcal.study.record.status import Status
 
@@ -130,20 +132,28 @@ def pareto_table(results: StudyResults) -> Table:
     return table
 
 
-def confirmation_table(found: list[Confirmed]) -> Table:
-    """Return what the search reported beside the mean over fresh seeds."""
-    table = Table(title="on fresh seeds (95 % interval of the mean, cut to what is possible)", title_justify="left")
-    for name in ("trial", "metric", "search", "mean", "interval", "seeds", ""):
-        table.add_column(name, justify="left" if name in ("trial", "metric", "") else "right")
-    for one in found:
-        inside = one.low <= one.searched <= one.high
-        better = (one.searched > one.mean) == (one.metric.endswith("accuracy"))
-        note = "" if inside else ("the search was lucky" if better else "the search was unlucky")
-        interval = f"{one.low:.4f} to {one.high:.4f}"
-        table.add_row(
-            one.trial_key, one.metric, f"{one.searched:.4f}", f"{one.mean:.4f}", interval, str(one.seeds), note
-        )
-    return table
+def print_confirmation(found: list[Confirmed], results: StudyResults, console: Console) -> None:
+    """Print what the search reported beside the mean over fresh seeds, a table a leader, and what that says."""
+    best = results.best
+    records = [asdict(one) for one in found]
+    for leader in dict.fromkeys(one.trial_key for one in found):
+        rows = [one for one in found if one.trial_key == leader]
+        mark = " (winner)" if best is not None and leader == best.trial_key else ""
+        table = Table(title=f"{leader}{mark} on {rows[0].seeds} fresh seeds", title_justify="left")
+        for name in ("metric", "search", "mean", "95 % interval", "verdict"):
+            table.add_column(name, justify="right" if name in ("search", "mean") else "left")
+        for one in rows:
+            interval = f"{one.low:.4f}–{one.high:.4f}"
+            table.add_row(one.metric, f"{one.searched:.4f}", f"{one.mean:.4f}", interval, one.verdict)
+        console.print(table)
+    console.print("intervals: of the mean, Student's t over seeds, cut to what is possible")
+    if best is None:
+        return
+    for one in records:
+        if one["trial_key"] == best.trial_key and one["metric"] in (*results.study.objectives, WINNER_METRIC):
+            console.print(f"{best.trial_key}, {one['metric']}: {sentence(one)}")
+    if first := standing(records, best.trial_key, WINNER_METRIC):
+        console.print(first)
 
 
 def importance_table(found: list[Importance]) -> Table:

@@ -128,7 +128,7 @@ def confirm(
 
     results = load_study(directory)  # before anything heavy is imported: the folder may be no study's
 
-    from ddcal.cli.console import confirmation_table, make_console
+    from ddcal.cli.console import make_console, print_confirmation
     from ddcal.cli.progress import StudyProgress
     from ddcal.study.run.confirm import confirm as confirm_leaders
 
@@ -145,7 +145,7 @@ def confirm(
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], indent=2))
     else:
-        console.print(confirmation_table(found))
+        print_confirmation(found, load_study(directory), console)
 
 
 @app.command()

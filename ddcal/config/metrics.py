@@ -58,3 +58,9 @@ def possible(metric: str, low: float, high: float) -> tuple[float, float]:
     name = metric.rpartition("/")[2]
     top = METRICS[name].most if name in METRICS else math.inf
     return min(max(low, 0.0), top), max(min(high, top), 0.0)
+
+
+def better(metric: str) -> Literal["min", "max"]:
+    """Return the direction in which a metric, for example ``test/raw/accuracy``, is better; an unknown one is an error, and lower."""
+    name = metric.rpartition("/")[2]
+    return METRICS[name].better if name in METRICS else "min"

@@ -1,15 +1,21 @@
-"""What `ddcal confirm` has measured, as the study's folder keeps it in ``confirmation.json``."""
+"""What `ddcal confirm` has measured, as the study's folder keeps it in ``confirmation.json``, and what that says."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ddcal.config.metrics import better
+from ddcal.statistics import half_width, runs_enough
 from ddcal.untrusted import read_json
 
 CONFIRMATION = "confirmation.json"
+
+MOST_SEEDS = 1000
+"""Nobody runs more: where more are needed, only that is said."""
 
 
 class _Leader(BaseModel):
@@ -24,6 +30,7 @@ class _Leader(BaseModel):
     low: float
     high: float
     seeds: Annotated[int, Field(ge=1)]
+    std: float | None = None  # an earlier version did not say
 
 
 class _Confirmation(BaseModel):
@@ -48,3 +55,66 @@ def read_confirmation(directory: Path) -> list[dict[str, Any]]:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}") from None
+
+
+def optimism(one: Mapping[str, Any]) -> float:
+    """Return by how much the search's number is better than the mean over fresh seeds; negative where it is worse.
+
+    Args:
+        one: A record of `read_confirmation`.
+    """
+    sign = 1.0 if better(one["metric"]) == "min" else -1.0
+    return sign * float(one["mean"] - one["searched"])
+
+
+def told_apart(one: Mapping[str, Any]) -> bool:
+    """Return whether the search's number lies outside the 95 % interval of the mean over fresh seeds."""
+    return not one["low"] <= one["searched"] <= one["high"]
+
+
+def seeds_enough(one: Mapping[str, Any]) -> int | None:
+    """Return how many fresh seeds would tell the mean from the search's number, as `told_apart` does.
+
+    So many give a 95 % interval that ends before the search's number, if mean and standard deviation stay what they
+    are. None if that takes more than `MOST_SEEDS`.
+    """
+    count, deviation = one["seeds"], one.get("std")
+    if deviation is None:  # of an earlier version: from the end of the interval that was not cut
+        deviation = max(one["high"] - one["mean"], one["mean"] - one["low"]) / half_width(1.0, count)
+    return runs_enough(deviation, optimism(one), MOST_SEEDS)
+
+
+def verdict(one: Mapping[str, Any]) -> str:
+    """Return in a few words what fresh seeds say of the search's number."""
+    by = optimism(one)
+    if told_apart(one):
+        return f"{'optimistic' if by > 0 else 'pessimistic'} by {abs(by):.4f}"
+    count = seeds_enough(one)
+    more = f"about {count} would" if count else f"nor would {MOST_SEEDS}"
+    return f"{one['seeds']} seeds cannot tell them apart, {more}"
+
+
+def sentence(one: Mapping[str, Any]) -> str:
+    """Return a record as one sentence, with its verdict."""
+    return (
+        f"search {one['searched']:.4f}, fresh seeds {one['mean']:.4f} [{one['low']:.4f}, {one['high']:.4f}]: "
+        f"{verdict(one)}"
+    )
+
+
+def standing(leaders: Sequence[Mapping[str, Any]], winner: str, metric: str) -> str | None:
+    """Return whether the winner is still first by a metric; None where fewer than two leaders have it.
+
+    Args:
+        leaders: Records of `read_confirmation`.
+        winner: The winner's trial key.
+        metric: That winners are chosen by.
+    """
+    sign = 1.0 if better(metric) == "min" else -1.0
+    means = {one["trial_key"]: one["mean"] for one in leaders if one["metric"] == metric}
+    if winner not in means or len(means) < 2:
+        return None
+    first = min(means, key=lambda key: sign * means[key])
+    if sign * means[first] >= sign * means[winner]:
+        return f"the winner stays first of {len(means)} by mean {metric}"
+    return f"by mean {metric} {first} comes first of {len(means)}: {means[first]:.4f}, the winner {means[winner]:.4f}"

@@ -13,9 +13,9 @@ from ddcal.config import StudyConfig
 from ddcal.config.metrics import possible
 from ddcal.errors import BadInput
 from ddcal.seeding import derive_seed
-from ddcal.statistics import mean_interval
+from ddcal.statistics import mean_interval, standard_deviation
 from ddcal.study.mlflow.client import without_password
-from ddcal.study.record.confirmation import CONFIRMATION
+from ddcal.study.record.confirmation import CONFIRMATION, verdict
 from ddcal.study.record.folder_files import replace_text
 from ddcal.study.record.ledger import begun
 from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial, load_study
@@ -36,6 +36,8 @@ class Confirmed:
         low: Lower end of the 95 % interval of that mean (Student's t over seeds), cut to what is possible.
         high: Upper end.
         seeds: How many fresh seeds finished.
+        std: The standard deviation over them (n − 1).
+        verdict: What they say of the search's number (`ddcal.study.record.confirmation`).
     """
 
     trial_key: str
@@ -45,6 +47,8 @@ class Confirmed:
     low: float
     high: float
     seeds: int
+    std: float
+    verdict: str
 
 
 def confirmation_study(results: StudyResults, leaders: list[Trial], seeds: int) -> StudyConfig:
@@ -150,7 +154,9 @@ def compare(results: StudyResults, leaders: list[Trial], again: StudyResults) ->
             mean, low, high = mean_interval(values)
             assert low is not None and high is not None, "MIN_SEEDS is at least 2"
             low, high = possible(metric, low, high)
-            found.append(Confirmed(leader.trial_key, metric, searched, mean, low, high, len(values)))
+            measured = {"trial_key": leader.trial_key, "metric": metric, "searched": searched, "mean": mean}
+            measured |= {"low": low, "high": high, "seeds": len(values), "std": standard_deviation(values)}
+            found.append(Confirmed(**measured, verdict=verdict(measured)))
     return found
 
 

@@ -1,6 +1,7 @@
 """The leaders of a real study on fresh seeds, and the interval against numbers worked out by hand."""
 
 import json
+import shutil
 import statistics
 from dataclasses import replace
 
@@ -8,10 +9,11 @@ import pytest
 from ledgers import plain_events, write_plain
 from typer.testing import CliRunner
 
-from ddcal.analysis.comparison import find_studies
+from ddcal.analysis.comparison import compare_studies, find_studies
 from ddcal.cli import app
 from ddcal.errors import BadInput
 from ddcal.study import load_study, run_study
+from ddcal.study.record.confirmation import optimism, read_confirmation, seeds_enough, sentence, standing, verdict
 from ddcal.study.record.ledger import LEDGER
 from ddcal.study.record.status import study_status
 from ddcal.study.run.confirm import compare, confirm, confirmation_study, leading_trials
@@ -82,6 +84,60 @@ def test_an_old_confirmation_with_impossible_ends_is_shown_without_them(results)
     assert (ece["low"], ece["high"], accuracy["low"], accuracy["high"]) == (0.0, 0.2, 0.8, 1.0)
 
 
+def record(metric="val/ece", searched=0.036, mean=0.051, low=0.04, high=0.06, seeds=5, **more):
+    return {"trial_key": "a", "metric": metric, "searched": searched, "mean": mean} | {
+        "low": low, "high": high, "seeds": seeds, **more
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        (record(), "optimistic by 0.0150"),
+        (record(searched=0.066), "pessimistic by 0.0150"),
+        (record("val/accuracy", 0.95, 0.9, 0.85, 0.94), "optimistic by 0.0500"),
+        (record("val/accuracy", 0.80, 0.9, 0.85, 0.94), "pessimistic by 0.1000"),
+        (record(searched=0.045, std=0.01), "5 seeds cannot tell them apart, about 14 would"),
+        (record(searched=0.051, std=0.01), "5 seeds cannot tell them apart, nor would 1000"),
+    ],
+)
+def test_the_verdict_on_the_number_of_the_search(one, said):
+    assert verdict(one) == said
+    numbers = f"search {one['searched']:.4f}, fresh seeds {one['mean']:.4f} [{one['low']:.4f}, {one['high']:.4f}]"
+    assert sentence(one) == f"{numbers}: {said}"
+
+
+def test_seeds_are_enough_where_the_interval_ends_before_the_number_of_the_search():
+    """Student's t of tables: 2.160 · 0.01 / √14 = 0.00577 < 0.006 < 2.179 · 0.01 / √13 = 0.00604."""
+    assert seeds_enough(record(searched=0.045, std=0.01)) == 14
+    assert seeds_enough(record(searched=0.05, std=0.0)) == 2
+    assert optimism(record(searched=0.045)) == pytest.approx(0.006)
+
+
+def test_the_spread_of_an_old_confirmation_is_that_of_its_interval():
+    """t(0.975, 4) = 2.776445; the lower end was cut at 0."""
+    half = 2.776445 * 0.05 / 5**0.5
+    old = record(mean=0.051, low=0.0, high=0.051 + half, searched=0.01)
+    assert seeds_enough(old) == seeds_enough(old | {"std": 0.05})
+
+
+def test_whether_the_winner_stays_first():
+    winner, other = record("val/nll", mean=0.30), record("val/nll", mean=0.25) | {"trial_key": "b"}
+    assert standing([winner, other], "a", "val/nll") == "by mean val/nll b comes first of 2: 0.2500, the winner 0.3000"
+    assert standing([winner, other], "b", "val/nll") == "the winner stays first of 2 by mean val/nll"
+    assert standing([winner], "a", "val/nll") is None and standing([winner, other], "c", "val/nll") is None
+
+
+def test_the_verdicts_are_printed(results):
+    confirm(results, top=2, seeds=2, debug=True)
+    shown = CliRunner().invoke(app, ["confirm", str(results.directory), "--top", "2", "--seeds", "2", "--debug"])
+    assert shown.exit_code == 0, shown.output
+    for one in read_confirmation(results.directory):
+        assert one["verdict"] == verdict(one) and one["verdict"] in shown.output
+        if one["trial_key"] == results.best.trial_key and one["metric"] != "test/ece":
+            assert f"{one['trial_key']}, {one['metric']}: {sentence(one)}" in shown.output
+
+
 def test_a_confirmation_is_no_study_of_its_own(results):
     """Neither it nor one of an earlier version, which is told by its description alone, has a winner or is compared."""
     confirm(results, top=1, seeds=2, debug=True)
@@ -92,8 +148,7 @@ def test_a_confirmation_is_no_study_of_its_own(results):
         assert confirmation.confirms == "tiny" and confirmation.best is None
         assert confirmation.summary()["winner"] is None and study_status(again).best is None
         assert [study.directory for study in find_studies([root])] == [results.directory]
-        with pytest.raises(BadInput, match="the confirmation of tiny: compare that study"):
-            find_studies([again])
+        assert [study.directory for study in find_studies([again, results.directory])] == [results.directory]
         with pytest.raises(BadInput, match="the confirmation of tiny: confirm that study"):
             confirm(confirmation, top=1, seeds=2, debug=True)
         shown = CliRunner().invoke(app, ["export", str(again), "--to", str(root / "out")])
@@ -102,6 +157,16 @@ def test_a_confirmation_is_no_study_of_its_own(results):
         first["study"].pop("confirms", None)
         write_plain(again / LEDGER, [first, *others])
     assert "confirms" not in first["study"]
+    (facts,) = compare_studies(find_studies([root])).facts.values()
+    assert facts["winner"] == results.best.trial_key and (facts["confirmed"], facts["fresh seeds"]) == ("yes", 2)
+    (ece,) = [one for one in read_confirmation(results.directory) if one["metric"] == "val/ece"]
+    shown = [facts[f"fresh seeds val/ece{end}"] for end in ("", " low", " high")]
+    assert shown == [ece["mean"], ece["low"], ece["high"]]
+    shutil.move(again, root / "elsewhere")
+    shutil.move(results.directory, root / "away")
+    with pytest.raises(BadInput, match="the confirmation of tiny, which is not beside it"):
+        find_studies([root / "elsewhere"])
+    shutil.move(root / "away", results.directory)
     assert results.confirms is None and load_study(results.directory).summary()["winner"]["confirmed"]
 
 
