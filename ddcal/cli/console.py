@@ -149,9 +149,9 @@ def print_confirmation(found: list[Confirmed], results: StudyResults, console: C
     console.print("intervals: of the mean, Student's t over seeds, cut to what is possible")
     if best is None:
         return
-    for one in records:
-        if one["trial_key"] == best.trial_key and one["metric"] in (*results.study.objectives, WINNER_METRIC):
-            console.print(f"{best.trial_key}, {one['metric']}: {sentence(one)}")
+    for record in records:
+        if record["trial_key"] == best.trial_key and record["metric"] in (*results.study.objectives, WINNER_METRIC):
+            console.print(f"{best.trial_key}, {record['metric']}: {sentence(record)}")
     if first := standing(records, best.trial_key, WINNER_METRIC):
         console.print(first)
 

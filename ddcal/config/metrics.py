@@ -61,6 +61,6 @@ def possible(metric: str, low: float, high: float) -> tuple[float, float]:
 
 
 def better(metric: str) -> Literal["min", "max"]:
-    """Return the direction in which a metric, for example ``test/raw/accuracy``, is better; an unknown one is an error, and lower."""
+    """Return the direction in which a metric such as ``test/raw/accuracy`` is better; an unknown one is an error."""
     name = metric.rpartition("/")[2]
     return METRICS[name].better if name in METRICS else "min"

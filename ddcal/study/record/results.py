@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ddcal.config import StudyConfig, TrialConfig
 from ddcal.config.base import RECORDED
@@ -248,7 +248,7 @@ class StudyResults:
                 return trial
         raise BadInput(f"{self.directory.name} has no trial {identifier!r}; it has 0 to {len(self.records) - 1}")
 
-    def confirmed(self, trial: Trial) -> list[dict[str, Any]] | bool:
+    def confirmed(self, trial: Trial) -> list[dict[str, Any]] | Literal[False]:
         """Return what `ddcal confirm` measured for a trial on fresh seeds, a record a metric; False if it did not."""
         try:
             leaders = read_confirmation(self.directory)

@@ -154,7 +154,12 @@ def compare(results: StudyResults, leaders: list[Trial], again: StudyResults) ->
             mean, low, high = mean_interval(values)
             assert low is not None and high is not None, "MIN_SEEDS is at least 2"
             low, high = possible(metric, low, high)
-            measured = {"trial_key": leader.trial_key, "metric": metric, "searched": searched, "mean": mean}
+            measured: dict[str, Any] = {
+                "trial_key": leader.trial_key,
+                "metric": metric,
+                "searched": searched,
+                "mean": mean,
+            }
             measured |= {"low": low, "high": high, "seeds": len(values), "std": standard_deviation(values)}
             found.append(Confirmed(**measured, verdict=verdict(measured)))
     return found
