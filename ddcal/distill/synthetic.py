@@ -19,7 +19,7 @@ DESCRIPTION = "synthetic.json"
 FORMAT_VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SyntheticSet:
     """A distilled set in network-input space, ordered by class.
 
@@ -52,6 +52,17 @@ class SyntheticSet:
         counts = torch.bincount(self.labels)
         if len(counts) == 0 or int(counts.min()) != int(counts.max()):
             raise ValueError(f"images per class differ: {counts.tolist()}; a distilled set has the same count of each")
+
+    def __repr__(self) -> str:
+        backbone = self.provenance.get("backbone") or "images"
+        shape = "x".join(map(str, self.images.shape[1:]))
+        per_class = f"{self.images_per_class} image{'s' * (self.images_per_class != 1)} of {shape}"
+        return f"<SyntheticSet {backbone}: {self.num_classes} classes, {per_class} each (ipc {self.ipc})>"
+
+    def _repr_html_(self) -> str:
+        from ddcal.distill.shown import synthetic_html
+
+        return synthetic_html(self)
 
     @property
     def images_per_class(self) -> int:

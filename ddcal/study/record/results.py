@@ -8,7 +8,7 @@ import math
 import re
 import shlex
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,6 +40,7 @@ from ddcal.study.record.events import (
 from ddcal.study.record.folder_files import replace_text, write_csv
 from ddcal.study.record.ledger import FIDELITY_STEPS, LEDGER, DamagedLedger, in_short, read_ledger
 from ddcal.study.record.recorded import as_begun, log_of, recorded_store, recorded_study
+from ddcal.study.record.shown import ShownStudy, ShownTrial
 
 if TYPE_CHECKING:
     import pandas
@@ -52,13 +53,13 @@ UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """What making sense of damaged JSON may raise."""
 
 
-@dataclass(frozen=True)
-class Trial:
+@dataclass(frozen=True, repr=False)
+class Trial(ShownTrial):
     """One trial as the ledger tells it; ``outcome`` is None while it is unfinished.
 
     ``metrics`` of a trial that did not come to its end are those of its last point, at ``progress``. ``gpu`` is its
     share of a GPU, ``grown`` after it had run out of memory at a smaller one. ``config_values`` is its config as the
-    ledger has it; use `config`.
+    ledger has it; use `config`. ``home`` is its study's folder and the place of its store.
     """
 
     number: int
@@ -84,6 +85,7 @@ class Trial:
     grown: bool = False
     progress: float = 0.0
     steps: tuple[int, ...] = ()
+    home: tuple[Path, str] | None = field(default=None, compare=False)
 
     @cached_property
     def config(self) -> TrialConfig:
@@ -110,7 +112,7 @@ class Trial:
         return saved(self.cache_hits, self.stage_seconds, self.stage_gpus)[1]
 
 
-class StudyResults:
+class StudyResults(ShownStudy):
     """A study's folder, read from its ledger.
 
     Attributes:
@@ -196,7 +198,8 @@ class StudyResults:
                 self.study = self.study.model_copy(update={"storage": storage})
         except UNREADABLE as error:
             raise DamagedLedger(f"{self.directory / LEDGER}: the study in it is not one: {in_short(error)}") from error
-        self.records = [Trial(**trials[number]) for number in sorted(trials)]
+        home = (self.directory, self.store)
+        self.records = [Trial(**trials[number], home=home) for number in sorted(trials)]
 
     @property
     def trials(self) -> pandas.DataFrame:
