@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddcal.analysis.figures.style import BLUE, GREEN, GREY, ORANGE, RED
+from ddcal.analysis.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, YELLOW
 from ddcal.config.calibrations import CALIBRATIONS
 from ddcal.pictures import literal
 
@@ -24,9 +24,9 @@ REDUCED_NOTE = "reduced scale: not comparable with the published column"
 MAX_WIDTH = 13.5
 """Inches: no figure is wider than 1350 px."""
 
-PURPLE, BROWN, TEAL, PINK, OLIVE, BLACK = "#7b4fa3", "#8c564b", "#2a9d9d", "#d77fb3", "#9a8f1f", "#333333"
+WINE = "#882255"
 
-COLOURS = (BLUE, RED, GREEN, ORANGE, PURPLE, BROWN, TEAL, PINK, OLIVE, BLACK)
+COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK, GREY, WINE, YELLOW)
 """Ten colours that can be told apart: classes, backbones, and methods without a colour of their own."""
 
 OTHER_LABELS = {
@@ -44,19 +44,19 @@ LOOKS = {
     "raw": (BLACK, "o"),
     "cross_entropy": (BLACK, "o"),
     "mixup": (ORANGE, "^"),
-    "label_smoothing": (PURPLE, "v"),
-    "focal": (BROWN, "X"),
-    "mdt": (PINK, "h"),
+    "label_smoothing": (SKY, "v"),
+    "focal": (GREEN, "X"),
+    "mdt": (PURPLE, "h"),
     "ts_train": (BLUE, "s"),
-    "ts_holdout": (TEAL, "P"),
-    "ts_cv": (OLIVE, "p"),
+    "ts_holdout": (SKY, "P"),
+    "ts_cv": (ORANGE, "p"),
     "ts_val": (GREEN, "D"),
-    "mts": (RED, "*"),
-    "mts_distilled": ("#1f9ed1", "<"),
-    "mts_val_tuned": ("#c05a00", ">"),
+    "mts": (VERMILLION, "*"),
+    "mts_distilled": (PURPLE, "<"),
+    "mts_val_tuned": (WINE, ">"),
     "noise_floor": (GREY, "."),
 }
-"""Methods that have the same colour and marker in every figure."""
+"""Methods that have the same colour and marker in every figure; losses and calibrations are never in one."""
 
 OTHERS = (("#5c5cd6", "d"), ("#6b8f23", "H"), ("#b04a7a", "8"), ("#4a6a6a", "<"))
 """Colours and markers of other methods."""

@@ -22,8 +22,16 @@ PANEL_WIDTH, HEIGHT = 2.5, 3.9
 LEFT, RIGHT, BOTTOM, TOP, TOP_WITH_TITLE = 0.85, 0.15, 0.5, 0.55, 0.85
 GAP, GAP_BELOW = 0.25, 0.165
 """Inches around the panels, between two panels, and between a panel's halves."""
-ACCURACY_COLOUR, SHARE_COLOUR, LINE_COLOUR = "#3b6ea8", "#9aa5b1", "#444444"
-OVER_COLOUR, UNDER_COLOUR, GRID_COLOUR = "#f0a8a3", "#f2c14e", "#d8d8d8"
+ACCURACY_COLOUR, SHARE_COLOUR, LINE_COLOUR = "#0072b2", "#9aa5b1", "#333333"
+OVER_COLOUR, UNDER_COLOUR, GRID_COLOUR = "#d55e00", "#f0e442", "#d8d8d8"
+"""Blue, vermillion and yellow of Okabe and Ito (2008), which colour-blind people tell apart."""
+
+PALE = 0.3
+"""How much of its colour a bin keeps that holds almost no images."""
+
+FEW_SHARE, FEW_IMAGES = 0.01, 10
+"""A bin is pale below this share of the images, or this number: its accuracy hardly counts, or is hardly known."""
+
 LEGEND = (("accuracy", ACCURACY_COLOUR), ("over-confident", OVER_COLOUR), ("under-confident", UNDER_COLOUR))
 
 
@@ -56,9 +64,9 @@ class _Marks:
     frames: list[list[Point]] = field(default_factory=list)
     words: list[tuple[Point, str, dict[str, Any]]] = field(default_factory=list)
 
-    def bar(self, corners: list[Point], colour: str) -> None:
+    def bar(self, corners: list[Point], colour: str, pale: bool = False) -> None:
         self.bars.append(corners)
-        self.colours.append(colour)
+        self.colours.append(_paled(colour) if pale else colour)
 
     def word(self, place: Point, text: str, across: str, along: str, size: float = 10, turned: float = 0) -> None:
         settings = {"ha": across, "va": along, "fontsize": size, "rotation": turned}
@@ -82,7 +90,8 @@ def plot_reliability(rows: Mapping[str, ReliabilityBins], title: str = "") -> Fi
     """Return a figure with one reliability diagram for each calibration, side by side.
 
     Above, bars show the accuracy of each bin, and a shaded bar the gap to the bin's mean confidence: over-confident
-    above the accuracy, under-confident on top of it. The dashed diagonal is perfect calibration. Below, the share of
+    above the accuracy, under-confident on top of it. Bins with fewer than `FEW_IMAGES` images, or than `FEW_SHARE` of
+    them, are pale. The dashed diagonal is perfect calibration. Below, the share of
     the images in each bin, on one scale for all panels. The ECE, in percent, stands in each panel's title.
 
     The figure has no axes: its marks are collections in inches, because every trial of a study draws one.
@@ -119,16 +128,23 @@ def plot_reliability(rows: Mapping[str, ReliabilityBins], title: str = "") -> Fi
     return _draw(marks, width, _Box(LEFT, top - 0.62, 1.4, 0.6))
 
 
+def _paled(colour: str) -> str:
+    """Return a colour ``#rrggbb`` mixed with white."""
+    parts = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return "#" + "".join(f"{round(255 - PALE * (255 - part)):02x}" for part in parts)
+
+
 def _accuracy(marks: _Marks, box: _Box, bins: ReliabilityBins) -> None:
-    count = len(bins.counts)
+    count, total = len(bins.counts), int(bins.counts.sum())
     for index in np.flatnonzero(bins.counts):
         low, high = index / count, (index + 1) / count
         right, sure = float(bins.accuracy[index]), float(bins.confidence[index])
-        marks.bar(box.bar(low, high, 0, right), ACCURACY_COLOUR)
+        pale = bins.counts[index] < max(FEW_IMAGES, FEW_SHARE * total)
+        marks.bar(box.bar(low, high, 0, right), ACCURACY_COLOUR, pale)
         if sure > right:
-            marks.bar(box.bar(low, high, right, sure), OVER_COLOUR)
+            marks.bar(box.bar(low, high, right, sure), OVER_COLOUR, pale)
         elif sure < right:
-            marks.bar(box.bar(low, high, sure, right), UNDER_COLOUR)
+            marks.bar(box.bar(low, high, sure, right), UNDER_COLOUR, pale)
     marks.grid += [[box.at(0, y), box.at(1, y)] for y in (0.25, 0.5, 0.75)]
     marks.diagonals.append([box.at(0, 0), box.at(1, 1)])
     marks.frames.append([*box.bar(0, 1, 0, 1), box.at(0, 0)])

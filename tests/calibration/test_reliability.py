@@ -47,7 +47,7 @@ def test_one_panel_a_calibration_with_its_ece() -> None:
 def test_bars_are_the_bins_to_scale() -> None:
     """Three bins: an over-confident one, an empty one, an under-confident one with the most images."""
     nan = float("nan")
-    one = ReliabilityBins(np.array([2, 0, 6]), np.array([0.3, nan, 0.8]), np.array([0.2, nan, 1.0]))
+    one = ReliabilityBins(np.array([20, 0, 60]), np.array([0.3, nan, 0.8]), np.array([0.2, nan, 1.0]))
     figure = plot_reliability({"raw": one})
     assert colours(figure) == Counter(
         {ACCURACY_COLOUR: 3, OVER_COLOUR: 2, UNDER_COLOUR: 2, SHARE_COLOUR: 2, "#ffffff": 1}  # the legend has one each
@@ -65,6 +65,15 @@ def test_bars_are_the_bins_to_scale() -> None:
     (few, many) = spans[SHARE_COLOUR]
     assert many[3] == pytest.approx(3 * few[3]) and many[0] == pytest.approx(left + 2 * width)
     assert "80 %" in words(figure)  # the scale of the shares: 6 of 8, rounded up
+
+
+@pytest.mark.parametrize(("counts", "pale"), [((9, 90), 1), ((10, 90), 0), ((99, 9901), 1), ((100, 9900), 0)])
+def test_bins_that_hold_almost_no_images_are_pale(counts: tuple[int, int], pale: int) -> None:
+    """Below 10 images, or 1 % of them."""
+    one = ReliabilityBins(np.array(counts), np.array([0.2, 0.8]), np.array([0.1, 0.9]))
+    found = colours(plot_reliability({"raw": one}))
+    assert found[ACCURACY_COLOUR] == 3 - pale and found[OVER_COLOUR] == 2 - pale and found[UNDER_COLOUR] == 2
+    assert len(found) == 5 + 2 * pale
 
 
 def test_files_repeat_to_the_byte(tmp_path: Path) -> None:

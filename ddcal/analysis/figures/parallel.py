@@ -8,7 +8,8 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddcal.analysis.figures.style import GREY, RED, objective_label
+from ddcal.analysis.figures.scales import LABEL_BOX, Scale, scale_of
+from ddcal.analysis.figures.style import VERMILLION
 from ddcal.config.study import Domain
 from ddcal.pictures import literal, save_figure
 from ddcal.study.record.results import StudyResults, Trial
@@ -25,7 +26,9 @@ SPREAD = 0.035
 
 
 def plot_parallel(results: StudyResults, objective: str, path: Path) -> Path:
-    """Draw the complete trials with a value of ``objective``, better ones darker, the winner in red; save a PNG.
+    """Draw the complete trials with a value of ``objective``, better ones darker, the winner in vermillion; save a PNG.
+
+    Colours go by rank, so that one outlier leaves the others their differences; the objective's axis is `scale_of`'s.
 
     Ranges of ``loguniform`` have a logarithmic axis, choices one place each. A line is dashed to and from a name that
     is not active in its trial, and passes it at the place ``inactive``.
@@ -41,10 +44,11 @@ def plot_parallel(results: StudyResults, objective: str, path: Path) -> Path:
     names = list(study.space)
     trials = [t for t in results.records if t.outcome == "complete" and (t.metrics or {}).get(objective) is not None]
     values = {trial.number: float((trial.metrics or {})[objective]) for trial in trials}
-    low, high = (min(values.values()), max(values.values())) if values else (0.0, 1.0)
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    norm = Normalize(low, high)
+    scale = scale_of(objective, list(values.values()))
+    ordered = sorted(values.values())
+    last = len(ordered) - 1  # equal values share their mean rank
+    ranks = {n: (ordered.index(value) + last - ordered[::-1].index(value)) / 2 for n, value in values.items()}
+    norm = Normalize(0, max(1, last))
     figure: Figure = Figure(figsize=(max(7.0, 2.2 + 1.5 * len(names)), 5), layout="constrained")
     axes = figure.add_subplot()
     minimise = study.objectives[objective] == "min"
@@ -53,7 +57,7 @@ def plot_parallel(results: StudyResults, objective: str, path: Path) -> Path:
 
     def draw(trial: Trial, colour: Any, width: float, order: int) -> None:
         heights = [_height(study.space[name], trial, name) for name in names]
-        heights.append((values[trial.number] - low) / (high - low))
+        heights.append(scale.place(values[trial.number]))
         for place, (a, b) in enumerate(itertools.pairwise(heights)):
             gap = a is None or b is None
             y = (INACTIVE if a is None else a, INACTIVE if b is None else b)
@@ -66,10 +70,10 @@ def plot_parallel(results: StudyResults, objective: str, path: Path) -> Path:
     worst_first = sorted(trials, key=lambda trial: values[trial.number], reverse=minimise)
     for trial in worst_first:
         if best is None or trial.number != best.number:
-            draw(trial, colours.cmap(norm(values[trial.number])), width, 3)
+            draw(trial, colours.cmap(norm(ranks[trial.number])), width, 3)
     if best is not None and best.number in values:
-        draw(best, RED, 2.2, 5)
-        axes.plot([], [], color=RED, lw=2.2, label=f"winner: {best.trial_key}")
+        draw(best, VERMILLION, 2.2, 5)
+        axes.plot([], [], color=VERMILLION, lw=2.2, label=f"winner: {best.trial_key}")
         figure.legend(loc="outside lower center", frameon=False, fontsize=9)
 
     conditional = any(domain.when for domain in study.space.values())
@@ -79,12 +83,13 @@ def plot_parallel(results: StudyResults, objective: str, path: Path) -> Path:
         if study.space[name].when:
             axes.text(place, INACTIVE - 0.03, "inactive", ha="center", va="top", fontsize=8, color="#666666")
     axes.vlines(len(names), 0, 1, color="black", lw=0.8, zorder=4)
+    _objective_ticks(axes, len(names), scale)
     axes.set_xticks(
         range(len(names) + 1),
         ["\n".join(textwrap.wrap(name.replace(".", ". "), 13)).replace(". ", ".") for name in [*names, objective]],
         fontsize=9,
     )
-    axes.set_xlim(-0.25, len(names) + 0.15)
+    axes.set_xlim(-0.25, len(names) + 0.5)
     axes.set_ylim(INACTIVE - 0.1 if conditional else -0.06, 1.06)
     axes.set_yticks(())
     axes.xaxis.tick_top()
@@ -92,11 +97,10 @@ def plot_parallel(results: StudyResults, objective: str, path: Path) -> Path:
     for side in axes.spines.values():
         side.set_visible(False)
     figure.suptitle(f"{study.name}: {len(trials)} complete trial{'s' * (len(trials) != 1)}")
-    if len(set(values.values())) > 1:
-        figure.colorbar(colours, ax=axes, label=objective_label(study, objective), pad=0.01, fraction=0.03)
-    elif values:
-        text = f"{next(iter(values.values())):.4g}"
-        axes.text(len(names) + 0.05, 0.5, text, fontsize=9, va="center", color=GREY if best is None else "black")
+    if len(set(ordered)) > 1:
+        bar = figure.colorbar(colours, ax=axes, label=f"{objective}, coloured by rank", pad=0.01, fraction=0.03)
+        places = sorted({0, last // 2, last})
+        bar.set_ticks(places, labels=[f"{ordered[place]:.3g}" for place in places])
     save_figure(figure, path)
     return path
 
@@ -129,19 +133,30 @@ def _ticks(axes: Axes, place: int, domain: Domain) -> None:
     if domain.kind == "choice":
         marks = [(_choice_height(domain, i), _short(choice)) for i, choice in enumerate(domain.corners)]
     else:
-        low, high = _ends(domain)
-        if domain.kind == "int" and high - low <= 5:
-            inner = [low + step for step in range(int(high - low) + 1)]
-        else:
-            inner = [low + (high - low) * part for part in (0, 0.25, 0.5, 0.75, 1)]
-        if domain.kind == "int":
-            inner = sorted({float(round(value)) for value in inner})
-        labels = [math.exp(value) if domain.kind == "loguniform" else value for value in inner]
-        marks = [((value - low) / (high - low), f"{label:.3g}") for value, label in zip(inner, labels, strict=True)]
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
+        low, high = (float(corner) for corner in domain.corners)  # type: ignore[arg-type]
+        scale = Scale(domain.kind == "loguniform", low, high)
+        inner = [v for v in scale.ticks() if domain.kind != "int" or v == round(v)] if high > low else []
+        inner = [v for v in inner if 0.08 < scale.place(v) < 0.92]
+        marks = [(scale.place(value), f"{value:.3g}") for value in (low, *inner, high)]
     for height, label in marks:
-        axes.text(place - 0.04, height, label, ha="right", va="center", fontsize=8, zorder=6, bbox=box)
+        axes.text(place - 0.04, height, label, ha="right", va="center", fontsize=8, zorder=6, bbox=LABEL_BOX)
         axes.plot((place - 0.025, place), (height, height), color="black", lw=0.8, zorder=6)
+
+
+def _objective_ticks(axes: Axes, place: int, scale: Scale) -> None:
+    """Write the objective's values at the right of its axis; the value of one that was cut off stands at its end."""
+    marks = [(scale.place(value), f"{value:.3g}") for value in scale.ticks()]
+    for height, beyond in (
+        (0.0, [v for v in scale.cut if v < scale.low]),
+        (1.0, [v for v in scale.cut if v > scale.high]),
+    ):
+        if beyond:
+            farthest = min(beyond) if height == 0.0 else max(beyond)
+            marks = [mark for mark in marks if abs(mark[0] - height) > 0.06]
+            marks.append((height, f"{'↓' if height == 0.0 else '↑'} {farthest:.3g}"))
+    for height, label in marks:
+        axes.text(place + 0.05, height, label, ha="left", va="center", fontsize=8, zorder=6, bbox=LABEL_BOX)
+        axes.plot((place, place + 0.03), (height, height), color="black", lw=0.8, zorder=6)
 
 
 def _short(value: Any) -> str:

@@ -6,7 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddcal.analysis.figures.parallel import plot_parallel
-from ddcal.analysis.figures.style import BLUE, GREEN, GREY, ORANGE, RED, objective_label, trial_ticks, whole_file_name
+from ddcal.analysis.figures.scales import mark_cut, scale_of
+from ddcal.analysis.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    VERMILLION,
+    label_points,
+    objective_label,
+    trial_ticks,
+    whole_file_name,
+)
 from ddcal.pictures import save_figure
 from ddcal.study.record.results import StudyResults, Trial
 
@@ -18,9 +29,17 @@ if TYPE_CHECKING:
 FIGURES = "figures"
 """The folder of a study's pictures, in the study's folder."""
 
+ROOM_BELOW = 0.1
+"""Of a panel's height, for the marks of trials without a value."""
+
 MIN_TRIALS, MANY_TRIALS = 4, 200
 
-VALUELESS = {"pruned": (ORANGE, "v"), "failed": (RED, "x"), "out_of_memory": (RED, "D"), "killed": (GREY, "s")}
+VALUELESS = {
+    "pruned": (ORANGE, "v"),
+    "failed": (VERMILLION, "x"),
+    "out_of_memory": (VERMILLION, "D"),
+    "killed": (GREY, "s"),
+}
 """Outcomes that leave no final value: colour and marker below the axis."""
 
 
@@ -57,7 +76,7 @@ def draw_at_end(results: StudyResults) -> None:
 
 
 def plot_pareto(results: StudyResults, path: Path) -> Path:
-    """Draw every trial in the plane of the first two objectives, the feasible front joined, and save a PNG.
+    """Draw every trial in the plane of the first two objectives, the feasible front joined and numbered; save a PNG.
 
     A study of one objective is drawn over the trial number instead.
 
@@ -70,44 +89,55 @@ def plot_pareto(results: StudyResults, path: Path) -> Path:
     axes = figure.add_subplot()
     objectives = list(results.study.objectives)
     front = {trial.number for trial in results.pareto}
-
-    def place(trial: Trial) -> tuple[float, float]:
-        metrics = trial.metrics or {}
-        x = float(trial.number) if len(objectives) == 1 else metrics[objectives[0]]
-        return x, metrics[objectives[-1 if len(objectives) == 1 else 1]]
-
     drawn = [
         t
         for t in results.records
         if t.outcome in ("complete", "infeasible") and all(_value(t, name) is not None for name in objectives[:2])
     ]
+    shown = objectives[:2] if len(objectives) > 1 else objectives
+    scales = [scale_of(name, [float((t.metrics or {})[name]) for t in drawn]) for name in shown]
+
+    def place(trial: Trial) -> tuple[float, float]:
+        at = [scale.shown((trial.metrics or {})[name]) for name, scale in zip(shown, scales, strict=True)]
+        return (float(trial.number), at[0]) if len(at) == 1 else (at[0], at[1])
+
     best = results.best
     for label, color, marker, chosen in (
         ("infeasible", GREY, "x", [t for t in drawn if t.outcome == "infeasible"]),
         ("feasible", BLUE, "o", [t for t in drawn if t.outcome == "complete" and t.number not in front]),
-        ("Pareto front" if len(objectives) > 1 else "best", RED, "o", [t for t in drawn if t.number in front]),
+        ("Pareto front" if len(objectives) > 1 else "best", VERMILLION, "o", [t for t in drawn if t.number in front]),
     ):
         if chosen:
             x, y = zip(*map(place, chosen), strict=True)
-            axes.scatter(x, y, c=color, marker=marker, s=36, label=label, zorder=2)
+            axes.scatter(x, y, c=color, marker=marker, s=36, label=label, zorder=2, clip_on=False)
     if len(objectives) > 1 and len(front) > 1:
         points = sorted(place(trial) for trial in drawn if trial.number in front)
         way = results.study.objectives[objectives[0]]
         x, y = zip(*points, strict=True)
         # Between two members nothing is known: the step goes through what both of them already reach.
-        axes.step(x, y, where="post" if way == "min" else "pre", color=RED, lw=1, zorder=1)
+        axes.step(x, y, where="post" if way == "min" else "pre", color=VERMILLION, lw=1, zorder=1)
     if best is not None and best in drawn:
         label = f"winner: {best.trial_key}"
-        axes.scatter(*place(best), s=130, facecolors="none", edgecolors=RED, linewidths=1.5, label=label, zorder=3)
+        axes.scatter(
+            *place(best), s=130, facecolors="none", edgecolors=VERMILLION, linewidths=1.5, label=label, zorder=3
+        )
     if len(objectives) == 1:
         trial_ticks(axes)
     axes.set_xlabel("trial" if len(objectives) == 1 else objective_label(results.study, objectives[0]))
     axes.set_ylabel(objective_label(results.study, objectives[-1 if len(objectives) == 1 else 1]))
     axes.set_title(results.study.name)
-    axes.margins(0.08)
     axes.grid(alpha=0.3)
+    if len(scales) > 1:
+        scales[0].apply(axes, "x")
+    scales[-1].apply(axes, "y")
     if drawn:
         figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+        figure.draw_without_rendering()  # the labels' places are those of the finished layout
+        numbered = [t for t in drawn if t.number in front] if len(objectives) > 1 else []
+        values = [[float((t.metrics or {})[name]) for name in shown] for t in drawn]
+        mark_cut(axes, [place(t) for t in drawn], values, scales)
+        others = [place(t) for t in drawn if t not in numbered]
+        label_points(axes, [place(t) for t in numbered], [str(t.number) for t in numbered], others)
     save_figure(figure, path)
     return path
 
@@ -168,11 +198,13 @@ def plot_importances(results: StudyResults, path: Path) -> Path:
 def _draw_history(axes: Axes, results: StudyResults, objective: str) -> None:
     minimise = results.study.objectives[objective] == "min"
     measured = [(t, v) for t in results.records if (v := _value(t, objective)) is not None]
+    valueless = any(trial.outcome in VALUELESS for trial in results.records)
+    scale = scale_of(objective, [value for _, value in measured])
     for outcome, color, marker, order in (("complete", BLUE, "o", 3), ("infeasible", GREY, "x", 2)):
-        points = [(trial.number, value) for trial, value in measured if trial.outcome == outcome]
+        points = [(trial.number, scale.shown(value)) for trial, value in measured if trial.outcome == outcome]
         if points:
             at, values = zip(*points, strict=True)
-            axes.scatter(at, values, c=color, marker=marker, s=22, label=outcome, zorder=order)
+            axes.scatter(at, values, c=color, marker=marker, s=22, label=outcome, zorder=order, clip_on=False)
     best: list[tuple[int, float]] = []
     for trial, value in measured:
         if trial.outcome == "complete":
@@ -190,23 +222,27 @@ def _draw_history(axes: Axes, results: StudyResults, objective: str) -> None:
             low = [0.03] * len(numbers)
             axes.scatter(numbers, low, c=color, marker=marker, s=22, transform=across, label=label, zorder=4)
     axes.set_ylabel(objective_label(results.study, objective), fontsize=9)
-    axes.margins(y=0.1)
     axes.grid(alpha=0.3)
+    if measured:
+        scale = scale.with_room_below(ROOM_BELOW) if valueless else scale
+        scale.apply(axes, "y")
+        at_edge = [(float(trial.number), scale.shown(value)) for trial, value in measured]
+        mark_cut(axes, at_edge, [[value] for _, value in measured], [scale])
 
 
 def _draw_importances(axes: Axes, rows: list[Importance]) -> None:
     for place, one in enumerate(rows):
         if one.share is None or one.low is None or one.high is None:
-            axes.text(0.005, place, f"too few trials ({one.trials})", va="center", fontsize=8, color="#555555")
+            axes.text(1.02, place, f"too few trials ({one.trials})", va="center", fontsize=9, color="#555555")
             continue
         axes.barh(place, one.share, color=BLUE if one.better != "unclear" else GREY, height=0.6)
-        axes.hlines(place, one.low, one.high, color="black", lw=1.2)
+        axes.hlines(place, one.low, one.high, color="black", lw=1.4, clip_on=False)
         better = "no clear direction" if one.better == "unclear" else f"better: {one.better}"
         note = f"{better}, {one.trials} trials" + (", where active" if one.where else "")
-        axes.text(max(one.share, one.high) + 0.01, place, note, va="center", fontsize=8)
+        axes.text(1.02, place, note, va="center", fontsize=9)
     axes.set_yticks(range(len(rows)), [one.name for one in rows], fontsize=9)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(0, 1.45)
+    axes.set_xlim(0, 1)
     axes.set_xticks((0, 0.25, 0.5, 0.75, 1.0))
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)

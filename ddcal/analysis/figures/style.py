@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ddcal.config import StudyConfig
@@ -9,8 +10,11 @@ from ddcal.config import StudyConfig
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-GREY, BLUE, RED, GREEN, ORANGE = "#a8a8a8", "#3b6ea8", "#d1495b", "#3a7d44", "#e08e1b"
-SERIES = (BLUE, RED, GREEN, ORANGE, "#7b4fa3", "#555555")
+BLUE, VERMILLION, GREEN, ORANGE = "#0072b2", "#d55e00", "#009e73", "#e69f00"
+SKY, PURPLE, YELLOW, GREY, BLACK = "#56b4e9", "#cc79a7", "#f0e442", "#999999", "#000000"
+"""The palette of Okabe and Ito (2008), which colour-blind people tell apart, and a grey."""
+
+SERIES = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, BLACK)
 
 
 def objective_label(study: StudyConfig, objective: str) -> str:
@@ -25,6 +29,50 @@ def trial_ticks(axes: Axes) -> None:
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, -0.5), max(high, 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def label_points(
+    axes: Axes,
+    points: Sequence[tuple[float, float]],
+    labels: Sequence[str],
+    others: Sequence[tuple[float, float]] = (),
+    size: float = 9,
+) -> None:
+    """Write a label beside each point, of eight places the first where it covers no point and no other label.
+
+    Where there is none, the label is left out: the table beside the picture has it. The layout must be final.
+
+    Args:
+        axes: The axes, their limits set.
+        points: The points, in the axes' values.
+        labels: One a point.
+        others: Points without a label, which are not covered either.
+        size: Of the letters, in points.
+    """
+    figure = axes.figure
+    unit = figure.dpi / 72.0 * size  # pixels of the font's height
+    spots = [tuple(axes.transData.transform(point)) for point in points]
+    everything = [*spots, *(tuple(axes.transData.transform(point)) for point in others)]
+    taken = [(x - 0.35 * unit, y - 0.35 * unit, x + 0.35 * unit, y + 0.35 * unit) for x, y in everything]
+    frame = axes.get_window_extent()
+    for (x, y), label in zip(spots, labels, strict=True):
+        width, height, gap = 0.62 * unit * len(label), unit, 0.45 * unit
+        for across, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)):
+            left = x + across * gap - (0.0, width / 2, width)[(1, 0, -1).index(across)]
+            low = y + up * gap - (0.0, height / 2, height)[(1, 0, -1).index(up)]
+            box = (left, low, left + width, low + height)
+            inside = frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] and box[3] <= frame.y1
+            if inside and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                across_axes, up_axes = axes.transAxes.inverted().transform((left + width / 2, low + height / 2))
+                axes.text(
+                    across_axes, up_axes, label, transform=axes.transAxes, ha="center", va="center", fontsize=size
+                )
+                break
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def whole_file_name(metric: str) -> str:
