@@ -4,7 +4,8 @@ A tensor "on cuda" says that it is on cuda:0 and keeps its values on the CPU, so
 bit. What CUDA refuses is refused: operations on tensors of two devices, generators of the other device. What makes the
 host wait for the device is counted with the line that asks for it, and so are the kernels that are started.
 
-It cannot tell whether a kernel exists, is deterministic, or rounds as the CPU's does.
+So are operations that give other bits every time on CUDA. It cannot tell whether a kernel exists or rounds as the
+CPU's does.
 """
 
 import collections
@@ -36,6 +37,19 @@ NO_KERNEL = {
     *("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "lift_fresh", "_local_scalar_dense"),
     *("_unsafe_view", "_reshape_alias"),
 }
+
+NOT_DETERMINISTIC = {
+    *(f"grid_sampler_{dimensions}d_backward" for dimensions in (2, 3)),
+    *(f"upsample_{kind}_backward" for kind in ("linear1d", "bilinear2d", "bicubic2d", "trilinear3d")),
+    *("_upsample_bilinear2d_aa_backward", "_upsample_bicubic2d_aa_backward"),
+    *("_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward", "avg_pool3d_backward"),
+    *("adaptive_max_pool2d_backward", "adaptive_max_pool3d_backward"),
+    *("fractional_max_pool2d_backward", "fractional_max_pool3d_backward", "max_unpool2d", "max_unpool3d"),
+    *(f"reflection_pad{dimensions}d_backward" for dimensions in (1, 2, 3)),
+    *("nll_loss2d_forward", "nll_loss2d_backward", "_ctc_loss_backward", "put_", "put", "histc", "kthvalue"),
+}
+"""Operations that have no deterministic form on CUDA (`torch.use_deterministic_algorithms`); also a bincount with
+weights and a median with indices."""
 
 GIGABYTE = 1 << 30
 DRIVER = {
@@ -139,6 +153,8 @@ class PretendedCuda(TorchDispatchMode):
             change(torch.backends.cudnn.flags(enabled=False))  # batch norm would ask for cuDNN's kernels
             change(Numbered())
             self._set(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
+            before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+            self.changed.callback(lambda: torch.use_deterministic_algorithms(before[0], warn_only=before[1]))
             conversion = torch.__future__
             self._set(
                 conversion.set_overwrite_module_params_on_conversion,
@@ -220,6 +236,10 @@ class PretendedCuda(TorchDispatchMode):
             self.kernels[name] += 1
 
     def _refuse(self, operation, args, kwargs, tensors, ours, goes):
+        name = operation._schema.name.removeprefix("aten::")
+        weighed = (name == "bincount" and len(tensors) > 1) or operation is aten.median.dim
+        if ours and (name in NOT_DETERMINISTIC or weighed):
+            raise RuntimeError(f"{operation} does not have a deterministic implementation on CUDA")
         drawn = kwargs.get("generator")
         if drawn is not None and (source := PlacedGenerator.of.get(drawn._cdata, CPU)) != goes:
             raise RuntimeError(f"Expected a '{goes}' device type for generator but found '{source}' ({operation})")

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddcal.config.augmentations import OPERATIONS
+from ddcal.data.warp import warp
 from ddcal.moving import move_together
 
 FLIP_PROBABILITY = 0.5
@@ -156,9 +157,9 @@ def augment(images: Tensor, augmentation: Augmentation) -> Tensor:
         case "flip":
             return torch.where(parameters[:, :, None, None] > 0, images.flip(3), images)
         case "scale":
-            return _warp(images, _scale_matrix(parameters))
+            return warp(images, _scale_matrix(parameters))
         case "rotate":
-            return _warp(images, _rotation_matrix(parameters))
+            return warp(images, _rotation_matrix(parameters))
     raise ValueError(f"operation is {augmentation.operation!r}; it must be one of {', '.join(OPERATIONS)}")
 
 
@@ -236,12 +237,3 @@ def _rotation_matrix(parameters: Tensor) -> Tensor:
     angle = parameters[:, 0]
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     return torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
-
-
-def _warp(images: Tensor, matrices: Tensor) -> Tensor:
-    """Sample the images bilinearly at affinely moved positions; ``matrices`` is (1 or N, 2, 3)."""
-    # One warp for all: images become channels, so that positions and weights are worked out once.
-    stacked = images.reshape(1, -1, *images.shape[2:]) if len(matrices) == 1 else images
-    grid = F.affine_grid(matrices.to(images.dtype), list(stacked.shape), align_corners=False)
-    warped = F.grid_sample(stacked, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return warped.reshape(images.shape)

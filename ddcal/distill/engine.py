@@ -18,6 +18,7 @@ from ddcal.data import Dataset
 from ddcal.distill.distiller import Distiller
 from ddcal.distill.experts import Experts, train_experts
 from ddcal.distill.synthetic import SyntheticSet
+from ddcal.precision import Precision, state_determinism, state_precision
 
 
 def images_per_class(config: DistillConfig, classes: int, channels: int, size: int) -> int:
@@ -41,6 +42,7 @@ def make_distiller(
     seed: int,
     device: torch.device | str = "cpu",
     experts: Experts | None = None,
+    precision: Precision | None = "float32",
 ) -> Distiller:
     """Return the distiller of ``config.backbone`` at iteration 0; settings left out take the published values.
 
@@ -50,11 +52,15 @@ def make_distiller(
         seed: The trial's seed.
         device: Where to compute.
         experts: The trajectories that ``mtt`` matches; trained here and now if there are none. Others ignore them.
+        precision: Stated for this process (`ddcal.precision`); None leaves it as it is.
 
     Raises:
         ValueError: for ``backbone: full``, which distills nothing, an ``ipc`` that the dataset cannot give, or bases
             (RTP) that leave no room for coefficients.
     """
+    if precision is not None:
+        state_precision(precision)
+    state_determinism(device)
     resolved = resolve_distill(config, dataset.name)
     spec = resolved.spec
     if not spec.distills:
@@ -106,6 +112,7 @@ def distill(
     seed: int,
     on_progress: Callable[[int, int, float], None] | None = None,
     device: str = "cpu",
+    precision: Precision = "float32",
 ) -> SyntheticSet:
     """Distill ``dataset.train`` as ``config`` says.
 
@@ -115,13 +122,14 @@ def distill(
         seed: Every random number derives from it: same config, seed and machine give the same bits on the CPU.
         on_progress: Called after every iteration with (iteration, iterations, loss).
         device: Where to compute, ``"cpu"`` or ``"cuda"``.
+        precision: Stated for this process (`ddcal.precision`).
 
     Raises:
         DivergedError: if a loss becomes NaN or infinite, or explodes (`ddcal.divergence`).
         ValueError: as `make_distiller`.
     """
     keep_freed_memory()
-    distiller = make_distiller(dataset, config, seed, device)
+    distiller = make_distiller(dataset, config, seed, device, precision=precision)
     while distiller.iteration < distiller.iterations:
         loss = distiller.step()
         if on_progress is not None:

@@ -15,6 +15,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy, interpolate
 from torch.nn.init import xavier_uniform_
 
+from ddcal import precision
 from ddcal.config import DistillConfig, NetworkConfig
 from ddcal.config.augmentations import operations_of
 from ddcal.config.backbones.rtp import decoded_per_class
@@ -34,16 +35,32 @@ from ddcal.networks import build_network
 from ddcal.seeding import generator
 
 
-def decode(bases: Tensor, coefficients: Tensor, size: int) -> Tensor:
+def decode(bases: Tensor, coefficients: Tensor, size: int, weights: Tensor | None = None) -> Tensor:
     """Return images (n, C, S, S) = Σ coefficient · base, the bases enlarged bilinearly (method.md, RTP).
 
     Args:
         bases: (R, C, s, s).
         coefficients: (n, R).
         size: S, in pixels.
+        weights: `enlarging_weights`, to enlarge by two matrix products, whose backward gives the same bits every time
+            on a GPU; None takes `torch.nn.functional.interpolate`. The two differ by rounding.
     """
-    enlarged = interpolate(bases, size=(size, size), mode="bilinear", align_corners=False)
+    if weights is None:
+        enlarged = interpolate(bases, size=(size, size), mode="bilinear", align_corners=False)
+    else:
+        enlarged = weights @ bases @ weights.T
     return torch.einsum("nr,rchw->nchw", coefficients, enlarged)
+
+
+def enlarging_weights(size: int, side: int) -> Tensor:
+    """Return W (S, s), float32, with W·b·Wᵀ a base b (s, s) enlarged bilinearly, corners not aligned.
+
+    Args:
+        size: S, in pixels.
+        side: s, in pixels.
+    """
+    positions = ((torch.arange(size, dtype=torch.float64) + 0.5) * side / size - 0.5).clamp(0, side - 1)
+    return (1.0 - (positions[:, None] - torch.arange(side)).abs()).clamp_min(0.0).float()
 
 
 class AddressableMemories(Distiller):
@@ -70,6 +87,7 @@ class AddressableMemories(Distiller):
         self.flip = dataset_spec(dataset.name).flips
         self.real = RealBatches(dataset, settings.real_batch, device)
         self.mask = SyntheticMask(config.mask, seed, device)
+        self.weights: Tensor | None = None
         if settings.bases:
             shape = (dataset.channels, self.size, settings.bases, settings.downsample)
             self.per_class = decoded_per_class(config.ipc, dataset.num_classes, *shape)
@@ -81,6 +99,8 @@ class AddressableMemories(Distiller):
             xavier_uniform_(bases.flatten(1), generator=draws)
             xavier_uniform_(coefficients, generator=draws)
             self.memories = [bases.to(device), coefficients.to(device)]
+            if precision.adds_in_any_order(torch.device(device)):
+                self.weights = enlarging_weights(self.size, side).to(device)
         else:
             self.per_class = config.ipc
             images = random_subset(dataset, config.ipc, seed)[0]
@@ -165,7 +185,7 @@ class AddressableMemories(Distiller):
         if not self.settings.bases:
             return memories[0] if index is None else memories[0][index]
         bases, coefficients = memories
-        return decode(bases, coefficients if index is None else coefficients[index], self.size)
+        return decode(bases, coefficients if index is None else coefficients[index], self.size, self.weights)
 
     def _augmentation(self) -> Callable[[Tensor], Tensor]:
         """Return the iteration's augmentation, the same for every batch."""

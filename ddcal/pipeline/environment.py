@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ddcal.allocator import keep_freed_memory
+from ddcal.precision import Precision, state_determinism, state_precision
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Environment:
 
     device: str = "cpu"
     threads: int = 1
-    precision: str = "float32"
+    precision: Precision = "float32"
     kind: str | None = None
 
     @property
@@ -38,17 +39,14 @@ class Environment:
         return {"device": self.device_kind, "precision": self.precision, "threads": self.threads}
 
     def apply(self) -> None:
-        """Set torch's thread count for this process, have it keep freed memory, and deterministic convolutions."""
+        """Set torch's threads and arithmetic for this process (`ddcal.precision`), and have it keep freed memory."""
         import torch
 
         keep_freed_memory()
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
-        if self.device != "cpu":
-            torch.backends.cudnn.deterministic = True
-            torch.backends.cudnn.benchmark = False
-            torch.backends.cuda.matmul.allow_tf32 = False
-            torch.backends.cudnn.allow_tf32 = False
+        state_precision(self.precision)
+        state_determinism(self.device)
 
 
 def default_device() -> str:

@@ -16,6 +16,7 @@ from ddcal.data.augment import Augmentation, augment, draw_augmentation, draw_cr
 from ddcal.divergence import loss_problem, usual_cross_entropy
 from ddcal.errors import DivergedError
 from ddcal.networks import build_network, predict_logits
+from ddcal.precision import Precision, state_determinism, state_precision
 from ddcal.seeding import generator
 from ddcal.training.losses import make_loss
 from ddcal.training.mixup import draw_mixing
@@ -42,6 +43,7 @@ class DDNNTraining:
         seed: int,
         device: torch.device | str = "cpu",
         stream: str = "train",
+        precision: Precision | None = "float32",
     ) -> None:
         """Prepare the networks at epoch 0.
 
@@ -54,7 +56,11 @@ class DDNNTraining:
             seed: The trial's seed.
             device: Where to train.
             stream: What random numbers belong to, and errors name: ``train``, ``folds`` or ``probe``.
+            precision: Stated for this process (`ddcal.precision`); None leaves it as it is.
         """
+        if precision is not None:
+            state_precision(precision)
+        state_determinism(device)
         assert config.epochs and config.augment and config.lr and config.batch_size, "the config must be resolved"
         assert config.weight_decay is not None
         self.rate = config.lr

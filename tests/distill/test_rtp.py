@@ -12,7 +12,7 @@ from ddcal.config.augmentations import operations_of
 from ddcal.config.backbones.rtp import decoded_per_class
 from ddcal.data import augment, draw_augmentation
 from ddcal.distill import distill, make_distiller
-from ddcal.distill.rtp import decode
+from ddcal.distill.rtp import decode, enlarging_weights
 from ddcal.networks import build_network
 from ddcal.seeding import generator
 
@@ -42,6 +42,19 @@ def test_an_image_is_a_combination_of_enlarged_bases():
     enlarged = torch.nn.functional.interpolate(bases, scale_factor=2, mode="bilinear")
     assert torch.equal(found[0], torch.full((1, 8, 8), 2.0))
     torch.testing.assert_close(found[1], 1.0 - enlarged[1])
+
+
+@pytest.mark.parametrize(("side", "size"), [(4, 8), (16, 32), (14, 28), (11, 32), (8, 8)])
+def test_two_matrices_enlarge_as_interpolate_does(side, size):
+    draws = generator(0, "test", "bases")
+    bases = torch.randn(3, 2, side, side, generator=draws).requires_grad_()
+    coefficients, weights = torch.randn(4, 3, generator=draws), enlarging_weights(size, side)
+    assert weights.shape == (size, side) and torch.allclose(weights.sum(1), torch.ones(size))
+    found, wanted = (decode(bases, coefficients, size, one) for one in (weights, None))
+    cotangent = torch.randn(found.shape, generator=draws)
+    torch.testing.assert_close(found, wanted)
+    gradients = [torch.autograd.grad(one, bases, cotangent)[0] for one in (found, wanted)]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
 
 
 def test_bases_and_coefficients_begin_as_xavier_uniform_matrices(make_dataset, make_config):

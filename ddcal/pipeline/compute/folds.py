@@ -165,6 +165,7 @@ class FoldsWork:
             seed=derive_seed(self.config.seed, "folds", "fold", self._fold),  # every fold a start of its own
             device=self.device,
             stream="folds",
+            precision=None,
         )
 
 

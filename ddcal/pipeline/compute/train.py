@@ -81,6 +81,7 @@ class TrainWork:
             flip=dataset_spec(dataset.name).flips,
             seed=config.seed,
             device=device,
+            precision=None,
         )
         self.curve: list[dict[str, float]] = []
 
@@ -218,4 +219,5 @@ def quiet_training(config: TrialConfig, dataset: Dataset, images: Tensor, labels
         flip=dataset_spec(dataset.name).flips,
         seed=config.seed,
         device=device,
+        precision=None,
     )
