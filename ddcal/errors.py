@@ -14,6 +14,9 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 LOST = frozenset({errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOTCONN})
 
+GO_ON = 75
+"""Exit code (``EX_TEMPFAIL``) of a study that a scheduler stopped and that goes on when it is started again."""
+
 MAKE_WRITABLE = "make it writable"
 
 
@@ -39,16 +42,19 @@ class DivergedError(ArithmeticError):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP ended the program, in the way in which Ctrl-C does.
+    """A signal other than SIGINT ended the program, in the way in which Ctrl-C does.
 
     Attributes:
-        signum: The signal's number; the exit code is 128 more.
+        signum: The signal's number.
+        exit_code: What the program is to end with: `GO_ON` where it has saved everything and is to be started again,
+            else 128 more than the signal's number.
     """
 
-    def __init__(self, signum: int) -> None:
-        """Note the signal."""
+    def __init__(self, signum: int, *, goes_on: bool = False) -> None:
+        """Note the signal, and whether the same command goes on with the work."""
         super().__init__(signum)
         self.signum = signum
+        self.exit_code = GO_ON if goes_on else 128 + signum
 
 
 class StoreError(RuntimeError):

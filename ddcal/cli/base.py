@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +27,7 @@ from ddcal.errors import (
 
 
 class Verbs(TyperGroup):
-    """Runs any verb; turns the user's mistakes into a message and exit code 2, Ctrl-C into 130, SIGTERM into 143."""
+    """Runs any verb; turns the user's mistakes into a message and exit code 2, Ctrl-C into 130, SIGTERM into 75."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb that was given."""
@@ -45,8 +46,8 @@ class Verbs(TyperGroup):
             typer.echo(message, err=True)
             raise typer.Exit(code) from None
         except Terminated as error:
-            typer.echo("terminated", err=True)
-            raise typer.Exit(128 + error.signum) from None
+            typer.echo(f"stopped by {signal.Signals(error.signum).name}", err=True)
+            raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
             raise typer.Exit(130) from None
@@ -85,6 +86,10 @@ Overrides = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+TakeOver = Annotated[
+    bool,
+    typer.Option("--take-over", help="Go on also where SLURM proves that the former driver's job has ended."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Run the trials one after another in this process, without Ray.")]
 Address = Annotated[
     str | None, typer.Option(metavar="ADDR", help="A Ray cluster's address; default: Ray on this machine.")

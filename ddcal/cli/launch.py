@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ddcal.cli.base import Address, AsJson, Debug, Overrides, StudyFile, StudyFolder, app
+from ddcal.cli.base import Address, AsJson, Debug, Overrides, StudyFile, StudyFolder, TakeOver, app
 from ddcal.cli.completion import complete_study
 from ddcal.config.checks.notes import zca_notes
 from ddcal.config.checks.searchers import trials_sentence
@@ -93,6 +93,10 @@ def run(
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="The seed of every trial, as --set base.seed=N.")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the study if it was begun before: for requeues and retries.")
+    ] = False,
+    take_over: TakeOver = False,
 ) -> None:
     """Run a study and name its winner."""
     short = {"search.trials": trials, "base.seed": seed}
@@ -107,7 +111,15 @@ def run(
 
     console = make_console()
     with StudyProgress(console) as progress:
-        results = run_study(study, output=output, address=address, debug=debug, hooks=with_pictures(progress.hooks))
+        results = run_study(
+            study,
+            output=output,
+            address=address,
+            debug=debug,
+            hooks=with_pictures(progress.hooks),
+            resume=resume,
+            take_over=take_over,
+        )
     print_summary(results, console)
     if not results.completed:
         raise typer.Exit(1)
@@ -157,6 +169,7 @@ def resume(
     trials: Annotated[int | None, typer.Option(metavar="N", help="Extend the study to N trials in all.", min=1)] = None,
     debug: Debug = False,
     address: Address = None,
+    take_over: TakeOver = False,
 ) -> None:
     """Go on with a stopped or killed study."""
     from ddcal.cli.console import make_console, print_summary
@@ -166,7 +179,12 @@ def resume(
     console = make_console()
     with StudyProgress(console) as progress:
         results = resume_study(
-            directory, trials=trials, address=address, debug=debug, hooks=with_pictures(progress.hooks)
+            directory,
+            trials=trials,
+            address=address,
+            debug=debug,
+            hooks=with_pictures(progress.hooks),
+            take_over=take_over,
         )
     print_summary(results, console)
     if not results.completed:

@@ -157,10 +157,14 @@ class StopConfig(Config):
 
     A trial improves a study of one objective if it is feasible and better than all before, and one of several if it
     joins the Pareto front. Nothing counts before the first feasible trial.
+
+    ``before_seconds`` stops it so long before the time limit of the SLURM job that it is in, as the signal of a
+    scheduler does: running trials save their state, and it goes on when it is run again.
     """
 
     hours: PositiveFloat | None = None
     plateau: PositiveInt | None = None
+    before_seconds: PositiveFloat | None = None
 
 
 Access = Literal["private", "group", "umask"]

@@ -10,6 +10,8 @@ from pathlib import Path
 from ddcal.untrusted import parse_json
 
 GONE, UNKNOWN = -1, 0
+EXTRA = frozenset({"token", "job"})
+"""What a lease and a driver's lock say besides."""
 MAX_TEXT = 10_000
 """How large the text is at most that names a holder."""
 
@@ -52,20 +54,23 @@ class Holder:
         for name, kind in fields.items():
             if type(values.get(name)) is not kind:
                 raise ValueError(f"has no {name}")
-        if values.keys() - fields.keys() - {"token"} or values["pid"] < 1:
+        if values.keys() - fields.keys() - EXTRA or values["pid"] < 1:
             raise ValueError("has keys or values that no holder has")
         return cls(**{name: values[name] for name in fields})
 
     @property
     def dead(self) -> bool:
         """Whether it is proved that this process has ended; of another machine or container nothing can be proved."""
+        if self.elsewhere:
+            return False
+        return self.boot != _boot_id() or _start_ticks(self.pid) not in (self.started, UNKNOWN)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether nothing can be seen of this process from here: it is on another machine or in another container."""
         if self.host != socket.gethostname():
-            return False
-        if self.boot != _boot_id():
             return True
-        if self.namespace not in ("", _namespace()):
-            return False
-        return _start_ticks(self.pid) not in (self.started, UNKNOWN)
+        return self.boot == _boot_id() and self.namespace not in ("", _namespace())
 
 
 def _boot_id() -> str:

@@ -9,10 +9,12 @@ from contextlib import suppress
 from dataclasses import asdict
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 from ddcal.errors import BadInput
 from ddcal.store.lock_holder import MAX_TEXT, Holder
-from ddcal.untrusted import Untrusted, open_lock, read_bytes
+from ddcal.study.record.scheduler import Job
+from ddcal.untrusted import Untrusted, open_lock, parse_json, read_bytes
 
 LOCK = "driver.lock"
 
@@ -28,8 +30,13 @@ class DriverLock:
         taken_over: Whether a dead driver's lock was there.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, take_over: bool = False) -> None:
         """Take the lock, also over a dead driver's.
+
+        Args:
+            directory: The study's folder.
+            take_over: Whether the scheduler is asked about a driver of another machine: it may prove that the job has
+                ended.
 
         Raises:
             BadInput: if another driver holds it and is not proved dead, naming its process.
@@ -39,13 +46,13 @@ class DriverLock:
             fcntl.flock(guard, fcntl.LOCK_EX)
             self._living = lock_file(directory / f".{LOCK}.living")
             try:
-                self.taken_over = self._check(directory)
+                self.taken_over = self._check(directory, take_over)
             except BaseException:
                 self._living.close()
                 raise
             temporary = self.path.with_name(f".{LOCK}.new")
             temporary.unlink(missing_ok=True)  # a link, perhaps
-            temporary.write_text(json.dumps(asdict(Holder.here())))
+            temporary.write_text(json.dumps(_described()))
             os.replace(temporary, self.path)
 
     def release(self) -> None:
@@ -54,22 +61,49 @@ class DriverLock:
             self.path.unlink(missing_ok=True)
         self._living.close()
 
-    def _check(self, directory: Path) -> bool:
+    def _check(self, directory: Path, take_over: bool) -> bool:
         alone = _flock(self._living)
         try:
-            holder = Holder.parse(read_bytes(self.path, MAX_TEXT))
+            content = read_bytes(self.path, MAX_TEXT)
+            holder = Holder.parse(content)
         except FileNotFoundError:
             return False
         except ValueError as error:
             raise BadInput(
                 f"{self.path} is not a lock of ddcal (it {error}): remove it if no driver is running"
             ) from error
-        if not holder.dead or not alone:
-            raise BadInput(
-                f"{directory} is in use by process {holder.pid} on {holder.host}: wait for it or end it; "
-                f"if that machine is gone for good, remove {self.path}"
-            )
-        return True
+        job = job_of(content)
+        proved = take_over and holder.elsewhere and job is not None and job.ended
+        if alone and (holder.dead or proved):
+            return True
+        raise BadInput(
+            f"{directory} is in use by process {holder.pid} on {holder.host}: wait for it or end it; "
+            f"{self._advice(job, take_over)}"
+        )
+
+    def _advice(self, job: Job | None, take_over: bool) -> str:
+        remove = f"if that machine is gone for good, remove {self.path}"
+        if job is None:
+            said = "--take-over cannot tell, as it was in no job of SLURM's; " if take_over else ""
+            return f"{said}{remove}"
+        if not take_over:
+            return f"if its SLURM job {job.number} has ended, --take-over finds that out and goes on"
+        state = job.state()
+        if state == "UNKNOWN":
+            return f"--take-over: SLURM here says nothing of its job {job.number}; {remove}"
+        return f"--take-over: SLURM says that its job {job.number} is {state}"
+
+
+def job_of(content: bytes) -> Job | None:
+    """Return the SLURM job of a driver, from the content of its lock; None if it names none."""
+    job = parse_json(content, max_bytes=MAX_TEXT).get("job")
+    return Job.parse(job) if isinstance(job, str) else None
+
+
+def _described() -> dict[str, Any]:
+    """Return a lock's content; it names a job only where there is one, so that earlier versions can read it."""
+    job = Job.here()
+    return asdict(Holder.here()) | ({} if job is None else {"job": str(job)})
 
 
 def lock_file(path: Path) -> FileIO:

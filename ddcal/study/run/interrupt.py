@@ -1,4 +1,7 @@
-"""Ctrl-C, SIGTERM and SIGHUP while a study runs: the first ends it where nothing is half done, the second at once."""
+"""Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP while a study runs: the first ends it where nothing is half done.
+
+The second ends it at once. SIGTERM and SIGUSR1 are what schedulers send before they kill.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
-from ddcal.errors import Terminated
+from ddcal.errors import BadInput, Terminated
+from ddcal.study.record.scheduler import job_end
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+SCHEDULERS = (signal.SIGTERM, signal.SIGUSR1)
+"""What a scheduler sends; the exit code then asks it to start the study again."""
 
 TOGETHER_SECONDS = 1.0
-"""SIGTERM and SIGHUP within so long after another signal count as that one.
+"""Signals but SIGINT within so long after another signal count as that one.
 
 `timeout` sends SIGTERM to a program and then to its group, a service manager may send SIGHUP with it, and of a closed
 terminal both the kernel and the shell send SIGHUP.
@@ -25,7 +32,7 @@ terminal both the kernel and the shell send SIGHUP.
 
 
 class Interrupts:
-    """What SIGINT, SIGTERM and SIGHUP do at present; outside `deferred` they raise `KeyboardInterrupt`.
+    """What the signals do at present; outside `deferred` they raise `KeyboardInterrupt`.
 
     Attributes:
         pressed: How often there was one.
@@ -63,7 +70,9 @@ class Interrupts:
 
     def error(self) -> KeyboardInterrupt:
         """Return what the first signal raises."""
-        return KeyboardInterrupt() if self._first == signal.SIGINT else Terminated(self._first)
+        if self._first == signal.SIGINT:
+            return KeyboardInterrupt()
+        return Terminated(self._first, goes_on=self._first in SCHEDULERS)
 
     def handle(self, signum: int, frame: Any) -> None:
         """Handle a signal."""
@@ -96,7 +105,7 @@ class Interrupts:
 def interruptible(on_interrupt: Callable[[int, int], None] | None = None) -> Iterator[Interrupts]:
     """Handle signals as `Interrupts` says for as long as the context lasts; off the main thread nothing changes.
 
-    A SIGTERM or SIGHUP that is ignored (``nohup``) stays ignored.
+    A signal but SIGINT that is ignored (``nohup``) stays ignored.
     """
     handler = Interrupts(on_interrupt)
     if threading.current_thread() is not threading.main_thread():
@@ -111,6 +120,32 @@ def interruptible(on_interrupt: Callable[[int, int], None] | None = None) -> Ite
     finally:
         for signum, disposition in before.items():
             signal.signal(signum, disposition)
+
+
+@contextmanager
+def stopped_before(seconds: float | None) -> Iterator[None]:
+    """Send this process SIGUSR1 so many seconds before the time limit of its SLURM job; nothing where there is none.
+
+    Raises:
+        BadInput: if the job has no more time than that.
+    """
+    end = None if seconds is None else job_end()
+    if seconds is None or end is None:
+        yield
+        return
+    left = end - time.time()
+    if left <= seconds:
+        raise BadInput(
+            f"stop.before_seconds is {seconds:g}, and this SLURM job ends in {max(left, 0.0):.0f} seconds: it must be "
+            "smaller than the job's time limit"
+        )
+    timer = threading.Timer(left - seconds, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def end_now(signum: int = signal.SIGINT) -> NoReturn:

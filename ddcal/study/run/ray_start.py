@@ -64,7 +64,7 @@ def _no_memory(error: Exception) -> ResourceError:
 def own_signals() -> Iterator[None]:
     """Keep what SIGTERM does over a call of ``ray.init``, which makes it a dump of the stack.
 
-    The processes that Ray starts meanwhile do not hear SIGTERM and SIGHUP (of SIGINT Ray sees to that itself):
+    The processes that Ray starts meanwhile do not hear SIGTERM, SIGUSR1 and SIGHUP (of SIGINT Ray sees to that itself):
     `timeout`, SLURM and service managers send them to every process, and trials could save nothing without their Ray.
     They end with this process, or by `end_ray`.
 
@@ -75,11 +75,11 @@ def own_signals() -> Iterator[None]:
         yield
         return
     before = signal.getsignal(signal.SIGTERM)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1})
     try:
         yield
     except SystemExit as error:  # by Ray's handler, if another thread took the signal
-        raise Terminated(signal.SIGTERM) from error
+        raise Terminated(signal.SIGTERM, goes_on=True) from error
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -12,27 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from ddcal.config import ConfigError, StudyConfig, read_study
-from ddcal.config.places import is_url, taken_by, tracking_problem
-from ddcal.config.reading.study_paths import from_folder, with_study_paths
+from ddcal.config.places import is_url, tracking_problem
 from ddcal.errors import BadInput, ResourceError
 from ddcal.pipeline import Advance, Environment, Store
 from ddcal.pipeline.imported import check_imports
 from ddcal.store.leases import Leases, open_leases
-from ddcal.study.mlflow.client import sqlite_path, tracking_uri
-from ddcal.study.mlflow.cursor import CURSOR
 from ddcal.study.mlflow.follower import Tracking
 from ddcal.study.mlflow.opening import make_mirror
 from ddcal.study.record.folder_files import STUDY
-from ddcal.study.record.ledger import LEDGER, begun
-from ddcal.study.record.lock import LOCK, DriverLock
-from ddcal.study.record.results import SUMMARY, TRIALS, StudyResults, Trial, load_study
+from ddcal.study.record.ledger import begun
+from ddcal.study.record.lock import DriverLock
+from ddcal.study.record.results import StudyResults, Trial, load_study
 from ddcal.study.record.rights import as_access_says, make_folder
-from ddcal.study.record.study_store import cache_place, check_remote_store, store_place
+from ddcal.study.record.study_store import check_remote_store, store_place
 from ddcal.study.run.checks import refuse_data
 from ddcal.study.run.cluster_leases import cluster_leases
 from ddcal.study.run.driver import StudyDriver
-from ddcal.study.run.interrupt import Interrupts, interruptible
-from ddcal.study.run.ray_executor import check_resources, check_shared, in_ray_job, ray_runtime, run_on_ray
+from ddcal.study.run.interrupt import Interrupts, interruptible, stopped_before
+from ddcal.study.run.places import check_name, check_place, is_foreign, refuse_lost_ledger, refuse_other, study_at
+from ddcal.study.run.ray_executor import check_resources, check_shared, ray_runtime, run_on_ray
 from ddcal.study.run.unusable import stops_the_study
 from ddcal.study.run.worker import Assignment
 from ddcal.study.search.samplers import check_installed
@@ -59,7 +57,7 @@ class Hooks:
         on_finished: After each trial.
         on_trial: In debug mode, before each trial.
         on_advance: In debug mode, after every chunk of a trial's work.
-        on_interrupt: At each Ctrl-C, SIGTERM and SIGHUP, with the count and the signal's number; the second raises
+        on_interrupt: At each Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP, with the count and the signal; the second raises
             KeyboardInterrupt if this returns.
         on_end: When all trials have ended, before MLflow is told; whatever it raises is logged alone.
     """
@@ -80,6 +78,8 @@ def run_study(
     catch: bool = True,
     address: str | None = None,
     hooks: Hooks | None = None,
+    resume: bool = False,
+    take_over: bool = False,
 ) -> StudyResults:
     """Run a study and return its results.
 
@@ -90,9 +90,11 @@ def run_study(
         catch: In debug mode, whether a trial's exception becomes its outcome or is raised.
         address: A Ray cluster's address; default: ``RAY_ADDRESS``, else Ray on this machine.
         hooks: What to call while it runs.
+        resume: Whether a study that was begun before goes on, so that one call begins it and goes on with it.
+        take_over: As in `resume_study`.
 
     Raises:
-        BadInput: if the study's tracking URI holds a password.
+        BadInput: if the study's tracking URI holds a password, or its folder's study was begun with other settings.
         ResourceError: if the study's folder exists, trials ask for more than there is, or the root is not shared.
         StoreError: if the store or the output root takes nothing more; `resume_study` goes on with the study.
         ddcal.data.DataError: if the data is missing.
@@ -100,21 +102,29 @@ def run_study(
     if problem := tracking_problem(study.tracking.uri):
         raise BadInput(f"tracking.uri: {problem}")
     root = Path(output if output is not None else study.storage.output)
-    _check_name(study, root)
-    _check_place("storage.output", root)
+    check_name(study, root)
+    check_place("storage.output", root)
     for key, folder in (("storage.store", study.storage.store), ("storage.cache", study.storage.cache)):
         if folder is not None and not is_url(folder):
-            _check_place(key, Path(folder).expanduser(), readable=key == "storage.store")
-    study = _at(study, root.absolute())
+            check_place(key, Path(folder).expanduser(), readable=key == "storage.store")
+    study = study_at(study, root.absolute())
     directory = root.absolute() / study.name
-    if directory.is_file() or _foreign(directory):
+    if directory.is_file() or is_foreign(directory):
         raise ResourceError(f"{directory} exists and is not a study's folder: take another name or --output")
+    if resume and (begun(directory) or (directory / STUDY).is_file()):
+        trials = study.search.trials
+        if begun(directory):
+            refuse_other(study, directory)
+            trials = max(trials, len(load_study(directory).records))
+        return resume_study(
+            directory, trials=trials, debug=debug, catch=catch, address=address, hooks=hooks, take_over=take_over
+        )
     if begun(directory):
         raise ResourceError(
             f"{directory} exists: `ddcal resume {shlex.quote(str(directory))}` goes on with it; to begin anew take "
             "another name or --output, or move that folder away (finished stages stay in the store either way)"
         )
-    _refuse_lost_ledger(directory)
+    refuse_lost_ledger(directory)
     relative = not root.is_absolute()
     return _run(
         study, directory, None, debug=debug, catch=catch, address=address, hooks=hooks or Hooks(), relative=relative
@@ -129,6 +139,7 @@ def resume_study(
     catch: bool = True,
     address: str | None = None,
     hooks: Hooks | None = None,
+    take_over: bool = False,
 ) -> StudyResults:
     """Go on with a study that was interrupted or killed, or extend a finished one.
 
@@ -142,6 +153,7 @@ def resume_study(
         catch: As in `run_study`.
         address: As in `run_study`.
         hooks: As in `run_study`.
+        take_over: Whether SLURM is asked if a driver of another machine has ended (`ddcal.study.record.lock`).
 
     Raises:
         BadInput: if the folder is not a study's, another driver works on it, or ``trials`` is below what there is.
@@ -149,17 +161,19 @@ def resume_study(
     """
     hooks = hooks or Hooks()
     if not begun(directory) and (Path(directory) / STUDY).is_file():  # killed before the ledger's first line
-        _refuse_lost_ledger(Path(directory))
+        refuse_lost_ledger(Path(directory))
         study = read_study(Path(directory) / STUDY, [] if trials is None else [f"search.trials={trials}"])
         folder = Path(directory).absolute()
-        return _run(study, folder, None, debug=debug, catch=catch, address=address, hooks=hooks)
+        return _run(study, folder, None, debug=debug, catch=catch, address=address, hooks=hooks, take_over=take_over)
     earlier = load_study(directory)
     study = earlier.study
     if trials is not None:
         if trials < len(earlier.records):
             raise BadInput(f"--trials {trials}: {directory} has {len(earlier.records)} trials already")
         study = study.model_copy(update={"search": study.search.model_copy(update={"trials": trials})})
-    return _run(study, earlier.directory, earlier, debug=debug, catch=catch, address=address, hooks=hooks)
+    return _run(
+        study, earlier.directory, earlier, debug=debug, catch=catch, address=address, hooks=hooks, take_over=take_over
+    )
 
 
 def _run(
@@ -172,8 +186,10 @@ def _run(
     address: str | None,
     hooks: Hooks,
     relative: bool = False,
+    take_over: bool = False,
 ) -> StudyResults:
     with stops_the_study(directory), interruptible(hooks.on_interrupt) as interrupts, ExitStack() as stack:
+        stack.enter_context(stopped_before(study.stop.before_seconds))
         check_installed(study.search.searcher)
         _check_data(study)
         _check_files(study)
@@ -189,7 +205,7 @@ def _run(
 
             environment = Environment(_debug_device(study), study.resources.threads)
             stack.enter_context(as_access_says(study.storage.access))
-            driver = _driver(study, directory, environment, earlier, hooks)
+            driver = _driver(study, directory, environment, earlier, hooks, take_over=take_over)
             note = f"; scheduler {study.scheduler.name} is off" if study.scheduler.name != "none" else ""
             say(f"debug mode: one trial at a time in this process on {environment.device_kind}{note}")
 
@@ -215,7 +231,9 @@ def _run(
                 check_shared(Path(store), ray, key="storage.store")
             environment = ray_environment(study, ray)
             gpus = resources.get("GPU", 0.0)
-            driver = _driver(study, directory, environment, earlier, hooks, gpus=gpus, leases=cluster_leases)
+            driver = _driver(
+                study, directory, environment, earlier, hooks, gpus=gpus, leases=cluster_leases, take_over=take_over
+            )
             nodes = len([node for node in ray.nodes() if node["Alive"]])
             at_a_time = study.search.concurrency
             say(
@@ -252,10 +270,11 @@ def _driver(
     hooks: Hooks,
     gpus: float | None = None,
     leases: Callable[[Store], Leases] = open_leases,
+    take_over: bool = False,
 ) -> StudyDriver:
     make_folder(directory.parent, study.storage.access, shared=True)
     make_folder(directory, study.storage.access)
-    lock = DriverLock(directory)
+    lock = DriverLock(directory, take_over=take_over)
     tracking = Tracking(make_mirror(study, directory))
     try:
         if earlier is not None:
@@ -292,69 +311,6 @@ def _guarded(
         raise
     with interrupts.deferred():
         return driver.close(on_end=on_end)
-
-
-def _refuse_lost_ledger(directory: Path) -> None:
-    """Raise BadInput where a study has run whose ledger is gone; a kill before its first line leaves no such file."""
-    there = [name for name in (TRIALS, SUMMARY, CURSOR) if (directory / name).exists()]
-    if there:
-        raise BadInput(
-            f"{directory / LEDGER} is missing or empty, but {', '.join(there)} beside it say that this study has run: "
-            "put a copy of the ledger back, or move the folder away and run the study again (its finished stages stay "
-            "in the store)"
-        )
-
-
-def _foreign(directory: Path) -> bool:
-    """Whether the folder holds anything but a study, or what a driver killed as it began leaves."""
-    if not directory.is_dir() or (directory / STUDY).is_file():
-        return False
-    return any(not path.name.startswith((LOCK, f".{LOCK}", f".{STUDY}")) for path in directory.iterdir())
-
-
-def _at(study: StudyConfig, root: Path) -> StudyConfig:
-    """Return the study with its paths absolute (relative ones are of the working folder) and its output root."""
-    values = with_study_paths(study.model_dump(mode="json"), from_folder(Path.cwd()))
-    values["storage"]["output"] = str(root)
-    return StudyConfig.model_validate(values)
-
-
-def _check_name(study: StudyConfig, root: Path) -> None:
-    """Raise ResourceError if the study's folder would be a folder or file of something else in the output root."""
-    directory, uri = root.absolute() / study.name, tracking_uri(study, root)
-    places = {"the artefact store": store_place(study, root), "the cache of artefacts": cache_place(study)}
-    places["MLflow's database"] = None if uri is None else str(sqlite_path(uri) or "")
-    taken = taken_by(study.name) or next(
-        (what for what, place in places.items() if place and os.path.realpath(place) == os.path.realpath(directory)),
-        None,
-    )
-    if taken is not None:
-        raise ResourceError(
-            f"name: a study cannot be called {study.name!r} in {root}: {taken} has that place; take another name"
-        )
-
-
-def _check_place(key: str, place: Path, *, readable: bool = False) -> None:
-    """Raise ResourceError if results could not be kept in the folder ``place``, which need not exist yet.
-
-    Where reading is enough (a store of finished stages, which a study may use without adding to it), one that exists is
-    not refused for being read-only.
-    """
-    temporary = "runtime_resources" in Path.cwd().parts and place.is_relative_to(Path.cwd())
-    if in_ray_job() and (temporary or not place.is_absolute()):
-        option = "--output" if key == "storage.output" else f"--set {key}=..."
-        raise ResourceError(
-            f"{key}: {place} is relative to the working folder of a Ray job, which is thrown away: "
-            f"give an absolute path on a shared file system ({option})"
-        )
-    place = place.absolute()
-    existing = next(path for path in (place, *place.parents) if path.exists())
-    if not existing.is_dir():
-        raise ResourceError(f"{key}: {place} cannot be a folder: {existing} is a file")
-    if readable and existing == place and os.access(place, os.R_OK | os.X_OK):
-        return
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ResourceError(f"{key}: {place} cannot be written: no permission to write in {existing}")
 
 
 def _read_only(place: Path) -> bool:

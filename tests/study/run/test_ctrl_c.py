@@ -9,10 +9,10 @@ import time
 import mlflow
 import pytest
 
-from ddcal.errors import Terminated
+from ddcal.errors import GO_ON, BadInput, Terminated
 from ddcal.study import load_study, run_study
 from ddcal.study.record.status import study_status
-from ddcal.study.run.interrupt import Interrupts, interruptible
+from ddcal.study.run.interrupt import Interrupts, interruptible, stopped_before
 from ddcal.study.run.runner import Hooks, resume_study
 
 MODES = pytest.mark.parametrize("mode", [["--debug"], pytest.param([], marks=pytest.mark.slow)], ids=["debug", "ray"])
@@ -179,20 +179,45 @@ def test_off_the_main_thread_the_handler_stays():
     assert found == [(Interrupts, signal.getsignal(signal.SIGINT))]
 
 
-def test_sigterm_and_sighup_are_told_by_their_exit_code_and_two_at_once_are_one():
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP)}
-    for signum, other in (before, [*before][::-1]):
-        seen = []
-        with (
-            pytest.raises(Terminated) as found,
-            interruptible(lambda *what, seen=seen: seen.append(what)) as interrupts,
-            interrupts.deferred(),
-        ):
-            for repeated in (signum, signum, other):  # `timeout` sends it twice, systemd SIGHUP after SIGTERM
-                os.kill(os.getpid(), repeated)
-            interrupts.check()
-        assert found.value.signum == signum and seen == [(1, signum)]
-        assert {one: signal.getsignal(one) for one in before} == before
+@pytest.mark.parametrize(
+    ("signum", "other", "code"),
+    [
+        (signal.SIGTERM, signal.SIGHUP, GO_ON),
+        (signal.SIGUSR1, signal.SIGTERM, GO_ON),
+        (signal.SIGHUP, signal.SIGTERM, 128 + signal.SIGHUP),
+    ],
+)
+def test_signals_are_told_by_their_exit_code_and_two_at_once_are_one(signum, other, code):
+    before = {one: signal.getsignal(one) for one in (signum, other)}
+    seen = []
+    with (
+        pytest.raises(Terminated) as found,
+        interruptible(lambda *what, seen=seen: seen.append(what)) as interrupts,
+        interrupts.deferred(),
+    ):
+        for repeated in (signum, signum, other):  # `timeout` sends it twice, systemd SIGHUP after SIGTERM
+            os.kill(os.getpid(), repeated)
+        interrupts.check()
+    assert found.value.signum == signum and found.value.exit_code == code and seen == [(1, signum)]
+    assert {one: signal.getsignal(one) for one in before} == before
+
+
+def test_a_study_stops_before_the_time_limit_of_its_job(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 3600))
+    with pytest.raises(BadInput, match=r"this SLURM job ends in 3[56]"), stopped_before(3700.0):
+        raise AssertionError("a study that could never do anything would be queued again and again")
+    with interruptible() as interrupts, interrupts.deferred():
+        with stopped_before(3599.0):
+            deadline = time.monotonic() + 170
+            while not interrupts.pressed:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        assert interrupts.error().exit_code == GO_ON
+    with stopped_before(10.0), stopped_before(None):
+        pass
+    monkeypatch.delenv("SLURM_JOB_END_TIME")
+    with stopped_before(10.0):  # in no job: nothing to stop before
+        pass
 
 
 def test_a_sighup_that_is_ignored_stays_ignored():
@@ -256,5 +281,5 @@ def test_sigterm_before_the_first_trial_while_ray_starts_and_at_the_end(tmp_path
     said = output.read_text()
     assert "Traceback" not in said and "*** SIGTERM" not in said
     assert not (tmp_path / "runs" / "tiny" / "driver.lock").exists()
-    assert code == 143 or (code == 0 and moment == "1/1"), said
+    assert code == GO_ON or (code == 0 and moment == "1/1"), said
     assert code == 0 or "stopping: trials save their state; SIGTERM again" in said

@@ -120,6 +120,33 @@ def test_a_finished_study_that_is_resumed_as_it_is_stays_as_it_is(study, undistu
     assert_same(resume_study(tmp_path / "tiny", debug=True), undisturbed)
 
 
+# One command that begins a study and goes on with it
+
+
+def test_one_command_begins_a_study_goes_on_with_it_and_says_that_it_is_done(study, undisturbed, tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
+    command = ["run", "--resume", str(file), "--output", str(tmp_path), "--debug"]
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, output=tmp_path, debug=True, resume=True, hooks=Hooks(on_advance=interrupt_at(9)))
+    for _ in range(2):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0 and "winner: tiny-" in result.output, result.output
+        assert_same(load_study(tmp_path / "tiny"), undisturbed)
+    more = CliRunner().invoke(app, [*command, "--trials", str(TRIALS + 1)])
+    assert more.exit_code == 0 and len(load_study(tmp_path / "tiny").records) == TRIALS + 1
+    assert CliRunner().invoke(app, command).exit_code == 0, "a study that was extended is not cut"
+    assert len(load_study(tmp_path / "tiny").records) == TRIALS + 1
+
+
+def test_the_command_refuses_a_study_of_other_settings(study, undisturbed):
+    before = (undisturbed.directory / LEDGER).read_bytes()
+    other = study.model_copy(update={"objectives": {"val/nll": "min"}, "description": "another"})
+    with pytest.raises(BadInput, match=r"begun with other settings \(objectives\.val/.* `ddcal resume"):
+        run_study(other, output=undisturbed.directory.parent, debug=True, resume=True)
+    assert (undisturbed.directory / LEDGER).read_bytes() == before
+
+
 # Killed between two writes
 
 

@@ -1,0 +1,106 @@
+"""Where a study is to lie: its folder, and checks that nothing else has that place and that it can be written."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from ddcal.config import StudyConfig
+from ddcal.config.places import taken_by
+from ddcal.config.reading.study_paths import from_folder, with_study_paths
+from ddcal.config.trial import flatten
+from ddcal.errors import BadInput, ResourceError
+from ddcal.study.mlflow.client import sqlite_path, tracking_uri
+from ddcal.study.mlflow.cursor import CURSOR
+from ddcal.study.record.folder_files import STUDY
+from ddcal.study.record.ledger import LEDGER
+from ddcal.study.record.lock import LOCK
+from ddcal.study.record.results import SUMMARY, TRIALS, load_study
+from ddcal.study.record.study_store import cache_place, store_place
+from ddcal.study.run.ray_executor import in_ray_job
+
+MAY_CHANGE = ("search.trials", "description", "notify.", "tracking.")
+"""Settings on which no result of a study depends."""
+
+
+def refuse_lost_ledger(directory: Path) -> None:
+    """Raise BadInput where a study has run whose ledger is gone; a kill before its first line leaves no such file."""
+    there = [name for name in (TRIALS, SUMMARY, CURSOR) if (directory / name).exists()]
+    if there:
+        raise BadInput(
+            f"{directory / LEDGER} is missing or empty, but {', '.join(there)} beside it say that this study has run: "
+            "put a copy of the ledger back, or move the folder away and run the study again (its finished stages stay "
+            "in the store)"
+        )
+
+
+def refuse_other(study: StudyConfig, directory: Path) -> None:
+    """Raise BadInput if a folder's study, begun before, is not ``study`` (of `study_at`), but for how many trials.
+
+    Where it is tracked, how it is told of and how many trials it has may change: no result depends on them.
+    """
+    recorded = flatten(load_study(directory).study.model_dump(mode="json"))
+    given = flatten(study.model_dump(mode="json"))
+    changed = [
+        f"{name} was {recorded.get(name)!r}, now {given.get(name)!r}"
+        for name in sorted(recorded.keys() | given.keys())
+        if recorded.get(name) != given.get(name) and not name.startswith(MAY_CHANGE)
+    ]
+    if changed:
+        raise BadInput(
+            f"{directory} was begun with other settings ({'; '.join(changed[:5])}{'; ...' * (len(changed) > 5)}): "
+            f"`ddcal resume {shlex.quote(str(directory))}` goes on with them; for these take another name or --output"
+        )
+
+
+def is_foreign(directory: Path) -> bool:
+    """Whether the folder holds anything but a study, or what a driver killed as it began leaves."""
+    if not directory.is_dir() or (directory / STUDY).is_file():
+        return False
+    return any(not path.name.startswith((LOCK, f".{LOCK}", f".{STUDY}")) for path in directory.iterdir())
+
+
+def study_at(study: StudyConfig, root: Path) -> StudyConfig:
+    """Return the study with its paths absolute (relative ones are of the working folder) and its output root."""
+    values = with_study_paths(study.model_dump(mode="json"), from_folder(Path.cwd()))
+    values["storage"]["output"] = str(root)
+    return StudyConfig.model_validate(values)
+
+
+def check_name(study: StudyConfig, root: Path) -> None:
+    """Raise ResourceError if the study's folder would be a folder or file of something else in the output root."""
+    directory, uri = root.absolute() / study.name, tracking_uri(study, root)
+    places = {"the artefact store": store_place(study, root), "the cache of artefacts": cache_place(study)}
+    places["MLflow's database"] = None if uri is None else str(sqlite_path(uri) or "")
+    taken = taken_by(study.name) or next(
+        (what for what, place in places.items() if place and os.path.realpath(place) == os.path.realpath(directory)),
+        None,
+    )
+    if taken is not None:
+        raise ResourceError(
+            f"name: a study cannot be called {study.name!r} in {root}: {taken} has that place; take another name"
+        )
+
+
+def check_place(key: str, place: Path, *, readable: bool = False) -> None:
+    """Raise ResourceError if results could not be kept in the folder ``place``, which need not exist yet.
+
+    Where reading is enough (a store of finished stages, which a study may use without adding to it), one that exists is
+    not refused for being read-only.
+    """
+    temporary = "runtime_resources" in Path.cwd().parts and place.is_relative_to(Path.cwd())
+    if in_ray_job() and (temporary or not place.is_absolute()):
+        option = "--output" if key == "storage.output" else f"--set {key}=..."
+        raise ResourceError(
+            f"{key}: {place} is relative to the working folder of a Ray job, which is thrown away: "
+            f"give an absolute path on a shared file system ({option})"
+        )
+    place = place.absolute()
+    existing = next(path for path in (place, *place.parents) if path.exists())
+    if not existing.is_dir():
+        raise ResourceError(f"{key}: {place} cannot be a folder: {existing} is a file")
+    if readable and existing == place and os.access(place, os.R_OK | os.X_OK):
+        return
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ResourceError(f"{key}: {place} cannot be written: no permission to write in {existing}")
