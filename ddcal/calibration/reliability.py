@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 Point = tuple[float, float]
 
-PANEL_WIDTH, HEIGHT = 2.5, 3.9
+PANEL_WIDTH, HEIGHT = 2.5, 4.1
 """Inches of one panel with its margin, and of the figure: four panels are 1000 px wide."""
-LEFT, RIGHT, BOTTOM, TOP, TOP_WITH_TITLE = 0.85, 0.15, 0.5, 0.55, 0.85
+LEFT, RIGHT, BOTTOM, TOP, TOP_WITH_TITLE = 0.85, 0.15, 0.7, 0.55, 0.85
 GAP, GAP_BELOW = 0.25, 0.165
 """Inches around the panels, between two panels, and between a panel's halves."""
 ACCURACY_COLOUR, SHARE_COLOUR, LINE_COLOUR = "#0072b2", "#9aa5b1", "#333333"
@@ -31,6 +31,9 @@ PALE = 0.3
 
 FEW_SHARE, FEW_IMAGES = 0.01, 10
 """A bin is pale below this share of the images, or this number: its accuracy hardly counts, or is hardly known."""
+
+ENTRY = 1.2
+"""Inches of one entry of the legend, which stands in a row below the panels, where it covers nothing."""
 
 LEGEND = (("accuracy", ACCURACY_COLOUR), ("over-confident", OVER_COLOUR), ("under-confident", UNDER_COLOUR))
 
@@ -125,7 +128,7 @@ def plot_reliability(rows: Mapping[str, ReliabilityBins], title: str = "") -> Fi
             marks.word((0.22, lower.at(0, 0.5)[1]), "images", "center", "center", turned=90)
     if title:
         marks.word((width / 2, HEIGHT - 0.08), title, "center", "top", 12)
-    return _draw(marks, width, _Box(LEFT, top - 0.62, 1.4, 0.6))
+    return _draw(marks, width)
 
 
 def _paled(colour: str) -> str:
@@ -161,19 +164,18 @@ def _shares(marks: _Marks, box: _Box, bins: ReliabilityBins, most: float) -> Non
     marks.word((x, y - 0.27), "confidence", "center", "top")
 
 
-def _draw(marks: _Marks, width: float, legend: _Box) -> Figure:
+def _draw(marks: _Marks, width: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.collections import Collection, LineCollection, PolyCollection
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, HEIGHT), dpi=DOTS_PER_INCH)
     FigureCanvasAgg(figure)  # the object API: no pyplot, no global state
-    swatches = [_Box(legend.left + 0.06, legend.at(0, 0.8 - 0.3 * k)[1] - 0.04, 0.15, 0.08) for k in range(len(LEGEND))]
+    swatches = [_Box(LEFT + ENTRY * place, 0.1, 0.15, 0.08) for place in range(len(LEGEND))]
     collections: tuple[Collection, ...] = (
         LineCollection(marks.grid, colors=GRID_COLOUR, linewidths=0.4),
         PolyCollection(marks.bars, facecolors=marks.colours, edgecolors="white", linewidths=0.5),
         LineCollection(marks.diagonals, colors=LINE_COLOUR, linewidths=1, linestyles="--"),
-        PolyCollection([legend.bar(0, 1, 0, 1)], facecolors=[(1, 1, 1, 0.8)]),
         PolyCollection([box.bar(0, 1, 0, 1) for box in swatches], facecolors=[c for _, c in LEGEND]),
         LineCollection(marks.frames, colors="black", linewidths=0.8),
     )

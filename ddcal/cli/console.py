@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ddcal.analysis.calibration_rows import calibration_rows
 from ddcal.study.record.chance import chance_warning
 from ddcal.study.record.confirmation import sentence, standing
 from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial
@@ -93,25 +94,13 @@ def print_status(status: Status, console: Console) -> None:
 
 def calibration_table(trial: Trial) -> Table:
     """Return raw, ts_train, the trial's own calibration and ts_val on test, with the noise floor of the ECE."""
-    metrics = trial.metrics or {}
-    bins, method = trial.config.evaluate.bins, trial.config.calibrate.method
-    networks = trial.config.train.networks
-    split = "test" if "test/ece" in metrics else "val"
-    noise = metrics.get(f"{split}/ece_noise_floor")
-    title = f"on {split}, mean of {networks} network{'s' * (networks != 1)}, {bins} bins"
-    table = Table(title=title + (f"; ECE noise floor {noise:.4f}" if noise is not None else ""), title_justify="left")
+    title, rows = calibration_rows(trial)
+    table = Table(title=title, title_justify="left")
     for name in ("calibration", "ECE", "NLL", "accuracy", ""):
         table.add_column(name, justify="left" if name in ("calibration", "") else "right")
-    raw = metrics.get(f"{split}/raw/nll")
-    for name in ("raw", "ts_train", "", "ts_val"):
-        prefix = f"{split}/{name}/" if name else f"{split}/"
-        if f"{prefix}ece" not in metrics or (not name and method in ("ts_train", "ts_val")):
-            continue
-        note = "<- this trial" if not name or name == method else ""
-        if raw is not None and metrics[f"{prefix}nll"] > raw:
-            note += " worse NLL than raw"
-        cells = [f"{metrics[prefix + metric]:.4f}" for metric in ("ece", "nll", "accuracy")]
-        table.add_row(name or method, *cells, note.strip())
+    for row in rows:
+        note = " ".join([*(["<- this trial"] if row.own else []), *(["worse NLL than raw"] if row.worse else [])])
+        table.add_row(row.name, f"{row.ece:.4f}", f"{row.nll:.4f}", f"{row.accuracy:.4f}", note)
     return table
 
 

@@ -50,7 +50,7 @@ def test_bars_are_the_bins_to_scale() -> None:
     one = ReliabilityBins(np.array([20, 0, 60]), np.array([0.3, nan, 0.8]), np.array([0.2, nan, 1.0]))
     figure = plot_reliability({"raw": one})
     assert colours(figure) == Counter(
-        {ACCURACY_COLOUR: 3, OVER_COLOUR: 2, UNDER_COLOUR: 2, SHARE_COLOUR: 2, "#ffffff": 1}  # the legend has one each
+        {ACCURACY_COLOUR: 3, OVER_COLOUR: 2, UNDER_COLOUR: 2, SHARE_COLOUR: 2}  # the legend has one each
     )
     marks = figure.findobj(PolyCollection)[0]
     spans: dict[str, list] = {}  # colour → (left, bottom, width, height) in inches
@@ -73,7 +73,7 @@ def test_bins_that_hold_almost_no_images_are_pale(counts: tuple[int, int], pale:
     one = ReliabilityBins(np.array(counts), np.array([0.2, 0.8]), np.array([0.1, 0.9]))
     found = colours(plot_reliability({"raw": one}))
     assert found[ACCURACY_COLOUR] == 3 - pale and found[OVER_COLOUR] == 2 - pale and found[UNDER_COLOUR] == 2
-    assert len(found) == 5 + 2 * pale
+    assert len(found) == 4 + 2 * pale
 
 
 def test_files_repeat_to_the_byte(tmp_path: Path) -> None:

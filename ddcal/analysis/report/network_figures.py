@@ -134,6 +134,9 @@ def draw_features(found: Collected, drawings: Drawings, artefacts: Artefacts, re
 def draw_reliability(run: Run, name: str, title: str, drawings: Drawings, artefacts: Artefacts) -> None:
     """Put the reliability diagrams of a trial's first network on the page: raw, ts_train, its own, ts_val."""
 
+    count = run.trial.config.train.networks
+    named = f"{title}; network 1 of {count}"
+
     def draw() -> Drawn:
         import pandas
 
@@ -151,14 +154,16 @@ def draw_reliability(run: Run, name: str, title: str, drawings: Drawings, artefa
             for one in order
             for place in range(len(found[one].counts))
         ]  # fmt: skip
+        others = f"; tables have the mean of all {count}" if count > 1 else ""
         caption = (
-            "Confidence against accuracy on the test images, one panel a calibration, of the trial's first network. "
-            "On the dashed line the network is right as often as it says; red is over-confident, yellow "
-            "under-confident. Below: the share of the images in each bin."
+            "Confidence against accuracy on the test images, one panel a calibration, of the trial's first network"
+            f"{others}. On the dashed line the network is right as often as it says; vermillion is over-confident, "
+            "yellow under-confident; bins that hold almost no images (below 10, or 1 %) are pale. Below: the share of "
+            "the images in each bin."
         )
-        return Drawn(plot_reliability({one: found[one] for one in order}, title), pandas.DataFrame(rows), caption)
+        return Drawn(plot_reliability({one: found[one] for one in order}, named), pandas.DataFrame(rows), caption)
 
-    drawings.put(name, f"Reliability diagrams: {title}", [run], draw)
+    drawings.put(name, f"Reliability diagrams: {named}", [run], draw)
 
 
 def draw_paper_reliability(found: Collected, drawings: Drawings, artefacts: Artefacts) -> None:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: text, tables and pictures, no network and no script."""
+"""One self-contained HTML page: text, tables and pictures; nothing from the network, and a script only to sort."""
 
 from __future__ import annotations
 
@@ -27,8 +27,40 @@ figcaption, .note { color: #333; font-size: 0.92rem; max-width: 52rem; }
 .reduced { background: #fdf0d5; border-left: 4px solid #c77700; padding: 0.4rem 0.8rem; max-width: 52rem; }
 .gap { color: #8a1c1c; } .best { font-weight: 700; } sup a { text-decoration: none; } nav li { max-width: none; }
 .within { font-size: 0.9rem; margin-left: 0.8rem; white-space: nowrap; }
-td.command { white-space: nowrap; }
+td.command { white-space: nowrap; } td { overflow-wrap: break-word; }
+.sortable { font-size: 0.85rem; } .sortable th, .sortable td { padding: 0.2rem 0.45rem; }
+.sortable th { cursor: pointer; vertical-align: bottom; } .sortable th:hover { background: #eef3f8; }
+.sortable th::after { content: "\\2195"; color: #999; padding-left: 0.2rem; font-weight: 400; }
+.sortable th[aria-sort=ascending]::after { content: "\\2191"; color: #000; }
+.sortable th[aria-sort=descending]::after { content: "\\2193"; color: #000; }
 """
+
+SCRIPT = """
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
+  const valueOf = (row, place) => row.cells[place].textContent.trim();
+  const sort = (head, place) => {
+    const down = head.getAttribute("aria-sort") === "ascending";
+    heads.forEach(one => one.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const missing = text => text === "" || text === "\u2013";
+    const order = (a, b) => {
+      const x = valueOf(a, place), y = valueOf(b, place);
+      if (missing(x) || missing(y)) return missing(x) - missing(y);
+      const by = isNaN(x) || isNaN(y) ? x.localeCompare(y, "en", {numeric: true}) : x - y;
+      return down ? -by : by;
+    };
+    body.append(...[...body.rows].sort(order));
+  };
+  heads.forEach((head, place) => {
+    head.tabIndex = 0;
+    head.title = "sort";
+    head.addEventListener("click", () => sort(head, place));
+    head.addEventListener("keydown", event => { if (event.key === "Enter") sort(head, place); });
+  });
+}
+"""
+"""Sorts a table by the column whose head is clicked; missing values come last. Without it the table is as it is."""
 
 
 FEW_TRIALS = 6
@@ -52,7 +84,15 @@ class Number:
     strong: bool = False
 
 
-Entry = str | Number | Path
+@dataclass(frozen=True)
+class Link:
+    """A file in a table under a short name."""
+
+    text: str
+    path: Path
+
+
+Entry = str | Number | Path | Link
 """What a table's cell holds: text, a number, or a file, which is linked."""
 
 
@@ -71,6 +111,7 @@ class Page:
     _contents: list[tuple[int, str, str]] = field(default_factory=list)
     missing: int = 0
     _headings: int = 0
+    _sortable: bool = False
 
     def heading(self, text: str, level: int = 2, *, listed: bool = True) -> None:
         """Begin a section.
@@ -109,6 +150,7 @@ class Page:
         caption: str = "",
         files: Sequence[Path] = (),
         anchors: Sequence[str] = (),
+        sortable: bool = False,
     ) -> None:
         """Add a table.
 
@@ -118,9 +160,11 @@ class Page:
             caption: Above it.
             files: The table as files, linked below.
             anchors: The id of each row, for links to it.
+            sortable: A click on a column's head sorts by it.
         """
+        self._sortable |= sortable
         right = [any(isinstance(row[place], Number) for row in rows) for place in range(len(columns))]
-        head = "".join(f"<th{_class('number' if side else '')}>{rich_text(name)}</th>"
+        head = "".join(f"<th{_class('number' if side else '')}>{_breakable(name)}</th>"
                        for name, side in zip(columns, right, strict=True))  # fmt: skip
         gaps: list[str] = []
         lines = []
@@ -133,7 +177,9 @@ class Page:
             lines.append(f"<tr{identity}>{cells}</tr>")
         title = f"<caption>{rich_text(caption)}</caption>" if caption else ""
         body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
-        self._body.append(f'<div class="wide"><table>{title}{body}</table></div>')
+        self._body.append(
+            f'<div class="wide"><table{_class("sortable" if sortable else "")}>{title}{body}</table></div>'
+        )
         self._gaps(gaps)
         self._files(files)
 
@@ -174,7 +220,7 @@ class Page:
             f'<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>{html.escape(self.title)}</title><style>{STYLE}</style></head><body>"
             f"<h1>{html.escape(self.title)}</h1>\n{first}\n<nav><h2>Contents</h2><ul>{contents}</ul></nav>\n{rest}\n"
-            f"</body></html>\n"
+            f"{f'<script>{SCRIPT}</script>' if self._sortable else ''}</body></html>\n"
         )
         path = self.folder / name
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -193,6 +239,8 @@ class Page:
             return rich_text(entry)
         if isinstance(entry, Path):
             return f'<a href="{self.link(entry)}">{html.escape(entry.name)}</a>'
+        if isinstance(entry, Link):
+            return f'<a href="{self.link(entry.path)}">{html.escape(entry.text)}</a>'
         mark = ""
         if entry.gaps:
             gaps.append("; ".join(dict.fromkeys(entry.gaps)))
@@ -254,6 +302,13 @@ def rich_text(text: str) -> str:
     if len(parts) % 2 == 0:  # a backtick without a partner
         return html.escape(text)
     return "".join(f"<code>{html.escape(part)}</code>" if i % 2 else html.escape(part) for i, part in enumerate(parts))
+
+
+def _breakable(text: str) -> str:
+    """Return a column's name as HTML that may be broken after the dots and slashes of a dotted name."""
+    if "`" in text:
+        return rich_text(text)
+    return re.sub(r"([./])(?=\w)", r"\1<wbr>", html.escape(text))
 
 
 def _alignment(entry: Entry) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ddcal.config.metrics import better
+from ddcal.config.metrics import better, possible
 from ddcal.statistics import half_width, runs_enough
 from ddcal.untrusted import read_json
+
+logger = logging.getLogger(__name__)
 
 CONFIRMATION = "confirmation.json"
 
@@ -55,6 +59,23 @@ def read_confirmation(directory: Path) -> list[dict[str, Any]]:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}") from None
+
+
+def usable_confirmation(directory: Path) -> list[dict[str, Any]]:
+    """Return `read_confirmation`, intervals cut to what can be; empty where there is none, or, warned of, damage."""
+    try:
+        leaders = read_confirmation(directory)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        logger.warning(
+            "%s cannot be used (%s), so nothing counts as confirmed: `ddcal verify %s`",
+            directory / CONFIRMATION, error, shlex.quote(str(directory)),
+        )  # fmt: skip
+        return []
+    for one in leaders:  # an earlier version wrote intervals with values that cannot be
+        one["low"], one["high"] = possible(one["metric"], one["low"], one["high"])
+    return leaders
 
 
 def optimism(one: Mapping[str, Any]) -> float:

@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import re
-import shlex
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ddcal.config import StudyConfig, TrialConfig
 from ddcal.config.base import RECORDED
-from ddcal.config.metrics import possible
 from ddcal.config.reading.study_paths import from_folder, with_trial_paths
 from ddcal.credentials import without_credentials
 from ddcal.errors import BadInput
@@ -23,7 +21,7 @@ from ddcal.pipeline.stages import STAGES
 from ddcal.study.gpu.packing import Packing, memory_groups
 from ddcal.study.record.accounting import saved
 from ddcal.study.record.chance import chance_facts
-from ddcal.study.record.confirmation import CONFIRMATION, read_confirmation
+from ddcal.study.record.confirmation import usable_confirmation
 from ddcal.study.record.events import (
     CountedImages,
     Event,
@@ -253,20 +251,12 @@ class StudyResults(ShownStudy):
 
     def confirmed(self, trial: Trial) -> list[dict[str, Any]] | Literal[False]:
         """Return what `ddcal confirm` measured for a trial on fresh seeds, a record a metric; False if it did not."""
-        try:
-            leaders = read_confirmation(self.directory)
-        except FileNotFoundError:
-            return False
-        except (OSError, ValueError) as error:
-            logger.warning(
-                "%s cannot be used (%s), so nothing counts as confirmed: `ddcal verify %s`",
-                self.directory / CONFIRMATION, error, shlex.quote(str(self.directory)),
-            )  # fmt: skip
-            return False
-        found = [one for one in leaders if one["trial_key"] == trial.trial_key]
-        for one in found:  # an earlier version wrote intervals with values that cannot be
-            one["low"], one["high"] = possible(one["metric"], one["low"], one["high"])
-        return found or False
+        return [one for one in self.confirmation if one["trial_key"] == trial.trial_key] or False
+
+    @property
+    def confirmation(self) -> list[dict[str, Any]]:
+        """What `ddcal confirm` measured for the leaders of that time, a record a leader and metric; empty without."""
+        return usable_confirmation(self.directory)
 
     @property
     def packing(self) -> Packing:

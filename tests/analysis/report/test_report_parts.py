@@ -11,7 +11,6 @@ from ddcal.analysis.report.numbers import Row
 from ddcal.analysis.report.page import Page, rich_text
 from ddcal.analysis.report.solvers import plot_solvers, verdict
 from ddcal.analysis.report.studies import STEMS, paper_studies, read_scales, studies_folder
-from ddcal.analysis.report.study_page import study_report
 from ddcal.errors import BadInput
 
 SCALES = [(scale, name) for scale, rows in read_scales(studies_folder()).items() for name in rows if name != "any"]
@@ -131,30 +130,3 @@ def test_a_page_escapes_what_it_is_given(tmp_path):
     text = page.write().read_text()
     assert not any(mark in text for mark in ("<i>", "<u>", "<td><td>", "<c>"))
     assert "&lt;u&gt;x&lt;/u&gt;" in text
-
-
-MIXED = ("complete", "infeasible", "pruned", "failed", "out_of_memory", "killed", None)
-
-
-@pytest.mark.parametrize(
-    "outcomes", [(), ("failed",), MIXED, MIXED + ("complete",) * 5], ids=["none", "failed", "mixed", "many"]
-)
-def test_the_page_of_any_study(made_study, outcomes):
-    results = made_study("some", outcomes)
-    page = study_report(results)
-    assert page == results.directory / "report" / "index.html"
-    text = page.read_text()
-    for trial in results.records:
-        assert f'id="run-{trial.trial_key}"' in text and f"--trial {trial.number} --to replay-{trial.trial_key}" in text
-    if results.best is None:
-        assert "no trial is feasible" in text
-    else:
-        assert f"winner: {results.best.trial_key}" in text
-
-
-def test_the_page_of_a_study_goes_where_it_is_told(made_study, tmp_path):
-    results = made_study("some", ("failed",))
-    assert study_report(results, tmp_path / "elsewhere") == tmp_path / "elsewhere" / "index.html"
-    (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match="is a file"):
-        study_report(results, tmp_path / "file")

@@ -1,0 +1,55 @@
+"""A trial's calibrations beside each other: what the terminal and the study's page show of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ddcal.study.record.results import Trial
+
+REPORTED = ("raw", "ts_train", "", "ts_val")
+"""What every evaluation has; the trial's own calibration has no name there."""
+
+
+@dataclass(frozen=True)
+class CalibrationRow:
+    """One calibration of a trial: means over its networks.
+
+    Attributes:
+        name: Of the calibration.
+        ece: Expected calibration error.
+        nll: Negative log-likelihood.
+        accuracy: Share of the images that are classified right.
+        own: Whether it is the trial's own.
+        worse: Whether its NLL is above that of the networks without calibration.
+    """
+
+    name: str
+    ece: float
+    nll: float
+    accuracy: float
+    own: bool
+    worse: bool
+
+
+def calibration_rows(trial: Trial) -> tuple[str, list[CalibrationRow]]:
+    """Return what a table of a trial's calibrations is of, in words, and its rows: raw, ts_train, its own, ts_val."""
+    metrics = trial.metrics or {}
+    bins, method = trial.config.evaluate.bins, trial.config.calibrate.method
+    networks = trial.config.train.networks
+    split = "test" if "test/ece" in metrics else "val"
+    noise = metrics.get(f"{split}/ece_noise_floor")
+    title = f"on {split}, mean of {networks} network{'s' * (networks != 1)}, {bins} bins"
+    raw = metrics.get(f"{split}/raw/nll")
+    rows = []
+    for name in REPORTED:
+        prefix = f"{split}/{name}/" if name else f"{split}/"
+        values = [metrics.get(prefix + metric) for metric in ("ece", "nll", "accuracy")]
+        ece, nll, accuracy = values
+        if ece is None or nll is None or accuracy is None or (not name and method in REPORTED):
+            continue
+        rows.append(
+            CalibrationRow(
+                name or method, ece, nll, accuracy, not name or name == method, raw is not None and nll > raw
+            )
+        )
+    return title + (f"; ECE noise floor {noise:.4f}" if noise is not None else ""), rows
