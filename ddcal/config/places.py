@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ddcal.config.problems import suggestion
@@ -16,6 +17,7 @@ OPTIONS = ("endpoint_override", "scheme", "region")
 FORM = "s3://BUCKET/PREFIX?endpoint_override=HOST:PORT&scheme=https&region=REGION (all behind the bucket is optional)"
 NO_CREDENTIALS = "credentials do not belong into a study: they come from the environment or ~/.aws"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 _ENDPOINT = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?")
 
 
@@ -75,6 +77,46 @@ def tracking_problem(uri: str | None) -> str | None:
     if plain.startswith(("http:", "https:")):
         where = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
     return f"a password does not belong into a study: write {plain}, and put the rest into the environment: {where}"
+
+
+def variable_of(address: str) -> str | None:
+    """Return the environment's variable that an address stands in, for ``$NAME``; None for an address itself."""
+    found = _VARIABLE.fullmatch(address)
+    return None if found is None else found[1] or found[2]
+
+
+def webhook_problem(address: str, allow_http: bool, *, in_study: bool) -> str | None:
+    """Return what is wrong with the address of a webhook; None if nothing is. The address itself is not repeated.
+
+    Args:
+        address: A URL, or in a study ``$NAME``.
+        allow_http: Whether plain http may leave this machine.
+        in_study: Whether a study names it, which is written down for good: it must hold no secret.
+    """
+    if in_study and variable_of(address) is not None:
+        return None
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if host is None or parts.scheme not in ("http", "https"):
+        return "must be an address, https://HOST/PATH" + (", or $NAME of the environment" if in_study else "")
+    if in_study and (parts.query or parts.fragment or "@" in parts.netloc):
+        return (
+            "an address with a user, a password or ?options may hold a secret, and a study is written down for good: "
+            "put it into the environment, and write $NAME"
+        )
+    if parts.scheme == "http" and not allow_http and not _is_loopback(host):
+        return "plain http is readable on its way: use https, or notify.allow_http: true"
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def parse_s3(url: str) -> S3Place:

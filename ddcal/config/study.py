@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ddcal.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveInt
-from ddcal.config.places import is_url, parse_s3
+from ddcal.config.places import is_url, parse_s3, webhook_problem
 
 Scalar = str | int | float | bool | None
 
@@ -209,6 +209,25 @@ class TrackingConfig(Config):
     experiment: str | None = None
 
 
+class NotifyConfig(Config):
+    """Who is told how a study has ended, failed or stopped: each once, with a JSON of the outcome.
+
+    ``command`` is text for the shell, which gets the JSON on its standard input; the JSON is the body of a POST to
+    ``webhook``. An address that holds a secret stays out of the study: ``$NAME`` takes it from the environment of the
+    driver. Plain http to another machine needs ``allow_http``. What fails here is a warning, and changes no exit code.
+    """
+
+    command: Annotated[str, Field(min_length=1)] | None = None
+    webhook: str | None = None
+    allow_http: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> NotifyConfig:
+        if self.webhook is not None and (problem := webhook_problem(self.webhook, self.allow_http, in_study=True)):
+            raise ValueError(problem)
+        return self
+
+
 COMPARISON = re.compile(r"^\s*(>=|<=)\s*([0-9.eE+-]+)\s*$")
 
 
@@ -243,6 +262,7 @@ class StudyConfig(Config):
     stop: StopConfig = StopConfig()
     storage: StorageConfig = StorageConfig()
     tracking: TrackingConfig = TrackingConfig()
+    notify: NotifyConfig = NotifyConfig()
     confirms: str | None = None
 
     @property

@@ -52,7 +52,7 @@ def _located(problem: Problem, file: str, lines: dict[str, int], overrides: Sequ
         path = ".".join(parts[:size])
         for key, _, text in reversed(overrides):
             if key == path or (size == len(parts) and key.startswith(f"{path}.")):
-                return replace(problem, file=file, override=text)
+                return replace(problem, file=file, override=f"{key}=…" if key.startswith("notify") else text)
         if path in lines:
             return replace(problem, file=file, line=lines[path])
     return replace(problem, file=file)

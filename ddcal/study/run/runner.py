@@ -29,6 +29,7 @@ from ddcal.study.run.checks import refuse_data
 from ddcal.study.run.cluster_leases import cluster_leases
 from ddcal.study.run.driver import StudyDriver
 from ddcal.study.run.interrupt import Interrupts, interruptible, stopped_before
+from ddcal.study.run.notify import check_notify, notified
 from ddcal.study.run.places import check_name, check_place, is_foreign, refuse_lost_ledger, refuse_other, study_at
 from ddcal.study.run.ray_executor import check_resources, check_shared, ray_runtime, run_on_ray
 from ddcal.study.run.unusable import stops_the_study
@@ -191,6 +192,7 @@ def _run(
     with stops_the_study(directory), interruptible(hooks.on_interrupt) as interrupts, ExitStack() as stack:
         stack.enter_context(stopped_before(study.stop.before_seconds))
         check_installed(study.search.searcher)
+        check_notify(study)
         _check_data(study)
         _check_files(study)
         check_remote_store(study)
@@ -306,10 +308,10 @@ def _guarded(
     try:
         run()
     except BaseException:
-        with interrupts.deferred():
+        with interrupts.deferred(), notified(driver.study, driver.directory):
             driver.close(interrupted=True)
-        raise
-    with interrupts.deferred():
+            raise
+    with interrupts.deferred(), notified(driver.study, driver.directory):
         return driver.close(on_end=on_end)
 
 
