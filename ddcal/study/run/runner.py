@@ -19,6 +19,7 @@ from ddcal.pipeline.imported import check_imports
 from ddcal.store.leases import Leases, open_leases
 from ddcal.study.mlflow.follower import Tracking
 from ddcal.study.mlflow.opening import make_mirror
+from ddcal.study.notify import check_notify, notified
 from ddcal.study.record.folder_files import STUDY
 from ddcal.study.record.ledger import begun
 from ddcal.study.record.lock import DriverLock
@@ -29,7 +30,6 @@ from ddcal.study.run.checks import refuse_data
 from ddcal.study.run.cluster_leases import cluster_leases
 from ddcal.study.run.driver import StudyDriver
 from ddcal.study.run.interrupt import Interrupts, interruptible, stopped_before
-from ddcal.study.run.notify import check_notify, notified
 from ddcal.study.run.places import check_name, check_place, is_foreign, refuse_lost_ledger, refuse_other, study_at
 from ddcal.study.run.ray_executor import check_resources, check_shared, ray_runtime, run_on_ray
 from ddcal.study.run.unusable import stops_the_study

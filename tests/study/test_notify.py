@@ -10,8 +10,7 @@ from typer.testing import CliRunner
 
 from ddcal.cli import app
 from ddcal.errors import BadInput
-from ddcal.study import load_study, resume_study, run_study
-from ddcal.study.run import notify
+from ddcal.study import load_study, notify, resume_study, run_study
 from ddcal.study.run.runner import Hooks
 
 SECRET = "s3cretword"
