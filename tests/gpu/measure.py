@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         found = measured["sections"][section.name] = in_its_time(section, options, share, end, measured)
         write(measured, options.output)
         print(section_text(section, found), flush=True)
-    print(f"written: {options.output / 'measure.json'}, {options.output / 'measure.md'}")
+    print(f"written: measure.json and measure.md in {options.output}")
     return verdict(measured)
 
 

@@ -14,13 +14,6 @@ from ddcal.networks import build_network, predict_logits
 from ddcal.seeding import generator
 from ddcal.training import DDNNTraining
 
-
-@pytest.fixture(autouse=True)
-def one_form(monkeypatch):
-    """The CPU computes what has two forms in the GPU's one, which has other last bits: see tests/data/test_warp.py."""
-    monkeypatch.setattr(precision, "adds_in_any_order", lambda device: True)
-
-
 DATASET = tiny_dataset("cifar10", channels=3)
 
 

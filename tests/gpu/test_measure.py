@@ -64,7 +64,7 @@ def test_what_breaks_ends_alone_and_nothing_imports_what_a_gpus_machine_may_lack
     assert [row["right"] for row in sections["replay"]["rows"]] == [True]
     page = (tmp_path / "out" / "measure.md").read_text()
     assert "FAILED: ValueError: planted" in page and "no measurements of a GPU" in page
-    assert max(map(len, (page + printed).splitlines())) <= max(WIDTH, len(str(tmp_path)) + 80)
+    assert max(map(len, page.splitlines())) <= WIDTH and page.split()[-5:] == printed.split("written")[0].split()[-5:]
 
 
 def test_packages_that_are_missing_are_named(tmp_path):
@@ -80,7 +80,7 @@ def test_it_runs_whole_on_the_pretended_device(tmp_path):
     assert {name: one["status"] for name, one in found["sections"].items()} == {one.name: "done" for one in SECTIONS}
     assert all(one["rows"] for one in found["sections"].values())
     assert max(map(len, (tmp_path / "out" / "measure.md").read_text().splitlines())) <= WIDTH
-    assert {row["error"] for row in found["sections"]["correctness"]["rows"]} == {0.0}
+    assert max(row["error"] for row in found["sections"]["correctness"]["rows"]) < 1e-5  # of warps, in another form
     assert all(section.title in printed for section in SECTIONS)
 
 
