@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ddcal.analysis.figures.scales import mark_cut, scale_of
-from ddcal.analysis.figures.style import SERIES, objective_label
+from ddcal.analysis.figures.style import SERIES, label_points, objective_label
 from ddcal.errors import BadInput
 from ddcal.pictures import literal, save_figure
 from ddcal.study.record.results import StudyResults
@@ -63,8 +63,11 @@ def plot_fronts(studies: Sequence[StudyResults], labels: Sequence[str], path: Pa
     if values:
         scales[0].apply(axes, "x")
         scales[1].apply(axes, "y")
-        mark_cut(axes, [(scales[0].shown(x), scales[1].shown(y)) for x, y in values], values, scales)
     figure.legend(loc="outside lower center", ncols=2 if len(labels) > 3 else 4, frameon=False, fontsize=9)
+    if values:
+        figure.draw_without_rendering()  # the labels' places are those of the finished layout
+        shown = [(scales[0].shown(x), scales[1].shown(y)) for x, y in values]
+        label_points(axes, mark_cut(axes, shown, values, scales), shown)
     save_figure(figure, path)
     return path
 

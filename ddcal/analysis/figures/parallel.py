@@ -49,7 +49,7 @@ def plot_parallel(results: StudyResults, objective: str, path: Path) -> Path:
     last = len(ordered) - 1  # equal values share their mean rank
     ranks = {n: (ordered.index(value) + last - ordered[::-1].index(value)) / 2 for n, value in values.items()}
     norm = Normalize(0, max(1, last))
-    figure: Figure = Figure(figsize=(max(7.0, 2.2 + 1.5 * len(names)), 5), layout="constrained")
+    figure: Figure = Figure(figsize=(max(7.0, 2.6 + 1.2 * len(names)), 5), layout="constrained")
     axes = figure.add_subplot()
     minimise = study.objectives[objective] == "min"
     colours = ScalarMappable(norm, "viridis" if minimise else "viridis_r")  # dark is good
@@ -137,7 +137,7 @@ def _ticks(axes: Axes, place: int, domain: Domain) -> None:
         scale = Scale(domain.kind == "loguniform", low, high)
         inner = [v for v in scale.ticks() if domain.kind != "int" or v == round(v)] if high > low else []
         inner = [v for v in inner if 0.08 < scale.place(v) < 0.92]
-        marks = [(scale.place(value), f"{value:.3g}") for value in (low, *inner, high)]
+        marks = [(scale.place(value), f"{value:.4g}") for value in (low, *inner, high)]
     for height, label in marks:
         axes.text(place - 0.04, height, label, ha="right", va="center", fontsize=8, zorder=6, bbox=LABEL_BOX)
         axes.plot((place - 0.025, place), (height, height), color="black", lw=0.8, zorder=6)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import quantiles
 from typing import TYPE_CHECKING, Literal
 
+from ddcal.analysis.figures.style import BLACK
 from ddcal.config.metrics import better
 
 if TYPE_CHECKING:
@@ -94,27 +95,30 @@ class Scale:
 
 def mark_cut(
     axes: Axes, points: Sequence[tuple[float, float]], values: Sequence[Sequence[float]], scales: Sequence[Scale]
-) -> None:
-    """Mark the points that stand at an axis' end in place of a value beyond it: an arrow, and the value.
+) -> list[tuple[tuple[float, float], str]]:
+    """Mark the points that stand at an axis' end in place of a value beyond it with a triangle that points there.
 
     Args:
         axes: With one scale (of y) or two (of x and y) that are applied.
         points: Where the points are drawn.
         values: Of each point, a value a scale.
         scales: The scales.
+
+    Returns:
+        The marked points, each with its values beyond the axes as a label, for `label_points`.
     """
-    arrows = ("←", "→") if len(scales) > 1 else (), ("↓", "↑")
-    for (x, y), each in zip(points, values, strict=True):
+    marks = (("<", ">"), ("v", "^"))[-len(scales) :]
+    labels = []
+    for point, each in zip(points, values, strict=True):
         said = []
-        for scale, value, (down, up) in zip(scales, each, [a for a in arrows if a], strict=True):
+        for scale, value, (down, up) in zip(scales, each, marks, strict=True):
             if value in scale.cut:
-                said.append(f"{down if value < scale.low else up} {value:.3g}")
+                marker = down if value < scale.low else up
+                axes.scatter(*point, marker=marker, s=90, facecolors="none", edgecolors=BLACK, clip_on=False, zorder=3)
+                said.append(f"{value:.3g}")
         if said:
-            left = len(scales) == 1 or x < scales[0].high
-            axes.annotate(
-                ", ".join(said), (x, y), (6 if left else -6, 0), textcoords="offset points", fontsize=8,
-                ha="left" if left else "right", va="center", zorder=6, bbox=LABEL_BOX,
-            )  # fmt: skip
+            labels.append((point, ", ".join(said)))
+    return labels
 
 
 def scale_of(metric: str, values: Sequence[float]) -> Scale:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddcal.analysis.figures.parallel import plot_parallel
-from ddcal.analysis.figures.scales import mark_cut, scale_of
+from ddcal.analysis.figures.scales import Scale, mark_cut, scale_of
 from ddcal.analysis.figures.style import (
     BLUE,
     GREEN,
@@ -135,9 +135,9 @@ def plot_pareto(results: StudyResults, path: Path) -> Path:
         figure.draw_without_rendering()  # the labels' places are those of the finished layout
         numbered = [t for t in drawn if t.number in front] if len(objectives) > 1 else []
         values = [[float((t.metrics or {})[name]) for name in shown] for t in drawn]
-        mark_cut(axes, [place(t) for t in drawn], values, scales)
-        others = [place(t) for t in drawn if t not in numbered]
-        label_points(axes, [place(t) for t in numbered], [str(t.number) for t in numbered], others)
+        labels = [(place(t), str(t.number)) for t in numbered]
+        labels += mark_cut(axes, [place(t) for t in drawn], values, scales)
+        label_points(axes, labels, [place(t) for t in drawn])
     save_figure(figure, path)
     return path
 
@@ -155,8 +155,7 @@ def plot_history(results: StudyResults, path: Path) -> Path:
     objectives = list(results.study.objectives)
     figure = Figure(figsize=(8, 0.6 + 2.6 * len(objectives)), layout="constrained")
     panels = figure.subplots(len(objectives), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, objective in zip(panels, objectives, strict=True):
-        _draw_history(axes, results, objective)
+    scales = [_draw_history(axes, results, objective) for axes, objective in zip(panels, objectives, strict=True)]
     panels[-1].set_xlabel("trial")
     trial_ticks(panels[-1])
     panels[0].set_title(results.study.name)
@@ -167,6 +166,9 @@ def plot_history(results: StudyResults, path: Path) -> Path:
             entries.values(), entries, loc="outside lower center", ncols=columns,
             columnspacing=1.2, handletextpad=0.3, frameon=False, fontsize=9,
         )  # fmt: skip
+    figure.draw_without_rendering()  # as in `plot_pareto`
+    for axes, objective, scale in zip(panels, objectives, scales, strict=True):
+        _mark_history(axes, results, objective, scale)
     save_figure(figure, path)
     return path
 
@@ -195,11 +197,12 @@ def plot_importances(results: StudyResults, path: Path) -> Path:
     return path
 
 
-def _draw_history(axes: Axes, results: StudyResults, objective: str) -> None:
+def _draw_history(axes: Axes, results: StudyResults, objective: str) -> Scale:
     minimise = results.study.objectives[objective] == "min"
     measured = [(t, v) for t in results.records if (v := _value(t, objective)) is not None]
     valueless = any(trial.outcome in VALUELESS for trial in results.records)
     scale = scale_of(objective, [value for _, value in measured])
+    scale = scale.with_room_below(ROOM_BELOW) if valueless else scale
     for outcome, color, marker, order in (("complete", BLUE, "o", 3), ("infeasible", GREY, "x", 2)):
         points = [(trial.number, scale.shown(value)) for trial, value in measured if trial.outcome == outcome]
         if points:
@@ -224,10 +227,15 @@ def _draw_history(axes: Axes, results: StudyResults, objective: str) -> None:
     axes.set_ylabel(objective_label(results.study, objective), fontsize=9)
     axes.grid(alpha=0.3)
     if measured:
-        scale = scale.with_room_below(ROOM_BELOW) if valueless else scale
         scale.apply(axes, "y")
-        at_edge = [(float(trial.number), scale.shown(value)) for trial, value in measured]
-        mark_cut(axes, at_edge, [[value] for _, value in measured], [scale])
+    return scale
+
+
+def _mark_history(axes: Axes, results: StudyResults, objective: str, scale: Scale) -> None:
+    """Mark the values beyond a panel; its layout must be final."""
+    measured = [(trial, value) for trial in results.records if (value := _value(trial, objective)) is not None]
+    points = [(float(trial.number), scale.shown(value)) for trial, value in measured]
+    label_points(axes, mark_cut(axes, points, [[value] for _, value in measured], [scale]), points)
 
 
 def _draw_importances(axes: Axes, rows: list[Importance]) -> None:

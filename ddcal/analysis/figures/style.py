@@ -33,41 +33,41 @@ def trial_ticks(axes: Axes) -> None:
 
 def label_points(
     axes: Axes,
+    labels: Sequence[tuple[tuple[float, float], str]],
     points: Sequence[tuple[float, float]],
-    labels: Sequence[str],
-    others: Sequence[tuple[float, float]] = (),
     size: float = 9,
 ) -> None:
-    """Write a label beside each point, of eight places the first where it covers no point and no other label.
+    """Write a label beside each of some points, of eight places the first where it covers no point and no other label.
 
     Where there is none, the label is left out: the table beside the picture has it. The layout must be final.
 
     Args:
         axes: The axes, their limits set.
-        points: The points, in the axes' values.
-        labels: One a point.
-        others: Points without a label, which are not covered either.
+        labels: Points, in the axes' values, with their labels.
+        points: All points, none of which is covered.
         size: Of the letters, in points.
     """
-    figure = axes.figure
-    unit = figure.dpi / 72.0 * size  # pixels of the font's height
-    spots = [tuple(axes.transData.transform(point)) for point in points]
-    everything = [*spots, *(tuple(axes.transData.transform(point)) for point in others)]
-    taken = [(x - 0.35 * unit, y - 0.35 * unit, x + 0.35 * unit, y + 0.35 * unit) for x, y in everything]
+    if not labels:
+        return
+    unit = axes.figure.dpi / 72.0 * size  # pixels of the font's height
+    near = 0.35 * unit
+    everything = axes.transData.transform([*points, *(point for point, _ in labels)])
+    taken: list[tuple[float, ...]] = [(x - near, y - near, x + near, y + near) for x, y in everything]
     frame = axes.get_window_extent()
-    for (x, y), label in zip(spots, labels, strict=True):
-        width, height, gap = 0.62 * unit * len(label), unit, 0.45 * unit
+    for point, label in labels:
+        (x, y), width, height, gap = axes.transData.transform(point), 0.62 * unit * len(label), unit, 0.8 * unit
         for across, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)):
             left = x + across * gap - (0.0, width / 2, width)[(1, 0, -1).index(across)]
             low = y + up * gap - (0.0, height / 2, height)[(1, 0, -1).index(up)]
             box = (left, low, left + width, low + height)
-            inside = frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] and box[3] <= frame.y1
+            inside = frame.x0 < box[0] and box[2] < frame.x1 and frame.y0 < box[1] and box[3] < frame.y1
             if inside and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
-                across_axes, up_axes = axes.transAxes.inverted().transform((left + width / 2, low + height / 2))
+                right, top = axes.transAxes.inverted().transform((left + width / 2, low + height / 2))
                 axes.text(
-                    across_axes, up_axes, label, transform=axes.transAxes, ha="center", va="center", fontsize=size
-                )
+                    right, top, label, transform=axes.transAxes, ha="center", va="center", fontsize=size,
+                    zorder=6, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},
+                )  # fmt: skip
                 break
 
 

@@ -28,7 +28,10 @@ figcaption, .note { color: #333; font-size: 0.92rem; max-width: 52rem; }
 .gap { color: #8a1c1c; } .best { font-weight: 700; } sup a { text-decoration: none; } nav li { max-width: none; }
 .within { font-size: 0.9rem; margin-left: 0.8rem; white-space: nowrap; }
 td.command { white-space: nowrap; } td { overflow-wrap: break-word; }
+@media (max-width: 900px) { body { padding: 0.6rem; } table { font-size: 0.8rem; }
+  th, td { padding: 0.15rem 0.3rem; } }
 .sortable { font-size: 0.85rem; } .sortable th, .sortable td { padding: 0.2rem 0.45rem; }
+.sortable td:not(.number) { overflow-wrap: anywhere; min-width: 3.5em; }
 .sortable th { cursor: pointer; vertical-align: bottom; } .sortable th:hover { background: #eef3f8; }
 .sortable th::after { content: "\\2195"; color: #999; padding-left: 0.2rem; font-weight: 400; }
 .sortable th[aria-sort=ascending]::after { content: "\\2191"; color: #000; }

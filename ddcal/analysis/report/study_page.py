@@ -24,6 +24,7 @@ from ddcal.analysis.report.study_tables import (
     put_trials,
     put_winner,
     value_cells,
+    value_columns,
 )
 from ddcal.errors import BadInput, StoreError
 from ddcal.study.record.chance import chance_warning
@@ -42,7 +43,7 @@ STATES = {
 
 CAPTIONS = {
     "pareto.png": "Every trial in the plane of the first two objectives; the front, with its trials' numbers, is what "
-    "no other beats in both. An arrow marks a value beyond the axis.",
+    "no other beats in both. A triangle marks a value beyond the axis.",
     "history.png": "Every trial by number. Marks at the bottom: trials without a result.",
     "importance.png": "The share of an objective's variance over the search that each name explains (fANOVA), and the "
     "range of ten shares from resampled trials (an interval of 82 %). Grey: no clear direction.",
@@ -131,7 +132,7 @@ def _front(page: Page, results: StudyResults, drawings: Drawings, artefacts: Art
         page.gaps(_failures(results.records) or ["no trial has come to its end"])
         return
     files = [results.directory / PARETO, results.directory / TRIALS]
-    columns = ["trial", *results.study.space, *metrics]
+    columns = ["trial", *value_columns(results), *metrics]
     page.table(columns, rows, caption="What no other feasible trial beats", files=files, sortable=True)
     others = [trial for trial in results.pareto if best is None or trial.number != best.number]
     others.sort(key=lambda trial: ((trial.metrics or {}).get(WINNER_METRIC) or float("inf"), trial.number))

@@ -94,26 +94,21 @@ def metrics_of(results: StudyResults) -> list[str]:
 
 def put_trials(page: Page, results: StudyResults) -> None:
     """Put every trial on the page, with its number, outcome, searched values, metrics, seconds and log; sortable."""
-    names, metrics = list(results.study.space), metrics_of(results)
-    apart = len(names) <= MOST_COLUMNS
+    metrics = metrics_of(results)
     best, front = results.best, {trial.number for trial in results.pareto}
     rows: list[list[Entry]] = []
     for trial in results.records:
-        values: list[Entry]
-        if apart:
-            values = [_value(trial.values[name]) if name in trial.values else "" for name in names]
-        else:
-            values = [", ".join(f"{name} {_text(value)}" for name, value in trial.values.items())]
-        outcome = Run(results, trial).gap or "complete"
+        outcome = (Run(results, trial).gap or "complete").removeprefix(f"{trial.trial_key} ")
+        outcome = outcome.removeprefix("is ").removesuffix(": no reason given")
         if trial.number in front:
             outcome = "winner" if best is not None and trial.number == best.number else "on the front"
         seconds = Number(MISSING if trial.seconds is None else f"{trial.seconds:.1f}")
         log = Link("log", results.directory / trial.log) if trial.log else ""
         number = Number(str(trial.number))
-        rows.append([number, outcome, *values, *(_metric(trial, name) for name in metrics), seconds, log])
+        rows.append([number, outcome, *value_cells(results, trial), *metric_cells(trial, metrics), seconds, log])
     if rows:
         anchors = [run_anchor(Run(results, trial)) for trial in results.records]
-        columns = ["trial", "outcome", *(names if apart else ["searched values"]), *metrics, "seconds", "log"]
+        columns = ["trial", "outcome", *value_columns(results), *metrics, "seconds", "log"]
         page.table(columns, rows, anchors=anchors, sortable=True)
 
 
@@ -122,8 +117,15 @@ def metric_cells(trial: Trial, names: list[str]) -> list[Entry]:
     return [_metric(trial, name) for name in names]
 
 
+def value_columns(results: StudyResults) -> list[str]:
+    """Return the columns of searched values: one a name, or one for all where they are more than `MOST_COLUMNS`."""
+    return list(results.study.space) if len(results.study.space) <= MOST_COLUMNS else ["searched values"]
+
+
 def value_cells(results: StudyResults, trial: Trial) -> list[Entry]:
-    """Return a trial's searched values as cells of a table."""
+    """Return a trial's searched values as cells of a table with `value_columns`."""
+    if len(results.study.space) > MOST_COLUMNS:
+        return [", ".join(f"{name}\u00a0{_text(value)}" for name, value in trial.values.items())]
     return [_value(trial.values[name]) if name in trial.values else "" for name in results.study.space]
 
 

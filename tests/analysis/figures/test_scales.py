@@ -69,14 +69,14 @@ def test_labels_cover_neither_points_nor_each_other():
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     points = [(0.5, 0.5), (0.52, 0.5), (0.99, 0.99), (0.1, 0.1)]
-    label_points(axes, points, ["11", "12", "13", "14"])
+    label_points(axes, list(zip(points, ("11", "12", "13", "14"), strict=True)), points)
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == 4
     for a, b in itertools.combinations(boxes, 2):
         assert not a.overlaps(b)
     for box in boxes:
         assert not any(box.contains(*axes.transData.transform(point)) for point in points)
-    label_points(axes, [(0.5, 0.5)] * 30, ["1234567890"] * 30)  # no room for most: they are left out
+    label_points(axes, [((0.5, 0.5), "1234567890")] * 30, points)  # no room for most: they are left out
     assert len(axes.texts) < 20
 
 
