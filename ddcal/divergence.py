@@ -9,7 +9,7 @@ coefficient) has exploded above `VALUE_LIMIT`: in network-input space they are o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -48,7 +48,39 @@ def value_problem(name: str, tensors: Sequence[Tensor]) -> str:
         name: What one value is called in the sentence.
         tensors: What is learned.
     """
-    largest = float(torch.stack([tensor.abs().max() for tensor in tensors]).max())  # a NaN is the largest
+    return largest_problem(name, float(largest_of(tensors)))
+
+
+def largest_of(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the largest absolute value of learned tensors, a scalar on their device; a NaN is the largest."""
+    return torch.stack([tensor.abs().max() for tensor in tensors]).max()
+
+
+def largest_problem(name: str, largest: float) -> str:
+    """Say what is wrong with learned values, of which this is the largest: "" if nothing is."""
     if not largest <= VALUE_LIMIT:
         return f"{name} reached {largest:g}, the limit is {VALUE_LIMIT:g}"
     return ""
+
+
+class Looks:
+    """Looks at numbers that a loop computes: at once on a CPU, together on a GPU, whose host waits at each."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._at_once = device.type == "cpu"
+        self._waiting: list[tuple[Tensor, Callable[[float], None]]] = []
+
+    def at(self, value: Tensor, check: Callable[[float], None]) -> None:
+        """Have ``check`` called with a scalar, float32: now, or in `now`; it raises where something is wrong."""
+        if self._at_once:
+            check(float(value))
+        else:
+            self._waiting.append((value.detach(), check))
+
+    def now(self) -> None:
+        """Look at all that waits, in its order."""
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            values = torch.stack([value for value, _ in waiting]).tolist()
+            for (_, check), value in zip(waiting, values, strict=True):
+                check(value)

@@ -128,18 +128,22 @@ class Numbered(TorchFunctionMode):
 
 
 class PretendedCuda(TorchDispatchMode):
-    """The device, while it is entered: ``waits`` counts (what, "file.py:line"), ``kernels`` operations."""
+    """The device, while it is entered: ``waits`` counts (what, "file.py:line"), ``kernels`` operations.
+
+    ``moves`` counts copies from page-locked memory that are asked for as ``non_blocking``: nobody waits for them.
+    """
 
     def __init__(self, source):
         """Name lines of the files under the folder ``source`` alone."""
         super().__init__()
         self.source = f"{source}/"
-        self.waits, self.kernels = collections.Counter(), collections.Counter()
+        self.waits, self.kernels, self.moves = collections.Counter(), collections.Counter(), 0
 
     def forget(self):
         """Count from zero."""
         self.waits.clear()
         self.kernels.clear()
+        self.moves = 0
 
     def __enter__(self):
         if getattr(_here, "device", None) is None:  # torch leaves and enters a mode around every call
@@ -204,11 +208,14 @@ class PretendedCuda(TorchDispatchMode):
         plain_args, plain_kwargs = held(args), held(kwargs)
         if asked is not None:
             plain_kwargs["device"] = CPU
-        self._count(operation, name, args, tensors, ours, goes)
+        self._count(operation, name, args, kwargs, tensors, ours, goes)
+        pinned = plain_kwargs.pop("pin_memory", None)  # page-locked memory needs a driver
         if operation is aten._to_copy.default:
             plain_kwargs.pop("non_blocking", None)
             plain_kwargs.setdefault("dtype", plain_args[0].dtype)
         found = operation(*plain_args, **plain_kwargs)
+        if pinned:
+            found.page_locked = True
         written = [argument for argument in operation._schema.arguments if is_written(argument)]
         returns = operation._schema.returns
         if returns and returns[0].alias_info is not None and returns[0].alias_info.is_write:
@@ -221,7 +228,7 @@ class PretendedCuda(TorchDispatchMode):
             return same[0] if len(returns) == 1 else tuple(same)
         return placed(found) if goes == CUDA else found
 
-    def _count(self, operation, name, args, tensors, ours, goes):
+    def _count(self, operation, name, args, kwargs, tensors, ours, goes):
         if ours and name in SIZED_BY_VALUES:
             self.wait(name)
         if operation in BY_INDEX and isinstance(args[0], OnCuda):
@@ -229,7 +236,10 @@ class PretendedCuda(TorchDispatchMode):
             if any(not isinstance(one, OnCuda) or one.dtype in (torch.bool, torch.uint8) for one in indices):
                 self.wait(name)
         if operation is aten._to_copy.default and goes != (CUDA if ours else CPU):
-            self.wait("host to device" if goes == CUDA else "device to host")
+            if goes == CUDA and kwargs.get("non_blocking") and getattr(args[0], "page_locked", False):
+                self.moves += 1
+            else:
+                self.wait("host to device" if goes == CUDA else "device to host")
         elif operation in BETWEEN_DEVICES and len(tensors) == 2 and len(ours) == 1:
             self.wait("host to device" if isinstance(args[0], OnCuda) else "device to host")
         if (ours or goes == CUDA) and not operation.is_view and name not in NO_KERNEL:

@@ -88,7 +88,7 @@ ARROWS = {
     "networks": "config moving",
     "calibration": "config masking networks pictures seeding untrusted",
     "distill": "allocator config data divergence errors masking moving networks precision seeding untrusted",
-    "training": "config data divergence errors networks precision seeding",
+    "training": "config data divergence errors moving networks precision seeding",
     "store": "config errors untrusted",
     "pipeline": "allocator calibration config data distill errors networks pictures precision seeding store training",
     "study": "allocator config credentials data distill errors pipeline seeding statistics store untrusted",

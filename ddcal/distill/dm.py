@@ -11,9 +11,11 @@ from torch import Tensor
 
 from ddcal.config import DistillConfig
 from ddcal.data import Dataset
-from ddcal.data.augment import augment
+from ddcal.data.augment import augment, move_augmentations
 from ddcal.distill.learned import LearnedImages, RealBatches
 from ddcal.distill.mdt import masked
+from ddcal.divergence import Looks
+from ddcal.moving import move_together
 from ddcal.seeding import generator
 
 
@@ -49,7 +51,8 @@ class DistributionMatching(LearnedImages):
         gradient = torch.empty_like(self.images)
         losses = []
         classes = range(self.dataset.num_classes)
-        chosen, augmentations = self.real.draw_all(streams["real"]), self.drawn_for_classes(streams["augment"])
+        chosen = move_together(self.real.choose(streams["real"]), self.device)
+        augmentations = move_augmentations(self.drawn_for_classes(streams["augment"]), self.device)
         masks = self.mask.draw([tuple(self.images[self.class_part(label)].shape) for label in classes], "matching")
         for label, same in zip(classes, augmentations, strict=True):
             part = self.class_part(label)
@@ -61,9 +64,12 @@ class DistributionMatching(LearnedImages):
             difference = mean_difference(synthetic, real)
             (gradient[part],) = torch.autograd.grad(difference, leaf)
             losses.append(difference.detach())
-        loss = float(torch.stack(losses).sum())
-        settings = self.config.dm
+        loss = torch.stack(losses).sum()
+        settings, key, looks, seen = self.config.dm, "distill.dm.image_lr", Looks(self.device), list[float]()
         usual = float(self.dataset.num_classes * real.shape[1])
-        self.descend(gradient, settings.image_lr, settings.image_momentum, loss, "distill.dm.image_lr", usual=usual)
+        looks.at(loss, seen.append)
+        with self.as_before_if_diverged():
+            self.descend(gradient, settings.image_lr, settings.image_momentum, loss, key, usual=usual, looks=looks)
+            looks.now()
         self.iteration += 1
-        return loss / self.dataset.num_classes
+        return seen[0] / self.dataset.num_classes

@@ -19,9 +19,10 @@ from torch.nn.utils import parameters_to_vector
 from ddcal.config import DistillConfig, NetworkConfig
 from ddcal.config.datasets import dataset_spec
 from ddcal.data import Dataset
-from ddcal.data.augment import augment, draw_augmentation
+from ddcal.data.augment import augment, draw_augmentation, move_augmentations
 from ddcal.divergence import loss_problem, usual_cross_entropy
 from ddcal.errors import DivergedError
+from ddcal.moving import move_together
 from ddcal.networks import Network, build_network
 from ddcal.seeding import generator
 
@@ -76,13 +77,11 @@ class ExpertTraining:
         total, losses = torch.zeros((), device=self.device), list[Tensor]()
         batches = torch.randperm(len(split), generator=order_stream).split(self.settings.batch_size)
         for chosen in batches:
-            images, labels = split.images[chosen].to(self.device), split.labels[chosen].to(self.device)
+            (images,) = move_together([split.images[chosen]], self.device)
+            (labels,) = move_together([split.labels[chosen]], self.device)
             if self.settings.augment == "dsa":
-                size, place = images.shape[2], str(self.device)
-                drawn = draw_augmentation(
-                    len(images), size, augment_stream, siamese=False, flip=self.flip, device=place
-                )
-                images = augment(images, drawn)
+                drawn = draw_augmentation(len(images), images.shape[2], augment_stream, siamese=False, flip=self.flip)
+                images = augment(images, *move_augmentations([drawn], self.device))
             loss = cross_entropy(self.network(images), labels)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 import torch
@@ -10,13 +12,13 @@ from torch import Tensor
 from ddcal.config import DistillConfig, NetworkConfig
 from ddcal.config.datasets import dataset_spec
 from ddcal.data import Dataset
-from ddcal.data.augment import Augmentation, draw_augmentation, move_augmentations
+from ddcal.data.augment import Augmentation, draw_augmentation
 from ddcal.distill.distiller import Distiller
 from ddcal.distill.limits import clipped, diverged, limited, what_limits
 from ddcal.distill.mdt import SyntheticMask
 from ddcal.distill.real import random_subset
-from ddcal.divergence import loss_problem, value_problem
-from ddcal.moving import move_together
+from ddcal.divergence import Looks, largest_of, largest_problem, loss_problem
+from ddcal.errors import DivergedError
 from ddcal.networks import FreshNetworks, Network
 from ddcal.seeding import generator
 
@@ -80,21 +82,21 @@ class LearnedImages(Distiller):
         return self._networks.draw(generator(self.seed, "distill", "network", self.iteration))
 
     def drawn_for_classes(self, stream: torch.Generator) -> list[Augmentation]:
-        """Return a siamese DSA augmentation for each class, drawn one after the other and moved together."""
+        """Return a siamese DSA augmentation for each class, drawn one after the other, on the CPU."""
         size, classes = self.dataset.image_size, range(self.dataset.num_classes)
-        drawn = [draw_augmentation(1, size, stream, siamese=True, flip=self.flip) for _ in classes]
-        return move_augmentations(drawn, self.device)
+        return [draw_augmentation(1, size, stream, siamese=True, flip=self.flip) for _ in classes]
 
     def descend(
         self,
         gradient: Tensor,
         rate: float,
         momentum: float,
-        loss: float,
+        loss: float | Tensor,
         key: str,
         *,
         usual: float = 1.0,
         also: str = "",
+        looks: Looks | None = None,
     ) -> None:
         """Take one SGD step on the images, held by ``distill.clip`` and ``distill.update_limit`` where they are set.
 
@@ -102,27 +104,52 @@ class LearnedImages(Distiller):
             gradient: Of the loss, of the images' shape.
             rate: The learning rate.
             momentum: In [0, 1).
-            loss: The iteration's loss, for the check.
+            loss: The iteration's loss, for the check; a number, or a scalar tensor.
             key: The setting that is the rate, for the error.
             usual: The loss where nothing has been learned (`ddcal.divergence`).
             also: What else to change where the loss has diverged, for the error.
+            looks: Where the loop looks at its numbers: on a GPU errors come with its `Looks.now`, so that `step` has to
+                be within `as_before_if_diverged`. None looks here.
 
         Raises:
-            DivergedError: if the loss or an updated image is not finite or has exploded; the images are not changed
-                by a loss that has.
+            DivergedError: if the loss or an updated image is not finite or has exploded; where it is looked at here,
+                the images are not changed by a loss that has.
         """
         advice = f"lower {key} ({rate:g}){what_limits(self.config)}"
-        if problem := loss_problem("matching loss", loss, usual):
-            raise diverged(self, problem, f"{advice}{also}")
+        looks = looks or Looks(torch.device("cpu"))
+        seen: list[float] = []
+
+        def check_loss(value: float) -> None:
+            seen.append(value)
+            if problem := loss_problem("matching loss", value, usual):
+                raise diverged(self, problem, f"{advice}{also}")
+
+        def check_largest(largest: float) -> None:
+            if problem := largest_problem("an image element", largest):
+                cause = "" if bool(torch.isfinite(gradient).all()) else "its gradient is not finite, "
+                raise diverged(self, f"matching loss {seen[0]:g}, {cause}{problem}", advice)
+
+        if isinstance(loss, Tensor):
+            looks.at(loss, check_loss)
+        else:
+            check_loss(loss)
         (held,) = clipped([gradient], self.config.clip)
         self.velocity.mul_(momentum).add_(held)
         if self.config.update_limit is None:
             self.images.sub_(self.velocity, alpha=rate)
         else:
             self.images.sub_(limited(rate * self.velocity, self.config.update_limit))
-        if problem := value_problem("an image element", [self.images]):
-            cause = "" if bool(torch.isfinite(gradient).all()) else "its gradient is not finite, "
-            raise diverged(self, f"matching loss {loss:g}, {cause}{problem}", advice)
+        looks.at(largest_of([self.images]), check_largest)
+
+    @contextmanager
+    def as_before_if_diverged(self) -> Iterator[None]:
+        """Put images and momentum back where an iteration ends with a `DivergedError`, which a GPU sees late."""
+        images, velocity = self.images.clone(), self.velocity.clone()
+        try:
+            yield
+        except DivergedError:
+            self.images, self.velocity = images, velocity
+            raise
 
 
 class RealBatches:
@@ -133,10 +160,9 @@ class RealBatches:
         self.indices = [dataset.train.indices_of(label) for label in range(dataset.num_classes)]
         self.size, self.device = size, device
 
-    def draw_all(self, stream: torch.Generator) -> list[Tensor]:
-        """Return which images `draw` would draw of each class, one after the other: indices, moved together."""
-        chosen = [self._chosen(label, stream, self.size) for label in range(len(self.indices))]
-        return move_together(chosen, torch.device(self.device))
+    def choose(self, stream: torch.Generator, size: int | None = None) -> list[Tensor]:
+        """Return which images `draw` would draw of each class, one after the other: indices, on the CPU."""
+        return [self._chosen(label, stream, self.size if size is None else size) for label in range(len(self.indices))]
 
     def _chosen(self, label: int, stream: torch.Generator, size: int) -> Tensor:
         indices = self.indices[label]

@@ -7,6 +7,8 @@ Differentiable Siamese Augmentation" (ICML 2021). MDT masks the synthetic images
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from ddcal.data.augment import Augmentation, augment, draw_augmentation, move_au
 from ddcal.distill.learned import LearnedImages, RealBatches
 from ddcal.distill.limits import diverged
 from ddcal.distill.mdt import masked
-from ddcal.divergence import loss_problem, usual_cross_entropy
+from ddcal.divergence import Looks, loss_problem, usual_cross_entropy
 from ddcal.moving import move_together
 from ddcal.networks import fix_statistics
 from ddcal.seeding import generator
@@ -46,6 +48,34 @@ def matching_distance(synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> Te
         a, b = ours.flatten(1), theirs.flatten(1)
         total = total + (1.0 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + EPSILON)).sum()
     return total
+
+
+@dataclass(frozen=True)
+class _Update:
+    """What an image update draws: of each class, where the images are to be.
+
+    Attributes:
+        real: Which real images are matched, int64.
+        statistics: Which fix the statistics of batch norms, int64; empty without such norms.
+        augmentations: Of real and synthetic images alike; empty for DC.
+    """
+
+    real: list[Tensor]
+    statistics: list[Tensor]
+    augmentations: list[Augmentation]
+
+
+@dataclass(frozen=True)
+class _Epochs:
+    """What the network's training between two updates draws.
+
+    Attributes:
+        batches: Which images of the set each step takes, int64.
+        augmentations: Of each step; empty for DC.
+    """
+
+    batches: list[Tensor]
+    augmentations: list[Augmentation]
 
 
 class GradientMatching(LearnedImages):
@@ -97,39 +127,59 @@ class GradientMatching(LearnedImages):
             DivergedError: if a loss or an updated image is not finite or has exploded.
         """
         iteration = self.iteration
-        streams = {
-            name: generator(self.seed, "distill", name, iteration)
-            for name in ("real", "augment", "inner-augment", "order", "statistics")
-        }
         self.mask.begin(iteration, tuple(self.images.shape))
         network = self.fresh_network()
         network.train()
-        loss = 0.0
-        for update in range(self.outer):
-            loss += self._update_images(network, streams)
-            if update < self.outer - 1:
-                self._train_network(network, streams)
+        updates, epochs = self._drawn()
+        looks, seen = Looks(self.device), list[float]()
+        with self.as_before_if_diverged():
+            for update in range(self.outer):
+                self._update_images(network, updates[update], looks, seen)
+                if update < self.outer - 1:
+                    self._train_network(network, epochs[update], looks)
+            looks.now()
         self.iteration += 1
-        return loss / (self.outer * self.dataset.num_classes)
+        return sum(seen) / (self.outer * self.dataset.num_classes)
 
-    def _update_images(self, network: nn.Module, streams: dict[str, torch.Generator]) -> float:
-        """One SGD step on the images; the losses of all classes are summed."""
-        if self.network_config.norm == "batch":
-            self._fix_statistics(network, streams["statistics"])
+    def _drawn(self) -> tuple[list[_Update], list[_Epochs]]:
+        """Draw the numbers of an iteration, but for masks, and move them together: of each update, and in between."""
+        names = ("real", "augment", "inner-augment", "order", "statistics")
+        streams = {name: generator(self.seed, "distill", name, self.iteration) for name in names}
+        batch, gaps, classes = self.config.matching.inner_batch, self.outer - 1, self.dataset.num_classes
+        fixed = STATISTICS_IMAGES if self.network_config.norm == "batch" else 0
+        real = [self.real.choose(streams["real"]) for _ in range(self.outer)]
+        statistics = [self.real.choose(streams["statistics"], fixed) for _ in range(self.outer)] if fixed else []
+        orders = [torch.randperm(len(self.images), generator=streams["order"]) for _ in range(gaps * self.inner)]
+        batches = [chosen for order in orders for chosen in order.split(batch)]
+        indices = iter(move_together([*chain(*real, *statistics), *batches], self.device))
+        drawn = list[Augmentation]()
+        if self.siamese:
+            drawn = [one for _ in range(self.outer) for one in self.drawn_for_classes(streams["augment"])]
+            drawn += [self._inner_augmentation(len(chosen), streams["inner-augment"]) for chosen in batches]
+        augmentations = iter(move_augmentations(drawn, self.device))
+        of_real = [list(islice(indices, classes)) for _ in range(self.outer)]
+        of_norms = [list(islice(indices, classes if fixed else 0)) for _ in range(self.outer)]
+        of_classes = [list(islice(augmentations, classes)) for _ in range(self.outer)]
+        steps = len(batches) // gaps if gaps else 0
+        between = [_Epochs(list(islice(indices, steps)), list(islice(augmentations, steps))) for _ in range(gaps)]
+        return [_Update(*one) for one in zip(of_real, of_norms, of_classes, strict=True)], between
+
+    def _update_images(self, network: nn.Module, drawn: _Update, looks: Looks, seen: list[float]) -> None:
+        """One SGD step on the images; the losses of all classes are summed, and appended to ``seen``."""
+        if drawn.statistics:  # fixed until the network is trained
+            fix_statistics(network, self.real.images[torch.cat(drawn.statistics)])
         weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
         gradient = torch.empty_like(self.images)
         losses = []
         classes = range(self.dataset.num_classes)
-        chosen = self.real.draw_all(streams["real"])
-        augmentations = self.drawn_for_classes(streams["augment"]) if self.siamese else []
         masks = self.mask.draw([tuple(self.images[self.class_part(label)].shape) for label in classes], "matching")
         for label in classes:
             part = self.class_part(label)
-            real = self.real.images[chosen[label]]
+            real = self.real.images[drawn.real[label]]
             leaf = self.images[part].detach().requires_grad_()
             synthetic = masked(leaf, masks[label]) if masks else self.mask.apply(leaf, part, "matching")
             if self.siamese:
-                real, synthetic = augment(real, augmentations[label]), augment(synthetic, augmentations[label])
+                real, synthetic = (augment(one, drawn.augmentations[label]) for one in (real, synthetic))
             real_loss = cross_entropy(network(real), self.device_labels.new_full((len(real),), label))
             target = torch.autograd.grad(real_loss, weights)
             synthetic_loss = cross_entropy(network(synthetic), self.device_labels[part])
@@ -137,28 +187,20 @@ class GradientMatching(LearnedImages):
             distance = matching_distance(ours, target)
             (gradient[part],) = torch.autograd.grad(distance, leaf)
             losses.append(distance.detach())
-        loss = float(torch.stack(losses).sum())
+        loss = torch.stack(losses).sum()
+        looks.at(loss, seen.append)
         settings = self.config.matching
         usual = float(self.dataset.num_classes * sum(len(weight) for weight in weights))
         rate, key = settings.image_lr, "distill.matching.image_lr"
         also = f", or lower distill.matching.network_lr ({settings.network_lr:g})" if self.outer > 1 else ""
-        self.descend(gradient, rate, settings.image_momentum, loss, key, usual=usual, also=also)
-        return loss
+        self.descend(gradient, rate, settings.image_momentum, loss, key, usual=usual, also=also, looks=looks)
 
-    def _fix_statistics(self, network: nn.Module, stream: torch.Generator) -> None:
-        """Fix the statistics of batch norms until the network is trained."""
-        classes = range(self.dataset.num_classes)
-        fix_statistics(network, torch.cat([self.real.draw(label, stream, STATISTICS_IMAGES) for label in classes]))
-
-    def _train_network(self, network: nn.Module, streams: dict[str, torch.Generator]) -> None:
+    def _train_network(self, network: nn.Module, drawn: _Epochs, looks: Looks) -> None:
         """``inner`` epochs of plain SGD over the whole synthetic set."""
         network.train()
         parameters: list[Tensor] = list(network.parameters())
-        batch, rate = self.config.matching.inner_batch, self.config.matching.network_lr
+        batches, rate = drawn.batches, self.config.matching.network_lr
         worst = torch.zeros((), device=self.device)
-        orders = [torch.randperm(len(self.images), generator=streams["order"]) for _ in range(self.inner)]
-        batches = move_together([chosen for order in orders for chosen in order.split(batch)], self.device)
-        augmentations = self._inner_augmentations(batches, streams["inner-augment"]) if self.siamese else []
         # A GPU gets all masks at once; the CPU needs no room for them.
         at_once = self.device.type != "cpu"
         masks = self.mask.draw([(len(b), *self.images.shape[1:]) for b in batches], "inner") if at_once else None
@@ -166,21 +208,23 @@ class GradientMatching(LearnedImages):
             images = self.images[chosen]
             images = masked(images, masks[step]) if masks else self.mask.apply(images, chosen, "inner")
             if self.siamese:
-                images = augment(images, augmentations[step])
+                images = augment(images, drawn.augmentations[step])
             loss = cross_entropy(network(images), self.device_labels[chosen])
             gradients = torch.autograd.grad(loss, parameters)
-            worst = torch.maximum(worst, loss.detach())  # looked at once, after the loop; a NaN stays
+            worst = torch.maximum(worst, loss.detach())  # a NaN stays
             with torch.no_grad():
                 torch._foreach_sub_(parameters, gradients, alpha=rate)
         usual = usual_cross_entropy(self.dataset.num_classes)
-        if problem := loss_problem("loss of the network's training on the set", float(worst), usual):
-            raise diverged(self, problem, f"lower distill.matching.network_lr ({rate:g})")
 
-    def _inner_augmentations(self, batches: list[Tensor], stream: torch.Generator) -> list[Augmentation]:
-        """Return an augmentation for each batch that trains the network, drawn one after the other."""
-        size = self.dataset.image_size
-        drawn = [draw_augmentation(len(one), size, stream, siamese=False, flip=self.flip) for one in batches]
-        return move_augmentations(drawn, self.device)
+        def check(value: float) -> None:
+            if problem := loss_problem("loss of the network's training on the set", value, usual):
+                raise diverged(self, problem, f"lower distill.matching.network_lr ({rate:g})")
+
+        looks.at(worst, check)
+
+    def _inner_augmentation(self, count: int, stream: torch.Generator) -> Augmentation:
+        """Return the augmentation of a batch that trains the network."""
+        return draw_augmentation(count, self.dataset.image_size, stream, siamese=False, flip=self.flip)
 
 
 class SiameseMatching(GradientMatching):

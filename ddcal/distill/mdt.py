@@ -35,7 +35,8 @@ class SyntheticMask:
         index = 0 if self.config.resample == "fixed" else iteration
         self._stream = generator(self.seed, "distill", "mask", index)
         if self.config.resample != "step":
-            self._kept = random_mask(shape, self.config.ratio, self._stream, self.config.unit).to(self.device)
+            kept = random_mask(shape, self.config.ratio, self._stream, self.config.unit)
+            (self._kept,) = move_together([kept], self.device)
 
     def apply(self, images: Tensor, index: slice | Tensor, where: Literal["matching", "inner"]) -> Tensor:
         """Return ``images`` (the members ``index`` of the set) masked as the config says for this kind of pass."""

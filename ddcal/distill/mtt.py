@@ -21,6 +21,7 @@ from ddcal.data.augment import Augmentation, augment, draw_augmentation, move_au
 from ddcal.distill.experts import Experts, skeleton, unflatten
 from ddcal.distill.learned import LearnedImages
 from ddcal.distill.unroll import Method, Tensors, UnrollGradient, method_of, unroll_gradient
+from ddcal.divergence import Looks
 from ddcal.errors import DivergedError
 from ddcal.moving import move_together
 from ddcal.seeding import generator
@@ -119,7 +120,7 @@ class TrajectoryMatching(LearnedImages):
                 lambda parameters, inputs: trajectory_distance(parameters, target, start),
                 start,
                 [self.images],
-                torch.tensor(self.learning_rate, device=self.device),
+                torch.full((), self.learning_rate, device=self.device),
                 self.steps,
                 method=method,
                 segment=max(1, round(math.sqrt(self.steps))),
@@ -129,15 +130,19 @@ class TrajectoryMatching(LearnedImages):
         if self.settings.gradient == "tesla" and self.iteration + 1 in self.compared:
             taken, exact = (value.inputs[0].flatten().double() for value in (found, gradient("exact")))
             self.cosines[self.iteration + 1] = float(cosine_similarity(taken, exact, dim=0))
-        loss = float(found.loss)
+        looks, seen = Looks(self.device), list[float]()
+        looks.at(found.loss, seen.append)
         also = (
             f", or lower the student's rate, learned from distill.mtt.rate ({self.settings.rate:g}) with "
             f"distill.mtt.rate_lr ({self.rate_lr:g}) and now {self.learning_rate:g}"
         )
-        self.descend(found.inputs[0], self.image_lr, self.settings.momentum, loss, "distill.mtt.image_lr", also=also)
-        self._learn_rate(float(found.learning_rate))
+        rate, momentum, key = self.image_lr, self.settings.momentum, "distill.mtt.image_lr"
+        with self.as_before_if_diverged():
+            self.descend(found.inputs[0], rate, momentum, found.loss, key, also=also, looks=looks)
+            looks.at(found.learning_rate, self._learn_rate)
+            looks.now()
         self.iteration += 1
-        return loss
+        return seen[0]
 
     def state(self) -> dict[str, Tensor]:
         """Return copies of what the next iteration starts from."""

@@ -21,7 +21,7 @@ from ddcal.config.augmentations import operations_of
 from ddcal.config.backbones.rtp import decoded_per_class
 from ddcal.config.datasets import dataset_spec
 from ddcal.data import Dataset
-from ddcal.data.augment import augment, draw_augmentation
+from ddcal.data.augment import augment, draw_augmentation, move_augmentations
 from ddcal.distill.distiller import Distiller
 from ddcal.distill.experts import skeleton
 from ddcal.distill.learned import RealBatches
@@ -29,7 +29,8 @@ from ddcal.distill.limits import clipped, diverged, limited, what_limits
 from ddcal.distill.mdt import SyntheticMask
 from ddcal.distill.real import random_subset
 from ddcal.distill.unroll import Tensors, method_of, unroll_gradient
-from ddcal.divergence import loss_problem, usual_cross_entropy, value_problem
+from ddcal.divergence import Looks, largest_of, largest_problem, loss_problem, usual_cross_entropy
+from ddcal.errors import DivergedError
 from ddcal.moving import move_together
 from ddcal.networks import build_network
 from ddcal.seeding import generator
@@ -110,6 +111,7 @@ class AddressableMemories(Distiller):
             self.memories = [images.to(device)]
         self.velocity = [torch.zeros_like(memory) for memory in self.memories]
         self.labels = torch.arange(dataset.num_classes).repeat_interleave(self.per_class)
+        self.device_labels = self.labels.to(device)
         self.network = skeleton(dataset, config, generator(seed, "distill", "skeleton")).to(device)
         self.names = [name for name, _ in self.network.named_parameters()]
         taken = min(settings.batch_per_class, self.per_class) * dataset.num_classes * settings.steps
@@ -131,12 +133,12 @@ class AddressableMemories(Distiller):
         same = self._augmentation()
         chosen = self._chosen()
         self.mask.draw_steps([(len(one), self.dataset.channels, self.size, self.size) for one in chosen])
-        labels = self.labels.to(self.device)
-        draws = generator(self.seed, "distill", "real", iteration)
-        real = self.real.draw_all(draws)
+        labels = self.device_labels
+        real = self.real.choose(generator(self.seed, "distill", "real", iteration))
         counts = torch.tensor([len(index) for index in real])
-        real_labels = torch.repeat_interleave(torch.arange(len(real)), counts).to(self.device)
-        real_images = same(self.real.images[torch.cat(real)])
+        real_labels = torch.repeat_interleave(torch.arange(len(real)), counts)
+        taken, real_labels = move_together([torch.cat(real), real_labels], self.device)
+        real_images = same(self.real.images[taken])
 
         def loss_of(parameters: Tensors, images: Tensor, targets: Tensor) -> Tensor:
             weights = dict(zip(self.names, parameters, strict=True))
@@ -157,16 +159,23 @@ class AddressableMemories(Distiller):
             outer_loss,
             self._fresh_weights(),
             self.memories,
-            torch.tensor(settings.inner_lr, device=self.device),
+            torch.full((), settings.inner_lr, device=self.device),
             settings.steps,
             momentum=settings.inner_momentum,
             method=self.method,
             segment=max(1, round(math.sqrt(settings.steps))),
         )
-        loss = float(found.loss)
-        self._descend(list(found.inputs), loss)
+        looks, seen = Looks(self.device), list[float]()
+        looks.at(found.loss, seen.append)
+        memories, velocity = ([value.clone() for value in values] for values in (self.memories, self.velocity))
+        try:
+            self._descend(list(found.inputs), found.loss, looks)
+            looks.now()
+        except DivergedError:  # a GPU sees it late
+            self.memories, self.velocity = memories, velocity
+            raise
         self.iteration += 1
-        return loss
+        return seen[0]
 
     def state(self) -> dict[str, Tensor]:
         """Return copies of what the next iteration starts from."""
@@ -192,10 +201,9 @@ class AddressableMemories(Distiller):
         operations = operations_of(self.settings.augment)
         if not operations:
             return lambda images: images
-        stream, place = generator(self.seed, "distill", "augment", self.iteration), str(self.device)
-        same = draw_augmentation(
-            1, self.size, stream, siamese=True, flip=self.flip, device=place, operations=operations
-        )
+        stream = generator(self.seed, "distill", "augment", self.iteration)
+        drawn = draw_augmentation(1, self.size, stream, siamese=True, flip=self.flip, operations=operations)
+        (same,) = move_augmentations([drawn], self.device)
         return lambda images: augment(images, same)
 
     def _chosen(self) -> list[Tensor]:
@@ -215,7 +223,7 @@ class AddressableMemories(Distiller):
         shape = (self.dataset.channels, self.size, self.dataset.num_classes)
         return move_together([p.detach() for p in build_network(config, *shape, draws).parameters()], self.device)
 
-    def _descend(self, gradients: list[Tensor], loss: float) -> None:
+    def _descend(self, gradients: list[Tensor], loss: Tensor, looks: Looks) -> None:
         """Take one SGD step on the memories, the gradient's norm over all of them clipped."""
         settings, limit = self.settings, self.config.update_limit
         advice = (
@@ -223,8 +231,20 @@ class AddressableMemories(Distiller):
             f"{what_limits(self.config)}"
         )
         name = f"loss on real images after {settings.steps} steps"
-        if problem := loss_problem(name, loss, usual_cross_entropy(self.dataset.num_classes)):
-            raise diverged(self, problem, advice)
+        seen: list[float] = []
+
+        def check_loss(value: float) -> None:
+            seen.append(value)
+            if problem := loss_problem(name, value, usual_cross_entropy(self.dataset.num_classes)):
+                raise diverged(self, problem, advice)
+
+        def check_largest(largest: float) -> None:
+            if problem := largest_problem("an element of what is learned", largest):
+                finite = all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+                cause = "" if finite else "its gradient is not finite, "
+                raise diverged(self, f"{name} {seen[0]:g}, {cause}{problem}", advice)
+
+        looks.at(loss, check_loss)
         for memory, velocity, gradient in zip(
             self.memories, self.velocity, clipped(gradients, settings.clip), strict=True
         ):
@@ -233,7 +253,4 @@ class AddressableMemories(Distiller):
                 memory.sub_(velocity, alpha=settings.lr)
             else:
                 memory.sub_(limited(settings.lr * velocity, limit))
-        if problem := value_problem("an element of what is learned", self.memories):
-            finite = all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
-            cause = "" if finite else "its gradient is not finite, "
-            raise diverged(self, f"{name} {loss:g}, {cause}{problem}", advice)
+        looks.at(largest_of(self.memories), check_largest)

@@ -55,5 +55,9 @@ class FreshNetworks:
         moved = move_together([one.detach() for one in self._drawn.parameters()], self._device)
         for (module, name), value in zip(self._parameters, moved, strict=True):
             setattr(module, name, nn.Parameter(value))
-        for (module, name), drawn in zip(self._buffers, self._drawn.buffers(), strict=True):
-            setattr(module, name, drawn.to(self._device))  # running statistics of batch norms: few, of two types
+        places = list(zip(self._buffers, self._drawn.buffers(), strict=True))
+        for dtype in {drawn.dtype for _, drawn in places}:  # running statistics of batch norms, and how many there were
+            kept = [(place, drawn) for place, drawn in places if drawn.dtype == dtype]
+            buffers = move_together([drawn for _, drawn in kept], self._device)
+            for ((module, name), _), value in zip(kept, buffers, strict=True):
+                setattr(module, name, value)

@@ -5,6 +5,8 @@ The networks advance epoch by epoch together, so that a metric over all of them 
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from ddcal.config.augmentations import operations_of
 from ddcal.data.augment import Augmentation, augment, draw_augmentation, draw_crop_flip, move_augmentations
 from ddcal.divergence import loss_problem, usual_cross_entropy
 from ddcal.errors import DivergedError
+from ddcal.moving import move_together
 from ddcal.networks import build_network, predict_logits
 from ddcal.precision import Precision, state_determinism, state_precision
 from ddcal.seeding import generator
@@ -147,15 +150,18 @@ class DDNNTraining:
         order_stream = generator(self.seed, self.stream, f"order-{index}", self.epoch)
         augment_stream = generator(self.seed, self.stream, f"augment-{index}", self.epoch)
         mixup_stream = generator(self.seed, self.stream, f"mixup-{index}", self.epoch)
-        order = torch.randperm(len(self.images), generator=order_stream).to(self.device)
-        batches = order.split(self.config.batch_size)
-        augmentations = self._augmentations([len(chosen) for chosen in batches], augment_stream)
+        drawn_order = torch.randperm(len(self.images), generator=order_stream)
+        sizes = [len(one) for one in drawn_order.split(self.config.batch_size)]
+        alpha, mixed = self.config.mixup.alpha, self.config.loss == "mixup"
+        drawn_mixings = [draw_mixing(size, alpha, mixup_stream) for size in sizes] if mixed else []
+        order, *partners = move_together([drawn_order, *(one.partners for one in drawn_mixings)], self.device)
+        placed = [replace(one, partners=there) for one, there in zip(drawn_mixings, partners, strict=True)]
+        batches, mixings = order.split(sizes), placed or repeat(None, len(sizes))
+        augmentations = self._augmentations(sizes, augment_stream)
         total, losses = torch.zeros((), device=self.device), list[Tensor]()
-        for chosen, drawn_for_batch in zip(batches, augmentations, strict=True):
+        for chosen, drawn_for_batch, mixing in zip(batches, augmentations, mixings, strict=True):
             images, labels = self.images[chosen], self.labels[chosen]
-            mixing = None
-            if self.config.loss == "mixup":
-                mixing = draw_mixing(len(chosen), self.config.mixup.alpha, mixup_stream, self.device)
+            if mixing:
                 images = mixing.images(images)
             for drawn in drawn_for_batch:
                 images = augment(images, drawn)

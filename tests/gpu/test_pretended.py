@@ -65,6 +65,17 @@ def test_waits_and_kernels_are_counted(cuda):
     assert cuda.waits == {("_local_scalar_dense", ""): 1, ("is_nonzero", ""): 1} or sum(cuda.waits.values()) == 2
 
 
+def test_copies_from_page_locked_memory_are_not_waited_for(cuda):
+    here = torch.empty(3, pin_memory=True).fill_(1.0)
+    cuda.forget()
+    there = here.to("cuda", non_blocking=True)
+    assert cuda.moves == 1 and not cuda.waits and there.is_cuda
+    here.to("cuda")
+    torch.ones(3).to("cuda", non_blocking=True)
+    assert cuda.moves == 1 and sum(cuda.waits.values()) == 2
+    assert there.tolist() == [1.0, 1.0, 1.0]
+
+
 def test_everything_is_as_before_once_it_is_left(cuda):
     cuda.__exit__(None, None, None)
     try:
