@@ -190,6 +190,7 @@ def _identity(results: StudyResults) -> dict[str, str | None]:
     facts: dict[str, str | None] = {
         "devices": environment.get("device"),
         "precisions": environment.get("precision"),
+        "settings of compile": str(environment.get("compile", False)).lower(),
     }
     config = None if trial is None else _config(trial)
     names = ("datasets", "val splits", "test images", "ECE bins", "networks a trial")

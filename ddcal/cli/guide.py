@@ -17,7 +17,7 @@ FOLDER = Path(__file__).absolute().parents[1] / "guide"
 ORDER = (
     *("own-data", "own-backbone", "own-components", "one-gpu", "cluster", "results", "notebook"),
     *("settings", "stages", "distillation", "training", "calibrations", "metrics", "search", "plan", "stopping"),
-    *("export", "security", "method"),
+    *("speed", "export", "security", "method"),
 )
 """Tutorials first, then reference."""
 

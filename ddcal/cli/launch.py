@@ -16,6 +16,7 @@ from ddcal.config.checks.searchers import trials_sentence
 from ddcal.config.reading.loading import read_study, study_problems
 from ddcal.config.shipped import study_file
 from ddcal.errors import BadInput
+from ddcal.pipeline.environment import compile_problems
 from ddcal.pipeline.imported import check_imports
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def validate(
 
     def check_files(study: StudyConfig) -> list[Problem]:
         checked.append(check_imports(study))
-        return checked[-1].problems
+        return checked[-1].problems + compile_problems(study)
 
     reports = [(file, *study_problems(file, overrides or (), check_files)) for file in map(study_file, studies)]
     if data:

@@ -123,6 +123,10 @@ class ResourcesConfig(Config):
     of them than CPUs take longer in total (four at once on two CPUs 30 %, for the caches that they share).
     ``gpu`` is a share of a GPU, or ``auto``: measured by the first trial of each kind. ``on_oom: grow`` tries a trial
     that ran out of GPU memory once more with the next larger share.
+
+    ``precision: tf32`` has NVIDIA's GPUs round what convolutions and products take to 10 bits; ``compile`` translates
+    the loops of first derivatives into machine code (the guide's page speed says what it brings and needs). Both are
+    part of every result's identity where they are not the default.
     """
 
     cpu: NonNegativeFloat = 1.0
@@ -130,6 +134,8 @@ class ResourcesConfig(Config):
     gpu: NonNegativeFloat | Literal["auto"] = 0.0
     on_oom: Literal["record", "grow"] = "record"
     retries: Annotated[int, Field(ge=0)] = 3
+    precision: Literal["float32", "tf32"] = "float32"
+    compile: bool = False
 
     @field_validator("gpu", mode="before")
     @classmethod

@@ -22,6 +22,7 @@ class Distiller(ABC):
         iterations: How many there are.
         iteration: How many are done.
         learning_rate: The rate that was learned for training on the set, None where none is.
+        compiled: Whether what needs first derivatives alone is to be compiled (`ddcal.compiling`); set before `step`.
     """
 
     images: Tensor
@@ -29,6 +30,7 @@ class Distiller(ABC):
     iterations: int
     iteration: int
     learning_rate: float | None = None
+    compiled: bool = False
 
     @abstractmethod
     def step(self) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ddcal.compiling import compiled_call
 from ddcal.config import DistillConfig
 from ddcal.data import Dataset
 from ddcal.data.augment import augment, move_augmentations
@@ -48,6 +49,7 @@ class DistributionMatching(LearnedImages):
         streams = {name: generator(self.seed, "distill", name, self.iteration) for name in ("real", "augment")}
         self.mask.begin(self.iteration, tuple(self.images.shape))
         network = self.fresh_network().requires_grad_(False)
+        embed = compiled_call(network.features) if self.compiled else network.features
         gradient = torch.empty_like(self.images)
         losses = []
         classes = range(self.dataset.num_classes)
@@ -58,9 +60,11 @@ class DistributionMatching(LearnedImages):
             part = self.class_part(label)
             leaf = self.images[part].detach().requires_grad_()
             with torch.no_grad():
-                real = network.features(augment(self.real.images[chosen[label]], same))
+                drawn = augment(self.real.images[chosen[label]], same)
+                # Small classes have batches of many sizes, each of which would be compiled for.
+                real = embed(drawn) if len(drawn) == self.real.size else network.features(drawn)
             images = masked(leaf, masks[label]) if masks else self.mask.apply(leaf, part, "matching")
-            synthetic = network.features(augment(images, same))
+            synthetic = embed(augment(images, same))
             difference = mean_difference(synthetic, real)
             (gradient[part],) = torch.autograd.grad(difference, leaf)
             losses.append(difference.detach())

@@ -43,6 +43,7 @@ def make_distiller(
     device: torch.device | str = "cpu",
     experts: Experts | None = None,
     precision: Precision | None = "float32",
+    compiled: bool = False,
 ) -> Distiller:
     """Return the distiller of ``config.backbone`` at iteration 0; settings left out take the published values.
 
@@ -53,6 +54,7 @@ def make_distiller(
         device: Where to compute.
         experts: The trajectories that ``mtt`` matches; trained here and now if there are none. Others ignore them.
         precision: Stated for this process (`ddcal.precision`); None leaves it as it is.
+        compiled: Whether loops of first derivatives are compiled, in a process that `ddcal.compiling` has prepared.
 
     Raises:
         ValueError: for ``backbone: full``, which distills nothing, an ``ipc`` that the dataset cannot give, or bases
@@ -68,7 +70,7 @@ def make_distiller(
         raise ValueError(f"distill.backbone is {config.backbone!r}, which distills nothing: use {others}")
     make = imported_object("backbone", config.backbone, spec.distiller)
     if spec.takes_experts:
-        experts = experts or train_experts(dataset, resolved, seed, torch.device(device))
+        experts = experts or train_experts(dataset, resolved, seed, torch.device(device), compiled)
         made = make(dataset, resolved, seed, torch.device(device), experts)
     else:
         made = make(dataset, resolved, seed, torch.device(device))
@@ -77,6 +79,7 @@ def make_distiller(
             f"distill.backbone {config.backbone!r}: {spec.distiller} makes a {type(made).__name__}; it must be a "
             "ddcal.distill.Distiller"
         )
+    made.compiled = compiled
     return made
 
 

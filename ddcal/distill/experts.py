@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parameters_to_vector
 
+from ddcal.compiling import call_network, compile_network
 from ddcal.config import DistillConfig, NetworkConfig
 from ddcal.config.datasets import dataset_spec
 from ddcal.data import Dataset
@@ -42,7 +43,15 @@ class ExpertTraining:
         losses: The mean loss of each epoch.
     """
 
-    def __init__(self, dataset: Dataset, config: DistillConfig, seed: int, index: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: DistillConfig,
+        seed: int,
+        index: int,
+        device: torch.device,
+        compiled: bool = False,
+    ) -> None:
         self.dataset, self.settings, self.seed, self.index, self.device = (
             dataset,
             config.mtt.experts,
@@ -52,6 +61,8 @@ class ExpertTraining:
         )
         self.epochs, self.epoch = config.mtt.kept_epochs, 0
         self.network = skeleton(dataset, config, generator(seed, "experts", "network", index)).to(device)
+        if compiled:
+            compile_network(self.network)
         self.optimizer = torch.optim.SGD(
             self.network.parameters(),
             lr=self.settings.lr,
@@ -82,7 +93,7 @@ class ExpertTraining:
             if self.settings.augment == "dsa":
                 drawn = draw_augmentation(len(images), images.shape[2], augment_stream, siamese=False, flip=self.flip)
                 images = augment(images, *move_augmentations([drawn], self.device))
-            loss = cross_entropy(self.network(images), labels)
+            loss = cross_entropy(call_network(self.network, images, len(batches[0])), labels)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
@@ -164,11 +175,13 @@ class Experts:
             return file.get_slice("trajectory")[epoch].float()
 
 
-def train_experts(dataset: Dataset, config: DistillConfig, seed: int, device: torch.device) -> Experts:
+def train_experts(
+    dataset: Dataset, config: DistillConfig, seed: int, device: torch.device, compiled: bool = False
+) -> Experts:
     """Train every expert of a resolved config here and now, and keep them in memory."""
     trajectories = []
     for index in range(config.mtt.experts.count):
-        training = ExpertTraining(dataset, config, seed, index, device)
+        training = ExpertTraining(dataset, config, seed, index, device, compiled)
         while training.epoch < training.epochs:
             training.step()
         trajectories.append(torch.stack(training.snapshots))

@@ -128,7 +128,7 @@ class TrajectoryMatching(LearnedImages):
 
         found = gradient(self.method)
         if self.settings.gradient == "tesla" and self.iteration + 1 in self.compared:
-            taken, exact = (value.inputs[0].flatten().double() for value in (found, gradient("exact")))
+            taken, exact = (value.inputs[0].flatten().cpu().double() for value in (found, gradient("exact")))
             self.cosines[self.iteration + 1] = float(cosine_similarity(taken, exact, dim=0))
         looks, seen = Looks(self.device), list[float]()
         looks.at(found.loss, seen.append)

@@ -16,7 +16,7 @@ class InstanceNorm(nn.GroupNorm):
     """One group a channel, affine: y = γ·x̂ + β with x̂ = (x − μ)·r and r = 1/√(var + ε), over the pixels of each map.
 
     Values and first derivatives are those of ``torch.nn.functional.group_norm``; second ones are closed-form
-    (`_Backward`), and there are no third ones.
+    (`_Backward`), and there are no third ones. A compiler gets torch's own, which it fuses with what is around it.
     """
 
     def __init__(self, width: int) -> None:
@@ -24,7 +24,7 @@ class InstanceNorm(nn.GroupNorm):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return maps (N, C, H, W) of maps (N, C, H, W)."""
-        if not torch.is_grad_enabled():
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return super().forward(maps)
         normed: Tensor = _Forward.apply(maps, self.weight, self.bias, self.eps)
         return normed

@@ -19,10 +19,19 @@ class HalvingPool(nn.AvgPool2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return maps (N, C, ⌊H/2⌋, ⌊W/2⌋) of maps (N, C, H, W)."""
+        if torch.compiler.is_compiling():
+            return _by_views(maps)
         if not (maps.device.type == "cpu" and maps.requires_grad and torch.is_grad_enabled()):
             return super().forward(maps)
         pooled: Tensor = _Pool.apply(maps)
         return pooled
+
+
+def _by_views(maps: Tensor) -> Tensor:
+    """Return the mean of every 2×2 pixels as a compiler fuses it best: forwards and backwards without a condition."""
+    height, width = maps.shape[2:]
+    even = maps[:, :, : height - height % 2, : width - width % 2]
+    return even.unflatten(3, (width // 2, 2)).unflatten(2, (height // 2, 2)).mean((3, 5))
 
 
 class _Pool(torch.autograd.Function):

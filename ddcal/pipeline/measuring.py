@@ -55,11 +55,12 @@ def measure(config: TrialConfig, stage: str, dataset: Dataset, environment: Envi
         BadInput: if the dataset cannot give the images that the trial asks for.
     """
     environment.apply()
-    cuda = environment.device != "cpu"
+    cuda = environment.device == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     try:
-        cost = STAGES[stage].work.measure(config, dataset, environment.device)
+        for _ in range(1 + environment.compile):  # the first time compiles
+            cost = STAGES[stage].work.measure(config, dataset, environment.device, environment.compile)
     except ValueError as error:
         raise BadInput(str(error)) from error
     return replace(cost, gpu_bytes=torch.cuda.max_memory_allocated() if cuda else None)
@@ -80,8 +81,10 @@ def seconds_of(call: Callable[[], object], device: str, long: float = LONG_SECON
 def _timed(call: Callable[[], object], device: str) -> float:
     began = time.perf_counter()
     call()
-    if device != "cpu":
+    if device == "cuda":
         torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
     return time.perf_counter() - began
 
 

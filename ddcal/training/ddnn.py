@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ddcal.compiling import call_network, compile_network
 from ddcal.config import NetworkConfig, TrainConfig
 from ddcal.config.augmentations import operations_of
 from ddcal.data.augment import Augmentation, augment, draw_augmentation, draw_crop_flip, move_augmentations
@@ -47,6 +48,7 @@ class DDNNTraining:
         device: torch.device | str = "cpu",
         stream: str = "train",
         precision: Precision | None = "float32",
+        compiled: bool = False,
     ) -> None:
         """Prepare the networks at epoch 0.
 
@@ -60,6 +62,7 @@ class DDNNTraining:
             device: Where to train.
             stream: What random numbers belong to, and errors name: ``train``, ``folds`` or ``probe``.
             precision: Stated for this process (`ddcal.precision`); None leaves it as it is.
+            compiled: Whether the networks are compiled, in a process that `ddcal.compiling` has prepared.
         """
         if precision is not None:
             state_precision(precision)
@@ -80,6 +83,8 @@ class DDNNTraining:
             ).to(self.device)
             for index in range(config.networks)
         ]
+        for network in self.networks if compiled else ():
+            compile_network(network)
         self.optimizers = [
             torch.optim.SGD(
                 network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
@@ -165,7 +170,7 @@ class DDNNTraining:
                 images = mixing.images(images)
             for drawn in drawn_for_batch:
                 images = augment(images, drawn)
-            logits = network(images)
+            logits = call_network(network, images, len(batches[0]))
             loss = mixing.loss(self.loss, logits, labels) if mixing else self.loss(logits, labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -8,7 +8,8 @@ Run it as a script:
 Two processes stay up for a case and work in turns: ddcal's, which keeps the memory that it frees as every worker does,
 and a plain one with the C library's own settings. The plain steps are written from the definitions, as one would write
 them down (those of distillation are `bench_distill`'s, one graph for all that a step differentiates); both get the same
-drawn numbers. A ratio is plain / ddcal: above 1 ddcal is faster.
+drawn numbers. A ratio is plain / ddcal: above 1 ddcal is faster. Of ``compiled-…`` ddcal's side is compiled before the
+turns, once with an empty cache; how long that took is printed.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,11 +32,11 @@ from bench_distill import PLAIN, distiller_of, own_step, random_dataset
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddcal.allocator import keep_freed_memory
 from ddcal.config import DistillConfig, TrainConfig
 from ddcal.data.augment import augment, draw_augmentation
 from ddcal.distill.experts import ExpertTraining
 from ddcal.networks import predict_logits
+from ddcal.pipeline import Environment
 from ddcal.seeding import generator
 from ddcal.training import DDNNTraining
 
@@ -41,6 +44,8 @@ SIZE, IMAGES, EPOCHS, PREDICTED, EXPERT_IMAGES = 32, 100, 20, 1000, 512
 TARGETS = {
     "evaluation-32": 2.0,
     "evaluation-128": 1.7,
+    "compiled-32": 2.6,
+    "compiled-128": 1.9,
     "dsa": 1.5,
     "dm": 1.5,
     "mtt-10": 1.5,
@@ -80,13 +85,13 @@ def plain_epochs(images: Tensor, labels: Tensor, width: int, batch: int) -> Call
     return epoch
 
 
-def evaluations(width: int, who: str) -> Callable[[], object]:
+def evaluations(width: int, who: str, compiled: bool = False) -> Callable[[], object]:
     """Epochs of one network on 100 images: several, as each draws one of DSA's operations, which cost more or less."""
-    epoch = evaluation(width, who)
+    epoch = evaluation(width, who, compiled and who == "own")
     return lambda: [epoch() for _ in range(EPOCHS)]
 
 
-def evaluation(width: int, who: str) -> Callable[[], object]:
+def evaluation(width: int, who: str, compiled: bool = False) -> Callable[[], object]:
     """An epoch of one network on 100 images with DSA's augmentation."""
     images = torch.randn(IMAGES, 3, SIZE, SIZE, generator=generator(0, "bench", "images"))
     labels = torch.arange(IMAGES) % 10
@@ -94,7 +99,7 @@ def evaluation(width: int, who: str) -> Callable[[], object]:
         return plain_epochs(images, labels, width, 256)
     settings = {"epochs": 1000, "augment": "dsa", "lr": 0.01, "batch_size": 256, "weight_decay": 5e-4}
     config = TrainConfig.model_validate({**settings, "schedule": "step", "networks": 1, "network": {"width": width}})
-    return DDNNTraining(images, labels, config, num_classes=10, flip=True, seed=0).step
+    return DDNNTraining(images, labels, config, num_classes=10, flip=True, seed=0, compiled=compiled).step
 
 
 def experts(width: int, who: str) -> Callable[[], object]:
@@ -139,8 +144,9 @@ def distilling(config: dict[str, Any], who: str) -> Callable[[], object]:
 
 def loop(name: str, width: int, who: str) -> Callable[[], object]:
     """Return one step of a case."""
-    if name.startswith("evaluation"):
-        return evaluations(int(name.partition("-")[2]), who)
+    if name.startswith(("evaluation", "compiled")):
+        kind, _, size = name.partition("-")
+        return evaluations(int(size), who, kind == "compiled")
     if name in ("prediction", "experts"):
         return {"prediction": prediction, "experts": experts}[name](width, who)
     config: dict[str, Any] = {"ipc": 10, "iterations": 9, "network": {"width": width}}
@@ -161,19 +167,27 @@ def serve(name: str, width: int, who: str) -> None:
     """Run a step for every line that comes in, and answer with its CPU seconds."""
     torch.set_num_threads(1)
     if who == "own":
-        keep_freed_memory()
+        Environment("cpu", 1, compile=name.startswith("compiled")).apply()
     step = loop(name, width, who)
+    began = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     step()
+    ended = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(sum(b.ru_utime + b.ru_stime - a.ru_utime - a.ru_stime for a, b in zip(began, ended, strict=True)), flush=True)
     for _ in sys.stdin:
         began = time.process_time()
         step()
         print(time.process_time() - began, flush=True)
 
 
-def in_turns(name: str, options: argparse.Namespace) -> tuple[list[float], list[float]]:
-    """Return the CPU seconds of each turn: plain, and ddcal's."""
+def in_turns(name: str, options: argparse.Namespace) -> tuple[list[float], list[float], float]:
+    """Return the CPU seconds of each turn, plain and ddcal's, and of ddcal's first step, which compiles where it does.
+
+    Those of a compiler count, which runs in a process of its own.
+    """
+    cache = tempfile.TemporaryDirectory(prefix="bench-speed-")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    processes, seconds = {}, {"plain": list[float](), "own": list[float]()}
+    environment["XDG_CACHE_HOME"] = cache.name
+    processes, seconds, first = {}, {"plain": list[float](), "own": list[float]()}, {}
     for who in seconds:
         command = [sys.executable, __file__, "--serve", who, "--cases", name, "--width", str(options.width)]
         processes[who] = subprocess.Popen(
@@ -184,6 +198,9 @@ def in_turns(name: str, options: argparse.Namespace) -> tuple[list[float], list[
             env=environment | {"OMP_NUM_THREADS": "1"},
         )
     try:
+        for who, process in processes.items():
+            assert process.stdout is not None
+            first[who] = float(process.stdout.readline())
         for turn in range(options.turns + 1):
             for who, process in processes.items():
                 assert process.stdin is not None and process.stdout is not None
@@ -197,7 +214,8 @@ def in_turns(name: str, options: argparse.Namespace) -> tuple[list[float], list[
             assert process.stdin is not None
             process.stdin.close()
             process.wait(600)
-    return seconds["plain"], seconds["own"]
+        cache.cleanup()
+    return seconds["plain"], seconds["own"], first["own"]
 
 
 def main() -> None:
@@ -205,7 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--turns", type=int, default=9)
-    parser.add_argument("--width", type=int, default=128, help="of the network, but for evaluation-32")
+    parser.add_argument("--width", type=int, default=128, help="of the network, where the case does not name it")
     parser.add_argument("--serve", choices=("plain", "own"), help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="Print the seconds too.")
     options = parser.parse_args()
@@ -216,12 +234,12 @@ def main() -> None:
     print(f"== speed beside plain torch, ConvNet-3, width {options.width} ({machine}); {options.turns} turns")
     print(f"   {'case':<16}{'s, plain':>10}{'s, ddcal':>10}{'plain / ddcal':>22}{'target':>8}")
     for name in options.cases:
-        plain, own = in_turns(name, options)
+        plain, own, first = in_turns(name, options)
         ratios = [a / b for a, b in zip(plain, own, strict=True)]
         ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
         print(
             f"   {name:<16}{statistics.median(plain):>10.3f}{statistics.median(own):>10.3f}{ratio:>22}"
-            f"{TARGETS[name]:>8.1f}",
+            f"{TARGETS[name]:>8.1f}" + (f"   compiled in {first:.0f} s" if name.startswith("compiled") else ""),
             flush=True,
         )
         if options.json:

@@ -195,7 +195,7 @@ def test_a_distilling_target_ends_with_the_distilled_set(make_trial):
     [
         {"fingerprint": "1" * 64},
         {"environment": Environment("cpu", 2)},
-        {"environment": replace(HERE, precision="float64")},
+        {"environment": replace(HERE, compile=True)},
     ],
 )
 def test_data_and_environment_change_everything(other, make_trial):

@@ -123,11 +123,14 @@ def _check_kind(study: StudyConfig, base: dict[str, Any], broken: set[str]) -> l
 
 
 def _check_gpu(study: StudyConfig) -> list[Problem]:
-    gpu = study.resources.gpu
-    if gpu == "auto" or gpu <= 1:
-        return []
-    message = "a trial computes on one GPU: at most 1 (0.25 puts four on one), or auto; more GPUs run more trials"
-    return [problem_at(("resources", "gpu"), message, gpu)]
+    gpu, precision, problems = study.resources.gpu, study.resources.precision, []
+    if gpu != "auto" and gpu > 1:
+        message = "a trial computes on one GPU: at most 1 (0.25 puts four on one), or auto; more GPUs run more trials"
+        problems.append(problem_at(("resources", "gpu"), message, gpu))
+    if precision == "tf32" and not gpu:
+        message = "an arithmetic of NVIDIA's GPUs, and resources.gpu is 0: float32, or ask for a GPU"
+        problems.append(problem_at(("resources", "precision"), message, precision))
+    return problems
 
 
 def _check_words(study: StudyConfig, base: dict[str, Any], broken: set[str]) -> list[Problem]:

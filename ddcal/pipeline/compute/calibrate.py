@@ -199,7 +199,7 @@ def _chosen_ratio(masked: MaskedImages, draws: int, target: float) -> dict[str, 
     }
 
 
-def measure(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
+def measure(config: TrialConfig, dataset: Dataset, device: str, compiled: bool = False) -> Cost:
     """Return the cost of calibrating one network."""
     settings = config.calibrate
     if settings.spec.sees == "nothing":

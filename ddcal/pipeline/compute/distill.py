@@ -36,7 +36,9 @@ def begin(place: TrialPlace) -> DistillWork:
     Raises:
         BadInput: if a file of images that is to be imported has changed.
     """
-    work = DistillWork(place.config, place.dataset, place.environment.device, experts_of(place))
+    work = DistillWork(
+        place.config, place.dataset, place.environment.device, experts_of(place), place.environment.compile
+    )
     if DISTILL.key(place.config, place.fingerprint, place.environment, place.keys) != place.keys[DISTILL.name]:
         raise BadInput(f"distill.file.images: {place.config.distill.file.images} changed meanwhile")
     return work
@@ -53,9 +55,18 @@ class DistillWork:
 
     waited = 0.0
 
-    def __init__(self, config: TrialConfig, dataset: Dataset, device: str, experts: Experts | None = None) -> None:
-        self.config, self.dataset, self.device = config, dataset, device
-        self.distiller = make_distiller(dataset, config.distill, config.seed, device, experts, precision=None)
+    def __init__(
+        self,
+        config: TrialConfig,
+        dataset: Dataset,
+        device: str,
+        experts: Experts | None = None,
+        compiled: bool = False,
+    ) -> None:
+        self.config, self.dataset, self.device, self.compiled = config, dataset, device, compiled
+        self.distiller = make_distiller(
+            dataset, config.distill, config.seed, device, experts, precision=None, compiled=compiled
+        )
         self.curve: list[dict[str, float]] = []
         self.pictures = StagePictures(self.distiller, dataset)
 
@@ -114,6 +125,7 @@ class DistillWork:
             self.distiller.labels,
             self.device,
             self.distiller.learning_rate,
+            self.compiled,
         )
         while training.epoch < training.epochs:
             training.step()
@@ -122,7 +134,13 @@ class DistillWork:
 
 
 def probe_training(
-    config: TrialConfig, dataset: Dataset, images: Tensor, labels: Tensor, device: str, rate: float | None = None
+    config: TrialConfig,
+    dataset: Dataset,
+    images: Tensor,
+    labels: Tensor,
+    device: str,
+    rate: float | None = None,
+    compiled: bool = False,
 ) -> DDNNTraining:
     """Return the training of the short network that scores a distilled set while it is made.
 
@@ -133,6 +151,7 @@ def probe_training(
         labels: Their labels, int64 (M,).
         device: Where to train.
         rate: The learning rate that was learned with the images, if one was.
+        compiled: Whether the network is compiled.
     """
     # Not config.train or the family, which are no part of the distill stage.
     distill = config.distill
@@ -156,20 +175,24 @@ def probe_training(
         device=device,
         stream="probe",
         precision=None,
+        compiled=compiled,
     )
 
 
-def measure(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
+def measure(config: TrialConfig, dataset: Dataset, device: str, compiled: bool = False) -> Cost:
     """Return the cost of an iteration, of a probe and of the start."""
     distill = config.distill.spec.quiet(config.distill, QUIET)
     experts = made_up_experts(config, dataset) if distill.spec.takes_experts else None
     began = time.perf_counter()
-    distiller = make_distiller(dataset, distill, config.seed, torch.device(device), experts, precision=None)
+    distiller = make_distiller(
+        dataset, distill, config.seed, torch.device(device), experts, precision=None, compiled=compiled
+    )
     once = time.perf_counter() - began
     step = distiller.iteration_seconds(lambda call: measuring.seconds_of(call, device), LONG_SECONDS)
     point = 0.0
     if config.distill.probe.points and len(dataset.val):
-        training = probe_training(config, dataset, distiller.images.detach(), distiller.labels, device)
+        images = distiller.images.detach()
+        training = probe_training(config, dataset, images, distiller.labels, device, compiled=compiled)
         epochs, val = config.distill.probe.epochs, dataset.val.images[: config.distill.probe.images]
         point = epochs * measuring.seconds_of(training.step, device) + score_seconds(
             training, dataset, len(val), device

@@ -169,7 +169,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def measure(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
+def measure(config: TrialConfig, dataset: Dataset, device: str, compiled: bool = False) -> Cost:
     """Return the cost of an evaluation."""
     logits = random_logits(config, dataset)
     values = {"fits": [{"temperature": 1.0, "at_bound": False}] * config.train.networks}

@@ -39,7 +39,14 @@ def begin(place: TrialPlace) -> ExpertsWork:
     """Return the stage with nothing looked up yet."""
     keys = expert_keys(place.config, place.fingerprint, place.environment)
     return ExpertsWork(
-        place.config, place.dataset, place.environment.device, keys, place.store, place.leases, place.gpu
+        place.config,
+        place.dataset,
+        place.environment.device,
+        keys,
+        place.store,
+        place.leases,
+        place.gpu,
+        place.environment.compile,
     )
 
 
@@ -71,6 +78,7 @@ class ExpertsWork:
         store: Store,
         leases: Leases,
         gpu: float = 0.0,
+        compiled: bool = False,
     ) -> None:
         """Begin; nothing is looked up yet.
 
@@ -82,12 +90,13 @@ class ExpertsWork:
             store: Where experts are.
             leases: Tell which experts other processes train.
             gpu: The share of a GPU that this process may use, noted with what it trains.
+            compiled: Whether the networks are compiled.
         """
         self.config, self.dataset, self.device, self.keys = config, dataset, torch.device(device), list(keys)
         self.curve: list[dict[str, float]] = []
         self.waited = 0.0
         self.entries: dict[int, Entry] = {}
-        self._store, self._leases, self._gpu = store, leases, gpu
+        self._store, self._leases, self._gpu, self._compiled = store, leases, gpu, compiled
         self._training: ExpertTraining | None = None
         self._seconds = 0.0  # of the expert in training
         self._lease: Lease | None = None
@@ -135,7 +144,7 @@ class ExpertsWork:
             self._look_up(other, key)
         if index < 0 or index in self.entries:
             return
-        self._training = ExpertTraining(self.dataset, self.config.distill, self.config.seed, index, self.device)
+        self._training = self._expert(index)
         self._training.restore(state["expert"])
         self._seconds = state["seconds"]
 
@@ -181,7 +190,7 @@ class ExpertsWork:
             return
         if self._claim(index):
             if index not in self.entries:
-                self._training = ExpertTraining(self.dataset, self.config.distill, self.config.seed, index, self.device)
+                self._training = self._expert(index)
                 self._seconds = 0.0
             return
         self._asked += 1
@@ -208,6 +217,10 @@ class ExpertsWork:
             return False
         self.entries[index] = entry
         return True
+
+    def _expert(self, index: int) -> ExpertTraining:
+        config = self.config
+        return ExpertTraining(self.dataset, config.distill, config.seed, index, self.device, self._compiled)
 
     def _publish(self, training: ExpertTraining) -> None:
         def write(folder: Path) -> dict[str, Any]:
@@ -236,14 +249,14 @@ class ExpertsWork:
         self.close()
 
 
-def measure(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
+def measure(config: TrialConfig, dataset: Dataset, device: str, compiled: bool = False) -> Cost:
     """Return the cost of an epoch of an expert."""
     mtt, batch = config.distill.mtt, config.distill.mtt.experts.batch_size
     total, measured = len(dataset.train), BATCHES * batch
     quiet = mtt.experts.model_copy(update={"lr": QUIET})
     distill = config.distill.model_copy(update={"mtt": mtt.model_copy(update={"experts": quiet})})
     part = replace(dataset, train=Split(dataset.train.images[:measured], dataset.train.labels[:measured]))
-    training = ExpertTraining(part, distill, config.seed, 0, torch.device(device))
+    training = ExpertTraining(part, distill, config.seed, 0, torch.device(device), compiled)
     return Cost(
         measuring.seconds_of(training.step, device) * math.ceil(total / batch) / math.ceil(len(part.train) / batch)
     )

@@ -46,7 +46,7 @@ def begin(place: TrialPlace) -> FoldsWork:
     """
     synthetic = synthetic_of(place)
     assert synthetic is not None, "folds are of distilled images"
-    return FoldsWork(place.config, place.dataset, synthetic, place.environment.device)
+    return FoldsWork(place.config, place.dataset, synthetic, place.environment.device, place.environment.compile)
 
 
 def fold_logits_of(place: TrialPlace) -> dict[str, Tensor] | None:
@@ -84,13 +84,15 @@ class FoldsWork:
 
     waited = 0.0
 
-    def __init__(self, config: TrialConfig, dataset: Dataset, synthetic: SyntheticSet, device: str) -> None:
+    def __init__(
+        self, config: TrialConfig, dataset: Dataset, synthetic: SyntheticSet, device: str, compiled: bool = False
+    ) -> None:
         """Begin with the first fold.
 
         Raises:
             BadInput: if a class has a single image.
         """
-        self.config, self.dataset, self.device = config, dataset, device
+        self.config, self.dataset, self.device, self.compiled = config, dataset, device, compiled
         self.images, self.labels, _, _ = training_images(config, dataset, synthetic)
         per_class = int(torch.unique(self.labels, return_counts=True)[1].min())
         if per_class < 2:
@@ -166,17 +168,18 @@ class FoldsWork:
             device=self.device,
             stream="folds",
             precision=None,
+            compiled=self.compiled,
         )
 
 
-def measure(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
+def measure(config: TrialConfig, dataset: Dataset, device: str, compiled: bool = False) -> Cost:
     """Return the cost of an epoch of a fold, and of its logits."""
     batch, folds = config.train.batch_size, folds_of(config)
     assert batch, "the config must be resolved"
     images, labels, total = images_like_train(config, dataset)
     kept = total - total // folds
     shown = min(kept, BATCHES * batch)
-    training = quiet_training(config, dataset, images[:shown], labels[:shown], device)
+    training = quiet_training(config, dataset, images[:shown], labels[:shown], device, compiled)
     batches = math.ceil(kept / batch) / math.ceil(shown / batch)
     step = batches * measuring.seconds_of(training.step, device)
     held = images[:SCORED_IMAGES].to(device)

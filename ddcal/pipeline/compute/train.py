@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ddcal.calibration import score
+from ddcal.compiling import compile_network
 from ddcal.config import NetworkConfig, TrialConfig
 from ddcal.config.datasets import dataset_spec
 from ddcal.config.presets import DEFAULT_RATE
@@ -34,7 +35,8 @@ LOGITS = "logits.safetensors"
 
 def begin(place: TrialPlace) -> TrainWork:
     """Return the stage before its first epoch."""
-    return TrainWork(place.config, place.dataset, synthetic_of(place), place.environment.device)
+    there = place.environment
+    return TrainWork(place.config, place.dataset, synthetic_of(place), there.device, there.compile)
 
 
 def logits_of(place: TrialPlace) -> dict[str, Tensor]:
@@ -60,7 +62,10 @@ def test_set_of(place: TrialPlace) -> dict[str, int] | None:
 def networks_of(place: TrialPlace) -> list[torch.nn.Module]:
     """Return the networks of the finished stage where the trial computes."""
     weights = load_file(place.entries[TRAIN.name].folder / NETWORKS)
-    return [one.to(place.environment.device) for one in load_networks(weights, place.config, place.dataset)]
+    networks = [one.to(place.environment.device) for one in load_networks(weights, place.config, place.dataset)]
+    for network in networks if place.environment.compile else ():
+        compile_network(network)
+    return networks
 
 
 class TrainWork:
@@ -68,7 +73,14 @@ class TrainWork:
 
     waited = 0.0
 
-    def __init__(self, config: TrialConfig, dataset: Dataset, synthetic: SyntheticSet | None, device: str) -> None:
+    def __init__(
+        self,
+        config: TrialConfig,
+        dataset: Dataset,
+        synthetic: SyntheticSet | None,
+        device: str,
+        compiled: bool = False,
+    ) -> None:
         self.config, self.dataset, self.device = config, dataset, device
         images, labels, held_images, held_labels = training_images(config, dataset, synthetic)
         self.images, self.labels, self.held_images, self.held_labels = images, labels, held_images, held_labels
@@ -82,6 +94,7 @@ class TrainWork:
             seed=config.seed,
             device=device,
             precision=None,
+            compiled=compiled,
         )
         self.curve: list[dict[str, float]] = []
 
@@ -195,12 +208,12 @@ def load_networks(weights: dict[str, Tensor], config: TrialConfig, dataset: Data
     return networks
 
 
-def measure(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
+def measure(config: TrialConfig, dataset: Dataset, device: str, compiled: bool = False) -> Cost:
     """Return the cost of an epoch of a network, of scoring it, and of its logits."""
     batch = config.train.batch_size
     assert batch, "the config must be resolved"
     images, labels, total = images_like_train(config, dataset, BATCHES * batch)
-    training = quiet_training(config, dataset, images, labels, device)
+    training = quiet_training(config, dataset, images, labels, device, compiled)
     batches = math.ceil(total / batch) / math.ceil(len(images) / batch)
     step = batches * measuring.seconds_of(training.step, device)
     point = score_seconds(training, dataset, len(dataset.val), device)
@@ -209,7 +222,9 @@ def measure(config: TrialConfig, dataset: Dataset, device: str) -> Cost:
     return Cost(step, point, logits * (total + len(dataset.val) + len(dataset.test)))
 
 
-def quiet_training(config: TrialConfig, dataset: Dataset, images: Tensor, labels: Tensor, device: str) -> DDNNTraining:
+def quiet_training(
+    config: TrialConfig, dataset: Dataset, images: Tensor, labels: Tensor, device: str, compiled: bool = False
+) -> DDNNTraining:
     """Return the training of one network at a rate at which nothing diverges."""
     return DDNNTraining(
         images,
@@ -220,4 +235,5 @@ def quiet_training(config: TrialConfig, dataset: Dataset, images: Tensor, labels
         seed=config.seed,
         device=device,
         precision=None,
+        compiled=compiled,
     )

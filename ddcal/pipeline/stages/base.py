@@ -36,7 +36,7 @@ class Work(Protocol):
     def compute(self, place: TrialPlace) -> Found:
         """Return what the stage of a trial finds."""
 
-    def measure(self, config: TrialConfig, dataset: Dataset, device: str) -> Cost:
+    def measure(self, config: TrialConfig, dataset: Dataset, device: str, compiled: bool = False) -> Cost:
         """Return what the stage costs on this machine, from a few steps of it; nothing is published."""
 
 

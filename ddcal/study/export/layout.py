@@ -49,9 +49,10 @@ class _Model(BaseModel):
 
 
 class _Environment(_Model):
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:.*)?)$", max_length=200)]
-    precision: Literal["float32"]
+    device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:.*)?)$", max_length=200)]
+    precision: Literal["float32", "tf32"]
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)]
+    compile: bool = False
 
 
 class _StageRecord(_Model):

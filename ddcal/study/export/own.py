@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ddcal.config import TrialConfig
@@ -23,7 +24,7 @@ def recorded_sources(results: StudyResults, trial: Trial) -> dict[str, Any]:
         return {}
     sources = own_sources(trial.config)
     environment = results.started["environment"]
-    here = Environment(environment["device"], environment["threads"])
+    here = replace(Environment.recorded(environment), kind=environment["device"])
     if stage_keys(trial.config, trial.fingerprint or "", here, results.study.trial) != trial.keys:
         named = " or ".join(f"{setting} {source['path']}" for setting, source in sources.items())
         raise ExportError(

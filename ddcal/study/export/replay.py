@@ -17,7 +17,7 @@ from ddcal.config.base import RECORDED
 from ddcal.data import DataError, dataset_fingerprint, own_cache
 from ddcal.distill.synthetic import DESCRIPTION
 from ddcal.pipeline import Advance, DatasetCache, Environment, TrialRunner, open_store
-from ddcal.pipeline.environment import default_device
+from ddcal.pipeline.environment import lacks
 from ddcal.pipeline.stages import STAGES
 from ddcal.study.export.layout import CUDA_TOLERANCE, NOT_COMPARED, SOURCE, ExportError, read_run
 from ddcal.study.export.own import source_problems
@@ -68,9 +68,8 @@ def check_replayable(run: dict[str, Any], data: DataConfig, fingerprint: str, *,
             f"data_fingerprint: this {data.name} has {fingerprint[:16]}…, "
             f"the run used {run['data_fingerprint'][:16]}…: other data gives other numbers"
         )
-    device = run["environment"]["device"]
-    if device != "cpu" and default_device() == "cpu":
-        problems.append(f"environment.device: the run used {device}, and torch sees no GPU here")
+    environment = Environment.recorded(run["environment"])
+    problems += [f"environment.{key}: {said}" for key, said in lacks(environment)]
     if not ignore_versions:
         here = package_versions()
         for package in NUMERIC_PACKAGES:
@@ -121,9 +120,8 @@ def replay(
     data, fingerprint = _located(config.data, run["data_fingerprint"], folder, data_root)
     config = config.model_copy(update={"data": data})
     check_replayable(run, data, fingerprint, ignore_versions=ignore_versions)
-    device = "cpu" if run["environment"]["device"] == "cpu" else "cuda"
-    tolerance = 0.0 if device == "cpu" else CUDA_TOLERANCE
-    environment = Environment(device, run["environment"]["threads"])
+    environment = Environment.recorded(run["environment"])
+    tolerance = 0.0 if environment.device == "cpu" else CUDA_TOLERANCE
     target = "ddnn" if {"train", "calibrate", "evaluate"} & run["stages"].keys() else "distill"
     if target == "distill" and not config.distill.spec.distills:
         raise ExportError(
@@ -133,7 +131,7 @@ def replay(
     with tempfile.TemporaryDirectory(prefix="ddcal-replay-") as scratch:
         datasets = DatasetCache(own_cache(data))
         runner = TrialRunner(config, open_store(store or scratch), environment, target=target, datasets=datasets)
-        if not ignore_versions and device == "cpu" and (problem := _other_algorithm(run, runner.keys)):
+        if not ignore_versions and environment.device == "cpu" and (problem := _other_algorithm(run, runner.keys)):
             raise ExportError(f"{folder}: {problem}")
         if runner.keys.keys() != run["stages"].keys() or target != run["target"]:
             raise ExportError(

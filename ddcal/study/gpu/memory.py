@@ -23,7 +23,7 @@ class GpuMemory:
         """Give back what an earlier trial of this process has left, and set the cap, which else would be that one's.
 
         Args:
-            device: ``"cpu"`` or ``"cuda"``.
+            device: ``"cpu"``, ``"cuda"``, or ``"mps"``, whose memory is the machine's own: nothing is capped there.
             fraction: The trial's share of the GPU; 1 and more, or 0 (not said), cap nothing.
             context: Bytes of a CUDA context, which the allocator does not know of; None if not measured.
         """
@@ -36,7 +36,10 @@ class GpuMemory:
             return
         import torch
 
-        torch.cuda.empty_cache()
+        _empty_cache(device)
+        if device == "mps":
+            self._cap = torch.mps.recommended_max_memory()
+            return
         total = torch.cuda.mem_get_info()[1]
         share = 1.0
         if 0.0 < fraction < 1.0:
@@ -61,14 +64,19 @@ class GpuMemory:
         stage = advance.stage
         if stage in self._ended:
             return
-        self._peaks[stage] = max(torch.cuda.max_memory_reserved(), self._peaks.get(stage, 0))
-        if self.fraction >= 1.0:  # nobody else is there: what the allocator does not know of is the context
+        apple = self.device == "mps"  # which keeps no peak
+        reserved = torch.mps.driver_allocated_memory() if apple else torch.cuda.max_memory_reserved()
+        self._peaks[stage] = max(reserved, self._peaks.get(stage, 0))
+        if (
+            self.fraction >= 1.0 and not apple
+        ):  # nobody else is there: what the allocator does not know of is the context
             free, total = torch.cuda.mem_get_info()
             self._context = max(0, total - free - torch.cuda.memory_reserved())
         if ended:
             self._ended.add(stage)
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()  # the next stage begins from nothing
+            _empty_cache(self.device)
+            if not apple:
+                torch.cuda.reset_peak_memory_stats()  # the next stage begins from nothing
 
     def ran_out(self, stage: str) -> None:
         """Take running out of memory as a measurement: ``stage`` needs more than it may have."""
@@ -81,11 +89,18 @@ class GpuMemory:
             return []
         import torch
 
-        total = torch.cuda.mem_get_info()[1]
+        total = self._cap if self.device == "mps" else torch.cuda.mem_get_info()[1]
         return [{"total": total, "context": self._context, "peaks": dict(self._peaks)}]
 
 
+def _empty_cache(device: str) -> None:
+    import torch
+
+    (torch.mps if device == "mps" else torch.cuda).empty_cache()
+
+
 OUT_OF_MEMORY = (
+    "MPS backend out of memory",
     *("CUDA error: out of memory", "CUDA driver error: out of memory", "HIP error: out of memory", "HIP out of memory"),
     *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "HIPBLAS_STATUS_ALLOC_FAILED"),
 )
@@ -128,4 +143,6 @@ def free_memory(error: BaseException) -> None:
         cause = cause.__cause__ or cause.__context__
     gc.collect()
     if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+        _empty_cache("cuda")
+    elif torch.backends.mps.is_available():
+        _empty_cache("mps")

@@ -13,8 +13,9 @@ from ddcal.config import ConfigError, StudyConfig, TrialConfig
 from ddcal.config.baselines import enqueued_points
 from ddcal.config.checks.notes import zca_notes
 from ddcal.config.places import is_url
-from ddcal.pipeline import Environment, Store
+from ddcal.pipeline import Store
 from ddcal.pipeline.costs import Cost, Kind
+from ddcal.pipeline.environment import compile_problems, study_environment
 from ddcal.pipeline.imported import check_imports
 from ddcal.pipeline.stages import STAGES
 from ddcal.pipeline.upkeep import list_entries
@@ -116,9 +117,9 @@ def make_plan(
     """
     about_data = refuse_data(study)
     imported = check_imports(study)
-    if imported.problems:
-        raise ConfigError(imported.problems)
-    environment = Environment("cuda" if on_cuda(study) else "cpu", study.resources.threads)
+    if problems := imported.problems + compile_problems(study):
+        raise ConfigError(problems)
+    environment = study_environment(study)
     if probe:
         refuse_without_gpu(environment)
     machine = machine or this_machine()

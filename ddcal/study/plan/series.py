@@ -10,12 +10,13 @@ from pathlib import Path
 from ddcal.config import StudyConfig, TrialConfig
 from ddcal.pipeline import Environment
 from ddcal.pipeline.costs import Kind
+from ddcal.pipeline.environment import study_environment
 from ddcal.pipeline.stages import STAGES
 from ddcal.pipeline.upkeep import list_entries
 from ddcal.study.plan.candidates import Planner
 from ddcal.study.plan.plan import BUSY, existing_store
 from ddcal.study.plan.planned import PlannedTrial
-from ddcal.study.plan.side_by_side import Machine, on_cuda, pack, refuse_without_gpu, this_machine
+from ddcal.study.plan.side_by_side import Machine, pack, refuse_without_gpu, this_machine
 from ddcal.study.plan.time import OnProbe, estimate, measure_kinds
 
 
@@ -80,7 +81,7 @@ def plan_series(
     wanted: dict[Kind, TrialConfig] = {}
     environment = Environment("cpu", 1)
     for study in studies:
-        environment = Environment("cuda" if on_cuda(study) else "cpu", study.resources.threads)
+        environment = study_environment(study)
         refuse_without_gpu(environment)
         store, _ = existing_store(study, root)
         if store is not None:

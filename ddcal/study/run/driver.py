@@ -324,6 +324,8 @@ class StudyDriver:
             log=str(self.directory / log),
             device=self.environment.device,
             threads=self.environment.threads,
+            precision=self.environment.precision,
+            compile=self.environment.compile,
             target=self.study.trial,
             bundle_cached=self.study.scheduler.name == "none",
             checkpoint_seconds=self._checkpoint_seconds,

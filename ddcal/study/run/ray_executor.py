@@ -125,10 +125,16 @@ def check_resources(study: StudyConfig, available: dict[str, float]) -> None:
         if asked > there:
             problems.append(
                 f"{key}: a trial asks for {asked:g} but Ray has {there:g} {name}s: lower it"
-                + (", or set it to 0 to run on the CPU" if name == "GPU" else "")
+                + (f", or set it to 0 to run on the CPU{_apple_hint()}" if name == "GPU" else "")
             )
     if problems:
         raise ResourceError("\n".join(problems))
+
+
+def _apple_hint() -> str:
+    from ddcal.pipeline.environment import gpu_device
+
+    return "; an Apple GPU is for --debug, one trial at a time" if gpu_device() == "mps" else ""
 
 
 def check_shared(root: Path, ray: Any, *, relative: bool = False, key: str = "storage.output") -> None:

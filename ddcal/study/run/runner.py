@@ -15,6 +15,7 @@ from ddcal.config import ConfigError, StudyConfig, read_study
 from ddcal.config.places import is_url, tracking_problem
 from ddcal.errors import BadInput, ResourceError
 from ddcal.pipeline import Advance, Environment, Store
+from ddcal.pipeline.environment import compile_problems, gpu_device, study_environment
 from ddcal.pipeline.imported import check_imports
 from ddcal.store.leases import Leases, open_leases
 from ddcal.study.mlflow.follower import Tracking
@@ -205,7 +206,7 @@ def _run(
         if debug:
             from ddcal.study.run.debug import run_in_process
 
-            environment = Environment(_debug_device(study), study.resources.threads)
+            environment = study_environment(study, _debug_device(study))
             stack.enter_context(as_access_says(study.storage.access))
             driver = _driver(study, directory, environment, earlier, hooks, take_over=take_over)
             note = f"; scheduler {study.scheduler.name} is off" if study.scheduler.name != "none" else ""
@@ -253,7 +254,7 @@ def ray_device(study: StudyConfig) -> str:
 
 def ray_environment(study: StudyConfig, ray: Any) -> Environment:
     """Return where trials compute, with the GPU's model from a node that has one if this one has none."""
-    environment = Environment(ray_device(study), study.resources.threads)
+    environment = study_environment(study, ray_device(study))
     if environment.device_kind != "cuda":
         return environment
     kind = ray.remote(num_cpus=0, num_gpus=0.01, max_retries=0)(_device_kind)
@@ -326,10 +327,10 @@ def _check_data(study: StudyConfig) -> None:
 
 
 def _check_files(study: StudyConfig) -> None:
-    """Raise ConfigError now for files that no trial could import, and warn of those that are not what is said."""
+    """Raise ConfigError now for files that no trial could import, or no compiler; warn of what is not what is said."""
     report = check_imports(study)
-    if report.problems:
-        raise ConfigError(report.problems)
+    if problems := report.problems + compile_problems(study):
+        raise ConfigError(problems)
     for warning in report.warnings:
         logger.warning("%s", warning)
 
@@ -337,11 +338,10 @@ def _check_files(study: StudyConfig) -> None:
 def _debug_device(study: StudyConfig) -> str:
     if not study.resources.gpu:
         return "cpu"
-    from ddcal.pipeline.environment import default_device
-
-    if default_device() == "cpu":
+    device = gpu_device()
+    if device is None:
         raise ResourceError(
             f"resources.gpu: a trial asks for {study.resources.gpu} but this machine has no GPU that torch sees: "
             "set it to 0 to run on the CPU"
         )
-    return "cuda"
+    return device

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError
 
@@ -48,8 +48,10 @@ class Assignment:
         number: Trial number in the study.
         trial_key: The trial's name for ever, also over restarts.
         log: The trial's log file, or None.
-        device: ``"cpu"`` or ``"cuda"``.
+        device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
         threads: torch's thread count.
+        precision: ``"float32"`` or ``"tf32"``.
+        compile: Whether loops of first derivatives are compiled.
         target: ``ddnn`` or ``distill``.
         bundle_cached: Report cached points together with the next computed one (no scheduler needs them one by one).
         checkpoint_seconds: How often an unfinished stage is saved in the store.
@@ -77,6 +79,8 @@ class Assignment:
     context: int | None = None
     stop: str | None = None
     access: Access = "private"
+    precision: Literal["float32", "tf32"] = "float32"
+    compile: bool = False
 
     def to_config(self) -> dict[str, Any]:
         """Return the assignment as a Tune config."""
@@ -208,7 +212,7 @@ class Worker:
         self.runner = TrialRunner(
             TrialConfig.model_validate(assignment.trial),
             store,
-            Environment(device=assignment.device, threads=assignment.threads),
+            Environment(assignment.device, assignment.threads, assignment.precision, compile=assignment.compile),
             target=assignment.target,
             datasets=self.datasets,
             checkpoint_seconds=assignment.checkpoint_seconds,

@@ -174,3 +174,22 @@ def test_nothing_of_a_trial_that_ran_out_of_memory_stays(tiny_study, tmp_path, m
     (record,) = result["records"]
     assert record["outcome"] == "out_of_memory" and result["done"] and math.isnan(result["val/nll"])
     assert "GPU 0 has" not in record["error"] and all(word in record["error"] for word in ["2.00 GiB", *said])
+
+
+def test_an_apple_gpu_is_measured_and_not_capped(monkeypatch):
+    """Nothing of ``torch.cuda`` is asked, which has no driver here."""
+    state = SimpleNamespace(holds=3 * GIB, emptied=0)
+    for name, answer in {
+        "empty_cache": lambda: setattr(state, "emptied", state.emptied + 1),
+        "driver_allocated_memory": lambda: state.holds,
+        "recommended_max_memory": lambda: 16 * GIB,
+    }.items():
+        monkeypatch.setattr(torch.mps, name, answer)
+    memory = GpuMemory("mps", 1.0, None)
+    assert state.emptied == 1 and memory.measured() == []
+    memory.note(Advance("train", 0.5), ended=True)
+    state.holds = 1 * GIB
+    memory.note(Advance("evaluate", 1.0), ended=True)
+    assert memory.measured() == [{"total": 16 * GIB, "context": None, "peaks": {"train": 3 * GIB, "evaluate": 1 * GIB}}]
+    assert state.emptied == 3
+    assert ran_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 9.00 GB, …)"))
