@@ -179,7 +179,7 @@ def comparison_table(comparisons: list[Comparison], everything: bool) -> Table:
     for item in comparisons:
         main = "/" in item.name and item.name.count("/") == 1
         if everything or not item.same or main:
-            same = "equal" if item.same else "DIFFERS" if item.compared else "not compared on a GPU"
+            same = "not compared" if not item.compared else "equal" if item.same else "DIFFERS"
             table.add_row(escape(item.name), _short(item.recorded), _short(item.replayed), f"{item.tolerance:g}", same)
     return table
 

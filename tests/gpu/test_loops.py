@@ -128,6 +128,20 @@ KERNELS = {"dc": 1870, "dsa": 1990, "dm": 172, "mtt": 1481, "rtp": 1413}
 """Ceilings of an iteration of three classes, as counted on 29 November 2026: a change for the worse is seen."""
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_network_learns_by_operations_that_repeat_their_bits(cuda, name):
+    """The device refuses others."""
+    images = torch.randn(4, 3, 32, 32, generator=generator(0, "test", "images"))
+    found = []
+    for device in ("cuda", "cpu"):
+        draws = generator(0, "test", "network")
+        network = build_network(NetworkConfig(name=name, width=None), 3, 32, 4, draws).to(device)
+        loss = torch.nn.functional.cross_entropy(network(images.to(device)), torch.arange(4).to(device))
+        found.append([one.cpu() for one in torch.autograd.grad(loss, list(network.parameters()))])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize("backbone", MOVES)
 def test_the_host_waits_once(cuda, backbone):
     """Once an iteration, for all losses and values that it is to look at."""

@@ -19,7 +19,8 @@ from ddcal.pipeline import DatasetCache, Environment, TrialRunner, measuring, op
 from ddcal.pipeline.compute.folds import FoldsWork
 from ddcal.study import run_study
 from ddcal.study.export.export import export_trial
-from ddcal.study.export.replay import replay
+from ddcal.study.export.layout import CUDA_TOLERANCE
+from ddcal.study.export.replay import _tolerance, replay
 from ddcal.training import DDNNTraining
 
 DATASETS = DatasetCache()
@@ -172,6 +173,25 @@ def test_an_export_of_a_gpu_replays(cuda, tmp_path, tiny_study):
     compared = replay(tmp_path / "best")
     assert cuda.kernels["convolution"] > 0
     assert all(one.recorded == one.replayed for one in compared) and len(compared) > 50
+    assert all(one.compared and one.tolerance == 0.0 for one in compared), "it is the GPU that made it"
+
+    for name in ("run.yaml", "run.lock.json"):
+        path = tmp_path / "best" / name
+        path.write_text(path.read_text().replace("cuda:Pretended GPU", "cuda:Another GPU"))
+    elsewhere = {one.name: one for one in replay(tmp_path / "best")}
+    digests = [one for one in elsewhere.values() if isinstance(one.recorded, str)]
+    assert digests and not any(one.compared for one in digests), "equal or not"
+    numbers = [one for one in elsewhere.values() if not isinstance(one.recorded, str)]
+    assert all(one.compared and one.same and one.tolerance >= CUDA_TOLERANCE for one in numbers)
+
+
+def test_a_tolerance_is_that_of_the_replayed_networks():
+    """Four standard errors of a difference of means, at least 0.02, of large values a share."""
+    metrics = {"test/ece": 0.1, "test/ece_std": 0.05, "test/nll": 3.0, "test/accuracy": 0.5, "test/accuracy_std": 0.001}
+    assert _tolerance("test/ece", metrics, 2) == pytest.approx(4 * 0.05)
+    assert _tolerance("test/ece", metrics, 8) == pytest.approx(2 * 0.05)
+    assert _tolerance("test/nll", metrics, 2) == pytest.approx(0.06)
+    assert _tolerance("test/accuracy", metrics, 2) == CUDA_TOLERANCE == _tolerance("missing", metrics, 2)
 
 
 # What is planted

@@ -25,7 +25,13 @@ SOURCE = "distilled/source.safetensors"
 """What a replay reads in place of the file that a set was imported from."""
 
 CUDA_TOLERANCE = 0.02
-"""Absolute; grid_sample's backward is not deterministic on CUDA. On the CPU the tolerance is 0."""
+"""How far metrics may be on another GPU or with other versions, of a value up to 1: a share of what is larger.
+
+On the run's own GPU model, as on the CPU, the tolerance is 0.
+"""
+
+CUDA_ERRORS = 4.0
+"""Or so many standard errors of the difference of two means over the trial's networks, where that is more."""
 
 MAX_THREADS = max(256, os.cpu_count() or 1)
 """More threads than this no run has had: each is a thread of this process."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import tempfile
@@ -19,7 +20,7 @@ from ddcal.distill.synthetic import DESCRIPTION
 from ddcal.pipeline import Advance, DatasetCache, Environment, TrialRunner, open_store
 from ddcal.pipeline.environment import lacks
 from ddcal.pipeline.stages import STAGES
-from ddcal.study.export.layout import CUDA_TOLERANCE, NOT_COMPARED, SOURCE, ExportError, read_run
+from ddcal.study.export.layout import CUDA_ERRORS, CUDA_TOLERANCE, NOT_COMPARED, SOURCE, ExportError, read_run
 from ddcal.study.export.own import source_problems
 from ddcal.study.record.provenance import NUMERIC_PACKAGES, package_versions
 from ddcal.untrusted import read_json
@@ -27,7 +28,10 @@ from ddcal.untrusted import read_json
 
 @dataclass(frozen=True)
 class Comparison:
-    """One recorded value beside the replayed one; ``tolerance`` is absolute, 0 means equal to the last bit."""
+    """One recorded value beside the replayed one; ``tolerance`` is absolute, 0 means equal to the last bit.
+
+    With a tolerance the two were computed by different kernels: metrics are compared within it, digests are not.
+    """
 
     name: str
     recorded: float | str | None
@@ -36,9 +40,9 @@ class Comparison:
 
     @property
     def compared(self) -> bool:
-        """Whether the two count: on a GPU the last bits differ, so that digests of artefacts say nothing there."""
+        """Whether the two count: digests say nothing where the last bits may differ, not even where they are equal."""
         digests = isinstance(self.recorded, str) and isinstance(self.replayed, str)
-        return not (digests and self.tolerance > 0 and self.recorded != self.replayed)
+        return not (digests and self.tolerance > 0)
 
     @property
     def same(self) -> bool:
@@ -71,14 +75,11 @@ def check_replayable(run: dict[str, Any], data: DataConfig, fingerprint: str, *,
     environment = Environment.recorded(run["environment"])
     problems += [f"environment.{key}: {said}" for key, said in lacks(environment)]
     if not ignore_versions:
-        here = package_versions()
-        for package in NUMERIC_PACKAGES:
-            recorded = run["versions"].get(package)
-            if recorded is not None and here.get(package) != recorded:
-                problems.append(
-                    f"versions.{package}: here {here.get(package, 'not installed')}, the run used {recorded}: "
-                    f"install {package}=={recorded}, or --ignore-versions to compare all the same"
-                )
+        problems += [
+            f"versions.{package}: here {here}, the run used {recorded}: install {package}=={recorded}, or "
+            "--ignore-versions to compare all the same"
+            for package, (here, recorded) in _other_versions(run).items()
+        ]
     if problems:
         raise ExportError("\n".join(problems))
 
@@ -121,7 +122,8 @@ def replay(
     config = config.model_copy(update={"data": data})
     check_replayable(run, data, fingerprint, ignore_versions=ignore_versions)
     environment = Environment.recorded(run["environment"])
-    tolerance = 0.0 if environment.device == "cpu" else CUDA_TOLERANCE
+    same_gpu = environment.device == "cuda" and environment.device_kind == run["environment"]["device"]
+    exact = environment.device == "cpu" or (same_gpu and not _other_versions(run))
     target = "ddnn" if {"train", "calibrate", "evaluate"} & run["stages"].keys() else "distill"
     if target == "distill" and not config.distill.spec.distills:
         raise ExportError(
@@ -131,7 +133,7 @@ def replay(
     with tempfile.TemporaryDirectory(prefix="ddcal-replay-") as scratch:
         datasets = DatasetCache(own_cache(data))
         runner = TrialRunner(config, open_store(store or scratch), environment, target=target, datasets=datasets)
-        if not ignore_versions and environment.device == "cpu" and (problem := _other_algorithm(run, runner.keys)):
+        if not ignore_versions and exact and (problem := _other_algorithm(run, runner.keys)):
             raise ExportError(f"{folder}: {problem}")
         if runner.keys.keys() != run["stages"].keys() or target != run["target"]:
             raise ExportError(
@@ -139,9 +141,12 @@ def replay(
                 f"{', '.join(run['stages'])}, and its target is {run['target']}"
             )
         runner.run(on_advance)
+        found, networks = runner.metrics, config.train.networks
         comparisons = [
-            Comparison(name, run["metrics"].get(name), runner.metrics.get(name), tolerance)
-            for name in sorted(run["metrics"].keys() | runner.metrics.keys())
+            Comparison(
+                name, run["metrics"].get(name), found.get(name), 0.0 if exact else _tolerance(name, found, networks)
+            )
+            for name in sorted(run["metrics"].keys() | found.keys())
         ]
         for stage, recorded in run["stages"].items():
             entry = runner.entries[stage]
@@ -150,10 +155,40 @@ def replay(
             if described and _same_but_for_versions(folder / described, entry.folder, ignore_versions):
                 files[DESCRIPTION] = recorded["files"][DESCRIPTION]
             comparisons += [
-                Comparison(f"{stage}/{name}", recorded["files"].get(name), files.get(name), tolerance)
+                Comparison(
+                    f"{stage}/{name}", recorded["files"].get(name), files.get(name), 0.0 if exact else CUDA_TOLERANCE
+                )
                 for name in sorted(recorded["files"].keys() | files.keys())
             ]
     return comparisons
+
+
+def _other_versions(run: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return package → (version here, the run's) of the numeric packages that have another version."""
+    here, recorded = package_versions(), run["versions"]
+    return {
+        package: (here.get(package, "not installed"), recorded[package])
+        for package in NUMERIC_PACKAGES
+        if recorded.get(package) is not None and here.get(package) != recorded[package]
+    }
+
+
+def _tolerance(name: str, metrics: dict[str, Any], networks: int) -> float:
+    """Return how far a metric may be from one that other kernels computed.
+
+    Rounding grows to what another seed would give, nearly: two means over the networks differ by its standard error.
+    What decides is computed here, nothing is taken from the export.
+
+    Args:
+        name: The metric.
+        metrics: The replayed ones; some have their standard deviation over networks beside them, ``…_std``.
+        networks: Of the trial.
+    """
+    value, spread = metrics.get(name), metrics.get(f"{name}_std")
+    if not isinstance(value, int | float):
+        return CUDA_TOLERANCE
+    least = CUDA_TOLERANCE * max(1.0, abs(value))
+    return least if spread is None else max(least, CUDA_ERRORS * float(spread) * math.sqrt(2.0 / networks))
 
 
 def _other_algorithm(run: dict[str, Any], keys: dict[str, str]) -> str:

@@ -139,10 +139,10 @@ def test_the_tolerance_is_ours(copy, tmp_path):
     assert {item.tolerance for item in items} == {0.0} and all(item.compared for item in items)
 
 
-def test_digests_do_not_count_as_equal_on_a_gpu():
+def test_digests_do_not_count_on_another_gpu():
     other = Comparison("train/networks.safetensors", "0" * 64, "1" * 64, 0.02)
     assert not other.same and not other.compared
-    assert Comparison("x", "0" * 64, "0" * 64, 0.02).same and Comparison("x", "0" * 64, "0" * 64, 0.02).compared
+    assert not Comparison("x", "0" * 64, "0" * 64, 0.02).compared
     gone = Comparison("x", "0" * 64, None, 0.02)
     assert not gone.same and gone.compared, "a file that is missing is a difference everywhere"
     here = Comparison("x", "0" * 64, "1" * 64, 0.0)
