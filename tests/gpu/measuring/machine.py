@@ -68,7 +68,7 @@ def measure(task: object) -> Iterator[dict[str, object]]:
                 "capability": f"{properties.major}.{properties.minor}",
                 "multiprocessors": properties.multi_processor_count,
                 "cudnn": torch.backends.cudnn.version(),
-                "context": free - torch.cuda.mem_get_info()[0] - torch.cuda.memory_reserved(),
+                "taken_by_others": total - torch.cuda.mem_get_info()[0] - torch.cuda.memory_reserved(),
             }
     yield row
 

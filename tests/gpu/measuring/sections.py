@@ -127,7 +127,7 @@ SECTIONS = (
             "": lambda row: row["name"],
             "takes": lambda row: time_of(row["seconds"]),
             "faster": lambda row: f"{row['times_faster']:.2f}",
-            "first call": lambda row: f"{three_figures(row['first'])} s",
+            "first call": lambda row: "" if row["first"] is None else f"{three_figures(row['first'])} s",
         },
     ),
     Section(

@@ -44,21 +44,15 @@ def counted(call: Callable[[], object], device: Any) -> Row:
 
 
 def profiled(call: Callable[[], object]) -> Row:
-    """Return what torch's profiler sees of a call; the time of its own is not in ``busy``."""
+    """Return what torch's profiler sees of a call, less what it does itself; ``busy`` is of a call without it."""
     plain = seconds(call)
-    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    torch.cuda.synchronize()
-    with torch.profiler.profile(activities=activities) as profile:
-        began = time.perf_counter()
-        call()
-        traced = time.perf_counter() - began
-    averages = profile.key_averages()
-    counts = {event.key: event.count for event in averages}
+    own, _, _ = traced(lambda: None)
+    counts, on_gpu, slowly = traced(call)
+    counts = {key: count - own.get(key, 0) for key, count in counts.items()}
 
     def total(*names: str) -> int:
         return sum(count for key, count in counts.items() if key.startswith(names))
 
-    on_gpu = sum(event.self_device_time_total for event in averages if event.device_type != CPU) / 1e6
     return {
         "waits": total(*WAITING),
         "to_device": total("Memcpy HtoD"),
@@ -66,6 +60,20 @@ def profiled(call: Callable[[], object]) -> Row:
         "kernels": total(*LAUNCHING),
         "busy": on_gpu / plain,
         "seconds": plain,
-        "seconds_traced": traced,
-        "calls": {key: count for key, count in counts.items() if key.startswith(("cuda", "cu", "Memcpy"))},
+        "seconds_traced": slowly,
+        "calls": {key: count for key, count in counts.items() if key.startswith(("cu", "Memcpy")) and count},
     }
+
+
+def traced(call: Callable[[], object]) -> tuple[dict[str, int], float, float]:
+    """Return how often what was called, the seconds of the GPU's own work, and those of the call while traced."""
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=activities) as profile:
+        began = time.perf_counter()
+        call()
+        torch.cuda.synchronize()
+        slowly = time.perf_counter() - began
+    averages = profile.key_averages()
+    on_gpu = sum(event.self_device_time_total for event in averages if event.device_type != CPU) / 1e6
+    return {event.key: event.count for event in averages}, on_gpu, slowly
