@@ -1,7 +1,7 @@
 """Measure ddcal on a GPU: one command for the day on which one is there.
 
     python tests/gpu/measure.py --minutes 8                      # all sections
-    python tests/gpu/measure.py --minutes 8 --data PATH          # real CIFAR-10 (cifar-10-batches-py) where data counts
+    python tests/gpu/measure.py --minutes 8 --data PATH          # on real CIFAR-10 where data counts
     python tests/gpu/measure.py --sections steps waits           # some
     python tests/gpu/measure.py --device pretended --minutes 1   # without a GPU: that it runs
 
@@ -165,7 +165,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [section.name for section in SECTIONS]
     parser.add_argument("--minutes", type=minutes, default=8.0, help="for all sections together (default 8)")
-    parser.add_argument("--data", help="the folder that holds cifar-10-batches-py (default: noise)")
+    parser.add_argument("--data", help="the folder that has cifar-10-batches-py or cifar10.npz (default: noise)")
     parser.add_argument("--sections", nargs="+", choices=names, default=names, help="(default: all)")
     parser.add_argument("--output", type=Path, default=Path("gpu-measure"), help="a folder (default: gpu-measure)")
     parser.add_argument("--device", choices=("cuda", "pretended"), default="cuda")
