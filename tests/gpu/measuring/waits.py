@@ -36,7 +36,7 @@ def counted(call: Callable[[], object], device: Any) -> Row:
             copies[what] += count
     return {
         "waits": sum(device.waits.values()),
-        "to_device": copies["host to device"],
+        "to_device": copies["host to device"] + device.moves,
         "to_host": copies["device to host"],
         "kernels": sum(device.kernels.values()),
         "busy": None,
