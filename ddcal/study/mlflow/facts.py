@@ -19,6 +19,8 @@ def study_facts(directory: Path) -> dict[str, Any]:
     return {
         "study": study["name"],
         "study_id": first.study_id,
+        "objectives": list(study["objectives"]),
+        "constraints": list(study.get("constraints") or ()),
         "git_commit": first.git_commit or "",
         "store": recorded_store(first, directory),
         "cache": study.get("storage", {}).get("cache"),

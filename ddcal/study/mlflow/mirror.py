@@ -7,6 +7,7 @@ and without sending anything twice.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import tempfile
@@ -18,9 +19,6 @@ from ddcal.config.reading.study_paths import from_folder, with_trial_paths
 from ddcal.config.reading.yaml_reader import dump_yaml
 from ddcal.config.study import Access
 from ddcal.credentials import masked
-from ddcal.errors import StoreError
-from ddcal.pipeline.compute.diagram import DIAGRAM
-from ddcal.store.opening import open_store
 from ddcal.study.mlflow.client import (
     ARTIFACTS,
     connect,
@@ -30,7 +28,17 @@ from ddcal.study.mlflow.client import (
 from ddcal.study.mlflow.cursor import Cursor, one_mirror
 from ddcal.study.mlflow.facts import study_facts
 from ddcal.study.mlflow.moved import bring_home, strays
-from ddcal.study.mlflow.view import TAG, study_view
+from ddcal.study.mlflow.trial_files import (
+    MAIN,
+    METRICS,
+    PERCENT,
+    STEP_TAG,
+    STEP_WORDS,
+    THOUSANDTHS,
+    TrialPictures,
+    is_metric,
+)
+from ddcal.study.mlflow.view import TAG, WINNER_TAG, mark_winner, study_view
 from ddcal.study.record.accounting import accounting_tags
 from ddcal.study.record.events import (
     Event,
@@ -42,7 +50,8 @@ from ddcal.study.record.events import (
     TrialStarted,
 )
 from ddcal.study.record.folder_files import STUDY
-from ddcal.study.record.ledger import FIDELITY_STEPS, LEDGER, parse_event
+from ddcal.study.record.ledger import LEDGER, parse_event
+from ddcal.study.record.results import WINNER_METRIC
 from ddcal.study.record.rights import make_folder
 
 logger = logging.getLogger(__name__)
@@ -99,7 +108,8 @@ class Mirror:
         self._experiment_id = ""
         self._attempts = 0
         self._facts: dict[str, Any] = {}
-        self._pictures: Any = None
+        self._pictures = TrialPictures(directory)
+        self._scales: dict[str, int] = {}
         self.cursor = Cursor.read(directory)
         self._doubtful_to = 0  # up to this byte of the ledger, MLflow may have events already
         self._doubt()
@@ -209,7 +219,7 @@ class Mirror:
         settings |= {f"objective.{name}": way for name, way in study["objectives"].items()}
         self._params(self.cursor.parent, settings)
         self._artifact(self.cursor.parent, STUDY)
-        self._client.set_experiment_tag(self._experiment_id, TAG, study_view(study))
+        self._client.set_experiment_tag(self._experiment_id, TAG, study_view(study, self.cursor.parent))
 
     def _trial_started(self, event: TrialStarted) -> None:
         number = str(event.number)
@@ -222,34 +232,46 @@ class Mirror:
             "mlflow.parentRunId": self.cursor.parent or "",
             "ddcal.trial_key": event.trial_key,
             "ddcal.trial_number": number,
+            STEP_TAG: STEP_WORDS,
         }
         run = self._run(tags, event.time, look_up=event.attempt > 1)
         self._params(run, event.values)
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / "config.yaml"
-            path.write_text(dump_yaml(self._absolute(event.config)))
-            self._log_file(run, path)
+        self._log_text(run, "config.yaml", dump_yaml(self._absolute(event.config)))
         self.cursor.runs[number] = {"run": run, "data": event.config["data"]}
 
     def _trial_points(self, event: TrialPoints) -> None:
         from mlflow.entities import Metric
 
         run = self.cursor.runs[str(event.number)]["run"]
+        named, scale = self._named(), self._scale(run)
         metrics = [
-            Metric(name, float(value), event.time, round(point["progress"] * FIDELITY_STEPS))
+            Metric(name, float(value), event.time, round(point["progress"] * scale))
             for point in event.points
             for name, value in point.items()
-            if isinstance(value, float) and name != "progress"
+            if isinstance(value, float) and name != "progress" and is_metric(name, named)
         ]
         if self._doubtful:
             there = {
-                (name, item.step)
+                (name, item.step, item.value)
                 for name in {metric.key for metric in metrics}
                 for item in self._client.get_metric_history(run, name)
+                if item.timestamp == event.time  # of this event: two points may share a step
             }
-            metrics = [metric for metric in metrics if (metric.key, metric.step) not in there]
+            metrics = [metric for metric in metrics if (metric.key, metric.step, metric.value) not in there]
         for start in range(0, len(metrics), METRIC_BATCH):
             self._client.log_batch(run, metrics=metrics[start : start + METRIC_BATCH])
+
+    def _named(self) -> tuple[str, ...]:
+        """Return the metrics that the study asks for."""
+        self._facts = self._facts or study_facts(self.directory)
+        return (*self._facts["objectives"], *self._facts["constraints"])
+
+    def _scale(self, run: str) -> int:
+        """Return what a whole trial is in steps of a run's metrics."""
+        if run not in self._scales:
+            tags = self._client.get_run(run).data.tags
+            self._scales[run] = PERCENT if STEP_TAG in tags else THOUSANDTHS
+        return self._scales[run]
 
     def _trial_finished(self, event: TrialFinished) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, RunTag
@@ -266,9 +288,11 @@ class Mirror:
             dataset = Dataset(name, event.fingerprint[:36], "ddcal", root or name)
             inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
             self._client.log_inputs(trial["run"], inputs)
-        for picture in (self._diagram(event), *self._distilled(data, event.keys.get("distill"))):
-            if picture is not None:
-                self._log_file(trial["run"], picture)
+        if event.metrics:
+            self._log_text(trial["run"], METRICS, json.dumps(event.metrics, indent=2, sort_keys=True))
+        facts = self._facts = self._facts or study_facts(self.directory)
+        for picture in self._pictures.of(event, data, facts["store"], facts["cache"]) if self._files else ():
+            self._log_file(trial["run"], picture)
         self._client.set_terminated(trial["run"], STATUS.get(event.outcome, "FAILED"), end_time=event.time)
         del self.cursor.runs[str(event.number)]
 
@@ -276,31 +300,6 @@ class Mirror:
         """Return a trial's config as the ledger has it, with absolute paths."""
         absolute: dict[str, Any] = with_trial_paths(trial, from_folder(self.directory))
         return absolute
-
-    def _distilled(self, data: dict[str, Any], key: str | None) -> tuple[Path | None, ...]:
-        """Return the pictures of a trial's distilled images, drawn once a distilled set; None for one it has not."""
-        self._facts = self._facts or study_facts(self.directory)
-        if key is None or not self._facts["store"] or not self._files:
-            return ()
-        if self._pictures is None:
-            from ddcal.pipeline.distilled_picture import DistilledPictures  # torch and matplotlib
-
-            self._pictures = DistilledPictures(self.directory / "figures" / "distilled")
-        store = open_store(self._facts["store"], self._facts["cache"])
-        return self._pictures.picture(store, key, data), self._pictures.progress(store, key)
-
-    def _diagram(self, event: TrialFinished) -> Path | None:
-        """Return the trial's reliability diagram, fetched from the store if that is elsewhere."""
-        key = event.keys.get("evaluate")
-        facts = self._facts = self._facts or study_facts(self.directory)
-        if not key or not event.metrics or not facts["store"]:
-            return None
-        name = Path(event.diagram).name if event.diagram else DIAGRAM  # the path is of before any move
-        try:
-            return open_store(facts["store"], facts["cache"]).file("evaluate", key, name)
-        except StoreError as error:
-            logger.warning("no reliability diagram for MLflow: %s", error)
-            return None
 
     def _study_resumed(self, event: StudyResumed) -> None:
         self._client.update_run(self.cursor.parent, status="RUNNING")
@@ -315,12 +314,15 @@ class Mirror:
         best = event.best
         if best is not None:
             step = event.finished  # a finished study that is resumed as it is ends at the same step again
-            if step not in {m.step for m in self._client.get_metric_history(self.cursor.parent, "best/val/nll")}:
-                metrics = [
-                    Metric(f"best/{n}", v, event.time, step) for n, v in (best.metrics or {}).items() if v is not None
-                ]
+            if step not in {m.step for m in self._client.get_metric_history(self.cursor.parent, WINNER_METRIC)}:
+                shown = dict.fromkeys((*self._named(), WINNER_METRIC, *(f"test/{name}" for name in MAIN)))
+                found = {name: (best.metrics or {}).get(name) for name in shown}
+                metrics = [Metric(name, v, event.time, step) for name, v in found.items() if v is not None]
                 self._client.log_batch(self.cursor.parent, metrics=metrics)
-            self._client.set_tag(self.cursor.parent, "ddcal.winner", best.trial_key)
+            self._client.set_tag(self.cursor.parent, WINNER_TAG, best.trial_key)
+        self._facts = self._facts or study_facts(self.directory)
+        winner = None if best is None else best.trial_key
+        mark_winner(self._client, self._experiment_id, self._facts["study_id"], winner)
         self.close_runs("KILLED" if event.interrupted else "FINISHED", event.time)
 
     def close_runs(self, status: str, end_time: int | None = None) -> None:
@@ -363,11 +365,14 @@ class Mirror:
         text = path.read_text() if name == STUDY and path.is_file() else ""
         if masked(text) == text:
             self._log_file(run, path)
-            return
-        with tempfile.TemporaryDirectory() as scratch:  # the study file of an earlier version, with a password
-            copy = Path(scratch) / name
-            copy.write_text(masked(text))
-            self._log_file(run, copy)
+        else:  # the study file of an earlier version, with a password
+            self._log_text(run, name, masked(text))
+
+    def _log_text(self, run: str | None, name: str, text: str) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / name
+            path.write_text(text)
+            self._log_file(run, path)
 
     def _log_file(self, run: str | None, path: Path, folder: str | None = None) -> None:
         """Log an artifact; a server that takes runs but no files, however often, is asked no further."""

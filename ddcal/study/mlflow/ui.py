@@ -8,13 +8,14 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ddcal.credentials import masked, without_credentials
 from ddcal.errors import BadInput, TrackingError
 from ddcal.study.mlflow.client import connect, database_rights, one_line, tracking_uri
 from ddcal.study.mlflow.moved import bring_home
-from ddcal.study.mlflow.view import study_link
-from ddcal.study.record.results import load_study
+from ddcal.study.mlflow.view import TAG, study_link, study_view
+from ddcal.study.record.results import StudyResults, load_study
 
 
 def serve(directory: Path | str, port: int, say: Callable[[str], None]) -> None:
@@ -38,7 +39,10 @@ def serve(directory: Path | str, port: int, say: Callable[[str], None]) -> None:
     experiment = results.study.tracking.experiment or results.study.name
     try:
         bring_home(uri, results.directory.parent)
-        found = connect(uri, database_rights(results.study)).get_experiment_by_name(experiment)
+        client = connect(uri, database_rights(results.study))
+        found = client.get_experiment_by_name(experiment)
+        if found is not None:
+            _show(client, found.experiment_id, results)
     except Exception as error:
         raise TrackingError(f"tracking.uri: {uri} cannot be read: {one_line(error, uri)}") from error
     if found is None:
@@ -55,6 +59,14 @@ def serve(directory: Path | str, port: int, say: Callable[[str], None]) -> None:
     settings |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     settings["PYTHONWARNINGS"] = "ignore"  # those of MLflow's own libraries
     os.execve(sys.executable, command, os.environ | settings)
+
+
+def _show(client: Any, experiment_id: str, results: StudyResults) -> None:
+    """Make the experiment's shared view this study's: there may be others, or it is of an earlier ddcal."""
+    condition = f"tags.`ddcal.study_id` = '{results.started.get('study_id', '')}' and tags.`ddcal.role` = 'study'"
+    runs = client.search_runs([experiment_id], condition, max_results=1)
+    parent = runs[0].info.run_id if runs else None
+    client.set_experiment_tag(experiment_id, TAG, study_view(results.started["study"], parent))
 
 
 def _refuse_taken(port: int) -> None:

@@ -9,24 +9,31 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ddcal.study.record.results import WINNER_METRIC
+
 VIEW = "ddcal"
 TAG = f"mlflow.sharedViewState.{VIEW}"
 MAX_NAMES = 30
 """A tag's value has at most 5000 characters."""
 
+WINNER_TAG = "ddcal.winner"
+"""On the study's run the winner's key, on the winner's run the word winner."""
 
-def study_view(study: dict[str, Any]) -> str:
-    """Return the tag's value: oldest first, with objectives, searched names and outcome as columns.
+
+def study_view(study: dict[str, Any], parent: str | None) -> str:
+    """Return the tag's value: the trials below their study, the best first by what decides, and what there is to know.
 
     Args:
         study: The study's config, as JSON values.
+        parent: The id of the study's run, below which its trials are shown.
     """
-    metrics = dict.fromkeys((*study["objectives"], "val/nll"))
+    metrics = dict.fromkeys((WINNER_METRIC, *study["objectives"]))
+    winner = f"tags.`{WINNER_TAG}`"
     columns = [f"metrics.`{name}`" for name in metrics]
     columns += [f"params.`{name}`" for name in list(study["space"])[:MAX_NAMES]]
-    columns.append("tags.`ddcal.outcome`")
+    columns += ["tags.`ddcal.outcome`", winner]
     view = {
-        "orderByKey": "attributes.start_time",
+        "orderByKey": f"metrics.`{WINNER_METRIC}`",
         "orderByAsc": True,
         "searchFilter": "",
         "startTime": "ALL",
@@ -34,10 +41,31 @@ def study_view(study: dict[str, Any]) -> str:
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
         "selectedColumns": columns,
+        "columnOrder": [winner, *columns[: len(metrics)]],  # it would be the last, where nobody looks
+        "columnWidths": {winner: 120},
+        "runsExpanded": {} if parent is None else {parent: True},
         "viewMaximized": False,
         "runListHidden": False,
     }
     return json.dumps(view)
+
+
+def mark_winner(client: Any, experiment_id: str, study_id: str, trial_key: str | None) -> None:
+    """Mark the run of a study's winner, and no other of its runs.
+
+    Args:
+        client: MLflow's.
+        experiment_id: Where the study is.
+        study_id: The study, as its runs are tagged.
+        trial_key: The winner; None: there is none.
+    """
+    of_study = f"tags.`ddcal.study_id` = '{study_id}' and tags.`ddcal.role` = 'trial'"
+    for run in client.search_runs([experiment_id], f"{of_study} and tags.`{WINNER_TAG}` = 'winner'"):
+        if run.data.tags["ddcal.trial_key"] != trial_key:
+            client.delete_tag(run.info.run_id, WINNER_TAG)
+    if trial_key is not None:
+        for run in client.search_runs([experiment_id], f"{of_study} and tags.`ddcal.trial_key` = '{trial_key}'"):
+            client.set_tag(run.info.run_id, WINNER_TAG, "winner")
 
 
 def study_link(address: str, experiment_id: str) -> str:

@@ -21,6 +21,7 @@ from ddcal.study.mlflow.cursor import CURSOR
 from ddcal.study.mlflow.mirror import ARTIFACT_ATTEMPTS, Mirror
 from ddcal.study.mlflow.opening import make_mirror
 from ddcal.study.mlflow.sync import sync_study
+from ddcal.study.mlflow.trial_files import is_metric
 from ddcal.study.record.events import (
     LedgerRepaired,
     StudyFinished,
@@ -64,10 +65,10 @@ def points_of(directory):
             points.setdefault(event.trial_key, [])
         elif event.event == "trial_points":
             points[keys[event.number]] += [
-                (name, round(1000 * point["progress"]), value, event.time)
+                (name, round(100 * point["progress"]), value, event.time)
                 for point in event.points
                 for name, value in point.items()
-                if isinstance(value, float) and name != "progress"
+                if isinstance(value, float) and name != "progress" and is_metric(name, ())
             ]
     return {key: sorted(values) for key, values in points.items()}
 
@@ -113,11 +114,15 @@ def test_one_parent_run_a_study(tracked):
     assert parent.data.tags["ddcal.winner"] == "tiny-0000"
     assert parent.data.tags["mlflow.note.content"] == "What this study is for."
     assert parent.data.params["search.trials"] == "2" and parent.data.params["objective.val/ece"] == "min"
-    assert parent.data.metrics == {f"best/{name}": value for name, value in results.best.metrics.items()}
+    shown = ("val/ece", "val/accuracy", "val/nll", "test/ece", "test/nll", "test/accuracy")  # the columns' own names
+    assert parent.data.metrics == {name: results.best.metrics[name] for name in shown}
     assert artifacts(client, parent) == {"study.yaml", "trials.csv", "pareto.csv", "summary.json"}
     view = json.loads(client.get_experiment(parent.info.experiment_id).tags["mlflow.sharedViewState.ddcal"])
     assert {"metrics.`val/ece`", "params.`distill.ipc`", "tags.`ddcal.outcome`"} <= set(view["selectedColumns"])
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`val/nll`", True)
+    assert view["runsExpanded"] == {parent.info.run_id: True} and view["columnOrder"][0] == "tags.`ddcal.winner`"
     assert set(children) == {"tiny-0000", "tiny-0001"}
+    assert [children[key].data.tags.get("ddcal.winner") for key in ("tiny-0000", "tiny-0001")] == ["winner", None]
 
 
 def test_a_trial_that_learns_images_shows_how(tiny_study, tmp_path):
@@ -125,7 +130,7 @@ def test_a_trial_that_learns_images_shows_how(tiny_study, tmp_path):
     results = run_study(tiny_study(base=base, search={"trials": 1}, tracking={}), output=tmp_path, debug=True)
     client, _, children = runs_of(f"sqlite:///{tmp_path}/mlflow.db")
     (run,) = children.values()
-    assert artifacts(client, run) == {"config.yaml", "reliability.png", "distilled.png", "progress.png"}
+    assert artifacts(client, run) == {"config.yaml", "metrics.json", "reliability.png", "distilled.png", "progress.png"}
     export_trial(results, results.best, tmp_path / "best")
     readme = (tmp_path / "best" / "README.md").read_text()
     for name in ("distilled.png", "progress.png"):
@@ -137,7 +142,13 @@ def test_a_child_run_holds_its_trial(tracked):
     run, trial = children["tiny-0000"], results.records[0]
     assert run.info.status == "FINISHED" and run.info.run_name == "tiny-0000"
     assert run.data.params == {"distill.ipc": "1", "calibrate.mask.ratio": "0.5"}
-    assert run.data.metrics == trial.metrics
+    assert len(run.data.metrics) < 35 < len(trial.metrics)  # MLflow draws a chart for each
+    assert run.data.metrics == {name: trial.metrics[name] for name in run.data.metrics}
+    first = next(event for event in read_ledger(results.directory) if event.event == "trial_points").points[0]
+    curves = {name for name in first if name.startswith("val/")}
+    main = {f"test/{name}" for name in ("ece", "raw/nll", "ts_train/accuracy", "ts_val/ece", "ece_noise_floor")}
+    assert curves | main | {"temperature"} <= set(run.data.metrics)
+    assert json.loads(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/metrics.json")) == trial.metrics
     tags = {name: value for name, value in run.data.tags.items() if name.startswith("ddcal.")}
     del tags["ddcal.git_commit"]
     (begun,) = [event for event in read_ledger(tracked[0].directory) if event.event == "study_started"]
@@ -147,12 +158,14 @@ def test_a_child_run_holds_its_trial(tracked):
         "ddcal.study": "tiny",
         "ddcal.trial_key": "tiny-0000",
         "ddcal.trial_number": "0",
+        "ddcal.step": "percent of the trial",
+        "ddcal.winner": "winner",
         "ddcal.outcome": "complete",
         "ddcal.cache_hits": "",
         **{f"ddcal.{name}_seconds": "0.000" for name in ("waited", "saved", "saved_gpu")},
         **{f"ddcal.key.{stage}": key for stage, key in trial.keys.items()},
     }
-    assert artifacts(client, run) == {"config.yaml", "reliability.png", "distilled.png"}
+    assert artifacts(client, run) == {"config.yaml", "metrics.json", "reliability.png", "distilled.png"}
     config = yaml.safe_load(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/config.yaml"))
     assert config == trial.config.model_dump(mode="json")
 
@@ -165,8 +178,8 @@ def test_metrics_are_logged_at_the_steps_of_their_points(tracked):
         for name in ("val/ece", "val/accuracy", "val/nll", "test/ece", "temperature")
     }
     for name in ("val/ece", "val/accuracy", "val/nll"):
-        assert sorted(steps[name]) == [*range(125, 501, 125), *range(600, 901, 100), 1000]
-    assert steps["test/ece"] == steps["temperature"] == [1000]
+        assert sorted(steps[name]) == [12, 25, 38, 50, 60, 70, 80, 90, 100]  # percent of the trial
+    assert steps["test/ece"] == steps["temperature"] == [100]
 
 
 def test_the_dataset_is_an_input_with_its_digest(tracked):
@@ -360,7 +373,7 @@ def test_a_study_that_ends_twice_without_a_trial_between_says_its_best_once(by_h
     by_hand.ledger.append(StudyResumed, study=by_hand.study.model_dump(mode="json"))
     by_hand.ended()
     client, parent, _ = by_hand.advance()
-    assert [point[:2] for point in history(client, parent)] == [("best/val/ece", 1), ("best/val/nll", 1)]
+    assert [point[:2] for point in history(client, parent)] == [("val/ece", 1), ("val/nll", 1)]
 
 
 def test_half_a_line_is_waited_for(by_hand):
@@ -471,7 +484,7 @@ def test_a_server_that_refuses_costs_the_study_a_sentence_and_gets_everything_la
             client, parent, children = assert_exactly_once(uri, results.directory)
             assert artifacts(client, parent) == {"study.yaml", "trials.csv", "pareto.csv", "summary.json"}
             for run in children.values():
-                assert artifacts(client, run) == {"config.yaml", "reliability.png", "distilled.png"}
+                assert artifacts(client, run) == {"config.yaml", "metrics.json", "reliability.png", "distilled.png"}
             assert "(0 events were new)" in sync_study(results.directory)
             assert_exactly_once(uri, results.directory)
     assert not (tmp_path / "mlflow.db").exists()
@@ -541,3 +554,29 @@ def test_a_study_that_runs_is_not_synced_by_another(tiny_study, tmp_path):
     run_study(tiny_study(tracking={}), output=tmp_path, debug=True, hooks=Hooks(on_finished=sync))
     assert refused == [0, 1]
     assert_exactly_once(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "tiny")
+
+
+def test_a_run_of_an_earlier_version_goes_on_in_its_own_steps(by_hand):
+    """Its points are at thousandths of the trial: half of them in percent would be another curve."""
+    by_hand.started(0)
+    by_hand.points(0, 0.5)
+    client, _, children = by_hand.advance()
+    client.delete_tag(children["tiny-0000"].info.run_id, "ddcal.step")  # as an earlier version has left it
+    by_hand.points(0, 1.0)
+    client, _, children = by_hand.advance(Mirror(by_hand.directory, by_hand.mirror.uri, "tiny"))
+    assert [point[1] for point in history(client, children["tiny-0000"]) if point[0] == "val/nll"] == [50, 1000]
+
+
+def test_the_winners_mark_moves_to_another_trial(by_hand):
+    for number in (0, 1):
+        by_hand.started(number)
+        by_hand.finished(number)
+    by_hand.ended(finished=2)
+    _, _, children = by_hand.advance()
+    assert [children[f"tiny-000{n}"].data.tags.get("ddcal.winner") for n in (0, 1)] == ["winner", None]
+    by_hand.ledger.append(StudyResumed, study=by_hand.study.model_dump(mode="json"))
+    best = {"trial_key": "tiny-0001", "metrics": {"val/nll": 0.1}}
+    by_hand.ledger.append(StudyFinished, seconds=2.0, interrupted=False, finished=3, best=best)
+    _, parent, children = by_hand.advance()
+    assert [children[f"tiny-000{n}"].data.tags.get("ddcal.winner") for n in (0, 1)] == [None, "winner"]
+    assert parent.data.tags["ddcal.winner"] == "tiny-0001" and parent.data.metrics["val/nll"] == 0.1
