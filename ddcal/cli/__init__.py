@@ -1,6 +1,6 @@
 """The command line: each verb parses, calls and prints; heavy imports happen inside the verb that needs them."""
 
-from ddcal.cli import guide, launch, report, results, store, studies, verify, winner  # noqa: F401 - they add their verbs
+from ddcal.cli import cluster, guide, launch, report, results, store, studies, verify, winner  # noqa: F401 - they add their verbs
 from ddcal.cli.base import app
 
 __all__ = ["app", "main"]

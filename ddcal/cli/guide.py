@@ -15,7 +15,7 @@ from ddcal.errors import BadInput
 FOLDER = Path(__file__).absolute().parents[1] / "guide"
 
 ORDER = (
-    *("own-data", "own-backbone", "own-components", "one-gpu", "cluster", "results", "notebook"),
+    *("own-data", "own-backbone", "own-components", "one-gpu", "cluster", "slurm", "results", "notebook"),
     *("settings", "stages", "distillation", "training", "calibrations", "metrics", "search", "plan", "stopping"),
     *("speed", "export", "security", "method"),
 )

@@ -186,7 +186,13 @@ def run_on_ray(driver: StudyDriver, ray: Any, interrupts: Interrupts | None = No
     from ray import tune
     from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 
-    from ddcal.study.run.ray_search import DriverSearcher, DriverStopper, EndedTrialsForgotten, LostWorkers
+    from ddcal.study.run.ray_search import (
+        DriverSearcher,
+        DriverStopper,
+        EndedTrialsForgotten,
+        LostWorkers,
+        OwnSignals,
+    )
     from ddcal.study.run.starting import let_workers_start
     from ddcal.study.run.trainable import DDNNTrainable, DistillTrainable
     from ddcal.study.search.schedulers import make_scheduler
@@ -216,7 +222,7 @@ def run_on_ray(driver: StudyDriver, ray: Any, interrupts: Interrupts | None = No
             name=f"ray-{driver.session}",  # Tune's own folder; nothing is read back from it
             storage_path=str(driver.directory),
             stop=DriverStopper(searcher),
-            callbacks=[LostWorkers(searcher), EndedTrialsForgotten()],
+            callbacks=[LostWorkers(searcher), EndedTrialsForgotten(), OwnSignals()],
             failure_config=FailureConfig(max_failures=study.resources.retries),
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),  # stages keep their own, in the store
             verbose=0,
@@ -230,7 +236,7 @@ def run_on_ray(driver: StudyDriver, ray: Any, interrupts: Interrupts | None = No
         stop.unlink(missing_ok=True)
     if searcher.error is not None:
         raise searcher.error
-    if driver.running or not driver.exhausted:  # Tune answers SIGUSR1 by itself, and returns
+    if driver.running or not driver.exhausted:  # Tune has ended before its time
         raise KeyboardInterrupt
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -133,6 +135,29 @@ class LostWorkers(Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tell of a trial that was tried as often as it may be."""
         self._searcher.lost(trial.trial_id, _error_of(trial), for_good=True)
+
+
+class OwnSignals(Callback):
+    """Gives SIGUSR1 back what it did before: Tune takes it as it begins, whatever it is told."""
+
+    def __init__(self) -> None:
+        """Note what the signal does now."""
+        self._handler = signal.getsignal(signal.SIGUSR1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Tune pickles its callbacks, and never reads them back."""
+        return {}
+
+    def setup(
+        self,
+        stop: Stopper | None = None,
+        num_samples: int | None = None,
+        total_num_samples: int | None = None,
+        **info: Any,
+    ) -> None:
+        """Take the signal back; called where Tune has begun."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGUSR1, self._handler)
 
 
 def _error_of(trial: Any) -> BaseException | None:

@@ -1,0 +1,1 @@
+"""Studies as SLURM jobs: what a task of one does, and submitting one."""

@@ -1,0 +1,71 @@
+"""The job file of a study, written from the one that comes with ddcal."""
+
+import subprocess
+
+import pytest
+from typer.testing import CliRunner
+
+from ddcal.cli import app
+from ddcal.errors import BadInput
+from ddcal.study.slurm.submit import job_file
+from ddcal.study.slurm.task import Task
+
+
+def test_what_is_asked_for_stands_in_the_file(tmp_path):
+    options = {"nodes": 2, "gpus-per-node": 4, "time": "1-12:00:00", "cpus-per-task": None}
+    text = job_file("it's mine.yaml", "mine", tmp_path, options, more=["--account=lab"], python="/env/bin/python")
+    lines = text.splitlines()
+    for line in (
+        "job-name=ddcal-mine",
+        "nodes=2",
+        "gpus-per-node=4",
+        "time=1-12:00:00",
+        "cpus-per-task=8",
+        "account=lab",
+    ):
+        assert f"#SBATCH --{line}" in lines
+    assert "PYTHON=/env/bin/python" in lines and f"OUTPUT={tmp_path}" in lines
+    (tmp_path / "job").write_text(text)
+    subprocess.run(["bash", "-n", str(tmp_path / "job")], check=True)
+    said = subprocess.run(
+        ["bash", "-c", text[text.index("PYTHON=") : text.index("# The first task")] + '\necho "$STUDY"'],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert said == "it's mine.yaml\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "more"),
+    [({"time": "1:00\n#SBATCH --uid=0"}, []), ({}, ["--a=b\nrm -rf ~"]), ({}, ["rm -rf ~"])],
+)
+def test_nothing_else_gets_into_the_file(tmp_path, options, more):
+    with pytest.raises(BadInput):
+        job_file("tiny.yaml", "tiny", tmp_path, options, more=more)
+
+
+def test_the_file_is_printed_or_submitted(write_study, tmp_path, monkeypatch):
+    command = ["launch", "slurm", str(write_study()), "--output", str(tmp_path / "runs"), "--nodes", "2"]
+    printed = CliRunner().invoke(app, [*command, "--print"])
+    assert printed.exit_code == 0 and "#SBATCH --nodes=2\n" in printed.output and not (tmp_path / "runs").exists()
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", str(programs))
+    missing = CliRunner().invoke(app, command)
+    assert missing.exit_code == 2 and "sbatch is not on this machine: run `sbatch" in missing.output
+    assert (tmp_path / "runs" / "tiny.sbatch").read_text() == printed.output
+    (programs / "sbatch").write_text('#!/bin/sh\necho "Submitted batch job 12"\n')
+    (programs / "sbatch").chmod(0o700)
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0 and "Submitted batch job 12" in done.output
+    (programs / "sbatch").write_text('#!/bin/sh\necho "sbatch: error: invalid partition" >&2\nexit 1\n')
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 2 and "sbatch: error: invalid partition" in refused.output
+
+
+def test_what_a_task_has(tmp_path):
+    environment = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_CPUS_PER_TASK": "8"}
+    task = Task.here(tmp_path, environment | {"CUDA_VISIBLE_DEVICES": "0,3"})
+    assert (task.rank, task.tasks, task.cpus, task.gpus) == (1, 2, 8, 2) and task.meeting.parent == tmp_path
+    assert Task.here(tmp_path, environment).gpus == 0, "GPUs of the node that the job has not asked for"
+    with pytest.raises(BadInput, match="start it by `srun`"):
+        Task.here(tmp_path, {})
