@@ -47,6 +47,7 @@ def finished(tiny_study, tmp_path_factory):
     ("arguments", "code", "heavy"),
     [
         (["status"], 0, set()),
+        (["resume"], 0, set()),
         (["compare"], 0, set()),
         (["verify"], 0, {"optuna"}),
         (["pareto"], 0, {"matplotlib"}),

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from ddcal.config import TrialConfig
 from ddcal.errors import BadInput
 from ddcal.study.record.ledger import LEDGER
@@ -89,17 +87,16 @@ def compare_studies(studies: Sequence[StudyResults]) -> Comparison:
     return Comparison(complete, _warnings(labels, studies))
 
 
-def comparison_table(found: Comparison) -> Table:
-    """Return facts as rows and studies as columns."""
-    table = Table(title_justify="left", padding=(0, 1))
-    table.add_column("", overflow="fold", min_width=14)
-    for label in found.facts:
-        table.add_column(label, overflow="fold", min_width=9)
-    first = next(iter(found.facts.values()), {})
-    for name in first:
-        if not (name.startswith(FRESH) and name.endswith(ENDS)):
-            table.add_row(name.removeprefix("searched "), *(_shown(one, name) for one in found.facts.values()))
-    return table
+def shown_facts(found: Comparison) -> dict[str, dict[str, str]]:
+    """Return study's label → fact → its value as text; the ends of an interval stand beside what it is of."""
+    return {
+        label: {
+            name.removeprefix("searched "): _shown(one, name)
+            for name in one
+            if not (name.startswith(FRESH) and name.endswith(ENDS))
+        }
+        for label, one in found.facts.items()
+    }
 
 
 def write_comparison(found: Comparison, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs and at its end: a line a trial, a progress bar in debug mode, a summary."""
+"""What a person reads of a study: how far it is, its summary at the end, and tables of what it has found."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from ddcal.analysis.calibration_rows import calibration_rows
+from ddcal.cli.sheets import Sheet
+from ddcal.cli.status_words import status_table
 from ddcal.study.record.chance import chance_warning
 from ddcal.study.record.confirmation import sentence, standing
 from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial
-from ddcal.study.record.status import Status
+from ddcal.study.record.status import Status, finished_words
 
 if TYPE_CHECKING:
     from ddcal.pipeline.upkeep import Listed
@@ -54,9 +54,10 @@ def print_summary(results: StudyResults, console: Console) -> None:
     if results.ending and not results.ending.startswith("search.trials"):
         console.print(f"ended: {results.ending}", markup=False)
     if results.unsent:
-        console.print(
-            f"MLflow does not have everything yet ({results.unsent} bytes of the ledger wait): "
-            f"ddcal sync {shlex.quote(shown_path(results.directory))}"
+        print_command(
+            f"MLflow does not have everything yet ({results.unsent} bytes of the ledger wait); to send it",
+            f"ddcal sync {shlex.quote(shown_path(results.directory))}",
+            console,
         )
     best = results.best
     if best is None:
@@ -76,49 +77,56 @@ def print_summary(results: StudyResults, console: Console) -> None:
     _print_files(results, console)
 
 
+def print_finished(results: StudyResults, status: Status, console: Console) -> None:
+    """Say that a study that is to go on has ended, how it is extended, and print its outcome."""
+    console.print(f"{status.study} has ended: {finished_words(status)}")
+    folder = shlex.quote(shown_path(results.directory))
+    if status.finished >= status.trials:
+        print_command("for more trials", f"ddcal resume {folder} --trials {2 * status.trials}", console)
+    else:
+        console.print(
+            f"it is not extended by more trials, as it ended so: {status.ending}. Its study.yaml under another name, "
+            "with another limit or space, finds its finished stages in the store"
+        )
+    if status.unsent:
+        print_command(f"MLflow lacks the last {status.unsent} events; to send them", f"ddcal sync {folder}", console)
+    print_summary(results, console)
+
+
 def print_status(status: Status, console: Console) -> None:
     """Print how far a study is."""
-    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(status.outcomes.items())) or "none yet"
-    console.print(f"{status.study}: {status.state}; {status.finished} of {status.trials} trials finished ({outcomes})")
-    if status.best is not None:
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in status.best_metrics.items())
-        console.print(f"best so far  {status.best}  {shown}")
+    console.print(f"{status.study}: {status.state}; {finished_words(status)}")
+    if status.ending is not None:
+        console.print(f"ended: {status.ending}")
+    console.print(status_table(status, console.width))
     if status.warning:
         console.print(f"warning: {status.warning}", soft_wrap=not console.is_terminal)
-    if status.trials_an_hour is not None:
-        left = "" if status.seconds_left is None else f", about {status.seconds_left / 60:.0f} min left"
-        console.print(f"rate  {status.trials_an_hour:.0f} trials an hour{left}")
     if status.next_command:
-        console.print(f"next  {status.next_command}")
+        print_command("go on with it", status.next_command, console)
 
 
-def calibration_table(trial: Trial) -> Table:
+def calibration_table(trial: Trial) -> Sheet:
     """Return raw, ts_train, the trial's own calibration and ts_val on test, with the noise floor of the ECE."""
-    title, rows = calibration_rows(trial)
-    table = Table(title=title, title_justify="left")
-    for name in ("calibration", "ECE", "NLL", "accuracy", ""):
-        table.add_column(name, justify="left" if name in ("calibration", "") else "right")
-    for row in rows:
+    title, found = calibration_rows(trial)
+    rows = []
+    for row in found:
         note = " ".join([*(["<- this trial"] if row.own else []), *(["worse NLL than raw"] if row.worse else [])])
-        table.add_row(row.name, f"{row.ece:.4f}", f"{row.nll:.4f}", f"{row.accuracy:.4f}", note)
-    return table
+        rows.append([row.name, f"{row.ece:.4f}", f"{row.nll:.4f}", f"{row.accuracy:.4f}", note])
+    numbers = ("ECE", "NLL", "accuracy")
+    return Sheet(title, ("calibration", *numbers, ""), rows, numbers)
 
 
-def pareto_table(results: StudyResults) -> Table:
+def pareto_table(results: StudyResults) -> Sheet:
     """Return the front, the winner marked: searched values and objectives."""
-    table = Table(title=f"{results.study.name}: Pareto front", title_justify="left")
-    table.add_column("trial")
     metrics = dict.fromkeys((*results.study.objectives, WINNER_METRIC))
-    for name in (*results.study.space, *metrics):
-        table.add_column(name)
-    best = results.best
+    best, rows = results.best, []
     for trial in results.pareto:
         mark = " (winner)" if best is not None and trial.number == best.number else ""
         shown = [trial.values.get(name, "") for name in results.study.space]
         shown += [(trial.metrics or {}).get(name, "") for name in metrics]
         cells = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in shown]
-        table.add_row(trial.trial_key + mark, *cells)
-    return table
+        rows.append([trial.trial_key + mark, *cells])
+    return Sheet(f"{results.study.name}: Pareto front", ("trial", *results.study.space, *metrics), rows)
 
 
 def print_confirmation(found: list[Confirmed], results: StudyResults, console: Console) -> None:
@@ -128,13 +136,13 @@ def print_confirmation(found: list[Confirmed], results: StudyResults, console: C
     for leader in dict.fromkeys(one.trial_key for one in found):
         rows = [one for one in found if one.trial_key == leader]
         mark = " (winner)" if best is not None and leader == best.trial_key else ""
-        table = Table(title=f"{leader}{mark} on {rows[0].seeds} fresh seeds", title_justify="left")
-        for name in ("metric", "search", "mean", "95 % interval", "verdict"):
-            table.add_column(name, justify="right" if name in ("search", "mean") else "left")
-        for one in rows:
-            interval = f"{one.low:.4f}–{one.high:.4f}"
-            table.add_row(one.metric, f"{one.searched:.4f}", f"{one.mean:.4f}", interval, one.verdict)
-        console.print(table)
+        cells = [
+            [one.metric, f"{one.searched:.4f}", f"{one.mean:.4f}", f"{one.low:.4f}–{one.high:.4f}", one.verdict]
+            for one in rows
+        ]
+        columns = ("metric", "search", "mean", "95 % interval", "verdict")
+        title = f"{leader}{mark} on {rows[0].seeds} fresh seeds"
+        console.print(Sheet(title, columns, cells, ("search", "mean"), packed=True))
     console.print("intervals: of the mean, Student's t over seeds, cut to what is possible")
     if best is None:
         return
@@ -145,57 +153,64 @@ def print_confirmation(found: list[Confirmed], results: StudyResults, console: C
         console.print(first)
 
 
-def importance_table(found: list[Importance]) -> Table:
+def importance_table(found: list[Importance]) -> Sheet:
     """Return the importance of every name, objective by objective."""
-    table = Table(title="share of the variance explained (fANOVA)", title_justify="left")
-    for name in ("objective", "name", "share", "80 % interval", "better", "trials", "active where"):
-        table.add_column(name, justify="right" if name in ("share", "80 % interval", "trials") else "left")
+    rows = []
     for one in found:
         share = "too few" if one.share is None else f"{one.share:.3f}"
         interval = "" if one.low is None else f"{one.low:.2f} to {one.high:.2f}"
-        table.add_row(one.objective, one.name, share, interval, one.better or "", str(one.trials), one.where)
-    return table
+        rows.append([one.objective, one.name, share, interval, one.better or "", str(one.trials), one.where])
+    columns = ("objective", "name", "share", "80 % interval", "better", "trials", "active where")
+    right = ("share", "80 % interval", "trials")
+    return Sheet("share of the variance explained (fANOVA)", columns, rows, right, heads=2, packed=True)
 
 
-def store_table(entries: list[Listed], references: dict[str, set[str]]) -> Table:
+def studies_table(found: dict[str, dict[str, str]]) -> Sheet:
+    """Return studies beside each other, a study a column: label → fact → text."""
+    columns = ("", *next(iter(found.values()), {}))
+    return Sheet("", columns, [[label, *facts.values()] for label, facts in found.items()], sideways=True)
+
+
+def store_table(entries: list[Listed], references: dict[str, set[str]]) -> Sheet:
     """Return what is in a store."""
     total = sum(entry.bytes for entry in entries) / 1e6
-    table = Table(title=f"{len(entries)} artefacts, {total:.1f} MB", title_justify="left")
-    for name in ("stage", "key", "MB", "seconds", "published", "what", "referred to by"):
-        table.add_column(name, justify="right" if name in ("MB", "seconds") else "left")
+    rows = []
     for entry in entries:
         published = datetime.fromtimestamp(entry.created).strftime("%Y-%m-%d %H:%M")
         who = ", ".join(sorted(Path(folder).name for folder in references.get(entry.key, ())))
         cells = (f"{entry.bytes / 1e6:.2f}", f"{entry.seconds:.1f}", published, entry.what, who)
-        table.add_row(entry.stage, entry.key[:12], *cells)
-    return table
+        rows.append([entry.stage, entry.key[:12], *cells])
+    columns = ("stage", "key", "MB", "seconds", "published", "what", "referred to by")
+    title = f"{len(entries)} artefacts, {total:.1f} MB"
+    return Sheet(title, columns, rows, ("MB", "seconds"), heads=2, packed=True)
 
 
-def comparison_table(comparisons: list[Comparison], everything: bool) -> Table:
+def comparison_table(comparisons: list[Comparison], everything: bool) -> Sheet:
     """Return recorded beside replayed; only what differs, or the main metrics and every artefact if nothing does."""
-    table = Table(title="replay", title_justify="left")
-    for name in ("what", "recorded", "replayed", "tolerance", ""):
-        table.add_column(name)
+    rows = []
     for item in comparisons:
         main = "/" in item.name and item.name.count("/") == 1
         if everything or not item.same or main:
             same = "not compared" if not item.compared else "equal" if item.same else "DIFFERS"
-            table.add_row(escape(item.name), _short(item.recorded), _short(item.replayed), f"{item.tolerance:g}", same)
-    return table
+            rows.append([item.name, _short(item.recorded), _short(item.replayed), f"{item.tolerance:g}", same])
+    return Sheet("replay", ("what", "recorded", "replayed", "tolerance", ""), rows, packed=True)
+
+
+def print_command(words: str, command: str, console: Console) -> None:
+    """Print what a command is for, and on a line of its own the command, which no console wraps: it can be copied."""
+    console.print(f"{words}:")
+    console.print(f"  {command}", soft_wrap=True)
 
 
 def _print_files(results: StudyResults, console: Console) -> None:
     directory = shown_path(results.directory)
-    console.print("")
-    console.print(
-        f"files   {directory}/trials.csv, pareto.csv, summary.json; a log for every trial in {directory}/logs/"
-    )
+    console.print(f"\nfiles in {directory}: trials.csv, pareto.csv, summary.json; a log of every trial in logs/")
     if results.best is not None:
-        to = f"best-{results.study.name}"
-        console.print(
-            f"export  ddcal export {shlex.quote(directory)} --to {shlex.quote(to)} && ddcal replay {shlex.quote(to)}"
+        folder, to = shlex.quote(directory), shlex.quote(f"best-{results.study.name}")
+        print_command(
+            "hand the winner on, and run it again", f"ddcal export {folder} --to {to} && ddcal replay {to}", console
         )
-    console.print(f"ui      ddcal ui {shlex.quote(directory)}")
+    print_command("see every trial in MLflow", f"ddcal ui {shlex.quote(directory)}", console)
 
 
 def shown_path(path: Path) -> str:
@@ -209,4 +224,4 @@ def shown_path(path: Path) -> str:
 def _short(value: float | str | None) -> str:
     if isinstance(value, float):
         return repr(value)
-    return "missing" if value is None else escape(str(value)[:16])
+    return "missing" if value is None else str(value)[:16]

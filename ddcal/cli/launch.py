@@ -173,11 +173,24 @@ def resume(
     take_over: TakeOver = False,
 ) -> None:
     """Go on with a stopped or killed study."""
-    from ddcal.cli.console import make_console, print_summary
+    from ddcal.cli.console import make_console, print_finished, print_summary
+    from ddcal.study.record.ledger import begun
+    from ddcal.study.record.results import load_study
+    from ddcal.study.record.status import study_status
+
+    console = make_console()
+    there = load_study(directory) if begun(directory) else None
+    if there is not None and trials in (None, there.study.search.trials):
+        status = study_status(directory, there)
+        if status.through:  # said before anything heavy is imported: there is nothing to run
+            print_finished(there, status, console)
+            if not there.completed:
+                raise typer.Exit(1)
+            return
+
     from ddcal.cli.progress import StudyProgress
     from ddcal.study.run.runner import resume_study
 
-    console = make_console()
     with StudyProgress(console) as progress:
         results = resume_study(
             directory,

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
+from ddcal.cli.console import print_command
+from ddcal.cli.sheets import Sheet
 from ddcal.study.plan.plan import Plan
 from ddcal.study.plan.words import duration
 
@@ -46,12 +47,9 @@ def print_plan(plan: Plan, console: Console, study_file: str) -> None:
         console.print("gpu auto: the first trial of each group measures how many share a GPU; one is counted here")
     console.print("")
     if plan.time is None:
-        console.print(
-            "time: not estimated, the store knows too few stages of these kinds; "
-            f"`ddcal plan {shlex.quote(str(study_file))} --probe` measures a few steps of each on this machine",
-            markup=False,
-            soft_wrap=not console.is_terminal,
-        )
+        console.print("time: not estimated, the store knows too few stages of these kinds", markup=False)
+        command = f"ddcal plan {shlex.quote(str(study_file))} --probe"
+        print_command("to measure a few steps of each on this machine", command, console)
     else:
         _print_time(plan.time, console)
     for warning in plan.warnings:
@@ -75,49 +73,47 @@ def setting_lines(settings: list[Setting]) -> Iterator[str]:
         yield f"  {section:<10} {text}"
 
 
-def _stage_table(plan: Plan) -> Table:
-    table = Table(title="different stages", title_justify="left")
-    for name in ("stage", "expected", "in the store", "to compute", "at most"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
-    for one in plan.stages:
-        cells = (one.expected, one.in_store, one.to_compute, one.worst_to_compute)
-        table.add_row(one.stage, *map(str, cells))
-    return table
+def _stage_table(plan: Plan) -> Sheet:
+    columns = ("stage", "expected", "in the store", "to compute", "at most")
+    rows = [
+        [one.stage, *map(str, (one.expected, one.in_store, one.to_compute, one.worst_to_compute))]
+        for one in plan.stages
+    ]
+    return Sheet("different stages", columns, rows, columns[1:], packed=True)
 
 
-def _disk_table(plan: Plan) -> Table:
+def _disk_table(plan: Plan) -> Sheet:
+    columns = ("what", "expected", "at most", "where", "free there")
+    rows = [
+        [use.what, _size(use.expected), _size(use.worst), use.place, _size(plan.free[use.place])] for use in plan.disk
+    ]
     total = sum(use.worst for use in plan.disk)
-    table = Table(title=f"disk: at most {_size(total)}", title_justify="left")
-    for name in ("what", "expected", "at most", "where", "free there"):
-        table.add_column(name, justify="left" if name in ("what", "where") else "right")
-    for use in plan.disk:
-        table.add_row(use.what, _size(use.expected), _size(use.worst), use.place, _size(plan.free[use.place]))
-    return table
+    return Sheet(f"disk: at most {_size(total)}", columns, rows, ("expected", "at most", "free there"), packed=True)
 
 
-def _packing_table(plan: Plan) -> Table:
+def _packing_table(plan: Plan) -> Sheet:
     machine = f"{plan.machine.cpus} CPUs, {plan.machine.gpus} GPUs"
-    table = Table(title=f"packing on this machine ({machine})", title_justify="left")
-    for name in ("backbone", "ipc", "network", "data", "trials", "cpu", "threads", "gpu", "at a time", "limited by"):
-        table.add_column(name, justify="right" if name in ("ipc", "trials", "cpu", "threads", "at a time") else "left")
+    columns = ("backbone", "ipc", "network", "data", "trials", "cpu", "threads", "gpu", "at a time", "limited by")
+    rows = []
     for one in plan.packing:
         gpu = one.gpu if isinstance(one.gpu, str) else f"{one.gpu:g}"
-        cells = (one.trials, f"{one.cpu:g}", one.threads, gpu, one.at_a_time, one.limited_by)
-        table.add_row(one.backbone, str(one.ipc), one.network, one.dataset, *map(str, cells))
-    return table
+        cells = (one.ipc, one.network, one.dataset, one.trials, f"{one.cpu:g}", one.threads, gpu)
+        rows.append([one.backbone, *map(str, cells), str(one.at_a_time), one.limited_by])
+    right = ("ipc", "trials", "cpu", "threads", "at a time")
+    return Sheet(f"packing on this machine ({machine})", columns, rows, right, packed=True)
 
 
 def _print_time(time: TimeEstimate, console: Console) -> None:
     measured = any(row.gpu_bytes is not None for row in time.kinds)
     source = "measured on this machine" if time.source == "probe" else "as recorded in the store"
-    table = Table(title=f"time, {source}", title_justify="left")
     columns = ["stage", "what", "a step is", "seconds a step", "steps", "stages", "seconds"]
-    for name in [*columns, *(["GPU memory"] if measured else [])]:
-        table.add_column(name, justify="left" if name in ("stage", "what", "a step is") else "right")
+    columns += ["GPU memory"] if measured else []
+    rows = []
     for row in time.kinds:
         cells = [f"{row.seconds_a_step:.3g}", str(row.steps), str(row.stages), f"{row.seconds:.1f}"]
-        memory = [_size(row.gpu_bytes)] if row.gpu_bytes is not None else []
-        table.add_row(row.stage, row.what, row.step, *cells, *memory)
+        memory = [] if not measured else [_size(row.gpu_bytes) if row.gpu_bytes is not None else ""]
+        rows.append([row.stage, row.what, row.step, *cells, *memory])
+    table = Sheet(f"time, {source}", columns, rows, columns[3:], heads=2, packed=True)
     console.print(table)
     trials = f"{time.at_a_time} trial{'s' * (time.at_a_time != 1)} at a time"
     console.print(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -77,3 +79,34 @@ def report_study(
     from ddcal.analysis.report.study_page import study_report
 
     typer.echo(str(study_report(results, output)))
+
+
+@app.command()
+def watch(
+    directory: StudyFolder,
+    output: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Where the page goes; default: DIR/report.")
+    ] = None,
+    every: Annotated[float, typer.Option(metavar="SECONDS", min=1.0, help="Between two pages, at least.")] = 10.0,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve the page on 127.0.0.1 too, until Ctrl-C, for a browser elsewhere.")
+    ] = False,
+    port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="With --serve; 0: a free one.")] = 0,
+) -> None:
+    """Write the page of a study again and again while it runs."""
+    from ddcal.study.record.results import load_study
+    from ddcal.study.record.status import status_line
+    from ddcal.study.run.interrupt import interruptible
+
+    load_study(directory)  # before anything heavy is imported: the folder may be no study's
+
+    from ddcal.analysis.report.watch import page_of, served, watch_study
+
+    with served(directory, output, port) if serve else nullcontext(page_of(directory, output).as_uri()) as address:
+        typer.echo(address)
+        with interruptible():  # SIGTERM ends it as Ctrl-C does: the page that is left does not reload itself
+            status = watch_study(directory, output, every=every, say=lambda status: typer.echo(status_line(status)))
+        typer.echo(f"{status.state}: the page stays as it is")
+        if serve:
+            typer.echo("Ctrl-C ends the server")
+            signal.pause()

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from ddcal.analysis.report.running import study_state
 from ddcal.analysis.report.studies import PaperStudy
 from ddcal.cli.plan_tables import probe_progress
+from ddcal.cli.sheets import Sheet
 from ddcal.study.plan.series import SeriesPlan, plan_series
 from ddcal.study.plan.words import duration
 
@@ -38,13 +38,11 @@ def print_plan(plan: SeriesPlan, console: Console, as_json: bool) -> None:
     if as_json:
         console.print_json(json.dumps(asdict(plan)))
         return
-    table = Table(title_justify="left", title="what the report would compute; nothing was run")
-    for name in ("study", "trials", "stages to compute", "in the store, or of a study above", "time"):
-        table.add_column(name, justify="left" if name == "study" else "right")
-    for one in plan.studies:
-        cells = (one.trials, one.to_compute, one.shared)
-        table.add_row(one.study, *map(str, cells), duration(one.seconds))
-    console.print(table)
+    columns = ("study", "trials", "stages to compute", "in the store, or of a study above", "time")
+    rows = [
+        [one.study, *map(str, (one.trials, one.to_compute, one.shared)), duration(one.seconds)] for one in plan.studies
+    ]
+    console.print(Sheet("what the report would compute; nothing was run", columns, rows, columns[1:], packed=True))
     at_a_time = f"{plan.at_a_time} trial{'s' * (plan.at_a_time != 1)} at a time"
     console.print(f"about {duration(plan.seconds)} in all, {at_a_time}, and about a minute a dataset for the figures")
     for warning in plan.warnings:

@@ -78,9 +78,9 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Put studies beside each other."""
-    from ddcal.analysis.comparison import compare_studies, comparison_table, find_studies, write_comparison
+    from ddcal.analysis.comparison import compare_studies, find_studies, shown_facts, write_comparison
     from ddcal.analysis.figures.comparison_figure import plot_fronts
-    from ddcal.cli.console import make_console
+    from ddcal.cli.console import make_console, studies_table
 
     studies = find_studies(directories)
     found = compare_studies(studies)
@@ -90,7 +90,7 @@ def compare(
     if as_json:
         typer.echo(json.dumps({"studies": found.facts, "warnings": found.warnings}, indent=2))
     else:
-        make_console().print(comparison_table(found))
+        make_console().print(studies_table(shown_facts(found)))
     for warning in found.warnings:
         typer.echo(f"not comparable: {warning}", err=True)
     for written in filter(None, (picture, as_csv)):

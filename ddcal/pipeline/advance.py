@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,3 +36,25 @@ def span_of(stage: str, target: str) -> tuple[float, float]:
     low, high = STAGES[stage].span
     whole = LAST[target].span[1]
     return low / whole, high / whole
+
+
+def stage_share(stage: str, progress: float, target: str, otherwise: float = 0.0) -> float:
+    """Return the share of a stage that is done, in [0, 1], from its trial's ``progress``.
+
+    Args:
+        stage: Its name.
+        progress: Of the trial, in [0, 1].
+        target: A key of `LAST`.
+        otherwise: Returned of a stage that is no part of ``progress``.
+    """
+    low, high = span_of(stage, target)
+    return min(1.0, max(0.0, (progress - low) / (high - low))) if high > low else otherwise
+
+
+def stage_at(progress: float, stages: Collection[str], target: str) -> str | None:
+    """Return which of a trial's stages comes next at a ``progress`` in [0, 1]; None of a trial without any.
+
+    Of stages that are no part of ``progress`` it cannot be told whether they are done: they count as done.
+    """
+    there = [name for name in STAGES if name in stages]
+    return next((name for name in there if span_of(name, target)[1] > progress), there[-1] if there else None)

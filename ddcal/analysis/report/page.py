@@ -106,10 +106,12 @@ class Page:
     Attributes:
         title: Its title.
         folder: Where it lies; links to files are relative to it.
+        reload: After how many seconds a browser loads it again; None for never.
     """
 
     title: str
     folder: Path
+    reload: float | None = None
     _body: list[str] = field(default_factory=list)
     _contents: list[tuple[int, str, str]] = field(default_factory=list)
     missing: int = 0
@@ -219,7 +221,7 @@ class Page:
         contents = f"{contents.removeprefix('</li>')}</li>" if contents else ""
         first, rest = self._split()
         text = (
-            f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+            f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{_reload(self.reload)}'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>{html.escape(self.title)}</title><style>{STYLE}</style></head><body>"
             f"<h1>{html.escape(self.title)}</h1>\n{first}\n<nav><h2>Contents</h2><ul>{contents}</ul></nav>\n{rest}\n"
@@ -227,9 +229,7 @@ class Page:
         )
         path = self.folder / name
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{name}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        _replace(path, text)
         return path
 
     def _split(self) -> tuple[str, str]:
@@ -326,3 +326,23 @@ def _quoted(part: str) -> str:
     from urllib.parse import quote
 
     return quote(part)
+
+
+def without_reload(path: Path) -> None:
+    """Make a page that was written stay as it is: a browser loads it once more and then no more."""
+    text = path.read_text(encoding="utf-8")
+    if (found := _RELOAD.search(text)) is not None:
+        _replace(path, text[: found.start()] + text[found.end() :])
+
+
+_RELOAD = re.compile(r'<meta http-equiv="refresh" content="\d+">')
+
+
+def _reload(seconds: float | None) -> str:
+    return "" if seconds is None else f'<meta http-equiv="refresh" content="{max(1, round(seconds))}">'
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -21,6 +21,7 @@ from ddcal.analysis.report.study_tables import (
     metrics_of,
     put_confirmation,
     put_question,
+    put_status,
     put_trials,
     put_winner,
     value_cells,
@@ -29,7 +30,7 @@ from ddcal.analysis.report.study_tables import (
 from ddcal.errors import BadInput, StoreError
 from ddcal.study.record.chance import chance_warning
 from ddcal.study.record.results import PARETO, TRIALS, WINNER_METRIC, StudyResults, Trial
-from ddcal.study.record.status import study_state
+from ddcal.study.record.status import Status, study_state
 
 REPORT = "report"
 MAX_OTHERS = 5
@@ -50,13 +51,22 @@ CAPTIONS = {
 }
 
 
-def study_report(results: StudyResults, output: Path | None = None, *, hurried: bool = False) -> Path:
+def study_report(
+    results: StudyResults,
+    output: Path | None = None,
+    *,
+    hurried: bool = False,
+    status: Status | None = None,
+    reload: float | None = None,
+) -> Path:
     """Write ``index.html`` of a study with its pictures beside it, and return its path.
 
     Args:
         results: The study, finished or not.
         output: The folder of the page; default: ``report/`` in the study's folder.
         hurried: Leave out the importances of a study of many trials, which take seconds.
+        status: What the page says of how far the study is; default: nothing.
+        reload: After how many seconds a browser loads it again; None for never.
 
     Raises:
         BadInput: if ``output`` is a file.
@@ -64,7 +74,9 @@ def study_report(results: StudyResults, output: Path | None = None, *, hurried: 
     folder = (output or results.directory / REPORT).absolute()
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"--output {output}: is a file; give a folder")
-    page = Page(f"Study {results.study.name}", folder)
+    page = Page(f"Study {results.study.name}", folder, reload)
+    if status is not None:
+        put_status(page, status)
     drawings, artefacts, best = Drawings(folder / "figures", page), Artefacts(), results.best
     _introduction(page, results)
     page.heading("Question and space")
@@ -82,7 +94,8 @@ def study_report(results: StudyResults, output: Path | None = None, *, hurried: 
         page.heading("Fresh seeds")
         put_confirmation(page, results)
     page.heading("Objectives and trials")
-    results.write()
+    if study_state(results.directory, results.interrupted) != "running":  # its driver writes the tables
+        results.write()
     for path in draw_study(results, folder / "figures", hurried=hurried):
         parallel = "Every complete trial as a line over the searched names, coloured by rank; darker is better."
         page.picture(path, f"{path.stem} of {results.study.name}", CAPTIONS.get(path.name, parallel))

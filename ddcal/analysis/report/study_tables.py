@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from datetime import datetime
 from typing import Any
 
 from ddcal.analysis.calibration_rows import calibration_rows
@@ -15,6 +16,7 @@ from ddcal.errors import BadInput
 from ddcal.study.record.chance import against_chance
 from ddcal.study.record.confirmation import standing, verdict
 from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial
+from ddcal.study.record.status import Status, at_words, best_words, finished_words, left_words
 
 MOST_COLUMNS = 7
 """Of more searched names than these the table of trials has one column for all: the page is 1,280 px wide."""
@@ -153,3 +155,24 @@ def _condition(domain: Domain) -> str:
 
 def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def put_status(page: Page, status: Status) -> None:
+    """Put a study's state on the page, and what its running trials are at."""
+    facts = [f"{status.state}: {finished_words(status)}"]
+    if left := left_words(status):
+        facts.append(left)
+    if best := best_words(status):
+        facts.append("best so far: " + "  ".join(f"{name} {shown}".strip() for name, shown in best))
+    if status.ending:
+        facts.append(f"ended: {status.ending}")
+    if status.unsent:
+        facts.append(f"MLflow lacks the last {status.unsent} events")
+    if status.next_command:
+        facts.append(f"to go on with it: `{status.next_command}`")
+    reloads = "" if page.reload is None else "; this page is written again while the study runs, and reloads itself"
+    facts.append(f"as of {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}{reloads}")
+    page.bullets(facts)
+    if status.running:
+        rows = [[trial.trial_key, at_words(trial), f"{100 * trial.progress:.0f} %"] for trial in status.running]
+        page.table(["running", "stage, and for how long", "of the trial"], rows)

@@ -120,6 +120,7 @@ class StudyResults(ShownStudy):
         seconds: How long drivers have worked on it, None before the first has ended.
         interrupted: Whether it was left unfinished by the last driver, or is being worked on.
         sessions: How many drivers have worked on it: one, and one for every time it was resumed.
+        session: The events of the last one, oldest first.
         ending: Why it ended, in words; None if it was interrupted or is being worked on.
         repaired: What damaged lines held that were taken out of the ledger.
         store: Where its artefact store lies now: an absolute folder or a URL.
@@ -141,6 +142,7 @@ class StudyResults(ShownStudy):
         self.interrupted = True
         self.ending: str | None = None
         self.sessions = 1
+        self.session: list[Event] = []
         self.unsent = 0
         self.store = ""
         self.repaired: list[str] = []
@@ -148,6 +150,8 @@ class StudyResults(ShownStudy):
         trials: dict[int, dict[str, Any]] = {}
         last: dict[int, dict[str, Any]] = {}
         for event in read_ledger(self.directory):
+            self.session = [] if isinstance(event, StudyStarted | StudyResumed) else self.session
+            self.session.append(event)
             match event:
                 case StudyStarted():
                     self.started = _values(event) | {"study": recorded_study(event, self.directory)}

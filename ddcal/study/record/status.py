@@ -1,19 +1,59 @@
-"""How far a study is, from its ledger alone: while it runs, and after a crash."""
+"""How far a study is, from its folder alone: while it runs, on whatever machine, and after a crash.
+
+`ddcal status`, the display of `ddcal run` and `ddcal watch` all show this.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from ddcal.pipeline.advance import stage_at, stage_share
+from ddcal.pipeline.heartbeat import MAX_BYTES, Heartbeat, heartbeat_file
 from ddcal.store.lock_holder import MAX_TEXT, Holder
+from ddcal.study.mlflow.client import tracking_uri
+from ddcal.study.mlflow.cursor import Cursor
+from ddcal.study.plan.words import duration
 from ddcal.study.record.chance import chance_warning
-from ddcal.study.record.events import StudyResumed, StudyStarted, TrialFinished
-from ddcal.study.record.ledger import read_ledger
+from ddcal.study.record.events import Event, TrialAttemptFailed, TrialFinished, TrialStarted
+from ddcal.study.record.ledger import LEDGER
 from ddcal.study.record.lock import LOCK
-from ddcal.study.record.results import load_study
+from ddcal.study.record.recorded import LOGS
+from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial, load_study
 from ddcal.untrusted import read_bytes
+
+MAX_NAMED = 4
+"""Of so many running trials a line says what they are at."""
+
+UNFINISHED = "unfinished"
+"""What `Status.outcomes` counts of trials that were handed out and have not ended."""
+
+
+@dataclass(frozen=True)
+class RunningTrial:
+    """A trial that a worker has.
+
+    Attributes:
+        trial_key: Its name.
+        stage: The stage that it is in; None if that is not known.
+        stage_progress: The share of the stage that is done, in [0, 1].
+        progress: The share of the trial that is done, in [0, 1].
+        seconds: How long the worker has had it.
+        waiting: Whether it waits for another process that computes the stage.
+        gpu: Its share of a GPU; 0 on the CPU.
+    """
+
+    trial_key: str
+    stage: str | None
+    stage_progress: float
+    progress: float
+    seconds: float
+    waiting: bool
+    gpu: float
 
 
 @dataclass(frozen=True)
@@ -27,9 +67,15 @@ class Status:
         finished: How many have ended.
         outcomes: Outcome → count; ``unfinished`` for those handed out.
         best: The trial key of the present winner.
-        best_metrics: Its objectives.
+        best_metrics: Its objectives, and the metric that decides between members of the front.
         trials_an_hour: Over the last session; None before the second trial has ended.
         seconds_left: At that rate; None where nothing is left or nothing known.
+        running: The trials that workers have; none of a study that does not run.
+        cpus: How many CPUs these have asked for.
+        gpus: How many GPUs these have, shares added up.
+        unsent: How many events of the ledger MLflow does not have yet; None of a study that is not tracked.
+        ending: Why it ended, in words; None if it has not.
+        quiet_seconds: How long ago its ledger has grown for the last time.
         next_command: What to do next, if the study does not run.
         warning: That the winner's accuracy cannot be told from chance, in a sentence; None where it can.
     """
@@ -43,39 +89,59 @@ class Status:
     best_metrics: dict[str, float | None]
     trials_an_hour: float | None
     seconds_left: float | None
+    running: list[RunningTrial]
+    cpus: float
+    gpus: float
+    unsent: int | None
+    ending: str | None
+    quiet_seconds: float
     next_command: str | None
     warning: str | None = None
 
+    @property
+    def through(self) -> bool:
+        """Whether no driver would run another trial of it, unless it is extended."""
+        at_its_end = self.ending is not None and self.ending.startswith(("stop.plateau", "every point"))
+        return self.state == "finished" and (self.finished >= self.trials or at_its_end)
 
-def study_status(directory: Path | str) -> Status:
-    """Read a study's ledger and its driver's lock.
+
+def study_status(directory: Path | str, results: StudyResults | None = None) -> Status:
+    """Read a study's ledger, its driver's lock, its workers' heartbeats, and where MLflow stands.
+
+    Args:
+        directory: The study's folder.
+        results: What its ledger says, if that has just been read.
 
     Raises:
         BadInput: if the folder is not a study's.
     """
-    results = load_study(directory)
-    began = 0
-    ends: list[int] = []
-    for event in read_ledger(results.directory):
-        if isinstance(event, StudyStarted | StudyResumed):
-            began, ends = event.time, []
-        elif isinstance(event, TrialFinished):
-            ends.append(event.time)
+    results = results or load_study(directory)
+    study, session = results.study, results.session
+    ends = [event.time for event in session if isinstance(event, TrialFinished)]
     finished = sum(trial.outcome is not None for trial in results.records)
+    began = session[0].time
     rate = len(ends) / ((ends[-1] - began) / 3.6e6) if len(ends) > 1 and ends[-1] > began else None
-    left = results.study.search.trials - finished
+    left = study.search.trials - finished
     state = study_state(results.directory, results.interrupted)
-    best = results.best
+    names = dict.fromkeys((*study.objectives, WINNER_METRIC))
+    best, now = results.best, time.time()
+    running = _running(results, session, now) if state == "running" else []
     return Status(
-        study=results.study.name,
+        study=study.name,
         state=state,
-        trials=results.study.search.trials,
+        trials=study.search.trials,
         finished=finished,
-        outcomes=dict(Counter(trial.outcome or "unfinished" for trial in results.records)),
+        outcomes=dict(Counter(trial.outcome or UNFINISHED for trial in results.records)),
         best=None if best is None else best.trial_key,
-        best_metrics={} if best is None else {n: (best.metrics or {}).get(n) for n in results.study.objectives},
+        best_metrics={} if best is None else {name: (best.metrics or {}).get(name) for name in names},
         trials_an_hour=rate,
         seconds_left=left / rate * 3600 if rate and left and state == "running" else None,
+        running=running,
+        cpus=len(running) * study.resources.cpus,
+        gpus=sum(trial.gpu for trial in running),
+        unsent=_unsent(results),
+        ending=results.ending,
+        quiet_seconds=max(0.0, now - session[-1].time / 1e3),
         next_command=f"ddcal resume {shlex.quote(str(directory))}" if state in ("stopped", "dead") else None,
         warning=None if best is None else chance_warning(best),
     )
@@ -90,3 +156,105 @@ def study_state(directory: Path, interrupted: bool) -> str:
     except (ValueError, OSError):
         return "dead"
     return "dead" if holder.dead else "running"
+
+
+def _running(results: StudyResults, session: list[Event], now: float) -> list[RunningTrial]:
+    """Return the trials that were handed out in the last session and have not come back."""
+    handed_out: dict[int, int] = {}
+    for event in session:
+        if isinstance(event, TrialStarted):
+            handed_out[event.number] = event.time
+        elif isinstance(event, TrialFinished | TrialAttemptFailed):
+            handed_out.pop(event.number, None)
+    trials = {trial.number: trial for trial in results.records}
+    return [_at(trials[number], results, max(0.0, now - began / 1e3)) for number, began in handed_out.items()]
+
+
+def _at(trial: Trial, results: StudyResults, seconds: float) -> RunningTrial:
+    target, keys = results.study.trial, trial.keys or {}
+    log = results.directory / LOGS / Path(trial.log or f"{trial.trial_key}.log").name
+    heartbeat = read_heartbeat(log, trial.attempt)
+    progress, waiting = trial.progress, False
+    stage = stage_at(progress, keys, target) if trial.steps else None  # its worker may not have begun
+    share = 0.0 if stage is None else stage_share(stage, progress, target)
+    if heartbeat is not None and heartbeat.progress >= progress:
+        stage, share, progress, waiting = heartbeat.stage, heartbeat.fraction, heartbeat.progress, heartbeat.waiting
+        following = [*keys][[*keys].index(stage) + 1 :] if stage in keys else []
+        if share >= 1.0 and following:
+            stage, share = following[0], 0.0
+    return RunningTrial(trial.trial_key, stage, share, progress, seconds, waiting, trial.gpu)
+
+
+def read_heartbeat(log: Path, attempt: int) -> Heartbeat | None:
+    """Return what the worker of a trial's ``attempt`` is at, by its log; None where it has not said so."""
+    try:
+        found = Heartbeat.model_validate_json(read_bytes(heartbeat_file(log), MAX_BYTES))
+    except (OSError, ValueError):
+        return None
+    return found if found.attempt == attempt else None
+
+
+def _unsent(results: StudyResults) -> int | None:
+    """Return how many lines of the ledger lie behind the place where MLflow stands."""
+    if tracking_uri(results.study, results.directory.parent) is None:
+        return None
+    offset = Cursor.read(results.directory).offset
+    with contextlib.suppress(OSError), (results.directory / LEDGER).open("rb") as stream:
+        stream.seek(offset)
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: stream.read(1 << 20), b""))
+    return 0
+
+
+# In words
+
+
+def finished_words(status: Status) -> str:
+    """Return how many trials have ended, and how: ``5 of 20 trials finished (4 complete, 1 failed), 2 running``."""
+    ended = {outcome: count for outcome, count in sorted(status.outcomes.items()) if outcome != UNFINISHED}
+    outcomes = f" ({', '.join(f'{count} {outcome}' for outcome, count in ended.items())})" if ended else ""
+    running = f", {len(status.running)} running" if status.running else ""
+    waiting = status.outcomes.get(UNFINISHED, 0) - len(status.running)
+    return f"{status.finished} of {status.trials} trials finished{outcomes}{running}" + (
+        f", {waiting} unfinished" if waiting > 0 else ""
+    )
+
+
+def left_words(status: Status) -> str:
+    """Return the rate and about how long the rest takes; empty if neither is known."""
+    if status.trials_an_hour is None:
+        return ""
+    left = "" if status.seconds_left is None else f", about {duration(status.seconds_left)} left"
+    return f"{status.trials_an_hour:.0f} trials an hour{left}"
+
+
+def best_words(status: Status) -> list[tuple[str, str]]:
+    """Return the present winner and its metrics, the one that decides marked; empty while there is none."""
+    if status.best is None:
+        return []
+    metrics = {name: "–" if value is None else f"{value:.4f}" for name, value in status.best_metrics.items()}
+    decides = {name: " (decides)" if name == WINNER_METRIC else "" for name in metrics}
+    return [("", status.best), *((name, f"{shown}{decides[name]}") for name, shown in metrics.items())]
+
+
+def at_words(trial: RunningTrial) -> str:
+    """Return what a running trial is at: ``train 40 %, 12 s``."""
+    if trial.waiting:
+        at = f"waits for {trial.stage}, which another process computes"
+    else:
+        at = "begins" if trial.stage is None else f"{trial.stage} {trial.stage_progress:.0%}".replace("%", " %")
+    return f"{at}, {duration(trial.seconds)}"
+
+
+def status_line(status: Status) -> str:
+    """Return how far a study is, on a line: for a log."""
+    best = "  ".join(f"{name} {shown}".strip() for name, shown in best_words(status))
+    running = ", ".join(f"{trial.trial_key} {at_words(trial)}" for trial in status.running[:MAX_NAMED])
+    more = len(status.running) - MAX_NAMED
+    parts = (
+        finished_words(status),
+        left_words(status),
+        f"best so far {best}" if best else "",
+        f"running: {running}{f' and {more} more' if more > 0 else ''}" if running else "",
+        f"MLflow lacks the last {status.unsent} events" if status.unsent else "",
+    )
+    return f"{status.study}: {'; '.join(part for part in parts if part)}"

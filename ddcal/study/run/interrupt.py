@@ -167,5 +167,10 @@ def say(descriptor: int, text: str) -> None:
 
 def say_stopping(signum: int) -> None:
     """Say what the first signal does, and what a second one would."""
+    say(2, f"\n{stopping_words(signum)}\n")
+
+
+def stopping_words(signum: int) -> str:
+    """Return what the first signal does, and what a second one would."""
     again = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
-    say(2, f"\nstopping: trials save their state; {again} again stops at once\n")
+    return f"stopping: trials save their state; {again} again stops at once"

@@ -42,12 +42,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Start:
-    """A study begins or goes on: ``finished`` trials are there already; ``where`` is a sentence."""
+    """A study begins or goes on.
+
+    Attributes:
+        study: The study.
+        directory: Its folder.
+        finished: How many trials have ended already.
+        where: Where its trials run, a sentence.
+        cpus: How many CPUs there are for its trials; None if that is not known.
+        gpus: As ``cpus``.
+    """
 
     study: StudyConfig
     directory: Path
     finished: int
     where: str
+    cpus: float | None = None
+    gpus: float | None = None
 
 
 @dataclass(frozen=True)
@@ -199,9 +210,9 @@ def _run(
         check_remote_store(study)
         finished = 0 if earlier is None else sum(trial.outcome is not None for trial in earlier.records)
 
-        def say(where: str) -> None:
+        def say(where: str, **there: float) -> None:
             if hooks.on_start is not None:
-                hooks.on_start(Start(study, directory, finished, where))
+                hooks.on_start(Start(study, directory, finished, where, **there))
 
         if debug:
             from ddcal.study.run.debug import run_in_process
@@ -242,7 +253,9 @@ def _run(
             say(
                 f"Ray: {nodes} node{'s' * (nodes != 1)}, {resources.get('CPU', 0):g} CPUs, "
                 f"{resources.get('GPU', 0):g} GPUs; "
-                f"{at_a_time} trial{'s' * (at_a_time != 1)} at a time"
+                f"{at_a_time} trial{'s' * (at_a_time != 1)} at a time",
+                cpus=resources.get("CPU", 0.0),
+                gpus=gpus,
             )
             return _guarded(driver, lambda: run_on_ray(driver, ray, interrupts), interrupts, hooks.on_end)
 

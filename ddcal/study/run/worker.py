@@ -20,7 +20,9 @@ from ddcal.config.metrics import VAL_METRICS
 from ddcal.config.study import Access
 from ddcal.errors import BadInput, StoreError, cure_of, disk_error
 from ddcal.pipeline import Advance, DatasetCache, Environment, Store, TrialRunner, open_store
+from ddcal.pipeline.advance import stage_share
 from ddcal.pipeline.compute.train import test_set_of
+from ddcal.pipeline.heartbeat import Heart
 from ddcal.pipeline.stages import STAGES
 from ddcal.pipeline.trial import CHECKPOINT_SECONDS
 from ddcal.store.leases import Leases, open_leases
@@ -123,6 +125,7 @@ class Worker:
         self.began = self._asked = time.monotonic()
         self._stopping = False
         self._log: TrialLog | None = None
+        self._heart: Heart | None = None
         self._restored: dict[str, Any] | None = None
         self._leases = leases
         self._last: list[dict[str, Any]] = []  # the last point that was reported
@@ -165,6 +168,9 @@ class Worker:
             if self._log is not None:
                 self._log.check()
             self.memory.note(advance, ended=advance.stage in runner.entries)
+            if self._heart is not None:
+                share = stage_share(advance.stage, advance.progress, runner.target, advance.fraction)
+                self._heart.beat(advance.stage, share, advance.progress, advance.waiting)
             if self.on_advance is not None:
                 self.on_advance(advance)
             if advance.point is not None:
@@ -197,6 +203,9 @@ class Worker:
         except StoreError as error:  # the trial goes on from what was saved before
             logger.warning("the state of trial %s is not saved: %s", self.assignment.trial_key, error)
         finally:
+            if self._heart is not None:
+                self._heart.stop()
+                self._heart = None
             if self._log is not None:
                 self._log.close()
                 self._log = None
@@ -206,6 +215,7 @@ class Worker:
         assignment = self.assignment
         if assignment.log is not None and self._log is None:
             self._log = TrialLog(Path(assignment.log))
+            self._heart = Heart(Path(assignment.log), assignment.attempt)
         logger.info("trial %s begins on %s", assignment.trial_key, self.node)
         self.memory = GpuMemory(assignment.device, assignment.gpu, assignment.context)
         store = open_store(assignment.store, assignment.cache)

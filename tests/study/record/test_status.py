@@ -1,7 +1,9 @@
 """``ddcal status`` of studies that run, have ended, were stopped or killed."""
 
 import json
+import time
 from dataclasses import asdict, replace
+from unittest.mock import ANY
 
 import pytest
 from ledgers import plain_events, write_plain
@@ -9,11 +11,20 @@ from typer.testing import CliRunner
 
 from ddcal.cli import app
 from ddcal.errors import BadInput
+from ddcal.pipeline.heartbeat import heartbeat_file
 from ddcal.study import run_study
-from ddcal.study.record.events import StudyFinished, StudyResumed, StudyStarted, TrialFinished, TrialStarted
+from ddcal.study.record.events import (
+    StudyFinished,
+    StudyResumed,
+    StudyStarted,
+    TrialAttemptFailed,
+    TrialFinished,
+    TrialPoints,
+    TrialStarted,
+)
 from ddcal.study.record.ledger import Ledger
 from ddcal.study.record.lock import LOCK, DriverLock, Holder
-from ddcal.study.record.status import Status, study_status
+from ddcal.study.record.status import RunningTrial, Status, study_status
 from ddcal.study.run.runner import Hooks
 
 
@@ -48,18 +59,27 @@ def study_folder(tmp_path, tiny_study):
 def test_the_counts_of_a_study_that_runs(study_folder):
     folder = study_folder(["complete", "failed", "complete", None])
     lock = DriverLock(folder)
-    assert study_status(folder) == Status(
+    status = study_status(folder)
+    assert status == Status(
         study="tiny",
         state="running",
         trials=6,
         finished=3,
         outcomes={"complete": 2, "failed": 1, "unfinished": 1},
         best="tiny-0000",
-        best_metrics={"val/ece": 0.1, "val/accuracy": 0.5},
+        best_metrics={"val/ece": 0.1, "val/accuracy": 0.5, "val/nll": 1.0},
         trials_an_hour=pytest.approx(1800.0),
         seconds_left=pytest.approx(6.0),
+        running=[RunningTrial("tiny-0003", None, 0.0, 0.0, ANY, False, 0.0)],
+        cpus=1.0,
+        gpus=0.0,
+        unsent=None,
+        ending=None,
+        quiet_seconds=ANY,
         next_command=None,
     )
+    assert status.running[0].seconds == pytest.approx(time.time() - 1_007, abs=60)
+    assert status.quiet_seconds == status.running[0].seconds
     lock.release()
 
 
@@ -102,7 +122,7 @@ def test_the_verb(study_folder, as_json):
     result = CliRunner().invoke(app, ["status", str(folder), *(["--json"] if as_json else [])])
     assert result.exit_code == 0
     if as_json:
-        assert json.loads(result.output) == asdict(study_status(folder))
+        assert json.loads(result.output) == asdict(study_status(folder)) | {"quiet_seconds": ANY}
     else:
         for said in (
             "tiny: stopped; 3 of 6",
@@ -127,3 +147,75 @@ def test_a_study_is_watched_while_it_runs(tiny_study, tmp_path):
     run_study(tiny_study(), output=tmp_path, debug=True, hooks=hooks)
     assert [(status.state, status.finished) for status in seen] == [("running", 1), ("running", 2)]
     assert study_status(tmp_path / "tiny").state == "finished"
+
+
+KEYS = dict.fromkeys(("distill", "train", "folds", "calibrate", "evaluate"), "0" * 64)
+
+
+@pytest.fixture
+def running(tmp_path, tiny_study):
+    """running(*events) -> what is told of trial 0, after these events behind its start."""
+
+    def tell(*events):
+        ledger = Ledger(tmp_path)
+        ledger.append(StudyStarted, study=tiny_study().model_dump(mode="json"), environment={}, versions={})
+        ledger.append(TrialStarted, number=0, trial_key="tiny-0000", values={}, config={}, keys=KEYS, attempt=2)
+        for kind, values in events:
+            ledger.append(kind, **values)
+        ledger.close()
+        lock = DriverLock(tmp_path)
+        found = study_status(tmp_path).running
+        lock.release()
+        return [(one.stage, round(one.stage_progress, 3), one.progress, one.waiting) for one in found]
+
+    return tell
+
+
+def beat(folder, attempt=2, **values):
+    (folder / "logs").mkdir()
+    path = heartbeat_file(folder / "logs" / "tiny-0000.log")
+    path.write_text(json.dumps({"attempt": attempt, "stage": "train", "fraction": 0.5, "progress": 0.7} | values))
+
+
+@pytest.mark.parametrize(
+    ("progress", "told"),
+    [(0.0, ("distill", 0.0)), (0.25, ("distill", 0.5)), (0.5, ("train", 0.0)), (0.9, ("calibrate", 0.0))],
+)
+def test_the_stage_is_told_by_the_last_point(running, progress, told):
+    points = [{"progress": progress, "stage": "whatever"}]
+    assert running((TrialPoints, {"number": 0, "points": points})) == [(*told, progress, False)]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, ("train", 0.5, 0.7, False)),
+        ({"waiting": True}, ("train", 0.5, 0.7, True)),
+        ({"fraction": 1.0, "progress": 0.9}, ("folds", 0.0, 0.9, False)),
+        ({"attempt": 1}, (None, 0.0, 0.0, False)),
+        ({"fraction": 7.0}, (None, 0.0, 0.0, False)),
+        ({"stage": "x" * 2000}, (None, 0.0, 0.0, False)),
+        ({"stage": "another"}, ("another", 0.5, 0.7, False)),
+    ],
+    ids=["now", "waits", "next stage", "of an earlier attempt", "nonsense", "too long", "unknown"],
+)
+def test_a_heartbeat_knows_more_than_the_ledger(running, tmp_path, values, told):
+    beat(tmp_path, **values)
+    assert running() == [told]
+
+
+def test_what_has_come_back_does_not_run(running):
+    grown = {"attempt": 2, "outcome": "out_of_memory", "error": None, "seconds": 1.0, "gpu": 0.5, "next_gpu": 1.0}
+    assert running((TrialAttemptFailed, {"number": 0, **grown})) == []
+
+
+def test_workers_say_what_they_are_at_and_stop_saying_it(tiny_study, tmp_path):
+    stages, files, logs = set(), set(), tmp_path / "tiny" / "logs"
+
+    def look(advance):
+        stages.update(one.stage for one in study_status(tmp_path / "tiny").running)
+        files.update(path.name for path in logs.glob(".*"))
+
+    run_study(tiny_study(search={"trials": 1}), output=tmp_path, debug=True, hooks=Hooks(on_advance=look))
+    assert stages and stages <= KEYS.keys()
+    assert files == {".tiny-0000.now"} and not list(logs.glob(".*"))

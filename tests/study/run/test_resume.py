@@ -277,13 +277,33 @@ def test_fewer_trials_than_there_are_are_refused(undisturbed, trials):
     assert (undisturbed.directory / LEDGER).read_bytes() == before
 
 
+@pytest.mark.parametrize("trials", [[], ["--trials", str(TRIALS)]], ids=["", "as many"])
+def test_a_finished_study_says_so_at_once_and_how_it_is_extended(undisturbed, trials):
+    before = (undisturbed.directory / LEDGER).read_bytes()
+    result = CliRunner().invoke(app, ["resume", str(undisturbed.directory), *trials])  # without Ray, at that
+    assert result.exit_code == 0 and (undisturbed.directory / LEDGER).read_bytes() == before
+    name = undisturbed.study.name
+    assert result.output.startswith(f"{name} has ended: {TRIALS} of {TRIALS} trials finished")
+    assert f"for more trials:\n  ddcal resume {undisturbed.directory} --trials {2 * TRIALS}\n" in result.output
+    assert f"winner: {undisturbed.best.trial_key}" in result.output
+
+
+def test_a_study_that_has_run_out_of_points_is_not_said_to_be_extended_by_trials(tiny_study, tmp_path):
+    space, search = {"distill.ipc": {"choice": [1, 2]}}, {"searcher": "grid", "trials": 9}
+    run_study(tiny_study(space=space, search=search), output=tmp_path, debug=True)
+    result = CliRunner().invoke(app, ["resume", str(tmp_path / "tiny")])
+    assert result.exit_code == 0 and "as it ended so: every point of the space was tried" in result.output
+    assert "--trials" not in result.output
+
+
 def test_ctrl_c_says_how_to_go_on(write_study, tmp_path, monkeypatch):
     from ddcal.cli.progress import StudyProgress
 
-    monkeypatch.setattr(StudyProgress, "on_trial", lambda self, assignment: interrupt_at(1)(assignment))
+    hooks = StudyProgress.hooks.fget
+    monkeypatch.setattr(StudyProgress, "hooks", property(lambda self: replace(hooks(self), on_trial=interrupt_at(1))))
     result = CliRunner().invoke(app, ["run", str(write_study()), "--output", str(tmp_path / "runs"), "--debug"])
     assert result.exit_code == 130 and "0 of 2 trials are finished" in result.output
-    assert f"go on with  ddcal resume {tmp_path}/runs/tiny" in result.output
+    assert f"go on with:\n  ddcal resume {tmp_path}/runs/tiny\n" in result.output
 
 
 def test_the_order_of_objectives_and_space_is_kept(tiny_study, tmp_path):
