@@ -20,6 +20,8 @@ from ddcal.pipeline.environment import compile_problems
 from ddcal.pipeline.imported import check_imports
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ddcal.config import StudyConfig
     from ddcal.config.problems import Problem
     from ddcal.pipeline.imported import FileReport
@@ -107,10 +109,17 @@ def run(
         raise BadInput(f"--seed {seed}: this study searches over seeds (space.seed); give --set space.seed=[{seed}]")
 
     from ddcal.cli.console import make_console, print_summary
+
+    console = make_console()
+    if resume:
+        from ddcal.study.run.places import place_to_resume
+
+        if is_through(place_to_resume(study, output), study.search.trials, console, fewer=True):
+            return
+
     from ddcal.cli.progress import StudyProgress
     from ddcal.study.run.runner import run_study
 
-    console = make_console()
     with StudyProgress(console) as progress:
         results = run_study(
             study,
@@ -173,20 +182,11 @@ def resume(
     take_over: TakeOver = False,
 ) -> None:
     """Go on with a stopped or killed study."""
-    from ddcal.cli.console import make_console, print_finished, print_summary
-    from ddcal.study.record.ledger import begun
-    from ddcal.study.record.results import load_study
-    from ddcal.study.record.status import study_status
+    from ddcal.cli.console import make_console, print_summary
 
     console = make_console()
-    there = load_study(directory) if begun(directory) else None
-    if there is not None and trials in (None, there.study.search.trials):
-        status = study_status(directory, there)
-        if status.through:  # said before anything heavy is imported: there is nothing to run
-            print_finished(there, status, console)
-            if not there.completed:
-                raise typer.Exit(1)
-            return
+    if is_through(directory, trials, console):
+        return
 
     from ddcal.cli.progress import StudyProgress
     from ddcal.study.run.runner import resume_study
@@ -203,6 +203,38 @@ def resume(
     print_summary(results, console)
     if not results.completed:
         raise typer.Exit(1)
+
+
+def is_through(directory: Path, trials: int | None, console: Console, *, fewer: bool = False) -> bool:
+    """Say so if no trial of a study is left to run, before anything heavy is imported; return whether that is so.
+
+    Args:
+        directory: The study's folder, or where it would be.
+        trials: How many trials it is to have; None for as many as it was begun with.
+        console: Where to say it.
+        fewer: Whether it may have more trials already, as one that was extended.
+
+    Raises:
+        typer.Exit: with code 1 if none of its trials is complete.
+    """
+    from ddcal.cli.console import print_finished
+    from ddcal.study.record.ledger import begun
+    from ddcal.study.record.results import load_study
+    from ddcal.study.record.status import study_status
+
+    there = load_study(directory) if begun(directory) else None
+    if there is None:
+        return False
+    more = 0 if trials is None else trials - there.study.search.trials
+    if more > 0 or (more < 0 and not fewer):
+        return False
+    status = study_status(directory, there)
+    if not status.through:
+        return False
+    print_finished(there, status, console)
+    if not there.completed:
+        raise typer.Exit(1)
+    return True
 
 
 @app.command()

@@ -47,6 +47,8 @@ def status_table(
         grid.add_row("in use", Text(_shares(status, cpus, gpus)))
     if left := left_words(status):
         grid.add_row("rate", Text(left))
+    if status.job is not None:
+        grid.add_row("SLURM job", Text(status.job))
     if status.unsent is not None:
         lacks = f"lacks the last {status.unsent} event{'s' * (status.unsent != 1)}"
         grid.add_row("MLflow", Text(lacks if status.unsent else "has everything"))

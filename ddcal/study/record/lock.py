@@ -95,8 +95,13 @@ class DriverLock:
 
 
 def job_of(content: bytes) -> Job | None:
-    """Return the SLURM job of a driver, from the content of its lock; None if it names none."""
-    job = parse_json(content, max_bytes=MAX_TEXT).get("job")
+    """Return the SLURM job of a driver, from the content of its lock; None if it names none.
+
+    Raises:
+        ValueError: if the content is not JSON.
+    """
+    values = parse_json(content, max_bytes=MAX_TEXT)
+    job = values.get("job") if isinstance(values, dict) else None
     return Job.parse(job) if isinstance(job, str) else None
 
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-LIVING = frozenset(
-    {"RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
+MAY_LIVE = frozenset(
+    {"RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING", "UNKNOWN"}
 )
 """States of a job whose processes may run; there are none in any other, a queued one's included."""
 
@@ -79,7 +79,7 @@ class Job:
     @property
     def ended(self) -> bool:
         """Whether SLURM proves that no process of this run is alive."""
-        return self.state() not in LIVING | {"UNKNOWN"}
+        return self.state() not in MAY_LIVE
 
 
 def job_end(environment: Mapping[str, str] = os.environ) -> float | None:

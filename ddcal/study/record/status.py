@@ -21,7 +21,7 @@ from ddcal.study.plan.words import duration
 from ddcal.study.record.chance import chance_warning
 from ddcal.study.record.events import Event, TrialAttemptFailed, TrialFinished, TrialStarted
 from ddcal.study.record.ledger import LEDGER
-from ddcal.study.record.lock import LOCK
+from ddcal.study.record.lock import LOCK, job_of
 from ddcal.study.record.recorded import LOGS
 from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial, load_study
 from ddcal.untrusted import read_bytes
@@ -78,6 +78,7 @@ class Status:
         quiet_seconds: How long ago its ledger has grown for the last time.
         next_command: What to do next, if the study does not run.
         warning: That the winner's accuracy cannot be told from chance, in a sentence; None where it can.
+        job: The SLURM job of its driver and what SLURM says of it: ``12 RUNNING``; None in no job.
     """
 
     study: str
@@ -97,6 +98,7 @@ class Status:
     quiet_seconds: float
     next_command: str | None
     warning: str | None = None
+    job: str | None = None
 
     @property
     def through(self) -> bool:
@@ -144,18 +146,31 @@ def study_status(directory: Path | str, results: StudyResults | None = None) -> 
         quiet_seconds=max(0.0, now - session[-1].time / 1e3),
         next_command=f"ddcal resume {shlex.quote(str(directory))}" if state in ("stopped", "dead") else None,
         warning=None if best is None else chance_warning(best),
+        job=driver_job(results.directory),
     )
 
 
 def study_state(directory: Path, interrupted: bool) -> str:
-    """Return ``running``, ``finished``, ``stopped`` or ``dead``, from the lock on a study's folder."""
+    """Return ``running``, ``finished``, ``stopped`` or ``dead``, from the lock on a study's folder.
+
+    SLURM is asked about a driver of another machine that was in a job of it, and may say that it is dead.
+    """
     try:
-        holder = Holder.parse(read_bytes(directory / LOCK, MAX_TEXT))
+        content = read_bytes(directory / LOCK, MAX_TEXT)
+        holder, job = Holder.parse(content), job_of(content)
     except FileNotFoundError:
         return "stopped" if interrupted else "finished"
     except (ValueError, OSError):
         return "dead"
-    return "dead" if holder.dead else "running"
+    return "dead" if holder.dead or (holder.elsewhere and job is not None and job.ended) else "running"
+
+
+def driver_job(directory: Path) -> str | None:
+    """Return the SLURM job of a study's driver and what SLURM says of it: ``12 RUNNING``; None in no job."""
+    with contextlib.suppress(ValueError, OSError):
+        job = job_of(read_bytes(directory / LOCK, MAX_TEXT))
+        return None if job is None else f"{job.number} {job.state()}"
+    return None
 
 
 def _running(results: StudyResults, session: list[Event], now: float) -> list[RunningTrial]:

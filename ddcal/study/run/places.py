@@ -14,14 +14,27 @@ from ddcal.errors import BadInput, ResourceError
 from ddcal.study.mlflow.client import sqlite_path, tracking_uri
 from ddcal.study.mlflow.cursor import CURSOR
 from ddcal.study.record.folder_files import STUDY
-from ddcal.study.record.ledger import LEDGER
+from ddcal.study.record.ledger import LEDGER, begun
 from ddcal.study.record.lock import LOCK
 from ddcal.study.record.results import SUMMARY, TRIALS, load_study
 from ddcal.study.record.study_store import cache_place, store_place
-from ddcal.study.run.ray_executor import in_ray_job
 
 MAY_CHANGE = ("search.trials", "description", "notify.", "tracking.")
 """Settings on which no result of a study depends."""
+
+
+def in_ray_job() -> bool:
+    """Return whether this process was started by ``ray job submit``, whose working folder is temporary."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def place_to_resume(study: StudyConfig, output: Path | None) -> Path:
+    """Return a study's folder, which need not be there; raise BadInput as `refuse_other` where another study is."""
+    root = (Path(study.storage.output) if output is None else output).absolute()
+    directory = root / study.name
+    if begun(directory):
+        refuse_other(study_at(study, root), directory)
+    return directory
 
 
 def refuse_lost_ledger(directory: Path) -> None:

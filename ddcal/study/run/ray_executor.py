@@ -32,11 +32,6 @@ ENVIRONMENT = {
 }
 
 
-def in_ray_job() -> bool:
-    """Return whether this process was started by ``ray job submit``, whose working folder is temporary."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-
-
 @contextmanager
 def ray_runtime(address: str | None) -> Iterator[Any]:
     """Connect to a cluster, or start Ray on this machine for as long as the context lasts.

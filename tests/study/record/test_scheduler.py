@@ -11,6 +11,7 @@ from ddcal.errors import BadInput
 from ddcal.store.lock_holder import Holder
 from ddcal.study.record.lock import LOCK, DriverLock
 from ddcal.study.record.scheduler import Job, job_end
+from ddcal.study.record.status import driver_job, study_state
 
 DESCRIBED = (
     "JobId=12 JobName=job.sh UserId=root(0) Requeue=1 Restarts={restarts} BatchFlag=1 JobState={state} Reason=None "
@@ -126,6 +127,15 @@ def test_a_process_that_is_seen_to_live_is_believed_more_than_slurm(tmp_path, sl
     locked(tmp_path, Job("tests", 12, 0), host=here.host)
     with pytest.raises(BadInput, match=f"in use by process {here.pid}"):
         DriverLock(tmp_path, take_over=True)
+
+
+@pytest.mark.parametrize(("state", "shown"), [("RUNNING", "running"), ("NODE_FAIL", "dead"), ("UNKNOWN", "running")])
+def test_a_study_whose_job_has_ended_is_dead(tmp_path, slurm_says, state, shown):
+    slurm_says("" if state == "UNKNOWN" else DESCRIBED.format(state=state, restarts=0))
+    locked(tmp_path, Job("tests", 12, 0))
+    assert (study_state(tmp_path, False), driver_job(tmp_path)) == (shown, f"12 {state}")
+    locked(tmp_path, None)
+    assert driver_job(tmp_path) is None
 
 
 def test_a_lock_names_the_job_of_its_driver(tmp_path, monkeypatch):

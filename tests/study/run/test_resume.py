@@ -135,7 +135,10 @@ def test_one_command_begins_a_study_goes_on_with_it_and_says_that_it_is_done(stu
         assert_same(load_study(tmp_path / "tiny"), undisturbed)
     more = CliRunner().invoke(app, [*command, "--trials", str(TRIALS + 1)])
     assert more.exit_code == 0 and len(load_study(tmp_path / "tiny").records) == TRIALS + 1
-    assert CliRunner().invoke(app, command).exit_code == 0, "a study that was extended is not cut"
+    before = (tmp_path / "tiny" / LEDGER).read_bytes()
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0 and "finished" in done.output, "a study that was extended is not cut"
+    assert (tmp_path / "tiny" / LEDGER).read_bytes() == before, "nothing is left to run"
     assert len(load_study(tmp_path / "tiny").records) == TRIALS + 1
 
 
