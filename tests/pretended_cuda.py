@@ -59,6 +59,7 @@ DRIVER = {
     "device_count": lambda: 1,
     "current_device": lambda: 0,
     "get_device_name": lambda *_: "Pretended GPU",
+    "get_device_capability": lambda *_: (8, 0),
     "empty_cache": lambda: None,
     "is_current_stream_capturing": lambda: False,
     "mem_get_info": lambda *_: (15 * GIGABYTE, 16 * GIGABYTE),
