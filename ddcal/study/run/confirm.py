@@ -19,6 +19,7 @@ from ddcal.study.record.confirmation import CONFIRMATION, verdict
 from ddcal.study.record.folder_files import replace_text
 from ddcal.study.record.ledger import begun
 from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial, load_study
+from ddcal.study.record.status import study_status
 from ddcal.study.run.runner import Hooks, resume_study, run_study
 
 MIN_SEEDS = 2
@@ -106,8 +107,10 @@ def confirm(
         raise BadInput(f"{results.directory}: no trial is feasible, so there is nothing to confirm")
     study = confirmation_study(results, leaders, seeds)
     directory = results.directory.parent / study.name
-    if begun(directory) and _same(load_study(directory).study, study):  # an earlier one, finished or not
-        again = resume_study(directory, debug=debug, address=address, hooks=hooks)
+    earlier = load_study(directory) if begun(directory) else None
+    if earlier is not None and _same(earlier.study, study):
+        finished = study_status(directory, earlier).through  # nothing is left to run: no Ray is needed
+        again = earlier if finished else resume_study(directory, debug=debug, address=address, hooks=hooks)
     else:
         again = run_study(study, output=results.directory.parent, debug=debug, address=address, hooks=hooks)
     found = compare(results, leaders, again)
