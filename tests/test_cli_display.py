@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 from rich.console import Console
 from terminals import run_in_terminal, screen
 
@@ -98,6 +99,7 @@ def test_a_run_on_a_terminal_ends_as_one_in_a_pipe(write_study, tmp_path):
     assert left[left.index(summary[0]) :] == [line.rstrip() for line in summary if line]
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_whole_screen(write_study, tmp_path):
     file = write_study({"train.epochs": 20_000}, search={"trials": 2})
     arguments = [*DDCAL, "run", file, "--debug", "--output", tmp_path / "runs"]
@@ -132,6 +134,7 @@ def test_elsewhere_there_are_lines_now_and_then(tiny_study, tmp_path):
     assert "\x1b" not in stream.getvalue()
 
 
+@pytest.mark.slow
 def test_where_lines_cannot_be_redrawn_there_is_no_display(write_study, tmp_path):
     arguments = [*DDCAL, "run", write_study(search={"trials": 1}), "--debug", "--output", tmp_path / "runs"]
     written, code = run_in_terminal(arguments, environment={"TERM": "dumb"})

@@ -48,6 +48,7 @@ def measured(*arguments, folder, code=None):
     return done.returncode, done.stdout + done.stderr, json.loads(path.read_text()) if path.is_file() else None
 
 
+@pytest.mark.slow
 def test_what_breaks_ends_alone_and_nothing_imports_what_a_gpus_machine_may_lack(tmp_path):
     """Sections that raise, hang and die, then whole trials: none of it imports ray, mlflow and the like."""
     for name, text in BROKEN.items():

@@ -85,6 +85,7 @@ def test_a_study_in_debug_mode_and_its_export(place, tiny_study, tmp_path):
             assert [file.path for file in client.list_artifacts(run.info.run_id)] == [
                 "config.yaml",
                 "distilled.png",
+                "metrics.json",
                 "reliability.png",
             ]
             assert float(run.data.tags["ddcal.saved_seconds"]) > 0 == float(run.data.tags["ddcal.saved_gpu_seconds"])

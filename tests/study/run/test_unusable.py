@@ -95,7 +95,10 @@ def test_a_root_that_is_read_only_is_told_at_once(tiny_study, tmp_path):
         study = tiny_study(storage={"store": str(tmp_path / "store")})
         run_study(study, output=tmp_path / "disk", debug=True)
         disk.remount("ro")
-        for verb in (["resume", tmp_path / "disk" / "tiny", "--debug"], ["export", tmp_path / "disk" / "tiny"]):
+        for verb in (
+            ["resume", tmp_path / "disk" / "tiny", "--debug", "--trials", 3],
+            ["export", tmp_path / "disk" / "tiny"],
+        ):
             to = ["--to", tmp_path / "disk" / "best"] if verb[0] == "export" else []
             result = CliRunner().invoke(app, [str(part) for part in [*verb, *to]])
             assert result.exit_code in (1, 2) and isinstance(result.exception, SystemExit), result.exception
