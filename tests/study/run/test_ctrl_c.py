@@ -282,4 +282,5 @@ def test_sigterm_before_the_first_trial_while_ray_starts_and_at_the_end(tmp_path
     assert "Traceback" not in said and "*** SIGTERM" not in said
     assert not (tmp_path / "runs" / "tiny" / "driver.lock").exists()
     assert code == GO_ON or (code == 0 and moment == "1/1"), said
-    assert code == 0 or "stopping: trials save their state; SIGTERM again" in said
+    stopping = "stopping: trials save their state; SIGTERM again"  # as Ray starts, nothing can be saved
+    assert code == 0 or ((stopping in said or moment == "starting") and "stopped by SIGTERM" in said)
