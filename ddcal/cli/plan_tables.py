@@ -11,8 +11,8 @@ from rich.console import Console
 
 from ddcal.cli.console import print_command
 from ddcal.cli.sheets import Sheet
+from ddcal.pipeline.durations import duration
 from ddcal.study.plan.plan import Plan
-from ddcal.study.plan.words import duration
 
 if TYPE_CHECKING:
     from ddcal.study.plan.settings import Setting

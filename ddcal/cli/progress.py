@@ -16,7 +16,7 @@ from ddcal.cli.display import Display, can_display
 from ddcal.cli.sheets import packed
 from ddcal.cli.status_words import study_display
 from ddcal.errors import BadInput
-from ddcal.study.plan.words import duration
+from ddcal.pipeline.durations import duration
 from ddcal.study.record.results import Trial
 from ddcal.study.record.status import Status, status_line, study_status
 from ddcal.study.run.interrupt import end_now, say, say_stopping, stopping_words

@@ -13,8 +13,8 @@ from ddcal.analysis.report.running import study_state
 from ddcal.analysis.report.studies import PaperStudy
 from ddcal.cli.plan_tables import probe_progress
 from ddcal.cli.sheets import Sheet
+from ddcal.pipeline.durations import duration
 from ddcal.study.plan.series import SeriesPlan, plan_series
-from ddcal.study.plan.words import duration
 
 
 def plan_report(studies: Sequence[PaperStudy], output: Path, console: Console) -> SeriesPlan:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from ddcal.analysis.report.studies import PaperStudy
-from ddcal.study.plan.words import duration
+from ddcal.pipeline.durations import duration
 from ddcal.study.record.results import Trial
 from ddcal.study.run.interrupt import end_now, say, say_stopping
 from ddcal.study.run.runner import Hooks, Start

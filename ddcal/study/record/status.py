@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddcal.pipeline.advance import stage_at, stage_share
+from ddcal.pipeline.durations import duration
 from ddcal.pipeline.heartbeat import MAX_BYTES, Heartbeat, heartbeat_file
 from ddcal.store.lock_holder import MAX_TEXT, Holder
 from ddcal.study.mlflow.client import tracking_uri
 from ddcal.study.mlflow.cursor import Cursor
-from ddcal.study.plan.words import duration
 from ddcal.study.record.chance import chance_warning
 from ddcal.study.record.events import Event, TrialAttemptFailed, TrialFinished, TrialStarted
 from ddcal.study.record.ledger import LEDGER

@@ -15,6 +15,7 @@ from ddcal.errors import BadInput
 from ddcal.pipeline import Environment, open_store
 from ddcal.pipeline import measuring as probing
 from ddcal.pipeline.costs import Cost
+from ddcal.pipeline.durations import duration
 from ddcal.pipeline.stages.masked import MASKED
 from ddcal.pipeline.upkeep import list_entries
 from ddcal.study import load_study, run_study
@@ -22,7 +23,6 @@ from ddcal.study.plan.candidates import Planner
 from ddcal.study.plan.plan import make_plan
 from ddcal.study.plan.side_by_side import Machine, slots
 from ddcal.study.plan.time import TRIAL_SECONDS, makespan
-from ddcal.study.plan.words import duration
 
 IPC = {"distill.ipc": {"choice": [1, 2, 3]}}
 MASK = {"calibrate.mask.ratio": {"uniform": [0.0, 0.9]}}
