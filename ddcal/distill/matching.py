@@ -22,13 +22,21 @@ from ddcal.distill.limits import diverged
 from ddcal.distill.mdt import masked
 from ddcal.divergence import Looks, loss_problem, usual_cross_entropy
 from ddcal.moving import move_together
-from ddcal.networks import fix_statistics
+from ddcal.networks import Network, fix_statistics
+from ddcal.networks.side_by_side import first_width, goes_side_by_side, logits_side_by_side
 from ddcal.seeding import generator
 
 EPSILON = 1e-6
 
 STATISTICS_IMAGES = 16
 """Real images a class that fix a batch norm's statistics."""
+
+
+SMALL = 2**19
+"""Classes go side by side where a first block's maps of one hold so many numbers at most; more are slower so."""
+
+AT_ONCE = 2**22
+"""Numbers in the first block's maps of all classes that are side by side: what they take of memory."""
 
 
 def matching_distance(synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
@@ -41,12 +49,17 @@ def matching_distance(synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> Te
     Returns:
         A scalar; differentiable in ``synthetic``.
     """
-    total = synthetic[0].new_zeros(())
+    return _distances([one[None] for one in synthetic], [one[None] for one in real])[0]
+
+
+def _distances(synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    """Return `matching_distance` of each of G copies, (G,); gradients are (G, O, …)."""
+    total = synthetic[0].new_zeros(len(synthetic[0]))
     for ours, theirs in zip(synthetic, real, strict=True):
-        if ours.ndim < 2:
+        if ours.ndim < 3:
             continue
-        a, b = ours.flatten(1), theirs.flatten(1)
-        total = total + (1.0 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + EPSILON)).sum()
+        a, b = ours.flatten(2), theirs.flatten(2)
+        total = total + (1.0 - (a * b).sum(2) / (a.norm(dim=2) * b.norm(dim=2) + EPSILON)).sum(1)
     return total
 
 
@@ -164,36 +177,62 @@ class GradientMatching(LearnedImages):
         between = [_Epochs(list(islice(indices, steps)), list(islice(augmentations, steps))) for _ in range(gaps)]
         return [_Update(*one) for one in zip(of_real, of_norms, of_classes, strict=True)], between
 
-    def _update_images(self, network: nn.Module, drawn: _Update, looks: Looks, seen: list[float]) -> None:
+    def _update_images(self, network: Network, drawn: _Update, looks: Looks, seen: list[float]) -> None:
         """One SGD step on the images; the losses of all classes are summed, and appended to ``seen``."""
         if drawn.statistics:  # fixed until the network is trained
             fix_statistics(network, self.real.images[torch.cat(drawn.statistics)])
-        weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+        classes = range(self.dataset.num_classes)
         gradient = torch.empty_like(self.images)
         losses = []
-        classes = range(self.dataset.num_classes)
         masks = self.mask.draw([tuple(self.images[self.class_part(label)].shape) for label in classes], "matching")
-        for label in classes:
-            part = self.class_part(label)
-            real = self.real.images[drawn.real[label]]
+        for run in self._runs(network, classes, [self.config.ipc for _ in classes]):
+            part = slice(self.class_part(run[0]).start, self.class_part(run[-1]).stop)
             leaf = self.images[part].detach().requires_grad_()
-            synthetic = masked(leaf, masks[label]) if masks else self.mask.apply(leaf, part, "matching")
+            synthetic = [
+                masked(images, masks[label]) if masks else self.mask.apply(images, self.class_part(label), "matching")
+                for label, images in zip(run, leaf.split(self.config.ipc), strict=True)
+            ]
             if self.siamese:
-                real, synthetic = (augment(one, drawn.augmentations[label]) for one in (real, synthetic))
-            real_loss = cross_entropy(network(real), self.device_labels.new_full((len(real),), label))
-            target = torch.autograd.grad(real_loss, weights)
-            synthetic_loss = cross_entropy(network(synthetic), self.device_labels[part])
-            ours = torch.autograd.grad(synthetic_loss, weights, create_graph=True)
-            distance = matching_distance(ours, target)
-            (gradient[part],) = torch.autograd.grad(distance, leaf)
-            losses.append(distance.detach())
-        loss = torch.stack(losses).sum()
+                synthetic = [
+                    augment(one, drawn.augmentations[label]) for label, one in zip(run, synthetic, strict=True)
+                ]
+            targets = [
+                self._real_gradients(network, drawn, some)
+                for some in self._runs(network, run, [len(drawn.real[label]) for label in classes])
+            ]
+            ours = _weight_gradients(network, torch.stack(synthetic), run, differentiable=True)
+            distances = _distances(ours, [torch.cat(of_weight) for of_weight in zip(*targets, strict=True)])
+            (gradient[part],) = torch.autograd.grad(distances.sum(), leaf)
+            losses.append(distances.detach())
+        loss = torch.cat(losses).sum()
         looks.at(loss, seen.append)
         settings = self.config.matching
-        usual = float(self.dataset.num_classes * sum(len(weight) for weight in weights))
+        usual = float(self.dataset.num_classes * sum(len(weight) for weight in _weights(network)))
         rate, key = settings.image_lr, "distill.matching.image_lr"
         also = f", or lower distill.matching.network_lr ({settings.network_lr:g})" if self.outer > 1 else ""
         self.descend(gradient, rate, settings.image_momentum, loss, key, usual=usual, also=also, looks=looks)
+
+    def _real_gradients(self, network: Network, drawn: _Update, run: range) -> list[Tensor]:
+        """Return the gradients of the real images of each class of a run, as `_weight_gradients`."""
+        real = [self.real.images[drawn.real[label]] for label in run]
+        if self.siamese:
+            real = [augment(images, drawn.augmentations[label]) for label, images in zip(run, real, strict=True)]
+        return _weight_gradients(network, torch.stack(real), run, differentiable=False)
+
+    def _runs(self, network: Network, classes: range, sizes: Sequence[int]) -> list[range]:
+        """Cut classes into runs that go side by side: of as many images each (``sizes``, of every label), and small."""
+        together = goes_side_by_side(network)
+        numbers = first_width(network) * self.dataset.image_size**2 if together else 0  # of one image
+        runs = list[range]()
+        for label in classes:
+            maps = sizes[label] * numbers
+            before = runs[-1] if runs else range(0)
+            alike = together and bool(before) and sizes[label] == sizes[before[0]]
+            if alike and maps <= SMALL and (len(before) + 1) * maps <= AT_ONCE:
+                runs[-1] = range(before[0], label + 1)
+            else:
+                runs.append(range(label, label + 1))
+        return runs
 
     def _train_network(self, network: nn.Module, drawn: _Epochs, looks: Looks) -> None:
         """``inner`` epochs of plain SGD over the whole synthetic set."""
@@ -225,6 +264,32 @@ class GradientMatching(LearnedImages):
     def _inner_augmentation(self, count: int, stream: torch.Generator) -> Augmentation:
         """Return the augmentation of a batch that trains the network."""
         return draw_augmentation(count, self.dataset.image_size, stream, siamese=False, flip=self.flip)
+
+
+def _weights(network: nn.Module) -> list[Tensor]:
+    """Return the parameters that are matched: those with output rows."""
+    return [parameter for parameter in network.parameters() if parameter.ndim > 1]
+
+
+def _weight_gradients(network: Network, images: Tensor, labels: range, *, differentiable: bool) -> list[Tensor]:
+    """Return the gradients of the mean cross-entropy of each class in the network's weights, (G, O, …) each.
+
+    Args:
+        network: Whose weights.
+        images: (G, N, C, S, S): N images of each class.
+        labels: The G classes.
+        differentiable: Whether the gradients are to be differentiated.
+    """
+    weights, one = _weights(network), len(labels) == 1
+    if one:
+        logits = network(images[0])
+    else:
+        weights = [weight.detach().expand(len(labels), *weight.shape).clone().requires_grad_() for weight in weights]
+        logits = logits_side_by_side(network, images, weights).flatten(0, 1)
+    targets = torch.arange(labels.start, labels.stop, device=images.device).repeat_interleave(images.shape[1])
+    loss = cross_entropy(logits, targets, reduction="sum") / images.shape[1]
+    gradients = torch.autograd.grad(loss, weights, create_graph=differentiable)
+    return [gradient[None] for gradient in gradients] if one else list(gradients)
 
 
 class SiameseMatching(GradientMatching):

@@ -26,8 +26,13 @@ class InstanceNorm(nn.GroupNorm):
         """Return maps (N, C, H, W) of maps (N, C, H, W)."""
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return super().forward(maps)
-        normed: Tensor = _Forward.apply(maps, self.weight, self.bias, self.eps)
-        return normed
+        return instance_norm(maps, self.weight, self.bias, self.eps)
+
+
+def instance_norm(maps: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Return maps (N, C, H, W) normed as by `InstanceNorm` with weight γ and bias β, (C,) each."""
+    normed: Tensor = _Forward.apply(maps, weight, bias, eps)
+    return normed
 
 
 class _Forward(torch.autograd.Function):

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from ddcal.config import NetworkConfig
 from ddcal.data import augment, draw_augmentation
-from ddcal.distill import make_distiller
+from ddcal.distill import make_distiller, matching
 from ddcal.networks import build_network
 from ddcal.seeding import generator
 
@@ -241,3 +241,22 @@ def test_dc_starts_from_noise_and_dsa_from_real_images(backbone, real, dataset, 
     images = make_distiller(dataset, make_config(backbone), SEED).images
     found = [bool((dataset.train.images == image).flatten(1).all(1).any()) for image in images]
     assert found == [real] * 6
+
+
+@pytest.mark.parametrize(
+    ("sizes", "norm", "small", "at_once", "expected"),
+    [
+        ([4] * 10, "instance", 4, 40, [10]),
+        ([4] * 10, "batch", 4, 40, [1] * 10),  # its statistics are of all maps
+        ([4] * 10, "instance", 3, 40, [1] * 10),  # too large to win by it
+        ([4] * 10, "instance", 4, 15, [3, 3, 3, 1]),  # no more at once
+        ([4] * 4 + [3] + [4] * 5, "instance", 4, 40, [4, 1, 5]),  # only as many images each
+    ],
+)
+def test_classes_that_go_side_by_side(dataset, make_config, monkeypatch, sizes, norm, small, at_once, expected):
+    config = make_config(network={"norm": norm})
+    image = config.network.width * dataset.image_size**2
+    monkeypatch.setattr(matching, "SMALL", small * image)
+    monkeypatch.setattr(matching, "AT_ONCE", at_once * image)
+    distiller = make_distiller(dataset, config, SEED)
+    assert [len(run) for run in distiller._runs(distiller.fresh_network(), range(10), sizes)] == expected
