@@ -17,6 +17,7 @@ from ddcal.distill.learned import LearnedImages, RealBatches
 from ddcal.distill.mdt import masked
 from ddcal.divergence import Looks
 from ddcal.moving import move_together
+from ddcal.networks.norm import differentiated_once
 from ddcal.seeding import generator
 
 
@@ -49,6 +50,7 @@ class DistributionMatching(LearnedImages):
         streams = {name: generator(self.seed, "distill", name, self.iteration) for name in ("real", "augment")}
         self.mask.begin(self.iteration, tuple(self.images.shape))
         network = self.fresh_network().requires_grad_(False)
+        differentiated_once(network)
         embed = compiled_call(network.features) if self.compiled else network.features
         gradient = torch.empty_like(self.images)
         losses = []

@@ -25,6 +25,7 @@ from ddcal.divergence import loss_problem, usual_cross_entropy
 from ddcal.errors import DivergedError
 from ddcal.moving import move_together
 from ddcal.networks import Network, build_network
+from ddcal.networks.norm import differentiated_once
 from ddcal.seeding import generator
 
 TRAJECTORY = "trajectory.safetensors"
@@ -61,6 +62,7 @@ class ExpertTraining:
         )
         self.epochs, self.epoch = config.mtt.kept_epochs, 0
         self.network = skeleton(dataset, config, generator(seed, "experts", "network", index)).to(device)
+        differentiated_once(self.network)
         if compiled:
             compile_network(self.network)
         self.optimizer = torch.optim.SGD(

@@ -20,6 +20,7 @@ from ddcal.divergence import loss_problem, usual_cross_entropy
 from ddcal.errors import DivergedError
 from ddcal.moving import move_together
 from ddcal.networks import build_network, predict_logits
+from ddcal.networks.norm import differentiated_once
 from ddcal.precision import Precision, state_determinism, state_precision
 from ddcal.seeding import generator
 from ddcal.training.losses import make_loss
@@ -83,8 +84,10 @@ class DDNNTraining:
             ).to(self.device)
             for index in range(config.networks)
         ]
-        for network in self.networks if compiled else ():
-            compile_network(network)
+        for network in self.networks:
+            differentiated_once(network)
+            if compiled:
+                compile_network(network)
         self.optimizers = [
             torch.optim.SGD(
                 network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay

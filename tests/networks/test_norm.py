@@ -1,12 +1,14 @@
 """Instance norm with a closed-form second derivative: finite differences, and torch's own norm beside it."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.functional import group_norm
 
-from ddcal.networks.norm import InstanceNorm, _Forward
+from ddcal.networks.norm import InstanceNorm, _Forward, differentiated_once
 
 
 def draws(*shape, seed=0, dtype=torch.float64):
@@ -33,12 +35,16 @@ def test_both_derivatives_are_those_of_finite_differences(learned):
 def test_values_and_first_derivatives_have_the_bits_of_group_norm():
     maps = draws(5, 4, 8, 8, dtype=torch.float32)
     norm, theirs = both(maps, draws(4, seed=1), draws(4, seed=2))
+    once = copy.deepcopy(norm)
+    differentiated_once(nn.Sequential(once))
+    assert once.once and not norm.once
     found = []
-    for function in (norm, theirs):
+    for function in (norm, theirs, once):
         leaf = maps.clone().requires_grad_()
         out = function(leaf)
-        found.append([out.detach(), *torch.autograd.grad(out.sin().sum(), [leaf, norm.weight, norm.bias])])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        weight, bias = (once.weight, once.bias) if function is once else (norm.weight, norm.bias)
+        found.append([out.detach(), *torch.autograd.grad(out.sin().sum(), [leaf, weight, bias])])
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*found, strict=True))
     with torch.no_grad():
         assert torch.equal(norm(maps), found[1][0])
 

@@ -11,6 +11,11 @@ from ddcal.networks.pooling import HalvingPool
 SIDES = [(2, 2), (8, 8), (5, 4), (7, 9), (1, 1)]
 
 
+@pytest.fixture(autouse=True)
+def by_slices(monkeypatch):
+    monkeypatch.setattr(pooling, "TINY", 0)
+
+
 def maps(*shape, dtype=torch.float32):
     return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
 
@@ -39,3 +44,11 @@ def test_without_a_gradient_it_is_torchs_own():
     images = maps(3, 2, 6, 6)
     assert torch.equal(HalvingPool()(images), avg_pool2d(images, 2))
     assert torch.equal(HalvingPool()(images.requires_grad_()).detach(), avg_pool2d(images.detach(), 2))
+
+
+def test_tiny_maps_are_left_to_torch(monkeypatch):
+    monkeypatch.setattr(pooling._Pool, "forward", None)  # the slices are not called
+    monkeypatch.setattr(pooling, "TINY", 3 * 2 * 6 * 6)
+    HalvingPool()(maps(3, 2, 6, 6).requires_grad_()).sum().backward()
+    with pytest.raises(TypeError):
+        HalvingPool()(maps(4, 2, 6, 6).requires_grad_())
