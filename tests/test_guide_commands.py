@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from image_files import write_image
 from typer._click.exceptions import MissingParameter
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from ddcal.cli import app
 from ddcal.cli.guide import FOLDER
@@ -74,6 +76,27 @@ def test_what_a_page_shows_can_be_typed(page):
 
 def test_the_pages_show_commands():
     assert sum(len(blocks(page)) for page in PAGES) > 25 and sum(len(mentions(page)) for page in PAGES) > 60
+
+
+def test_the_readmes_study_of_own_images_runs(tmp_path):
+    """As it stands but for the folder; with fewer and smaller of everything, so that it takes seconds."""
+    (text,) = re.findall(r"```yaml\n(name: birds\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    for split, count in {"train": 20, "test": 4}.items():
+        for kind in ("heron", "wren"):
+            (tmp_path / split / kind).mkdir(parents=True)
+            for number in range(count):
+                write_image(tmp_path / split / kind / f"{number}.jpg", number, size=(80, 70))
+    assert text.count("/data/birds") == 1
+    (tmp_path / "birds.yaml").write_text(text.replace("/data/birds", str(tmp_path)))
+    checked = CliRunner().invoke(app, ["validate", "--data", str(tmp_path / "birds.yaml")])
+    assert checked.exit_code == 0 and "birds.yaml: ok (2 trials" in checked.output, checked.output
+    small = {"base.distill.iterations": 1, "base.network.width": 4, "base.train.epochs": 1, "base.train.networks": 1}
+    small |= {"base.distill.probe.points": 0, "space.distill.ipc": "[1, 2]", "tracking.uri": "none"}
+    small |= {"base.distill.matching": "{outer: 1, inner: 1, real_batch: 4}"}
+    settings = [word for name, value in small.items() for word in ("--set", f"{name}={value}")]
+    command = ["run", str(tmp_path / "birds.yaml"), *settings, "--debug", "--output", str(tmp_path / "runs")]
+    ran = CliRunner().invoke(app, command)
+    assert ran.exit_code == 0 and "2 complete" in ran.output, ran.output
 
 
 @pytest.mark.slow

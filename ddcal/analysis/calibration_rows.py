@@ -32,17 +32,24 @@ class CalibrationRow:
 
 
 def calibration_rows(trial: Trial) -> tuple[str, list[CalibrationRow]]:
-    """Return what a table of a trial's calibrations is of, in words, and its rows: raw, ts_train, its own, ts_val."""
+    """Return what a table of a trial's calibrations is of, in words, and its rows: raw, ts_train, its own, ts_val.
+
+    A set that was distilled alone has a row of its probe, which is not calibrated.
+    """
     metrics = trial.metrics or {}
     bins, method = trial.config.evaluate.bins, trial.config.calibrate.method
+    if "test/ece" not in metrics:
+        probe = [metrics.get(f"val/{metric}") for metric in ("ece", "nll", "accuracy")]
+        title = f"on val, the probe of the distilled set (one short network, not calibrated), {bins} bins"
+        known = [value for value in probe if value is not None]
+        return title, [CalibrationRow("probe", *known, own=False, worse=False)] if len(known) == len(probe) else []
     networks = trial.config.train.networks
-    split = "test" if "test/ece" in metrics else "val"
-    noise = metrics.get(f"{split}/ece_noise_floor")
-    title = f"on {split}, mean of {networks} network{'s' * (networks != 1)}, {bins} bins"
-    raw = metrics.get(f"{split}/raw/nll")
+    noise = metrics.get("test/ece_noise_floor")
+    title = f"on test, mean of {networks} network{'s' * (networks != 1)}, {bins} bins"
+    raw = metrics.get("test/raw/nll")
     rows = []
     for name in REPORTED:
-        prefix = f"{split}/{name}/" if name else f"{split}/"
+        prefix = f"test/{name}/" if name else "test/"
         values = [metrics.get(prefix + metric) for metric in ("ece", "nll", "accuracy")]
         ece, nll, accuracy = values
         if ece is None or nll is None or accuracy is None or (not name and method in REPORTED):

@@ -35,7 +35,10 @@ def slurm(
     """Write a study's SLURM job file and submit it."""
     study = read_study(study_file(file))
 
-    from ddcal.study.slurm.submit import job_file, submit
+    from ddcal.study.slurm.submit import job_file, left_idle, submit
+
+    if warning := left_idle(study, nodes, cpus, gpus):
+        typer.echo(f"warning: {warning}", err=True)
 
     root = (Path(study.storage.output) if output is None else output).absolute()
     options: dict[str, str | int | None] = {"nodes": nodes, "cpus-per-task": cpus, "gpus-per-node": gpus, "time": time}

@@ -131,8 +131,11 @@ def confirm(
     from ddcal.cli.console import make_console, print_confirmation
     from ddcal.cli.progress import StudyProgress
     from ddcal.study.run.confirm import confirm as confirm_leaders
+    from ddcal.study.run.confirm import confirmations
 
     console = make_console(stderr=as_json)
+    for earlier in confirmations(results):
+        console.print(f"there already: {earlier.study.name}, {earlier.study.description}", markup=False)
     with StudyProgress(console) as progress:
         found = confirm_leaders(
             results,

@@ -3,6 +3,8 @@
 import http.server
 import json
 import logging
+import os
+import signal
 import threading
 
 import pytest
@@ -163,3 +165,37 @@ def test_an_environment_without_a_usable_address_is_refused_before_anything_runs
     with pytest.raises(BadInput, match=r"notify\.webhook: \$HOOK") as caught:
         run_study(tiny_study(notify={"webhook": "$HOOK"}), output=tmp_path / "runs", debug=True)
     assert SECRET not in str(caught.value) and not (tmp_path / "runs" / "tiny").exists()
+
+
+@pytest.mark.slow
+def test_on_ray_command_and_webhook_are_told_of_every_end_once(
+    ray_session, tiny_study, tmp_path, told, hook, monkeypatch
+):
+    """A study that is stopped by Ctrl-C and goes on to its end, and one of which every trial fails."""
+    monkeypatch.setenv("HOOK", f"http://127.0.0.1:{hook.server_port}/at/{SECRET}")
+    both = TELL | {"webhook": "$HOOK"}
+
+    def outcomes():
+        assert [body for _, _, body in hook.got] == told(), "the command and the webhook are told the same"
+        return [(one["study"], one["outcome"]) for one in told()]
+
+    pressed = []
+
+    def press(_):
+        if not pressed:  # a second one would end the program at once
+            pressed.append(1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    study = tiny_study(search={"searcher": "random", "trials": 6}, notify=both)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, output=tmp_path, hooks=Hooks(on_finished=press))
+    assert outcomes() == [("tiny", "stopped")]
+    finished = told()[0]["finished"]
+    assert 1 <= finished < 6 and told()[0]["directory"] == str(tmp_path / "tiny")
+    results = resume_study(tmp_path / "tiny")
+    assert outcomes() == [("tiny", "stopped"), ("tiny", "finished")]
+    assert told()[1]["winner"]["trial_key"] == results.best.trial_key and told()[1]["finished"] == 6
+    failing = tiny_study(base={"train.lr": 1e9}, notify=both).model_copy(update={"name": "failing"})
+    run_study(failing, output=tmp_path)
+    assert outcomes()[2:] == [("failing", "failed")] and told()[2]["outcomes"] == {"failed": 2}
+    assert told()[2]["winner"] is None and told()[2]["error"] == "no trial ran to its end"

@@ -62,7 +62,7 @@ def put_winner(page: Page, results: StudyResults, best: Trial) -> None:
     if found is not None and found.low is not None:
         page.text(
             f"The 95 % interval of its accuracy is {found.low:.4f} to {found.high:.4f} (Wilson, over {found.images} "
-            f"test images); the most common class has {found.chance:.4f} of them.",
+            f"{found.split} images); the most common class has {found.chance:.4f} of them.",
             "note",
         )
 

@@ -50,6 +50,19 @@ def synthetic_of(place: TrialPlace) -> SyntheticSet | None:
     return None if entry is None else SyntheticSet.load(entry.folder)
 
 
+def probed_on(place: TrialPlace) -> dict[str, int] | None:
+    """Return of the images of ``val`` that probes are scored on: ``images``, ``classes`` and ``largest``.
+
+    None before the stage is finished, of a trial without probes, and of a stage of an earlier version.
+    """
+    entry = place.entries.get(DISTILL.name)
+    found = None if entry is None else entry.meta.get("probed_on")
+    names = ("images", "classes", "largest")
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), int) and found[name] > 0 for name in names):
+        return None
+    return {name: found[name] for name in names}
+
+
 class DistillWork:
     """The distill stage: a distiller, and a short probe network's ``val`` score at fixed fractions of them."""
 
@@ -107,9 +120,13 @@ class DistillWork:
         self.distiller.save_more(folder)
 
     def meta(self) -> dict[str, Any]:
-        """Return what the backbone has to say of the whole loop."""
-        facts = dict(self.distiller.final_facts())
-        return {"facts": facts} if facts else {}
+        """Return what the backbone has to say of the whole loop, and what the probes were scored on."""
+        facts, labels = dict(self.distiller.final_facts()), self.dataset.val.labels[: self.config.distill.probe.images]
+        meta: dict[str, Any] = {"facts": facts} if facts else {}
+        if self.curve and len(labels):
+            largest = int(torch.bincount(labels).max())
+            meta["probed_on"] = {"images": len(labels), "classes": self.dataset.num_classes, "largest": largest}
+        return meta
 
     def close(self) -> None:
         """Do nothing."""

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -17,6 +18,9 @@ from ddcal.study.record.rights import file_rights
 SQLITE = "sqlite:///"
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 """MLflow's database and its folder of artefacts, in the output root."""
+
+BATCH = 100
+"""How many params MLflow takes at once."""
 
 _OPTIONS = re.compile(r"\?\w+=[^/?]*$")
 REFUSALS = (400, 404, 409)
@@ -148,6 +152,15 @@ def create_database(path: Path, rights: int | None = None) -> None:
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def log_params(client: Any, run: str | None, values: Mapping[str, Any]) -> None:
+    """Log values as a run's params, each cut to what MLflow takes."""
+    from mlflow.entities import Param
+
+    params = [Param(name, str(value)[:6000]) for name, value in values.items()]
+    for start in range(0, len(params), BATCH):
+        client.log_batch(run, params=params[start : start + BATCH])
 
 
 def refused(error: Exception) -> bool:

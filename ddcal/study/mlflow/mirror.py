@@ -19,12 +19,9 @@ from ddcal.config.reading.study_paths import from_folder, with_trial_paths
 from ddcal.config.reading.yaml_reader import dump_yaml
 from ddcal.config.study import Access
 from ddcal.credentials import masked
-from ddcal.study.mlflow.client import (
-    ARTIFACTS,
-    connect,
-    one_line,
-    refused,
-)
+from ddcal.study.mlflow.client import ARTIFACTS, connect, log_params, one_line, refused
+from ddcal.study.mlflow.clock import STUDY as WHOLE
+from ddcal.study.mlflow.clock import Clock, clock_at
 from ddcal.study.mlflow.cursor import Cursor, one_mirror
 from ddcal.study.mlflow.facts import study_facts
 from ddcal.study.mlflow.moved import bring_home, strays
@@ -62,7 +59,6 @@ STATUS = {"complete": "FINISHED", "infeasible": "FINISHED", "pruned": "KILLED", 
 EXPERIMENT_KIND = "custom_model_development"
 """Makes MLflow's UI open the experiment as training runs."""
 
-BATCH = 100
 METRIC_BATCH = 1000
 ATTEMPTS = 5
 """How often an event is tried that MLflow refuses for what it is; any other failure is waited out."""
@@ -111,6 +107,7 @@ class Mirror:
         self._pictures = TrialPictures(directory)
         self._scales: dict[str, int] = {}
         self.cursor = Cursor.read(directory)
+        self._clock: Clock | None = None  # at the cursor; None: not known yet
         self._doubtful_to = 0  # up to this byte of the ledger, MLflow may have events already
         self._doubt()
 
@@ -151,7 +148,7 @@ class Mirror:
         with one_mirror(self.directory):
             there = Cursor.read(self.directory)
             if there != self.cursor:  # another mirror was here
-                self.cursor = there
+                self.cursor, self._clock = there, None
                 self._doubt()
             return self._send_line()
 
@@ -162,6 +159,7 @@ class Mirror:
         if not line.endswith(b"\n"):
             return False
         event = parse_event(line)
+        self._clock = self._clock or clock_at(self.directory, self.cursor.offset)
         try:
             if self._client is None:
                 self._connect()
@@ -175,6 +173,7 @@ class Mirror:
             logger.warning("MLflow at %s refuses an event, which is left out: %s", self.place, self.said(error))
         self._attempts = 0
         self.cursor.offset += len(line)
+        self._clock = self._clock.after(event)
         self.cursor.write(self.directory)
         return True
 
@@ -217,7 +216,7 @@ class Mirror:
         self.cursor.parent = self._run(tags, event.time)
         settings = {f"search.{name}": value for name, value in study["search"].items()}
         settings |= {f"objective.{name}": way for name, way in study["objectives"].items()}
-        self._params(self.cursor.parent, settings)
+        log_params(self._client, self.cursor.parent, settings)
         self._artifact(self.cursor.parent, STUDY)
         self._client.set_experiment_tag(self._experiment_id, TAG, study_view(study, self.cursor.parent))
 
@@ -235,7 +234,7 @@ class Mirror:
             STEP_TAG: STEP_WORDS,
         }
         run = self._run(tags, event.time, look_up=event.attempt > 1)
-        self._params(run, event.values)
+        log_params(self._client, run, event.values)
         self._log_text(run, "config.yaml", dump_yaml(self._absolute(event.config)))
         self.cursor.runs[number] = {"run": run, "data": event.config["data"]}
 
@@ -278,7 +277,8 @@ class Mirror:
 
         trial = self.cursor.runs[str(event.number)]
         data = self._absolute({"data": trial["data"]})["data"]
-        tags = {"ddcal.outcome": event.outcome, **accounting_tags(event)}
+        worked = (self._clock or Clock()).worked_until(event.time, str(event.number))
+        tags = {"ddcal.outcome": event.outcome, **accounting_tags(event, worked / 1000)}
         tags |= {f"ddcal.key.{stage}": key for stage, key in event.keys.items()}
         if event.error:
             tags["ddcal.error"] = event.error[:4000]
@@ -293,7 +293,7 @@ class Mirror:
         facts = self._facts = self._facts or study_facts(self.directory)
         for picture in self._pictures.of(event, data, facts["store"], facts["cache"]) if self._files else ():
             self._log_file(trial["run"], picture)
-        self._client.set_terminated(trial["run"], STATUS.get(event.outcome, "FAILED"), end_time=event.time)
+        self._end(trial["run"], STATUS.get(event.outcome, "FAILED"), worked)
         del self.cursor.runs[str(event.number)]
 
     def _absolute(self, trial: dict[str, Any]) -> dict[str, Any]:
@@ -329,9 +329,16 @@ class Mirror:
         """End the study's run with ``status``, and trials that are unfinished as KILLED; resuming opens them again."""
         if self._client is None:
             self._connect()
-        for trial in self.cursor.runs.values():
-            self._client.set_terminated(trial["run"], "KILLED", end_time=end_time)
-        self._client.set_terminated(self.cursor.parent, status, end_time=end_time)
+        clock = self._clock or clock_at(self.directory, self.cursor.offset)
+        time = clock.seen if end_time is None else end_time
+        for number, trial in self.cursor.runs.items():
+            self._end(trial["run"], "KILLED", clock.worked_until(time, number))
+        self._end(self.cursor.parent, status, clock.worked_until(time, WHOLE))
+
+    def _end(self, run: str | None, status: str, worked: int) -> None:
+        """End a run such that its duration is how long it was worked on, in milliseconds."""
+        began = self._client.get_run(run).info.start_time
+        self._client.set_terminated(run, status, end_time=began + worked)
 
     def _run(self, tags: dict[str, str], start_time: int, look_up: bool = False) -> str:
         """Return a new run with these tags, or the one that an earlier attempt has made."""
@@ -352,13 +359,6 @@ class Mirror:
             if "ddcal.trial_key" not in tags:  # nothing of this study is there
                 self._doubtful_to = 0
         return str(self._client.create_run(self._experiment_id, start_time=start_time, tags=tags).info.run_id)
-
-    def _params(self, run: str | None, values: dict[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        params = [Param(name, str(value)[:6000]) for name, value in values.items()]
-        for start in range(0, len(params), BATCH):
-            self._client.log_batch(run, params=params[start : start + BATCH])
 
     def _artifact(self, run: str | None, name: str) -> None:
         path = self.directory / name

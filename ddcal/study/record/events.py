@@ -99,7 +99,10 @@ class TrialAttemptFailed(_Event):
 
 
 class CountedImages(BaseModel):
-    """What a trial's networks were tested on: images, classes, and the images of the most common class."""
+    """What a trial's networks were tested on: images, classes, and the images of the most common class.
+
+    The images are those of ``test``; of a set that was distilled alone, those of ``val`` that its probe was scored on.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 

@@ -42,7 +42,7 @@ class ShownTrial:
         for name in CALIBRATIONS:
             prefix = f"{split}/{name}/" if name else f"{split}/"
             if f"{prefix}ece" in metrics:
-                own = f"{self.config.calibrate.method} (this trial)"
+                own = f"{self.config.calibrate.method} (this trial)" if split == "test" else "not calibrated yet"
                 rows.append([name or own, *(metrics.get(f"{prefix}{metric}") for metric in SHOWN_METRICS)])
         warning = chance_warning(self)
         return "".join(

@@ -1,11 +1,15 @@
 """Confirmation: the leaders of a study on fresh seeds, against the number that the search itself reported.
 
-The best of many trials looks better than it is (the winner's curse); fresh seeds tell by how much.
+The best of many trials looks better than it is (the winner's curse); fresh seeds tell by how much. Asked for more
+leaders or seeds, a second confirmation runs beside the first: what both need comes from the store, and a leader's
+interval is over all its seeds.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,9 +21,8 @@ from ddcal.statistics import mean_interval, standard_deviation
 from ddcal.study.mlflow.client import without_password
 from ddcal.study.record.confirmation import CONFIRMATION, verdict
 from ddcal.study.record.folder_files import replace_text
-from ddcal.study.record.ledger import begun
+from ddcal.study.record.ledger import LEDGER, begun
 from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial, load_study
-from ddcal.study.record.status import study_status
 from ddcal.study.run.runner import Hooks, resume_study, run_study
 
 MIN_SEEDS = 2
@@ -65,7 +68,8 @@ def confirmation_study(results: StudyResults, leaders: list[Trial], seeds: int) 
             fresh.append(candidate)
     values = study.model_dump(mode="json")
     values["name"], values["confirms"] = f"{study.name}-confirm", study.name
-    values["description"] = f"{len(leaders)} leaders of {study.name} on {seeds} fresh seeds."
+    count = len(leaders)
+    values["description"] = f"{count} leader{'s' * (count != 1)} of {study.name} on {seeds} fresh seeds."
     values["space"]["seed"] = {"choice": fresh}
     values["constraints"] = {}
     values["scheduler"] = {}
@@ -106,23 +110,65 @@ def confirm(
     if not leaders:
         raise BadInput(f"{results.directory}: no trial is feasible, so there is nothing to confirm")
     study = confirmation_study(results, leaders, seeds)
-    directory = results.directory.parent / study.name
-    earlier = load_study(directory) if begun(directory) else None
-    if earlier is not None and _same(earlier.study, study):
-        finished = study_status(directory, earlier).through  # nothing is left to run: no Ray is needed
-        again = earlier if finished else resume_study(directory, debug=debug, address=address, hooks=hooks)
-    else:
-        again = run_study(study, output=results.directory.parent, debug=debug, address=address, hooks=hooks)
-    found = compare(results, leaders, again)
-    content = {"seeds": seeds, "study": study.name, "leaders": [asdict(one) for one in found]}
+    earlier = confirmations(results)
+    ended = [trial.values for one in earlier for trial in one.records if trial.outcome is not None]
+    if any(values not in ended for values in study.search.enqueue):  # else nothing is left to run: no Ray is needed
+        same = next((one for one in earlier if _same(one.study, study)), None)
+        if same is not None:
+            resume_study(same.directory, debug=debug, address=address, hooks=hooks)
+        else:
+            study = study.model_copy(update={"name": _free_name(results, study.name)})
+            run_study(study, output=results.directory.parent, debug=debug, address=address, hooks=hooks)
+    there = confirmations(results)
+    measured = compare(results, leading_trials(results, len(results.records)), fresh_trials(there))
+    content = {"seeds": seeds, "study": there[-1].study.name, "leaders": [asdict(one) for one in measured]}
     replace_text(results.directory / CONFIRMATION, json.dumps(content, indent=2) + "\n")
     results.write()
+    asked = {leader.trial_key for leader in leaders}
+    return [one for one in measured if one.trial_key in asked]
+
+
+def confirmations(results: StudyResults) -> list[StudyResults]:
+    """Return the confirmations of a study that lie beside it, the first one first.
+
+    One of another study of that name, which lay here before, is none of it.
+    """
+    name, found = f"{results.study.name}-confirm", []
+    for path in results.directory.parent.glob(f"{name}*/{LEDGER}"):
+        if begun(path.parent):
+            other = load_study(path.parent)
+            if other.confirms == results.study.name and _common(other.study) == _common(
+                without_password(results.study)
+            ):
+                found.append(other)
+    return sorted(found, key=lambda one: (len(one.study.name), one.study.name))
+
+
+def fresh_trials(there: Sequence[StudyResults]) -> list[Trial]:
+    """Return the complete trials of confirmations, one for each leader and seed."""
+    found: list[Trial] = []
+    for trial in (trial for one in there for trial in one.records if trial.outcome == "complete"):
+        if all(trial.values != other.values for other in found):
+            found.append(trial)
     return found
 
 
+def _free_name(results: StudyResults, name: str) -> str:
+    """Return the name of a new confirmation: the first that no folder has."""
+    names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+    return next(one for one in names if not begun(results.directory.parent / one))
+
+
 def _same(earlier: StudyConfig, study: StudyConfig) -> bool:
-    """Whether a confirmation runs the same leaders on the same seeds; an earlier version did not say of which study."""
-    return earlier.model_copy(update={"confirms": study.confirms}) == study
+    """Whether a confirmation runs the same leaders on the same seeds."""
+    return (earlier.search.enqueue, earlier.space) == (study.search.enqueue, study.space)
+
+
+def _common(study: StudyConfig) -> dict[str, Any]:
+    """Return what decides the results of a study's trials, but for searched values: confirmations share it."""
+    values = study.model_dump(mode="json")
+    shared = {name: values[name] for name in ("trial", "base", "objectives", "resources")}
+    return shared | {"space": {name: domain for name, domain in values["space"].items() if name != "seed"}}
 
 
 def leading_trials(results: StudyResults, top: int) -> list[Trial]:
@@ -139,16 +185,15 @@ def leading_trials(results: StudyResults, top: int) -> list[Trial]:
     return leaders[:top]
 
 
-def compare(results: StudyResults, leaders: list[Trial], again: StudyResults) -> list[Confirmed]:
-    """Return each leader's objectives, ``val/nll`` and ``test/ece``: as searched, and over the fresh seeds."""
+def compare(results: StudyResults, leaders: list[Trial], fresh: Sequence[Trial]) -> list[Confirmed]:
+    """Return each leader's objectives, ``val/nll`` and ``test/ece``: as searched, and over its trials of ``fresh``.
+
+    A leader with fewer than `MIN_SEEDS` of them is left out.
+    """
     metrics = list(dict.fromkeys([*results.study.objectives, WINNER_METRIC, "test/ece"]))
     found = []
     for leader in leaders:
-        runs = [
-            trial.metrics or {}
-            for trial in again.records
-            if trial.outcome == "complete" and _without_seed(trial) == _without_seed(leader)
-        ]
+        runs = [trial.metrics or {} for trial in fresh if _without_seed(trial) == _without_seed(leader)]
         for metric in metrics:
             values = [run[metric] for run in runs if run.get(metric) is not None]
             if len(values) < MIN_SEEDS or (leader.metrics or {}).get(metric) is None:

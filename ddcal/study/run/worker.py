@@ -21,6 +21,7 @@ from ddcal.config.study import Access
 from ddcal.errors import BadInput, StoreError, cure_of, disk_error
 from ddcal.pipeline import Advance, DatasetCache, Environment, Store, TrialRunner, open_store
 from ddcal.pipeline.advance import stage_share
+from ddcal.pipeline.compute.distill import probed_on
 from ddcal.pipeline.compute.train import test_set_of
 from ddcal.pipeline.heartbeat import Heart
 from ddcal.pipeline.stages import STAGES
@@ -274,10 +275,11 @@ class Worker:
 
     def _tested_on(self) -> dict[str, int] | None:
         assert self.runner is not None, "what has metrics has run"
+        place = self.runner.place
         try:
-            return test_set_of(self.runner.place)
+            return probed_on(place) if self.assignment.target == "distill" else test_set_of(place)
         except (OSError, SafetensorError) as error:  # the trial has its result: only that is not known
-            logger.warning("the logits of the trial cannot be read, so its test images are not counted: %s", error)
+            logger.warning("the images that the trial was tested on cannot be counted: %s", error)
             return None
 
     def _unfinished(self, error: Exception, points: list[dict[str, Any]]) -> dict[str, Any]:

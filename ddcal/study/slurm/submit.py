@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ddcal.config import StudyConfig
 from ddcal.config.shipped import shipped_folder
 from ddcal.errors import BadInput, ResourceError
 
@@ -50,6 +51,35 @@ def job_file(
     for variable, value in {"PYTHON": python, "STUDY": study, "OUTPUT": str(output)}.items():
         text = _set(text, rf"(?m)^{variable}=.*$", f"{variable}={shlex.quote(value)}")
     return text
+
+
+def left_idle(study: StudyConfig, nodes: int, cpus: int, gpus: int) -> str | None:
+    """Return what a study would leave idle of the nodes that are asked for, and what to set; None if that is nothing.
+
+    Args:
+        study: The study.
+        nodes: How many nodes.
+        cpus: How many CPUs each has.
+        gpus: How many GPUs each has.
+
+    Raises:
+        BadInput: if its trials need a GPU and none is asked for.
+    """
+    resources, at_once = study.resources, study.search.concurrency
+    if resources.gpu and not gpus:
+        raise BadInput(f"--gpus 0, but a trial asks for resources.gpu: {resources.gpu}; give --gpus N, N on each node")
+    if gpus and not resources.gpu:
+        return f"--gpus {gpus}, but trials ask for none: set resources.gpu to 1, to a share such as 0.25, or to auto"
+    if gpus:
+        share = 1.0 if resources.gpu == "auto" else resources.gpu
+        there, kind = nodes * gpus, "GPUs"
+    else:
+        share, there, kind = max(resources.cpu, float(resources.threads)), nodes * cpus, "CPUs"
+    room = int(there / share)
+    if at_once >= min(room, study.search.trials):
+        return None
+    trials = f"{at_once} trial{'s' * (at_once != 1)} at a time leave{'s' * (at_once == 1)}"
+    return f"search.concurrency: {trials} some of {there} {kind} idle; {room} would fit"
 
 
 def submit(file: Path) -> str:

@@ -3,6 +3,8 @@
 import html
 import json
 import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -116,3 +118,57 @@ def test_the_page_of_a_study_that_crashed_or_runs(made_study, lines):
     text = study_report(left).read_text()
     assert "the study was stopped before its end" in text and len(left.records) == lines // 2
     assert all(f'id="run-{trial.trial_key}"' in text for trial in left.records)
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+CLICKS = """
+<script>
+const table = [...document.querySelectorAll("table.sortable")].at(-1), heads = [...table.tHead.rows[0].cells];
+const place = name => heads.findIndex(head => head.textContent.trim() === name);
+const shown = name => [...table.tBodies[0].rows].map(row => row.cells[place(name)].textContent.trim());
+const enter = new KeyboardEvent("keydown", {key: "Enter"});
+const found = {before: shown("trial")};
+for (const [key, name, act] of NAMES) {
+  act === "click" ? heads[place(name)].click() : heads[place(name)].dispatchEvent(enter);
+  found[key] = [shown("trial"), shown(name), heads[place(name)].getAttribute("aria-sort")];
+}
+found.marked = heads.filter(head => head.hasAttribute("aria-sort")).map(head => head.textContent.trim());
+document.body.textContent = JSON.stringify(found);
+</script></body>
+"""
+
+
+def test_what_the_sorting_relies_on_is_in_the_page(made_study):
+    """A head and a body a table, a cell a column in every row, numbers as a script reads them, a dash for none."""
+    text = study_report(made_study("some", MIXED + ("complete",) * 3)).read_text()
+    tables = re.findall('<table class="sortable">(.*?)</table>', text)
+    assert len(tables) == 2
+    for table in tables:
+        assert table.count("<thead>") == table.count("<tbody>") == 1
+        heads = re.findall("<th.*?>.*?</th>", table[table.index("<thead>") : table.index("</thead>")])
+        rows = re.findall("<tr.*?>(.*?)</tr>", table[table.index("<tbody>") :])
+        assert rows and all(row.count("<td") == len(heads) for row in rows)
+        for cell in re.findall('<td class="number.*?">(.*?)</td>', table):
+            assert re.fullmatch(r"(<b>)?(-?[0-9.e+-]+|–|)( \(winner\))?(</b>)?", re.sub("</?a.*?>", "", cell)), cell
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
+def test_a_click_on_a_head_sorts_the_table_in_a_browser(made_study, tmp_path):
+    results = made_study("some", MIXED + ("complete",) * 5)
+    names = [["up", "val/nll", "click"], ["down", "val/nll", "click"], ["text", "outcome", "enter"]]
+    page = tmp_path / "clicked.html"
+    page.write_text(study_report(results).read_text().replace("</body>", CLICKS.replace("NAMES", json.dumps(names))))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    ran = subprocess.run([BROWSER, *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120)
+    found = json.loads(html.unescape(re.search("<body>(.*?)</body>", ran.stdout, re.DOTALL)[1]))
+    nll = {str(trial.number): (trial.metrics or {}).get("val/nll") for trial in results.records}
+    known = sorted((value, number) for number, value in nll.items() if value is not None)
+    missing = [number for number, value in nll.items() if value is None]
+    assert found["before"] == [str(trial.number) for trial in results.records] and len(missing) >= 2
+    (up, values, ascending), (down, reverse, descending) = found["up"], found["down"]
+    assert [ascending, descending] == ["ascending", "descending"] and found["marked"] == ["outcome"]
+    assert values == [f"{value:.4f}" for value, _ in known] + ["–"] * len(missing)
+    assert up == [number for _, number in known] + missing, "missing values come last"
+    assert reverse == values[: len(known)][::-1] + values[len(known) :], "also the other way"
+    assert sorted(down[-len(missing) :]) == sorted(missing)
+    assert found["text"][1] == sorted(found["text"][1], key=str.lower) and found["text"][2] == "ascending"

@@ -151,6 +151,8 @@ def test_a_child_run_holds_its_trial(tracked):
     assert json.loads(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/metrics.json")) == trial.metrics
     tags = {name: value for name, value in run.data.tags.items() if name.startswith("ddcal.")}
     del tags["ddcal.git_commit"]
+    lasted = (run.info.end_time - run.info.start_time) / 1000
+    assert float(tags.pop("ddcal.worked_seconds")) == lasted >= trial.seconds - 0.1
     (begun,) = [event for event in read_ledger(tracked[0].directory) if event.event == "study_started"]
     assert tags == {
         "ddcal.role": "trial",

@@ -1,6 +1,7 @@
 """A winner that guesses is said to guess: by hand-made results, and by a real study of networks that learn nothing."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -55,8 +56,43 @@ def test_chance_is_what_the_most_common_class_gives(accuracy, counted, better, s
 
 
 def test_where_nothing_is_known_nothing_is_said():
-    assert against_chance(replace(trial(0.1), metrics={"val/accuracy": 0.1})) is None, "a set that was distilled alone"
+    running = replace(trial(0.1), metrics={"val/accuracy": 0.1}, outcome="pruned")
+    assert against_chance(running) is None, "not at its end"
     assert against_chance(trial(0.1, data="cifar100")) is None, "an old ledger, and a name that says no classes"
+
+
+def test_of_a_set_that_was_distilled_alone_the_probe_is_asked():
+    made = replace(trial(0.004, **BALANCED), metrics={"val/accuracy": 0.005})
+    assert chance_warning(made).startswith("the accuracy of the probe of made-0000 on val is 0.0050, which cannot be")
+    assert against_chance(replace(made, metrics={"val/accuracy": 0.05})).better
+    old = against_chance(replace(made, tested_on=None))
+    assert (old.split, old.chance, old.low, old.better) == ("val", 0.005, None, False), "the name says its classes"
+
+
+@pytest.mark.parametrize(("rate", "guesses"), [(1e-9, True), (0.1, False)])
+def test_a_distill_study_whose_probe_guesses_says_so(tiny_study, tmp_path, monkeypatch, rate, guesses):
+    """The probe of such a study is its only network; a rate of 1e-9 leaves it as it was drawn."""
+    monkeypatch.setattr("ddcal.pipeline.compute.distill.DEFAULT_RATE", rate)
+    base = {
+        "distill": {"backbone": "dc", "iterations": 1, "ipc": 5, "probe": {"points": 1, "epochs": 40, "images": 100}}
+    }
+    base["distill"]["matching"] = {"outer": 1, "inner": 1, "real_batch": 8}
+    space, search = {"distill.mask.ratio": {"choice": [0.0]}}, {"trials": 1, "searcher": "random"}
+    made = tiny_study(trial="distill", base=base, space=space, search=search, constraints={})
+    for folder in ("first", "again from the store"):
+        root = tmp_path / folder
+        shutil.copytree(tmp_path / "first" / "store", root / "store") if folder != "first" else None
+        results = run_study(made, output=root, debug=True)
+        best = load_study(results.directory).best
+        assert best.cache_hits == (() if folder == "first" else ("distill",))
+        assert best.tested_on.images == 100 and best.tested_on.classes == 10
+        warning = chance_warning(best)
+        assert (warning is not None) == guesses, best.metrics
+    shown = CliRunner().invoke(app, ["status", str(results.directory)]).output
+    page = study_report(results).read_text()
+    assert ("warning: the accuracy of the probe of" in shown) == guesses == ("the probe of tiny-0000 on val" in page)
+    assert "on val, the probe of the distilled set (one short network, not calibrated), 15 bins" in page
+    assert "Wilson, over 100 val images" in page
 
 
 def test_a_study_whose_winner_guesses_says_so_everywhere(tiny_study, tmp_path):

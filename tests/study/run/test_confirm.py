@@ -42,8 +42,7 @@ def test_leaders_run_again_on_fresh_seeds(results):
 
 def test_the_interval_is_students(results):
     leader = results.best
-    again = load_study(results.directory)
-    again.records = [
+    again = [
         replace(leader, number=i, metrics=leader.metrics | {"val/ece": value})
         for i, value in enumerate((0.1, 0.2, 0.3))
     ]
@@ -65,8 +64,7 @@ def test_an_interval_leaves_out_what_cannot_be(results, metric, values, low, hig
     """Student's t alone gives an ECE below 0 and an accuracy above 1."""
     results.study = results.study.model_copy(update={"objectives": {metric: "min"}})
     leader = results.best
-    again = load_study(results.directory)
-    again.records = [replace(leader, number=i, metrics=leader.metrics | {metric: v}) for i, v in enumerate(values)]
+    again = [replace(leader, number=i, metrics=leader.metrics | {metric: v}) for i, v in enumerate(values)]
     (found,) = [one for one in compare(results, [leader], again) if one.metric == metric]
     mean, spread = statistics.fmean(values), statistics.stdev(values)
     assert found.low == pytest.approx(mean - 4.302653 * spread / 3**0.5 if low is None else low, rel=1e-6)
@@ -179,8 +177,38 @@ def test_a_confirmation_that_was_stopped_goes_on(results):
     found = confirm(results, top=1, seeds=3, debug=True)
     assert {one.seeds for one in found} == {3}
     assert confirm(results, top=1, seeds=3, debug=True) == found, "and a third time nothing runs"
-    with pytest.raises(BadInput, match="tiny-confirm exists"):
-        confirm(results, top=1, seeds=2, debug=True)
+
+
+def test_more_leaders_or_seeds_are_added_to_a_confirmation(results):
+    """Beside the first, from the store where it has them; a leader's interval is over all its seeds."""
+    root = results.directory.parent
+    first = confirm(results, top=1, seeds=2, debug=True)
+    (winner,) = {one.trial_key for one in first}
+    more = confirm(results, top=1, seeds=4, debug=True)
+    again, other = load_study(root / "tiny-confirm"), load_study(root / "tiny-confirm-2")
+    assert {one.seeds for one in more} == {4} and len(again.records) == 2 and len(other.records) == 4
+    done = [trial.values for trial in again.records]
+    hits = [(trial.values in done, "evaluate" in trial.cache_hits) for trial in other.records]
+    assert sorted(hits) == [(False, False)] * 2 + [(True, True)] * 2, "only what is new was computed"
+    both = confirm(results, top=2, seeds=2, debug=True)
+    assert {(one.trial_key == winner, one.seeds) for one in both} == {(True, 4), (False, 2)}
+    assert confirm(results, top=1, seeds=3, debug=True) == more, "three seeds of four: nothing runs"
+    folders = sorted(path.name for path in root.glob("tiny-confirm*"))
+    assert folders == ["tiny-confirm", "tiny-confirm-2", "tiny-confirm-3"]
+    assert len({one["trial_key"] for one in read_confirmation(results.directory)}) == 2, "what was measured stays"
+    assert [one.directory for one in find_studies([root])] == [results.directory]
+    shown = CliRunner().invoke(app, ["confirm", str(results.directory), "--top", "1", "--seeds", "3", "--debug"])
+    assert shown.exit_code == 0 and "there already: tiny-confirm-2, 1 leader of tiny on 4 fresh seeds." in shown.output
+    assert f"{winner} (winner) on 4 fresh seeds" in shown.output
+
+
+def test_a_confirmation_of_another_study_of_that_name_is_none_of_it(results, tiny_study):
+    root = results.directory.parent
+    confirm(results, top=1, seeds=2, debug=True)
+    shutil.move(results.directory, root / "away")
+    others = tiny_study(base={"train": {"epochs": 2}}, search={"searcher": "random", "trials": 1})
+    found = confirm(run_study(others, output=root, debug=True), top=1, seeds=3, debug=True)
+    assert {one.seeds for one in found} == {3} and len(load_study(root / "tiny-confirm-2").records) == 3
 
 
 def stop():

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from ddcal.cli import app
 from ddcal.errors import BadInput
-from ddcal.study.slurm.submit import job_file
+from ddcal.study.slurm.submit import job_file, left_idle
 from ddcal.study.slurm.task import Task
 
 
@@ -43,6 +43,27 @@ def test_nothing_else_gets_into_the_file(tmp_path, options, more):
         job_file("tiny.yaml", "tiny", tmp_path, options, more=more)
 
 
+@pytest.mark.parametrize(
+    ("resources", "concurrency", "asked", "said"),
+    [
+        ({}, 2, (1, 8, 4), "--gpus 4, but trials ask for none: set resources.gpu to 1"),
+        ({"gpu": 1}, 1, (2, 8, 4), "search.concurrency: 1 trial at a time leaves some of 8 GPUs idle; 8 would fit"),
+        ({"gpu": 0.25}, 8, (1, 8, 4), "8 trials at a time leave some of 4 GPUs idle; 16 would fit"),
+        ({"gpu": "auto"}, 4, (1, 8, 4), None),
+        ({"gpu": 1}, 8, (2, 8, 4), None),
+        ({"cpu": 2, "threads": 4}, 3, (2, 8, 0), "3 trials at a time leave some of 16 CPUs idle; 4 would fit"),
+        ({}, 20, (4, 8, 0), None),  # there are no more trials
+    ],
+)
+def test_what_would_be_idle_is_said(tiny_study, resources, concurrency, asked, said):
+    study = tiny_study(resources=resources, search={"searcher": "random", "trials": 20, "concurrency": concurrency})
+    found = left_idle(study, *asked)
+    assert said is None if found is None else said in found
+    if resources.get("gpu"):
+        with pytest.raises(BadInput, match="--gpus 0, but a trial asks for"):
+            left_idle(study, 1, 8, 0)
+
+
 def test_the_file_is_printed_or_submitted(write_study, tmp_path, monkeypatch):
     command = ["launch", "slurm", str(write_study()), "--output", str(tmp_path / "runs"), "--nodes", "2"]
     printed = CliRunner().invoke(app, [*command, "--print"])
@@ -52,7 +73,7 @@ def test_the_file_is_printed_or_submitted(write_study, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(programs))
     missing = CliRunner().invoke(app, command)
     assert missing.exit_code == 2 and "sbatch is not on this machine: run `sbatch" in missing.output
-    assert (tmp_path / "runs" / "tiny.sbatch").read_text() == printed.output
+    assert (tmp_path / "runs" / "tiny.sbatch").read_text() == printed.stdout
     (programs / "sbatch").write_text('#!/bin/sh\necho "Submitted batch job 12"\n')
     (programs / "sbatch").chmod(0o700)
     done = CliRunner().invoke(app, command)
