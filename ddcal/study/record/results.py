@@ -232,7 +232,7 @@ class StudyResults(ShownStudy):
     def confirms(self) -> str | None:
         """The study whose leaders this one runs on fresh seeds (`ddcal confirm`); None for every other study."""
         study = self.study
-        earlier = re.fullmatch(r"\d+ leaders of (.+) on \d+ fresh seeds\.", study.description)  # that was all it said
+        earlier = re.fullmatch(r"\d+ leaders? of (.+) on \d+ fresh seeds\.", study.description)  # that was all it said
         if study.confirms is None and earlier is not None and study.name == f"{earlier[1]}-confirm":
             return earlier[1]
         return study.confirms

@@ -1,7 +1,6 @@
 """A winner that guesses is said to guess: by hand-made results, and by a real study of networks that learn nothing."""
 
 import json
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -73,16 +72,13 @@ def test_of_a_set_that_was_distilled_alone_the_probe_is_asked():
 def test_a_distill_study_whose_probe_guesses_says_so(tiny_study, tmp_path, monkeypatch, rate, guesses):
     """The probe of such a study is its only network; a rate of 1e-9 leaves it as it was drawn."""
     monkeypatch.setattr("ddcal.pipeline.compute.distill.DEFAULT_RATE", rate)
-    base = {
-        "distill": {"backbone": "dc", "iterations": 1, "ipc": 5, "probe": {"points": 1, "epochs": 40, "images": 100}}
-    }
-    base["distill"]["matching"] = {"outer": 1, "inner": 1, "real_batch": 8}
-    space, search = {"distill.mask.ratio": {"choice": [0.0]}}, {"trials": 1, "searcher": "random"}
-    made = tiny_study(trial="distill", base=base, space=space, search=search, constraints={})
-    for folder in ("first", "again from the store"):
-        root = tmp_path / folder
-        shutil.copytree(tmp_path / "first" / "store", root / "store") if folder != "first" else None
-        results = run_study(made, output=root, debug=True)
+    base = {"distill": {"backbone": "real", "ipc": 10, "probe": {"points": 1, "epochs": 40, "images": 100}}}
+    space, search = {"distill.ipc": {"choice": [10]}}, {"trials": 1, "searcher": "random"}
+    made = tiny_study(
+        trial="distill", base=base, space=space, search=search, storage={"store": str(tmp_path / "store")}
+    )
+    for folder in ("first", "from the store"):
+        results = run_study(made, output=tmp_path / folder, debug=True)
         best = load_study(results.directory).best
         assert best.cache_hits == (() if folder == "first" else ("distill",))
         assert best.tested_on.images == 100 and best.tested_on.classes == 10
