@@ -39,10 +39,11 @@ def calibration_rows(trial: Trial) -> tuple[str, list[CalibrationRow]]:
     metrics = trial.metrics or {}
     bins, method = trial.config.evaluate.bins, trial.config.calibrate.method
     if "test/ece" not in metrics:
-        probe = [metrics.get(f"val/{metric}") for metric in ("ece", "nll", "accuracy")]
+        ece, nll, accuracy = (metrics.get(f"val/{metric}") for metric in ("ece", "nll", "accuracy"))
         title = f"on val, the probe of the distilled set (one short network, not calibrated), {bins} bins"
-        known = [value for value in probe if value is not None]
-        return title, [CalibrationRow("probe", *known, own=False, worse=False)] if len(known) == len(probe) else []
+        if ece is None or nll is None or accuracy is None:
+            return title, []
+        return title, [CalibrationRow("probe", ece, nll, accuracy, own=False, worse=False)]
     networks = trial.config.train.networks
     noise = metrics.get("test/ece_noise_floor")
     title = f"on test, mean of {networks} network{'s' * (networks != 1)}, {bins} bins"
@@ -50,8 +51,7 @@ def calibration_rows(trial: Trial) -> tuple[str, list[CalibrationRow]]:
     rows = []
     for name in REPORTED:
         prefix = f"test/{name}/" if name else "test/"
-        values = [metrics.get(prefix + metric) for metric in ("ece", "nll", "accuracy")]
-        ece, nll, accuracy = values
+        ece, nll, accuracy = (metrics.get(prefix + metric) for metric in ("ece", "nll", "accuracy"))
         if ece is None or nll is None or accuracy is None or (not name and method in REPORTED):
             continue
         rows.append(
