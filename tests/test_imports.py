@@ -20,6 +20,7 @@ FLOORS = {
     "errors": 1,
     "divergence": 1,
     "seeding": 1,
+    "soft_labels": 1,
     "masking": 1,
     "moving": 1,
     "compiling": 2,
@@ -88,12 +89,13 @@ ARROWS = {
     "data": "config errors moving precision seeding untrusted",
     "compiling": "errors",
     "networks": "compiling config moving",
-    "calibration": "config masking networks pictures seeding untrusted",
-    "distill": "allocator compiling config data divergence errors masking moving networks precision seeding untrusted",
-    "training": "compiling config data divergence errors moving networks precision seeding",
+    "calibration": "config masking networks pictures seeding soft_labels untrusted",
+    "distill": "allocator compiling config data divergence errors masking moving networks precision seeding "
+    "soft_labels untrusted",
+    "training": "compiling config data divergence errors moving networks precision seeding soft_labels",
     "store": "config errors untrusted",
-    "pipeline": "allocator calibration compiling config data distill errors networks pictures precision seeding store "
-    "training",
+    "pipeline": "allocator calibration compiling config data distill errors networks pictures precision seeding "
+    "soft_labels store training",
     "study": "allocator config credentials data distill errors pipeline seeding statistics store untrusted",
     "analysis": "calibration config data distill errors masking networks pictures pipeline seeding statistics study "
     "untrusted",

@@ -9,9 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ddcal.soft_labels import probability_problem, targets
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 ArrayLike = torch.Tensor | npt.NDArray[np.generic]
+Targets = Integers | Floats
+"""Classes, int64 (N,), or soft labels, float64 (N, K), whose rows sum to 1."""
 
 
 def check_matrix(values: ArrayLike, name: str = "logits") -> npt.NDArray[np.floating]:
@@ -47,6 +51,32 @@ def check_labels(labels: ArrayLike, shape: tuple[int, ...], name: str = "logits"
         first = outside[0]
         raise ValueError(f"labels[{first}] is {classes[first]}; it must be in 0..{shape[1] - 1}")
     return classes
+
+
+def check_targets(labels: ArrayLike, shape: tuple[int, ...], name: str = "logits") -> Targets:
+    """Return classes as `check_labels` does, or probabilities (N, K) as float64 rows over their sum.
+
+    Rows that are one-hot to the bit, all of them, are the classes that they stand for.
+
+    Raises:
+        ValueError: as `check_labels`; probabilities of another shape, not finite, below 0, or whose sum is not 1.
+    """
+    given = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
+    if given.ndim != 2 or given.dtype.kind != "f":
+        return check_labels(labels, shape, name)
+    if given.shape != shape:
+        raise ValueError(f"labels has shape {given.shape}; {name} of shape {shape} needs ({shape[0]},), or {shape}")
+    rows = torch.from_numpy(given.astype(np.float64))
+    if problem := probability_problem(rows):
+        raise ValueError(f"labels: {problem}")
+    found = targets(rows)
+    classes: Targets = (found if found.ndim == 1 else rows / rows.sum(1, keepdim=True)).numpy()
+    return classes
+
+
+def classes_of(found: Targets) -> Integers:
+    """Return what `check_targets` has returned as classes: of probabilities the first of the most probable ones."""
+    return found.argmax(axis=1) if found.ndim == 2 else found.astype(np.int64, copy=False)
 
 
 def check_logits(logits: ArrayLike, name: str = "logits") -> Floats:

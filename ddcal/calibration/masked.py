@@ -12,6 +12,7 @@ from ddcal.calibration.temperature import TemperatureFit, check_bounds, check_so
 from ddcal.masking import MaskUnit, mask_images
 from ddcal.networks import predict_logits
 from ddcal.seeding import generator
+from ddcal.soft_labels import repeated, targets
 
 BATCH = 512
 """Images that are masked at a time; bounds memory."""
@@ -30,6 +31,8 @@ def masked_temperature_scaling(
 ) -> TemperatureFit:
     """Return the temperature fitted on the network's logits of masked images, pooled over mask draws.
 
+    Under soft labels q the target of a masked image is its q, and the fit has the least cross-entropy to it.
+
     Every class counts equally: of each class in ``labels`` the first n images are used, n being the size of the
     smallest class (`first_per_class`); their order stays. Draw i is masked by
     ``generator(seed, "calibrate", "mask", i)`` on the CPU, so results do not depend on the device's random numbers,
@@ -41,7 +44,7 @@ def masked_temperature_scaling(
     Args:
         network: Maps float32 (B, C, H, W) to logits (B, K).
         images: (N, C, H, W) float32 as the network was trained on them (after ZCA or normalisation).
-        labels: (N,) integers in 0..K-1.
+        labels: (N,) integers in 0..K-1; or probabilities (N, K), of which all images count, whatever their classes.
         mask_ratio: Chance that an element is set to 0, in [0, 1]; 0.9 for images the network was trained on.
         bounds: Lowest and highest temperature. On images the network was trained on, a floor of 1 keeps the fit from
             sharpening the network.
@@ -81,14 +84,15 @@ def masked_logits(
     Args:
         network: As `masked_temperature_scaling`, like all that follows.
         images: (N, C, H, W) float32.
-        labels: (N,) integers.
+        labels: (N,) integers, or probabilities (N, K); one-hot rows are classes.
         mask_ratio: In [0, 1]; at 0 all images are used and there is one draw.
         draws: At least 1.
         seed: The trial's seed.
         unit: What is masked as one.
 
     Returns:
-        float32 (draws, M, K) and the labels (M,), M being the images of which every class has the same number.
+        float32 (draws, M, K) and the labels (M,), M being the images of which every class has the same number; or all
+        images with their probabilities (M, K).
 
     Raises:
         ValueError: As `masked_temperature_scaling`.
@@ -96,14 +100,15 @@ def masked_logits(
     if not 0.0 <= mask_ratio <= 1.0:
         raise ValueError(f"mask_ratio is {mask_ratio!r}; it must be in [0, 1]")
     draws = check_count("draws", draws)
-    if labels.ndim != 1 or len(images) != len(labels) or len(labels) == 0:
+    if labels.ndim not in (1, 2) or len(images) != len(labels) or len(labels) == 0:
         raise ValueError(
             f"labels has shape {tuple(labels.shape)} and images {tuple(images.shape)}; "
             "there must be one label an image, and at least one image"
         )
+    labels = targets(labels)
     if mask_ratio == 0.0:
         draws = 1
-    else:
+    elif labels.ndim == 1:
         chosen = first_per_class(labels)
         images, labels = images[chosen.to(images.device)], labels[chosen.to(labels.device)]
     logits = []
@@ -121,7 +126,7 @@ def fit_masked(
 
     Args:
         logits: (draws, M, K), from `masked_logits`.
-        labels: (M,), the same for every draw.
+        labels: (M,) or (M, K), the same for every draw.
         bounds: Lowest and highest temperature.
         solver: As `fit_temperature`.
 
@@ -132,10 +137,10 @@ def fit_masked(
         ValueError, CalibrationError: As `fit_temperature`.
     """
     draws = len(logits)
-    pooled, repeated = logits.flatten(0, 1), labels.repeat(draws)
-    fit = fit_temperature(pooled, repeated, bounds, solver)
+    pooled, pooled_labels = logits.flatten(0, 1), repeated(labels, draws)
+    fit = fit_temperature(pooled, pooled_labels, bounds, solver)
     each = [fit] if draws == 1 else [fit_temperature(of_draw, labels, bounds, solver) for of_draw in logits]
-    return replace(fit, draws=tuple(one.temperature for one in each), masked_accuracy=accuracy(pooled, repeated))
+    return replace(fit, draws=tuple(one.temperature for one in each), masked_accuracy=accuracy(pooled, pooled_labels))
 
 
 def first_per_class(labels: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """The temperature of least negative log-likelihood within bounds: one root of a function that never falls.
 
-The likelihood is convex in x = 1/T, and its slope is the mean of (expected logit less the label's logit). Halley's
+The likelihood is convex in x = 1/T, and its slope is the mean of (expected logit less the label's logit; of a soft
+label q, whose loss is the cross-entropy to q, less the logit that q expects: nothing else changes). Halley's
 steps (Newton's, with the second derivative of the slope) triple the right digits each time; a bracket that the signs of
 the slope narrow keeps them in, and its geometric middle stands in for steps that leave it or do not shrink.
 
@@ -17,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from ddcal.calibration.checks import Integers
+from ddcal.calibration.checks import Targets
 from ddcal.calibration.metrics.predictions import blocks
 
 Slopes = Callable[[float], tuple[float, float, float]]
@@ -38,15 +39,15 @@ class LikelihoodSlopes:
 
     Args:
         scores: float32 or float64 (N, K), finite.
-        classes: int64 (N,) in 0..K-1.
+        classes: int64 (N,) in 0..K-1, or soft labels, float64 (N, K), whose rows sum to 1.
 
     Attributes:
         flat: Whether the logits of every row are equal, so that no temperature is better than another.
-        at_label: The mean over rows of the label's logit less the largest one; 0 exactly if every label is a largest
-            one, and the sharpest temperature the best.
+        at_label: The mean over rows of the label's logit less the largest one (of a soft label the expected logit);
+            0 exactly if every label is a largest one, and the sharpest temperature the best.
     """
 
-    def __init__(self, scores: npt.NDArray[np.floating], classes: Integers) -> None:
+    def __init__(self, scores: npt.NDArray[np.floating], classes: Targets) -> None:
         self._scores, self._blocks = scores, blocks(scores.shape)
         size = self._blocks[0].stop
         self._shifted, self._weights = (np.empty((scores.shape[1], size)) for _ in range(2))
@@ -58,7 +59,10 @@ class LikelihoodSlopes:
             largest = self._largest[block] = values.max(axis=0)
             self.flat = self.flat and bool((values == largest).all())
             values -= largest  # no exponential can overflow
-            total += float(values[classes[block], np.arange(len(largest))].sum())
+            if classes.ndim == 2:
+                total += float((classes[block].T * values).sum(axis=0).sum())
+            else:
+                total += float(values[classes[block], np.arange(len(largest))].sum())
         self.at_label = total / len(scores)
 
     def __call__(self, inverse: float) -> tuple[float, float, float]:
@@ -88,14 +92,14 @@ class LikelihoodSlopes:
         return expected - self.at_label, variance, skew
 
 
-def optimal_temperature(scores: npt.NDArray[np.floating], classes: Integers, low: float, high: float) -> float:
+def optimal_temperature(scores: npt.NDArray[np.floating], classes: Targets, low: float, high: float) -> float:
     """Return the temperature within ``low`` and ``high`` of least negative log-likelihood, to near machine precision.
 
     A bound is returned as it was given. Logits without a preference give 1, moved into the bounds.
 
     Args:
         scores: float32 or float64 (N, K), finite; both give the same bits where their values are the same.
-        classes: int64 (N,) in 0..K-1.
+        classes: int64 (N,) in 0..K-1, or soft labels, float64 (N, K), whose rows sum to 1.
         low: Lowest temperature, above 0.
         high: Highest temperature, above ``low``.
     """

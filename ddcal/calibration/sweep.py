@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from ddcal.calibration.checks import ArrayLike, Floats, Integers, check_labels, check_matrix
+from ddcal.calibration.checks import ArrayLike, Floats, Targets, check_matrix, check_targets, classes_of
 from ddcal.calibration.metrics.scores import score
 from ddcal.calibration.optimum import optimal_temperature
 from ddcal.calibration.temperature import check_bounds
@@ -47,7 +47,7 @@ def fit_temperatures(logits: ArrayLike, labels: ArrayLike, bounds: tuple[float, 
 
     Args:
         logits: (F, M, K) floats, a set after the other.
-        labels: (M,) integers, the same for every set.
+        labels: (M,) integers, or probabilities (M, K), the same for every set.
         bounds: Lowest and highest temperature, 0 < low < high.
 
     Returns:
@@ -67,7 +67,7 @@ def sweep_logits(
 
     Args:
         logits: (draws, M, K) floats, from `masked_logits`.
-        labels: (M,) integers.
+        labels: (M,) integers, or probabilities (M, K).
         ratio: What they were masked with; it is told and not used.
         bounds: Pairs (low, high).
 
@@ -78,11 +78,12 @@ def sweep_logits(
     if not pairs:
         raise ValueError("bounds is empty; there must be at least one pair (low, high)")
     values, classes = _stack(logits, labels)
-    right = float((values.argmax(axis=2) == classes).mean())
+    right = float((values.argmax(axis=2) == classes_of(classes)).mean())
     low, high = min(pair[0] for pair in pairs), max(pair[1] for pair in pairs)
     each = _temperatures(values, classes, low, high)
     flat = values.reshape(1, -1, values.shape[2])
-    pooled = each if len(each) == 1 else _temperatures(flat, np.tile(classes, len(values)), low, high)
+    repeated = cast(Targets, np.tile(classes, (len(values), 1)[: classes.ndim]))
+    pooled = each if len(each) == 1 else _temperatures(flat, repeated, low, high)
     # Logits that determine no temperature have 1 (`fit_temperature`), which lies within the widest bounds or is moved.
     undetermined = [bool((one == one[..., :1]).all()) for one in (flat[0], *values)]
     found = np.where(undetermined, 1.0, np.append(pooled, each))
@@ -135,18 +136,16 @@ def sweep_masks(
     return fits
 
 
-def _stack(logits: ArrayLike, labels: ArrayLike) -> tuple[npt.NDArray[np.floating], Integers]:
+def _stack(logits: ArrayLike, labels: ArrayLike) -> tuple[npt.NDArray[np.floating], Targets]:
     if logits.ndim != 3 or 0 in logits.shape:
         raise ValueError(
             f"logits has shape {tuple(logits.shape)}; it must be (F, M, K) with at least one set, image and class"
         )
     sets, images, width = logits.shape
-    one = labels.repeat(sets) if isinstance(labels, torch.Tensor) else np.tile(np.asarray(labels), sets)
     values = check_matrix(logits.reshape(sets * images, width))
-    classes = check_labels(one, values.shape)
-    return values.reshape(sets, images, width), classes[:images]
+    return values.reshape(sets, images, width), check_targets(labels, (images, width))
 
 
-def _temperatures(values: npt.NDArray[np.floating], classes: Integers, low: float, high: float) -> Floats:
+def _temperatures(values: npt.NDArray[np.floating], classes: Targets, low: float, high: float) -> Floats:
     """Return the temperature of each set of logits (F, M, K)."""
     return np.array([optimal_temperature(one, classes, low, high) for one in values])

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ddcal.calibration.checks import ArrayLike, Integers, check_labels, check_matrix
+from ddcal.calibration.checks import ArrayLike, Targets, check_matrix, check_targets
 from ddcal.calibration.metrics.scores import negative_log_likelihood
 from ddcal.calibration.optimum import optimal_temperature
 
@@ -62,7 +62,8 @@ def fit_temperature(
 
     Args:
         logits: (N, K) floats, torch or numpy; computed in float64.
-        labels: (N,) integers in 0..K-1.
+        labels: (N,) integers in 0..K-1; or soft labels q, probabilities (N, K): what is minimised is then the
+            cross-entropy, the mean of -sum_k q_k log softmax(logits / T)_k, convex in 1/T too. One-hot is classes.
         bounds: Lowest and highest temperature, 0 < low < high; "paper_lbfgs" ignores them.
         solver: "bounded" or "paper_lbfgs".
 
@@ -71,7 +72,7 @@ def fit_temperature(
         CalibrationError: "paper_lbfgs" ended at a temperature that is zero or not finite.
     """
     scores = check_matrix(logits)
-    classes = check_labels(labels, scores.shape)
+    classes = check_targets(labels, scores.shape)
     low, high = check_bounds(bounds)
     check_solver(solver)
     if solver == "paper_lbfgs":
@@ -100,7 +101,7 @@ def check_solver(solver: str) -> None:
         raise ValueError(f"solver is {solver!r}; it must be one of {', '.join(SOLVERS)}")
 
 
-def _paper_lbfgs(scores: npt.NDArray[np.floating], classes: Integers) -> float:
+def _paper_lbfgs(scores: npt.NDArray[np.floating], classes: Targets) -> float:
     # Callers may be under no_grad or inference_mode; both come back as they were.
     with torch.inference_mode(False), torch.enable_grad():
         logits, labels = torch.from_numpy(scores.astype(np.float64)), torch.from_numpy(classes.copy())

@@ -16,8 +16,8 @@ FOLDER = Path(__file__).absolute().parents[1] / "guide"
 
 ORDER = (
     *("own-data", "own-backbone", "own-components", "one-gpu", "cluster", "slurm", "results", "notebook"),
-    *("settings", "stages", "distillation", "training", "calibrations", "metrics", "search", "plan", "stopping"),
-    *("speed", "export", "security", "method"),
+    *("settings", "stages", "distillation", "training", "soft-labels", "calibrations", "metrics", "search", "plan"),
+    *("stopping", "speed", "export", "security", "method"),
 )
 """Tutorials first, then reference."""
 

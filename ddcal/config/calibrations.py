@@ -148,8 +148,8 @@ def real_labels_used(method: str, val_images: int, *, full_data: bool = False, s
         method: As ``calibrate.method``.
         val_images: The size of ``val``.
         full_data: Whether the network was trained on all real images: its MTS masks ``val``.
-        searched: Dotted names that were searched, and so selected on ``val``: with one of ``calibrate.`` among them
-            a method that sees no real label itself is tuned on ``val``.
+        searched: Dotted names that were searched, and so selected on ``val``: with one of ``calibrate.`` among them,
+            or ``labels.temperature``, a method that sees no real label itself is tuned on ``val``.
 
     Returns:
         0 or ``val_images``.
@@ -159,7 +159,8 @@ def real_labels_used(method: str, val_images: int, *, full_data: bool = False, s
     """
     found = calibration(method)
     fitted = found.real_labels or (found.masks and full_data)
-    return val_images if fitted or any(name.startswith("calibrate.") for name in searched) else 0
+    tuned = any(name.startswith("calibrate.") or name == "labels.temperature" for name in searched)
+    return val_images if fitted or tuned else 0
 
 
 def folds_within(folds: int, images_per_class: int) -> int:

@@ -35,6 +35,12 @@ def resolve(trial: TrialConfig) -> TrialConfig:
     _fill(values, {"train.augment": spec.augment(trial.distill)})
     _fill(values, preset_of(trial).values)
     _fill_section(values["distill"])
+    if trial.labels.by_experts:
+        labels, experts = values["labels"], values["distill"]["mtt"]["experts"]
+        if experts["epochs"] is None:  # nothing but labels asks for them
+            experts["epochs"] = labels["epoch"]
+        if labels["epoch"] is None:
+            labels["epoch"] = experts["epochs"]
     _fill(values["train"], TRAIN_DEFAULTS)
     if values["train"]["lr"] is None and not spec.learns_rate:
         values["train"]["lr"] = spec.rate(trial.distill) or DEFAULT_RATE

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ddcal.config.augmentations import TrainAugment
 from ddcal.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveInt, Ratio
 from ddcal.config.networks import NetworkOverride
 
-LOSS_SECTIONS = ("mixup", "label_smoothing", "focal")
+LOSS_SECTIONS = ("mixup", "label_smoothing", "focal", "kl")
 """Sections of ``train`` that belong to the loss of their name; the others have no effect on it."""
 
 SAMPLE_DEPENDENT_GAMMAS = (5.0, 3.0)
@@ -51,6 +51,34 @@ class FocalConfig(Config):
         return self
 
 
+class KLConfig(Config):
+    """Knowledge distillation: τ² KL(q_τ ‖ p_τ) of labels q and predictions p, both at ``temperature`` τ.
+
+    1 has the gradient of the cross-entropy to q; a higher one gives the small probabilities of a label more weight.
+    """
+
+    temperature: PositiveFloat = 1.0
+
+
+class LabelsConfig(Config):
+    """The labels that networks are trained on: those that came with the ``set``, or what ``experts`` answer to images.
+
+    Experts are networks trained on the real data, those that MTT matches (``distill.mtt.experts``; the distilling
+    network). The label of an image is the mean over the first ``experts`` of them of softmax(logits / ``temperature``),
+    as they were after ``epoch`` epochs; left out, that is their last one.
+    """
+
+    source: Literal["set", "experts"] = "set"
+    experts: PositiveInt = 1
+    epoch: PositiveInt | None = None
+    temperature: PositiveFloat = 1.0
+
+    @property
+    def by_experts(self) -> bool:
+        """Whether experts give the labels."""
+        return self.source == "experts"
+
+
 class TrainConfig(Config):
     """Training of the DDNNs; None takes the backbone's own evaluation recipe (method.md, Evaluation training).
 
@@ -58,14 +86,15 @@ class TrainConfig(Config):
     and 0.01 elsewhere. ``schedule``: the rate falls to a tenth at half of the epochs (``step``), one epoch later and
     with the momentum set to zero (``step_reference``), along half a cosine to 0, or not at all. ``augment``: one of
     DSA's operations a batch (``dsa``), or of some of them (``crop_scale_rotate``), or for every image a random crop and
-    flip; left out, that of ``distill.rtp`` with its images. The sections ``mixup``, ``label_smoothing`` and ``focal``
-    belong to the ``loss`` of their name (method.md, During-training baselines).
+    flip; left out, that of ``distill.rtp`` with its images. The sections ``mixup``, ``label_smoothing``, ``focal`` and
+    ``kl`` belong to the ``loss`` of their name (method.md, During-training baselines); all but focal take soft labels.
     """
 
-    loss: Literal["cross_entropy", "mixup", "label_smoothing", "focal"] = "cross_entropy"
+    loss: Literal["cross_entropy", "mixup", "label_smoothing", "focal", "kl"] = "cross_entropy"
     mixup: MixupConfig = MixupConfig()
     label_smoothing: LabelSmoothingConfig = LabelSmoothingConfig()
     focal: FocalConfig = FocalConfig()
+    kl: KLConfig = KLConfig()
     epochs: PositiveInt | None = None
     lr: PositiveFloat | None = None
     schedule: Literal["step", "step_reference", "cosine", "constant"] | None = None
@@ -76,3 +105,24 @@ class TrainConfig(Config):
     holdout: Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)] = 0.0
     networks: Annotated[int, Field(ge=1, le=100)] = 5
     network: NetworkOverride = NetworkOverride()
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        if self.loss != "kl" and self.kl == KLConfig():  # as configs were before there was this loss
+            values.pop("kl", None)
+        return values
+
+
+def soft_problem(train: TrainConfig) -> str:
+    """Return why a loss cannot take labels that are probabilities, and which can; "" where it can.
+
+    The focal loss weighs by the probability of the one true class. What others have put in its place for soft labels
+    are losses of their own, for sigmoids (Li et al., "Generalized Focal Loss", NeurIPS 2020).
+    """
+    if train.loss != "focal":
+        return ""
+    return (
+        "train.loss is 'focal', which weighs by the probability of one true class, but the labels are probabilities: "
+        "use 'cross_entropy', 'label_smoothing', 'mixup' or 'kl'"
+    )

@@ -35,10 +35,11 @@ from ddcal.config.calibrations import (
     default_bounds,
     folds_within,
 )
+from ddcal.config.checks.labels import label_problems, soft_problems
 from ddcal.config.datasets import DataConfig
 from ddcal.config.networks import ARCHITECTURES, NetworkConfig, NetworkOverride, network_problems
 from ddcal.config.presets import preset_of
-from ddcal.config.training import TrainConfig
+from ddcal.config.training import LabelsConfig, TrainConfig
 
 Family = Literal["published", "rethinking", "reference"]
 
@@ -196,6 +197,19 @@ class TrialConfig(Config):
     train: TrainConfig = TrainConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    labels: LabelsConfig = LabelsConfig()
+
+    @property
+    def soft_labels(self) -> bool:
+        """Whether networks are trained on labels that are probabilities."""
+        return self.labels.by_experts or self.distill.spec.soft_labels(self.distill)
+
+    @property
+    def experts(self) -> int:
+        """How many experts the trial has: those that its backbone matches, else those that label; 0 of most trials."""
+        if self.distill.spec.takes_experts:
+            return self.distill.mtt.experts.count
+        return self.labels.experts if self.labels.by_experts else 0
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> TrialConfig:
@@ -205,6 +219,13 @@ class TrialConfig(Config):
         if problems:
             raise Contradictions(problems)
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        if self.labels == LabelsConfig():  # as configs were before there were others
+            values.pop("labels", None)
+        return values
 
 
 class Contradictions(ValueError):
@@ -256,6 +277,10 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
     if fits_on_val and trial.data.resolved_validation_fraction == 0.0:
         problems.append(f"calibrate.method is {method!r} but data.validation_fraction is 0: there is no val to fit on")
     published = preset_of(trial).values
+    if trial.labels.by_experts:
+        problems += label_problems(trial, published)
+    if trial.soft_labels:
+        problems += soft_problems(trial)
     if spec.learns and trial.distill.iterations is None and published.get("distill.iterations") is None:
         problems.append(f"distill.iterations is missing: {trial.distill.backbone} brings no published number")
     problems += spec.problems(trial, published)

@@ -18,7 +18,7 @@ class Distiller(ABC):
 
     Attributes:
         images: The synthetic images as they are now, in network-input space, float32 (M, C, H, W), ordered by class.
-        labels: int64 (M,), on the CPU.
+        labels: int64 (M,), or probabilities float32 (M, K), on the CPU.
         iterations: How many there are.
         iteration: How many are done.
         learning_rate: The rate that was learned for training on the set, None where none is.

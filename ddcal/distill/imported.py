@@ -16,7 +16,15 @@ from ddcal.config import DistillConfig
 from ddcal.config.backbones import FileConfig
 from ddcal.data import Dataset
 from ddcal.distill.real import FixedImages
-from ddcal.distill.tensor_file import TensorFileError, check_tensors, file_identity, read_tensor_file
+from ddcal.distill.tensor_file import (
+    TensorFileError,
+    check_tensors,
+    file_identity,
+    label_order,
+    probabilities,
+    read_tensor_file,
+)
+from ddcal.soft_labels import classes_in_order, hard_labels
 
 logger = logging.getLogger(__name__)
 
@@ -131,13 +139,17 @@ class ImportedImages(FixedImages):
         )
         if faults:
             raise TensorFileError(*faults)
-        order = torch.argsort(self._source.labels, stable=True)
+        order, self.labels = ordered_labels(self._source.labels, file)
         self.images = network_inputs(self._source.images, file, dataset)[order]
-        self.labels = self._source.labels[order]
         self.learning_rate = file.lr
         real = dataset.train.images[:REAL_IMAGES]
         whitened = real if kind == "zca" else None
         self.warnings = contradictions(self._source.images, file, dataset.inverse_transform(real), whitened)
+        if len(others := torch.nonzero(hard_labels(self.labels) != classes_in_order(self.labels))):
+            self.warnings.append(
+                f"{len(others)} of {len(self.labels)} labels have another most probable class than the one of which "
+                "the image is by its place in the file"
+            )
         for warning in self.warnings:
             logger.warning("%s: %s", file.images, warning)
         self._provenance: dict[str, Any] = {
@@ -157,6 +169,25 @@ class ImportedImages(FixedImages):
     def save_more(self, folder: Path) -> None:
         """Write the tensors as they were stored, so that the set can be made again without the original file."""
         save_file({"images": self._source.images, "labels": self._source.labels}, folder / SOURCE)
+
+
+def ordered_labels(labels: Tensor, file: FileConfig) -> tuple[Tensor, Tensor]:
+    """Return the order of stored images that is class by class, and the labels in that order.
+
+    Args:
+        labels: As stored, and checked.
+        file: What they are said to be.
+
+    Returns:
+        int64 (M,); and int64 (M,), or probabilities float32 (M, K).
+    """
+    if file.labels_are == "classes":
+        order = torch.argsort(labels, stable=True)
+        return order, labels[order]
+    rows = probabilities(labels, file.labels_are)
+    found = label_order(rows)
+    assert found is not None, "the file must be checked"
+    return found, rows[found]
 
 
 def network_inputs(images: Tensor, file: FileConfig, dataset: Dataset) -> Tensor:

@@ -38,7 +38,7 @@ class FixedImages(Distiller):
 
     Attributes:
         images: In network-input space, float32 (M, C, H, W), ordered by class.
-        labels: int64 (M,).
+        labels: int64 (M,), or probabilities float32 (M, K).
     """
 
     iterations = 1

@@ -12,10 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ddcal.soft_labels import classes_in_order, hard_labels, probability_problem, targets
 from ddcal.untrusted import read_json
 
 TENSORS = "synthetic.safetensors"
 DESCRIPTION = "synthetic.json"
+SOFT_LABELS = "labels.safetensors"
+"""Labels (M, K) that experts gave to a set, beside it in an export: they stand for its own."""
 FORMAT_VERSION = 1
 
 
@@ -25,7 +28,8 @@ class SyntheticSet:
 
     Attributes:
         images: float32 (M, C, H, W), preprocessed as ``provenance["preprocessing"]`` says.
-        labels: int64 (M,), ``images_per_class`` consecutive images of every class.
+        labels: int64 (M,), ``images_per_class`` consecutive images of every class; or float32 (M, K), a row of
+            probabilities an image (soft labels), in the same order.
         ipc: The storage budget in images per class.
         learning_rate: The learned training rate, where the backbone learns one.
         provenance: JSON values: backbone, config, seed, dataset and its fingerprint, preprocessing, versions.
@@ -40,16 +44,32 @@ class SyntheticSet:
     preprocessing: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or len(self.images) != len(self.labels):
+        if self.images.ndim != 4 or self.labels.ndim == 0 or len(self.images) != len(self.labels):
             raise ValueError(
                 f"images {tuple(self.images.shape)} and labels {tuple(self.labels.shape)} do not fit: "
-                "expected (M, C, H, W) and (M,)"
+                "expected (M, C, H, W) and (M,), or (M, K) for soft labels"
             )
-        if self.labels.ndim != 1 or self.labels.is_floating_point() or self.labels.is_complex():
-            raise ValueError(f"labels are {self.labels.dtype} {tuple(self.labels.shape)}; they must be integers (M,)")
-        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.labels):
+        labels, classes = self.labels, 0
+        if labels.ndim == 2 and labels.dtype == torch.float32:
+            if problem := probability_problem(labels):
+                raise ValueError(f"soft labels: {problem}")
+            if classes := labels.shape[1]:
+                labels = targets(labels)
+        elif labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+            raise ValueError(
+                f"labels are {labels.dtype} {tuple(labels.shape)}; they must be integers (M,), or float32 "
+                "probabilities (M, K)"
+            )
+        if labels.ndim == 2:
+            if not classes or not len(labels) or len(labels) % classes:
+                raise ValueError(
+                    f"soft labels are {tuple(labels.shape)}; a distilled set has the same count of images of each of "
+                    "its K classes, so M must be a multiple of K"
+                )
+            return
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(labels):
             raise ValueError("labels must be 0 … K-1, and every class must have images")
-        counts = torch.bincount(self.labels)
+        counts = torch.bincount(labels, minlength=classes)
         if len(counts) == 0 or int(counts.min()) != int(counts.max()):
             raise ValueError(f"images per class differ: {counts.tolist()}; a distilled set has the same count of each")
 
@@ -57,7 +77,8 @@ class SyntheticSet:
         backbone = self.provenance.get("backbone") or "images"
         shape = "x".join(map(str, self.images.shape[1:]))
         per_class = f"{self.images_per_class} image{'s' * (self.images_per_class != 1)} of {shape}"
-        return f"<SyntheticSet {backbone}: {self.num_classes} classes, {per_class} each (ipc {self.ipc})>"
+        soft = ", soft labels" if self.labels.ndim == 2 else ""
+        return f"<SyntheticSet {backbone}: {self.num_classes} classes, {per_class} each (ipc {self.ipc}){soft}>"
 
     def _repr_html_(self) -> str:
         from ddcal.distill.shown import synthetic_html
@@ -72,7 +93,16 @@ class SyntheticSet:
     @property
     def num_classes(self) -> int:
         """The number of classes."""
-        return int(self.labels.max()) + 1
+        return self.labels.shape[1] if self.labels.ndim == 2 else int(self.labels.max()) + 1
+
+    @property
+    def classes(self) -> Tensor:
+        """The class that each image stands for, int64 (M,): its label, or with soft labels its place in the set."""
+        return classes_in_order(self.labels)
+
+    def hard_labels(self) -> Tensor:
+        """Return the class of each label, int64 (M,): of a soft one the most probable class."""
+        return hard_labels(self.labels)
 
     def save(self, directory: Path | str) -> None:
         """Write ``synthetic.safetensors`` and ``synthetic.json`` into ``directory``, which is created if missing."""
@@ -92,7 +122,7 @@ class SyntheticSet:
 
     @classmethod
     def load(cls, directory: Path | str) -> SyntheticSet:
-        """Read what `save` wrote.
+        """Read what `save` wrote; in an export with the labels that its networks were trained on.
 
         Raises:
             ValueError: if a file is missing or not in the format, naming it.
@@ -110,6 +140,7 @@ class SyntheticSet:
                 raise ValueError("learning_rate is no number")
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{folder / DESCRIPTION} is damaged ({error})") from error
+        name = TENSORS
         try:
             tensors = load_file(folder / TENSORS)
             preprocessing = {
@@ -117,13 +148,16 @@ class SyntheticSet:
                 for name, value in tensors.items()
                 if name.startswith("preprocessing.")
             }
+            labels = tensors["labels"]
+            if (folder / SOFT_LABELS).is_file():
+                name, labels = SOFT_LABELS, load_file(folder / SOFT_LABELS)["labels"]
             return cls(
                 images=tensors["images"],
-                labels=tensors["labels"],
+                labels=labels,
                 ipc=ipc,
                 learning_rate=learning_rate,
                 provenance=provenance,
                 preprocessing=preprocessing,
             )
         except (KeyError, ValueError, SafetensorError) as error:
-            raise ValueError(f"{folder / TENSORS} is damaged ({error})") from error
+            raise ValueError(f"{folder / name} is damaged ({error})") from error

@@ -20,10 +20,12 @@ from torch import Tensor
 from ddcal.config.backbones import FileConfig
 from ddcal.distill.foreign import load_foreign
 from ddcal.errors import BadInput, one_line
+from ddcal.soft_labels import probability_problem, targets
 from ddcal.untrusted import Untrusted
 
 SUFFIXES = (".pt", ".pth", ".npz", ".safetensors")
 IMAGES, LABELS, INDEX = "distill.file.images", "distill.file.labels", "distill.file.index"
+LABELS_ARE = "distill.file.labels_are"
 SMALL = 2**26
 """A view that repeats the bytes of its file may have so many."""
 NUMBERS = (
@@ -65,7 +67,8 @@ class TensorFile:
 
     Attributes:
         images: (M, …), any dtype; nothing is checked.
-        labels: (M,), int64 if it was any integer dtype, or whole numbers of another, (M,) or (M, 1).
+        labels: (M,), int64 if it was any integer dtype, or whole numbers of another, (M,) or (M, 1); others as they
+            are, soft ones (M, K) among them.
         digest: sha256 of both, in hex: of the numbers with their dtypes and shapes, whatever the file's format.
     """
 
@@ -124,7 +127,8 @@ def content_digest(config: FileConfig) -> str:
 
 def file_identity(config: FileConfig, digest: str) -> dict[str, Any]:
     """Return what decides over an imported set, as JSON: its content and what is said of it, not where it lies."""
-    return config.model_dump(mode="json", include={"preprocessing", "mean", "std", "lr"}) | {"digest": digest}
+    said = {"preprocessing", "mean", "std", "lr", "labels_are"}
+    return config.model_dump(mode="json", include=said) | {"digest": digest}
 
 
 def check_tensors(
@@ -143,10 +147,16 @@ def check_tensors(
     if images.ndim == 0:
         return faults
     label_path = (LABELS, config.labels) if config.labels else (IMAGES, path)
-    if labels.dtype != torch.int64:
+    if config.labels_are != "classes":
+        faults += _soft_faults(tensors, config.labels_are, label_path, ipc, shape)
+    elif labels.dtype != torch.int64:
         what = f"{labels.dtype} of shape {tuple(labels.shape)}"
-        mend = ": labels.argmax(1) is the class of each" if labels.ndim == 2 else ""
-        faults.append(Fault(*label_path, f"has labels of {what}; they must be whole numbers (no soft labels){mend}"))
+        mend = (
+            f": say {LABELS_ARE} 'logits' or 'probabilities', or store labels.argmax(1), the class of each"
+            if labels.ndim == 2
+            else ""
+        )
+        faults.append(Fault(*label_path, f"has labels of {what}; they must be whole numbers{mend}"))
     elif labels.ndim != 1 or len(labels) != len(images):
         faults.append(
             Fault(
@@ -159,6 +169,65 @@ def check_tensors(
     else:
         faults += _balance_faults(labels, label_path, ipc, shape)
     return faults
+
+
+def probabilities(labels: Tensor, kind: str) -> Tensor:
+    """Return soft labels as they were stored, (M, K), as probabilities, float32 (M, K).
+
+    Args:
+        labels: Finite; probabilities are divided by their sum.
+        kind: ``logits`` or ``probabilities``.
+    """
+    values = labels.double()
+    return (values.softmax(1) if kind == "logits" else values / values.sum(1, keepdim=True)).float()
+
+
+def label_order(labels: Tensor) -> Tensor | None:
+    """Return the order that puts a set with soft labels class by class, int64 (M,); None if there is none.
+
+    The class of an image is its most probable one, where every class has as many of them. Learned labels may have come
+    to say other classes: then it is the image's place, as long as most labels agree with that.
+
+    Args:
+        labels: Probabilities float32 (M, K).
+    """
+    likely, count = labels.argmax(1), len(labels) // labels.shape[1]
+    if bool((torch.bincount(likely, minlength=labels.shape[1]) == count).all()):
+        return torch.argsort(likely, stable=True)
+    if targets(labels).ndim == 1:  # classes after all, of which not all have as many images
+        return None
+    places = torch.arange(labels.shape[1]).repeat_interleave(count)
+    return torch.arange(len(labels)) if bool((likely == places).double().mean() > 0.5) else None
+
+
+def _soft_faults(
+    tensors: TensorFile, kind: str, place: tuple[str, str | None], ipc: int, shape: tuple[int, int, int] | None
+) -> list[Fault]:
+    labels, count = tensors.labels, len(tensors.images)
+    classes = shape[0] if shape is not None else labels.shape[-1] if labels.ndim == 2 else None
+    if labels.ndim != 2 or tuple(labels.shape) != (count, classes):
+        right = f"({count}, {classes or 'K'})"
+        what = f"has labels of shape {tuple(labels.shape)}; as {kind} ({LABELS_ARE}) of these images it must be {right}"
+        return [Fault(*place, what)]
+    finite = torch.isfinite(labels).all(1)
+    if not bool(finite.all()):
+        return [Fault(*place, f"has NaN or infinite values in {int((~finite).sum())} of {count} labels")]
+    if kind == "probabilities" and (problem := probability_problem(labels.double())):
+        message = f"must be 'logits', or {place[1]} other numbers: {problem}"
+        return [Fault(LABELS_ARE, kind, message)]
+    if count % labels.shape[1]:
+        return [Fault(*place, f"has {count} labels of {labels.shape[1]} classes; a distilled set has the same of each")]
+    if count != ipc * labels.shape[1]:
+        low = count // labels.shape[1]
+        return [Fault("distill.ipc", ipc, f"must be {low}: {place[1]} has {low} images of every class")]
+    if label_order(probabilities(labels, kind)) is None:
+        counts = torch.bincount(labels.argmax(1), minlength=labels.shape[1]).tolist()
+        message = (
+            f"has {counts} labels whose most probable class is 0, 1, …, and they do not agree with {ipc} images of "
+            "each class in order: store the images class by class"
+        )
+        return [Fault(*place, message)]
+    return []
 
 
 def _image_faults(images: Tensor, config: FileConfig, shape: tuple[int, int, int] | None) -> list[Fault]:

@@ -76,6 +76,11 @@ def train_images(config: TrialConfig, shape: DatasetShape) -> tuple[int, int]:
     return count * shape.classes - held, held
 
 
+def label_bytes(config: TrialConfig, shape: DatasetShape) -> int:
+    """Return the size of the label of one image that networks are trained on: a class, or probabilities."""
+    return 4 * shape.classes if config.soft_labels else 8
+
+
 def masked_bytes(config: TrialConfig, shape: DatasetShape) -> int:
     """Return the size of the logits of masked images that a calibration leaves: entries of their own."""
     settings = config.calibrate
@@ -85,7 +90,7 @@ def masked_bytes(config: TrialConfig, shape: DatasetShape) -> int:
     logits = 4 * config.train.networks * settings.draws * images * shape.classes
     if logits > KEPT_BYTES:  # not kept, unless classes of unequal size leave few enough of the images
         logits = KEPT_BYTES if not config.distill.spec.distills else 0
-    entry = logits + 8 * images + 2 * TENSOR_HEADER_BYTES + MANIFEST_BYTES if logits else 0
+    entry = logits + label_bytes(config, shape) * images + 2 * TENSOR_HEADER_BYTES + MANIFEST_BYTES if logits else 0
     return entry * (MASKED_RATIOS if settings.spec.finds_ratio else 1)
 
 

@@ -114,7 +114,7 @@ def prune_store(
     return removed
 
 
-def _what(meta: dict[str, object]) -> str:
+def _what(meta: dict[str, Any]) -> str:
     config = meta.get("config")
     if not isinstance(config, dict):
         return ""
@@ -123,9 +123,7 @@ def _what(meta: dict[str, object]) -> str:
         name, masked = f"{config['data']['name']} {distill['backbone']} ipc {distill['ipc']}", meta["masked_ratio"]
         return f"{name} logits at mask ratio {masked:g} seed {config['seed']}"
     if "members" in meta or "expert" in meta:
-        which = (
-            f"expert {meta['expert']}" if "expert" in meta else f"list of {distill['mtt']['experts']['count']} experts"
-        )
+        which = f"expert {meta['expert']}" if "expert" in meta else f"list of {len(meta['members'])} experts"
         return f"{config['data']['name']} {which} seed {config['seed']}"
     mask = f" mask {distill['mask']['ratio']:g}" if distill["mask"]["ratio"] else ""
     return f"{config['data']['name']} {distill['backbone']} ipc {distill['ipc']}{mask} seed {config['seed']}"

@@ -15,15 +15,17 @@ from torch import Tensor, nn
 from ddcal.compiling import call_network, compile_network
 from ddcal.config import NetworkConfig, TrainConfig
 from ddcal.config.augmentations import operations_of
+from ddcal.config.training import soft_problem
 from ddcal.data.augment import Augmentation, augment, draw_augmentation, draw_crop_flip, move_augmentations
-from ddcal.divergence import loss_problem, usual_cross_entropy
+from ddcal.divergence import loss_problem
 from ddcal.errors import DivergedError
 from ddcal.moving import move_together
 from ddcal.networks import build_network, predict_logits
 from ddcal.networks.norm import differentiated_once
 from ddcal.precision import Precision, state_determinism, state_precision
 from ddcal.seeding import generator
-from ddcal.training.losses import make_loss
+from ddcal.soft_labels import targets
+from ddcal.training.losses import make_loss, usual_loss
 from ddcal.training.mixup import draw_mixing
 from ddcal.training.schedules import rate_factor, restarts
 
@@ -55,7 +57,8 @@ class DDNNTraining:
 
         Args:
             images: float32 (M, C, S, S) in network-input space.
-            labels: int64 (M,).
+            labels: int64 (M,), or soft ones, probabilities float32 (M, K); those that are one-hot train to the same
+                bits as the classes that they stand for.
             config: A resolved config: nothing but ``network`` is left out; ``lr`` too must be a number.
             num_classes: Outputs of the networks.
             flip: Whether augmentation may mirror images (not for digits).
@@ -64,7 +67,13 @@ class DDNNTraining:
             stream: What random numbers belong to, and errors name: ``train``, ``folds`` or ``probe``.
             precision: Stated for this process (`ddcal.precision`); None leaves it as it is.
             compiled: Whether the networks are compiled, in a process that `ddcal.compiling` has prepared.
+
+        Raises:
+            ValueError: if the loss cannot take soft labels.
         """
+        labels = targets(labels)
+        if labels.ndim == 2 and (problem := soft_problem(config)):
+            raise ValueError(problem)
         if precision is not None:
             state_precision(precision)
         state_determinism(device)
@@ -76,7 +85,7 @@ class DDNNTraining:
         self.images, self.labels = images.to(self.device), labels.to(self.device)
         self.epochs, self.epoch = config.epochs, 0
         self.loss = make_loss(config)
-        self.usual_loss = usual_cross_entropy(num_classes)
+        self.usual_loss = usual_loss(config, num_classes)
         network_config = config.network.over(NetworkConfig())
         self.networks: list[nn.Module] = [
             build_network(
@@ -217,7 +226,7 @@ def split_holdout(labels: Tensor, held_per_class: int, seed: int) -> tuple[Tenso
     """Return (kept, held) indices: ``held_per_class`` random images of every class are held out of training.
 
     Args:
-        labels: int64 (M,).
+        labels: int64 (M,), the class that each stands for.
         held_per_class: How many of each class; see `ddcal.config.trial.held_out_per_class`.
         seed: The trial's seed.
     """

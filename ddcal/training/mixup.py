@@ -32,7 +32,7 @@ class Mixing:
         Args:
             loss: Of logits and labels.
             logits: float (N, K), of the mixed images.
-            labels: int64 (N,), of the images before.
+            labels: int64 (N,) or probabilities float (N, K), of the images before.
         """
         return self.share * loss(logits, labels) + (1.0 - self.share) * loss(logits, labels[self.partners])
 

@@ -128,3 +128,34 @@ def test_masks_do_not_depend_on_where_batches_end(unit, monkeypatch) -> None:
     masked_logits(Seeing(), images, labels, 0.4, 1, 7, unit)
     assert [len(batch) for batch in seen] == [4, 4, 3]
     assert torch.equal(torch.cat(seen), mask_images(images, 0.4, generator(7, "calibrate", "mask", 0), unit=unit))
+
+
+# Soft labels
+
+SOFT = 0.7 * torch.nn.functional.one_hot(LABELS, 3).float() + 0.1
+
+
+def test_a_masked_image_keeps_its_soft_label(network: torch.nn.Module, images: torch.Tensor) -> None:
+    fit = masked_temperature_scaling(network, images, SOFT, 0.5, BOUNDS, draws=2, seed=5)
+    logits = torch.cat(
+        [predict_logits(network, mask_images(images, 0.5, generator(5, "calibrate", "mask", d))) for d in range(2)]
+    )
+    pooled = fit_temperature(logits, torch.cat([SOFT, SOFT]), BOUNDS)
+    assert (fit.temperature, fit.nll) == (pooled.temperature, pooled.nll)
+    assert fit.masked_accuracy == accuracy(logits, LABELS.repeat(2)), "of the most probable class"
+    assert fit.temperature != masked_temperature_scaling(network, images, LABELS, 0.5, BOUNDS, 2, 5).temperature
+
+
+def test_all_images_count_whatever_their_most_probable_class(network: torch.nn.Module, images: torch.Tensor) -> None:
+    logits, used = masked_logits(network, images, SOFT[[0] * 25 + [10] * 5], 0.5)
+    assert logits.shape == (1, 30, 3) and used.shape == (30, 3)
+
+
+@pytest.mark.parametrize("labels", [LABELS, torch.tensor([0] * 20 + [1] * 7 + [2] * 3)], ids=["equal", "unequal"])
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
+def test_one_hot_labels_are_classes_to_the_bit(
+    network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, ratio: float
+) -> None:
+    one_hot = torch.nn.functional.one_hot(labels, 3).float()
+    found = [masked_temperature_scaling(network, images, one, ratio, BOUNDS, 3, 5) for one in (labels, one_hot)]
+    assert found[0] == found[1]

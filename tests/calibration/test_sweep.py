@@ -156,3 +156,14 @@ def test_masks_of_one_draw_grow_with_the_ratio(images) -> None:
         kept.append(torch.cat(seen))
     assert bool((kept[0] >= kept[1]).all()) and bool((kept[1] >= kept[2]).all())
     assert kept[0].sum() > kept[1].sum() > kept[2].sum()
+
+
+def test_a_sweep_on_soft_labels_is_each_fit() -> None:
+    logits, labels = (torch.from_numpy(part) for part in stack())
+    soft = 0.8 * torch.nn.functional.one_hot(labels, 5).double() + 0.04
+    expected = fit_masked(logits, soft, (0.05, 20.0))
+    (found,) = sweep_logits(logits, soft, 0.5, [(0.05, 20.0)])
+    assert (found.temperature, found.draws) == (expected.temperature, expected.draws)
+    assert found.masked_accuracy == expected.masked_accuracy
+    assert fit_temperatures(logits, soft).tolist() == [fit_temperature(one, soft).temperature for one in logits]
+    assert sweep_logits(logits, torch.eye(5)[labels], 0.5) == sweep_logits(logits, labels, 0.5)

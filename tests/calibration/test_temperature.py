@@ -161,3 +161,71 @@ def test_refused(options: dict, message: str) -> None:
 def test_refuses_invalid_logits() -> None:
     with pytest.raises(ValueError, match=r"logits\[0, 0\] is nan"):
         fit_temperature(np.array([[math.nan, 0.0]]), np.array([0]))
+
+
+# Soft labels
+
+
+def soft_sample(images: int = 60, classes: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and labels of another teacher, float64, some of them 0."""
+    generator = torch.Generator().manual_seed(3)
+    logits, noise = (torch.randn(images, classes, generator=generator, dtype=torch.float64) for _ in range(2))
+    labels = torch.softmax(2.0 * logits + noise, 1)
+    labels[:5] = torch.eye(classes, dtype=torch.float64)
+    return 3.0 * logits, labels
+
+
+def test_soft_labels_have_the_least_cross_entropy() -> None:
+    logits, labels = soft_sample()
+    fit = fit_temperature(logits, labels)
+
+    def loss(temperature: float) -> float:
+        return float(-(labels * torch.log_softmax(logits / temperature, 1)).sum(1).mean())
+
+    grid = np.geomspace(0.05, 20.0, 2001)
+    best = grid[int(np.argmin([loss(t) for t in grid]))]
+    assert fit.temperature == pytest.approx(best, rel=5e-3)
+    assert fit.nll == pytest.approx(loss(fit.temperature), rel=1e-12)
+    inverse = torch.tensor(1.0 / fit.temperature, dtype=torch.float64, requires_grad=True)
+    (-(labels * torch.log_softmax(logits * inverse, 1)).sum(1).mean()).backward()
+    assert abs(float(inverse.grad)) < 1e-9, "the slope vanishes, by autograd"
+
+
+def test_a_network_that_answers_at_another_temperature_is_put_right() -> None:
+    logits, _ = soft_sample()
+    for temperature in (0.5, 1.0, 4.0):
+        fit = fit_temperature(logits, torch.softmax(logits / temperature, 1))
+        assert fit.temperature == pytest.approx(temperature, rel=1e-12)
+
+
+def test_rows_of_drawn_labels_agree_with_their_probabilities() -> None:
+    """A row a class, as often as its label says: the classes of all of them have the soft labels' temperature."""
+    logits = torch.tensor([[2.0, 0.5, -1.0], [0.0, 3.0, 1.0]], dtype=torch.float64)
+    counts = torch.tensor([[5, 3, 2], [1, 7, 2]])
+    rows = logits.repeat_interleave(10, 0)
+    classes = torch.cat([torch.arange(3).repeat_interleave(row) for row in counts])
+    assert fit_temperature(logits, counts / 10.0).temperature == pytest.approx(
+        fit_temperature(rows, classes).temperature, rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("solver", ["bounded", "paper_lbfgs"])
+def test_one_hot_labels_are_classes_to_the_bit(solver: str) -> None:
+    logits, labels = sample(500, 5, 1.5)
+    one_hot = torch.nn.functional.one_hot(labels, 5).float()
+    assert fit_temperature(logits, one_hot, solver=solver) == fit_temperature(logits, labels, solver=solver)
+    assert negative_log_likelihood(logits, one_hot, 1.7) == negative_log_likelihood(logits, labels, 1.7)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (np.full((3, 4), 0.3), "row 0 sums to 1.2"),
+        (np.array([[0.5, 0.5, 0.0, 0.0]] * 2), r"labels has shape \(2, 4\)"),
+        (np.array([[1.5, -0.5, 0.0, 0.0]] * 3), "row 0 has -0.5 for class 1"),
+        (np.full((3, 4), np.nan), "must be finite"),
+    ],
+)
+def test_bad_soft_labels_are_refused(labels: np.ndarray, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        fit_temperature(np.eye(3, 4), labels)

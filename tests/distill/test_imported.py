@@ -102,3 +102,40 @@ def test_what_is_not_said_is_refused(forms, datasets, tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             imported(forms["normalized"], zca, datasets, tmp_path, **stated)
+
+
+def soft_file(form, images, logits, folder, **stated):
+    torch.save(images, folder / "images_best.pt")
+    torch.save(logits if form == "logits" else logits.double().softmax(1), folder / "labels_best.pt")
+    return {
+        "images": str(folder / "images_best.pt"),
+        "labels": str(folder / "labels_best.pt"),
+        "labels_are": form,
+        "preprocessing": "normalized",
+        **stated,
+    }
+
+
+@pytest.mark.parametrize("form", ["logits", "probabilities"])
+def test_soft_labels_come_with_their_images(form, forms, datasets, tmp_path):
+    """As DATM stores them: images_best.pt, and labels_best.pt with logits."""
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(10).repeat_interleave(2)
+    logits = 4.0 * torch.eye(10)[labels] + torch.rand(20, 10, generator=torch.Generator().manual_seed(2))
+    file = soft_file(form, forms["normalized"][order], logits[order], tmp_path, lr=0.1)
+    found = distill(datasets[False], DistillConfig.model_validate({"backbone": "file", "ipc": 2, "file": file}), 0)
+    assert found.labels.dtype == torch.float32 and torch.equal(found.hard_labels(), labels)
+    rows = {tuple(one.flatten().tolist()): label for one, label in zip(found.images, found.labels, strict=True)}
+    for image, row in zip(forms["normalized"], logits.double().softmax(1).float(), strict=True):
+        assert torch.equal(rows[tuple(image.flatten().tolist())], row)
+    assert found.provenance["warnings"] == [] and found.provenance["config"]["file"]["labels_are"] == form
+
+
+def test_labels_that_came_to_say_another_class_are_told(forms, datasets, tmp_path):
+    logits = 4.0 * torch.eye(10)[torch.arange(10).repeat_interleave(2)]
+    logits[3, 7] = 9.0
+    file = soft_file("logits", forms["normalized"], logits, tmp_path)
+    found = distill(datasets[False], DistillConfig.model_validate({"backbone": "file", "ipc": 2, "file": file}), 0)
+    assert torch.equal(found.images, forms["normalized"]) and found.hard_labels()[3] == 7
+    assert found.classes[3] == 1
+    assert ["1 of 20 labels" in said for said in found.provenance["warnings"]] == [True]

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -78,3 +79,43 @@ def test_a_file_that_was_cut_off_is_named(folder, name):
     (folder / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=f"{name} is damaged"):
         SyntheticSet.load(folder)
+
+
+SOFT = torch.tensor([[0.7, 0.3], [0.2, 0.8], [0.4, 0.6], [0.1, 0.9]])
+
+
+def test_soft_labels_are_kept_to_the_bit(tmp_path):
+    images = torch.randn(4, 1, 4, 4)
+    saved = SyntheticSet(images, SOFT, 2, provenance={"backbone": "dc"})
+    saved.save(tmp_path)
+    loaded = SyntheticSet.load(tmp_path)
+    assert torch.equal(loaded.labels, SOFT) and loaded.labels.dtype == torch.float32
+    assert (loaded.num_classes, loaded.images_per_class) == (2, 2)
+    assert loaded.hard_labels().tolist() == [0, 1, 1, 1]
+    assert loaded.classes.tolist() == [0, 0, 1, 1], "the place of an image, where most labels say another class"
+    assert repr(loaded) == "<SyntheticSet dc: 2 classes, 2 images of 1x4x4 each (ipc 2), soft labels>"
+    assert "soft labels" in loaded._repr_html_() and "2 of 2 classes" in loaded._repr_html_()
+
+
+def test_a_one_hot_set_stands_for_its_classes():
+    one_hot = SyntheticSet(torch.zeros(4, 1, 4, 4), torch.eye(2)[[1, 0, 0, 1]], 2)
+    assert one_hot.classes.tolist() == one_hot.hard_labels().tolist() == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (SOFT.double(), "must be integers (M,), or float32 probabilities (M, K)"),
+        (SOFT * 2, "row 0 sums to 2"),
+        (SOFT - 0.2, "row 3 has -0.1 for class 0"),
+        (SOFT / 0, "must be finite"),
+        (SOFT[:, None], "must be integers"),
+        (torch.full((4, 3), 1 / 3), "M must be a multiple of K"),
+        (torch.zeros(4, 0), "row 0 sums to 0"),
+        (torch.eye(3)[[0, 0, 1, 1]], "images per class differ: [2, 2, 0]"),
+        (torch.eye(2)[[0, 0, 0, 1]], "images per class differ: [3, 1]"),
+    ],
+)
+def test_soft_labels_that_are_none_are_refused(labels, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        SyntheticSet(torch.zeros(4, 1, 4, 4), labels, 1)

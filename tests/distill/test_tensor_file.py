@@ -6,7 +6,14 @@ import torch
 from safetensors.torch import save_file
 
 from ddcal.config.backbones import FileConfig
-from ddcal.distill.tensor_file import TensorFileError, check_tensors, content_digest, read_tensor_file
+from ddcal.distill.tensor_file import (
+    TensorFileError,
+    check_tensors,
+    content_digest,
+    file_identity,
+    label_order,
+    read_tensor_file,
+)
 
 IMAGES = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([2, 0, 1, 1, 2, 0])
@@ -155,3 +162,58 @@ def test_what_does_not_fit_is_said_at_once(images, labels, stated, ipc, said, tm
     config = FileConfig.model_validate({"images": str(tmp_path / "set.pt"), "preprocessing": "normalized", **stated})
     text = "\n".join(map(str, check_tensors(read_tensor_file(config), config, ipc, SHAPE)))
     assert bool(text) == bool(said) and all(words in text for words in said), text
+
+
+SOFT = torch.tensor([[5.0, 1, 0], [3, 2, 0], [0, 4, 1], [0, 3, 2], [1, 1, 2], [0, 0, 9]])
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "ipc", "said"),
+    [
+        (SOFT, "logits", 2, []),
+        (SOFT.double(), "logits", 2, []),
+        (SOFT.long(), "logits", 2, []),
+        (SOFT.softmax(1), "probabilities", 2, []),
+        (torch.eye(3)[LABELS], "probabilities", 2, []),
+        (torch.eye(3).long()[LABELS], "probabilities", 2, []),
+        (SOFT, "logits", 1, ["distill.ipc: 1 is not allowed: must be 2"]),
+        (SOFT, "probabilities", 2, ["distill.file.labels_are: 'probabilities'", "row 0 sums to 6"]),
+        (SOFT.softmax(1) - 0.5, "probabilities", 2, ["probabilities must be at least 0"]),
+        (SOFT / 0, "logits", 2, ["NaN or infinite values in 6 of 6 labels"]),
+        (
+            SOFT[:5],
+            "logits",
+            2,
+            ["labels of shape (5, 3); as logits (distill.file.labels_are) of these images", "(6, 3)"],
+        ),
+        (SOFT[:, :2], "logits", 2, ["labels of shape (6, 2)", "it must be (6, 3)"]),
+        (LABELS, "logits", 2, ["labels of shape (6,)", "it must be (6, 3)"]),
+        (SOFT[[2, 2, 2, 2, 2, 2]], "logits", 2, ["[0, 6, 0] labels", "store the images class by class"]),
+        (torch.eye(3)[[0, 0, 1, 1, 2, 1]], "probabilities", 2, ["[2, 3, 1] labels"]),
+    ],
+)
+def test_soft_labels_are_what_they_are_said_to_be(labels, kind, ipc, said, tmp_path):
+    torch.save((IMAGES, labels), tmp_path / "set.pt")
+    stated = {"images": str(tmp_path / "set.pt"), "preprocessing": "normalized", "labels_are": kind}
+    config = FileConfig.model_validate(stated)
+    for shape in (SHAPE, None):
+        text = "\n".join(map(str, check_tensors(read_tensor_file(config), config, ipc, shape)))
+        if shape is not None or labels.shape == SOFT.shape:
+            assert bool(text) == bool(said) and all(words in text for words in said), text
+
+
+def test_the_order_of_soft_labels():
+    shuffled = SOFT.softmax(1)[[2, 0, 5, 3, 1, 4]]
+    assert label_order(shuffled).tolist() == [1, 4, 0, 3, 2, 5], "by the most probable class"
+    wandered = SOFT.softmax(1).clone()
+    wandered[1] = torch.tensor([0.3, 0.4, 0.3])
+    assert label_order(wandered).tolist() == [0, 1, 2, 3, 4, 5], "by its place, as most labels agree"
+    assert label_order(wandered[[4, 5, 2, 3, 0, 1]]) is None
+
+
+def test_what_labels_are_is_part_of_what_is_said_of_a_set():
+    config = FileConfig(images="a", preprocessing="zca")
+    assert file_identity(config, "0").keys() == {"preprocessing", "mean", "std", "lr", "digest"}
+    soft = config.model_copy(update={"labels_are": "logits"})
+    assert file_identity(soft, "0")["labels_are"] == "logits"
+    assert "labels_are" not in config.model_dump() and soft.model_dump()["labels_are"] == "logits"

@@ -362,3 +362,56 @@ def test_images_are_not_touched(settings):
     before = training.images.clone()
     run(training)
     assert torch.equal(training.images, before)
+
+
+# Soft labels
+
+
+def softly_labelled(labels, **settings):
+    """As `make_training`, with other labels."""
+    plain = make_training(**settings)
+    images, config = plain.images, plain.config
+    return DDNNTraining(images, labels(plain.labels), config, num_classes=3, flip=False, seed=0, stream="train")
+
+
+def smoothed(labels):
+    return 0.8 * F.one_hot(labels, 3).float() + 0.2 / 3
+
+
+@pytest.mark.parametrize("loss", [*LOSSES, "kl"])
+def test_one_hot_labels_train_to_the_bits_of_their_classes(loss):
+    settings = {"loss": loss, "augment": "dsa", "kl": {"temperature": 2.0 if loss == "kl" else 1.0}}
+    plain = make_training(**settings)
+    one_hot = softly_labelled(lambda labels: F.one_hot(labels, 3).float(), **settings)
+    assert run(plain) == run(one_hot)
+    for index in range(2):
+        assert torch.equal(weights_of(plain, index), weights_of(one_hot, index))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "label_smoothing", "mixup", "kl"])
+def test_soft_labels_train(loss):
+    soft, plain = softly_labelled(smoothed, loss=loss), make_training(loss=loss)
+    assert run(soft) != run(plain)
+    assert not torch.equal(weights_of(soft), weights_of(plain))
+    again = softly_labelled(smoothed, loss=loss)
+    run(again)
+    assert torch.equal(weights_of(soft), weights_of(again))
+
+
+def test_an_epoch_on_soft_labels_has_their_cross_entropy():
+    training = softly_labelled(smoothed, batch_size=256, lr=1e-12, networks=1)
+    log_p = training.networks[0](training.images).log_softmax(1)
+    expected = -(training.labels * log_p).sum(1).mean()
+    assert training.step() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_smoothed_labels_are_label_smoothing():
+    """The same loss by two ways: 0.2 spread beforehand, or by the loss."""
+    soft = softly_labelled(smoothed)
+    by_loss = make_training(loss="label_smoothing", label_smoothing={"epsilon": 0.2})
+    assert run(soft) == pytest.approx(run(by_loss), rel=1e-4)
+
+
+def test_the_focal_loss_has_no_soft_form():
+    with pytest.raises(ValueError, match=r"train.loss is 'focal', .* use 'cross_entropy'"):
+        softly_labelled(smoothed, loss="focal")

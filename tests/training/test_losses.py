@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ddcal.config import TrainConfig
 from ddcal.seeding import generator
-from ddcal.training.losses import focal_loss, make_loss, smoothed_cross_entropy
+from ddcal.training.losses import focal_loss, make_loss, smoothed_cross_entropy, usual_loss
 
 # Softmax of log(p) is p: probabilities that can be read off.
 PROBABILITIES = [[0.1, 0.2, 0.7], [0.5, 0.25, 0.25]]
@@ -82,6 +82,7 @@ LOSSES = {
     "mixup": {"loss": "mixup"},
     "label_smoothing": {"loss": "label_smoothing"},
     "focal": {"loss": "focal"},
+    "kl": {"loss": "kl"},
     "focal 0.5": {"loss": "focal", "focal": {"gamma": 0.5}},
     "focal sample dependent": {"loss": "focal", "focal": {"sample_dependent": True}},
 }
@@ -94,6 +95,8 @@ LOSSES = {
         ({"loss": "mixup", "mixup": {"alpha": 9.0}}, True),  # of each partner
         ({"loss": "focal", "focal": {"gamma": 0.0}}, True),
         ({"loss": "label_smoothing", "label_smoothing": {"epsilon": 0.0}}, True),
+        ({"loss": "kl"}, True),
+        ({"loss": "kl", "kl": {"temperature": 2.0}}, False),
         ({"loss": "focal"}, False),
         ({"loss": "label_smoothing"}, False),
     ],
@@ -138,3 +141,92 @@ def test_the_sample_dependent_gamma_changes_at_a_fifth():
     for p, power in ((0.199, 5.0), (0.201, 3.0)):
         loss = focal_loss(logits_of([[p, 1.0 - p]]), torch.tensor([0]), None)
         assert float(loss) == pytest.approx(-((1.0 - p) ** power) * math.log(p), rel=1e-9)
+
+
+# Soft labels
+
+SOFT_LOSSES = {
+    "cross_entropy": {},
+    "mixup": {"loss": "mixup"},
+    "label_smoothing": {"loss": "label_smoothing"},
+    "kl 1": {"loss": "kl"},
+    "kl 4": {"loss": "kl", "kl": {"temperature": 4.0}},
+    "kl 0.5": {"loss": "kl", "kl": {"temperature": 0.5}},
+}
+
+
+def soft_batch(count=7, classes=5, scale=3.0):
+    """Logits and labels; some probabilities are 0, and one label is a class."""
+    logits, _ = random_batch(count, classes, scale)
+    stream = generator(1, "test", "losses")
+    labels = torch.softmax(2.0 * torch.randn(count, classes, generator=stream, dtype=torch.float64), 1)
+    labels[0] = torch.eye(classes, dtype=torch.float64)[2]
+    labels[1, 3] = 0.0
+    return logits, labels / labels.sum(1, keepdim=True)
+
+
+def at_temperature(labels, temperature):
+    """q^(1/τ) over its sum, without logarithms."""
+    powers = labels ** (1.0 / temperature)
+    return powers / powers.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("settings", SOFT_LOSSES.values(), ids=SOFT_LOSSES)
+def test_soft_losses_and_their_gradients_are_the_closed_form(settings):
+    """Values by loops, gradients by (p − q) / N and τ (p_τ − q_τ) / N."""
+    config = TrainConfig.model_validate(settings)
+    logits, labels = soft_batch()
+    logits.requires_grad_()
+    loss = make_loss(config)(logits, labels)
+    (gradient,) = torch.autograd.grad(loss, [logits])
+    rows, count, classes = logits.tolist(), len(labels), labels.shape[1]
+    tau = config.kl.temperature if config.loss == "kl" else 1.0
+    aims = at_temperature(labels, tau) if config.loss == "kl" else labels
+    if config.loss == "label_smoothing":
+        aims = 0.9 * labels + 0.1 / classes
+    total, slopes = 0.0, torch.zeros(count, classes, dtype=torch.float64)
+    for i, (row, aim) in enumerate(zip(rows, aims.tolist(), strict=True)):
+        scaled = [value / tau for value in row]
+        for k in range(classes):
+            p = probability(scaled, k)
+            total -= tau**2 * aim[k] * math.log(p) / count
+            if config.loss == "kl" and aim[k] > 0.0:
+                total += tau**2 * aim[k] * math.log(aim[k]) / count
+            slopes[i, k] = tau * (p - aim[k]) / count
+    assert loss.item() == pytest.approx(total, rel=1e-12)
+    assert float((gradient - slopes).abs().max()) < 1e-12
+    assert torch.autograd.gradcheck(lambda values: make_loss(config)(values, labels), (logits,))
+
+
+def test_kl_at_a_temperature_is_that_of_the_teachers_logits():
+    """Hinton's loss is of logits z at τ; labels hold softmax(z) alone, and give the same."""
+    logits, _ = random_batch()
+    teacher = 2.0 * torch.randn(7, 5, generator=generator(2, "test", "losses"), dtype=torch.float64)
+    for tau in (0.5, 1.0, 3.0, 20.0):
+        loss = make_loss(TrainConfig.model_validate({"loss": "kl", "kl": {"temperature": tau}}))
+        wanted = F.softmax(teacher / tau, 1)
+        expected = (wanted * (wanted.log() - F.log_softmax(logits / tau, 1))).sum(1).mean() * tau**2
+        assert float(loss(logits, teacher.softmax(1))) == pytest.approx(float(expected), rel=1e-11)
+
+
+def test_kl_of_classes_is_the_cross_entropy_at_the_temperature():
+    logits, labels = random_batch()
+    for tau in (1.0, 4.0):
+        loss = make_loss(TrainConfig.model_validate({"loss": "kl", "kl": {"temperature": tau}}))
+        expected = tau**2 * F.cross_entropy(logits / tau, labels)
+        assert float(loss(logits, labels)) == float(expected)
+        assert float(loss(logits, F.one_hot(labels, 5).double())) == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_kl_of_a_perfect_student_is_zero_without_slope():
+    logits, _ = random_batch()
+    logits.requires_grad_()
+    loss = make_loss(TrainConfig(loss="kl"))(logits, logits.detach().softmax(1))
+    loss.backward()
+    assert abs(float(loss.detach())) < 1e-14 and float(logits.grad.abs().max()) < 1e-15
+
+
+def test_the_usual_size_of_a_loss_grows_with_the_temperature():
+    assert usual_loss(TrainConfig(), 10) == math.log(10)
+    config = TrainConfig.model_validate({"loss": "kl", "kl": {"temperature": 4.0}})
+    assert usual_loss(config, 10) == 16 * math.log(10)

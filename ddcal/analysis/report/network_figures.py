@@ -38,11 +38,11 @@ def draw_spectra(found: Collected, drawings: Drawings, artefacts: Artefacts, red
 
     def draw() -> Drawn:
         sets = {run: artefacts.synthetic(run) for run in runs}
-        count = common_count(one.labels for one in sets.values())
+        count = common_count(one.classes for one in sets.values())
         spectra = []
         for run, one in sets.items():
             bases = run.settings["distill.rtp.bases"] if run.settings[BACKBONE] == "rtp" else None
-            images = one.images[first_per_class(one.labels, count)]
+            images = one.images[first_per_class(one.classes, count)]
             masked = run.settings[BACKBONE] != "real" and run.settings[MDT] > 0.0
             spectra.append(spectrum(images, run.settings[BACKBONE], masked=masked, bases=bases or None))
         caption = (

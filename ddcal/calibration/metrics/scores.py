@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ddcal.calibration.checks import ArrayLike, check_count, check_labels, check_matrix
+from ddcal.calibration.checks import ArrayLike, check_count, check_matrix, check_targets, check_temperature, classes_of
 from ddcal.calibration.metrics.binned import brier_parts, mean_class_ece, top1_ece, top1_mce
 from ddcal.calibration.metrics.predictions import Predictions, predict, predict_from_probabilities
 from ddcal.calibration.metrics.ranking import equal_mass_ece, rank, risk_coverage_area
@@ -20,13 +20,26 @@ from ddcal.config.metrics import METRICS
 
 
 def accuracy(logits: ArrayLike, labels: ArrayLike) -> float:
-    """Return the share of images whose first largest logit is at the label. Raises as `score` does."""
+    """Return the share of images whose first largest logit is at the label. Raises as `score` does.
+
+    Labels may be probabilities (N, K): the label is then the first of the most probable classes.
+    """
     scores = check_matrix(logits)
-    return float((scores.argmax(axis=1) == check_labels(labels, scores.shape)).mean())
+    return float((scores.argmax(axis=1) == classes_of(check_targets(labels, scores.shape))).mean())
 
 
 def negative_log_likelihood(logits: ArrayLike, labels: ArrayLike, temperature: float = 1.0) -> float:
-    """Return the mean of -log softmax(logits / temperature) at the label, in nats. Raises as `score` does."""
+    """Return the mean of -log softmax(logits / temperature) at the label, in nats. Raises as `score` does.
+
+    Labels may be probabilities q (N, K): it is then the cross-entropy, the mean of -sum_k q_k log p_k.
+    """
+    if np.ndim(labels) == 2:
+        scores = check_matrix(logits)
+        labels = check_targets(labels, scores.shape)
+        if labels.ndim == 2:
+            scaled = scores.astype(np.float64, copy=False) / check_temperature(temperature)
+            scaled -= scaled.max(axis=1, keepdims=True)
+            return float((np.log(np.exp(scaled).sum(axis=1)) - (labels * scaled).sum(axis=1)).mean())
     return float(predict(logits, labels, temperature).nll.mean())
 
 

@@ -117,6 +117,10 @@ class Backbone:
         """Return whether it needs ``ipc`` real training images of every class."""
         return True
 
+    def soft_labels(self, distill: DistillConfig) -> bool:
+        """Return whether the labels of its set are probabilities."""
+        return False
+
     def rate(self, distill: DistillConfig) -> float | None:
         """Return the rate of training that came with the set, None where none did."""
         return None

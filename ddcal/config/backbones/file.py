@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ddcal.config.backbones.base import REFERENCE, Backbone
 from ddcal.config.base import Config, PositiveFloat
@@ -28,7 +28,9 @@ class FileConfig(Config):
 
     Attributes:
         images: Path of the images (M, C, S, S), alone or with their labels.
-        labels: Path of the labels (M,), where they lie in a file of their own.
+        labels: Path of the labels, where they lie in a file of their own.
+        labels_are: What the labels are: ``classes`` (M,); or soft ones (M, K): ``logits`` (DATM's ``labels_best.pt``),
+            or ``probabilities``.
         preprocessing: What was done to the images before they were stored: ``normalized`` (a mean and a std per
             channel), ``zca``, or nothing (``pixels``: uint8, or floats in [0, 1]).
         mean: The mean of each channel that they were normalized with; left out, it is that of the dataset here.
@@ -39,6 +41,7 @@ class FileConfig(Config):
 
     images: str | None = None
     labels: str | None = None
+    labels_are: Literal["classes", "logits", "probabilities"] = "classes"
     preprocessing: Literal["normalized", "zca", "pixels"] | None = None
     mean: Means | None = None
     std: Stds | None = None
@@ -55,6 +58,13 @@ class FileConfig(Config):
         if self.mean is not None and self.preprocessing not in (None, "normalized"):
             raise ValueError(f"preprocessing is {self.preprocessing!r}, which has no mean and std: leave them out")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        if self.labels_are == "classes":  # as configs were before there were others
+            values.pop("labels_are", None)
+        return values
 
 
 class File(Backbone):
@@ -77,6 +87,10 @@ class File(Backbone):
     def draws_real_images(self, distill: DistillConfig) -> bool:
         """Return False: the file has the images."""
         return False
+
+    def soft_labels(self, distill: DistillConfig) -> bool:
+        """Return whether the file's labels are said to be logits or probabilities."""
+        return distill.file.labels_are != "classes"
 
     def rate(self, distill: DistillConfig) -> float | None:
         """Return the rate that is stated for the set."""

@@ -67,8 +67,10 @@ class MTTConfig(Config):
     @property
     def kept_epochs(self) -> int:
         """How many epochs an expert trains, once the config is resolved: as given, or the last that can be read."""
+        if self.experts.epochs:
+            return self.experts.epochs
         assert self.max_start and self.expert_epochs, "the config must be resolved"
-        return self.experts.epochs or self.max_start - 1 + self.expert_epochs
+        return self.max_start - 1 + self.expert_epochs
 
 
 def too_few_epochs(epochs: int | None, max_start: int | None, expert_epochs: int | None) -> str | None:

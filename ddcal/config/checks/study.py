@@ -117,7 +117,7 @@ def _check_kind(study: StudyConfig, base: dict[str, Any], broken: set[str]) -> l
         message = (
             "trial: distill ends before this stage, so searching it changes nothing; remove it, or use trial: ddnn"
         )
-        late = [name for name in study.space if name.startswith(("train.", "calibrate."))]
+        late = [name for name in study.space if name.startswith(("labels.", "train.", "calibrate."))]
         problems += [problem_at(("space", name), message) for name in late]
     return problems
 

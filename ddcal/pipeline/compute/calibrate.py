@@ -37,6 +37,7 @@ from ddcal.pipeline.place import TrialPlace
 from ddcal.pipeline.stages.calibrate import CALIBRATE, CALIBRATORS
 from ddcal.pipeline.stages.masked import MASKED_RATIOS
 from ddcal.seeding import generator
+from ddcal.soft_labels import repeated
 
 
 def compute(place: TrialPlace) -> Found:
@@ -79,7 +80,7 @@ def fit_on_logits(
 
     Args:
         method: One that sees the train stage's logits alone: ``ts_train``, ``ts_holdout``, ``ts_val``.
-        logits: The train stage's tensors ``<split>_logits`` (n, N, K) and ``<split>_labels`` (N,).
+        logits: The train stage's tensors ``<split>_logits`` (n, N, K) and ``<split>_labels``, (N,) or (N, K).
         network: Which of the n networks.
         bounds: (t_min, t_max).
         solver: ``bounded`` or ``paper_lbfgs``.
@@ -186,8 +187,8 @@ def _chosen_ratio(masked: MaskedImages, draws: int, target: float) -> dict[str, 
 
     def accuracy_at(ratio: float) -> float:
         of_networks, labels = masked.logits(ratio, draws)
-        repeated = labels.repeat(of_networks.shape[1])
-        return math.fsum(accuracy(one.flatten(0, 1), repeated) for one in of_networks) / len(of_networks)
+        all_labels = repeated(labels, of_networks.shape[1])
+        return math.fsum(accuracy(one.flatten(0, 1), all_labels) for one in of_networks) / len(of_networks)
 
     choice = ratio_for_accuracy(accuracy_at, target)
     looked_at = [list(pair) for pair in choice.looked_at]

@@ -36,9 +36,8 @@ def begin(place: TrialPlace) -> DistillWork:
     Raises:
         BadInput: if a file of images that is to be imported has changed.
     """
-    work = DistillWork(
-        place.config, place.dataset, place.environment.device, experts_of(place), place.environment.compile
-    )
+    experts = experts_of(place) if place.config.distill.spec.takes_experts else None
+    work = DistillWork(place.config, place.dataset, place.environment.device, experts, place.environment.compile)
     if DISTILL.key(place.config, place.fingerprint, place.environment, place.keys) != place.keys[DISTILL.name]:
         raise BadInput(f"distill.file.images: {place.config.distill.file.images} changed meanwhile")
     return work

@@ -28,6 +28,7 @@ from ddcal.pipeline import measuring
 from ddcal.pipeline.compute.base import Found
 from ddcal.pipeline.compute.calibrate import fit_on_logits, found_calibrators
 from ddcal.pipeline.compute.diagram import DIAGRAM, draw_diagram
+from ddcal.pipeline.compute.labels import teacher_of
 from ddcal.pipeline.compute.train import logits_of
 from ddcal.pipeline.costs import Cost
 from ddcal.pipeline.measuring import random_logits
@@ -40,7 +41,7 @@ from ddcal.seeding import generator
 def compute(place: TrialPlace) -> Found:
     """Return the metrics of a trial whose networks are calibrated."""
     told, calibrators = found_calibrators(place)
-    values = evaluate(place.config, logits_of(place), calibrators, told)
+    values = evaluate(place.config, logits_of(place), calibrators, told, teacher_of(place))
     return Found(values, lambda folder: draw_diagram(values, place.config, folder / DIAGRAM))
 
 
@@ -60,19 +61,25 @@ def _calibrated_logits(calibrator: Calibrator, logits: Tensor) -> ArrayLike:
 
 
 def evaluate(
-    config: TrialConfig, logits: dict[str, Tensor], calibrators: Sequence[Calibrator], values: dict[str, Any]
+    config: TrialConfig,
+    logits: dict[str, Tensor],
+    calibrators: Sequence[Calibrator],
+    values: dict[str, Any],
+    teacher: dict[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """Score the calibrated networks on ``val`` and ``test``, beside raw, ts_train and ts_val.
 
     Metrics are means over the networks; ``…_std`` is their standard deviation (n − 1; absent for one network).
     ``val/ece`` and its like belong to the trial's own calibration, ``val/raw/ece`` to a reference. Calibrations that
-    are one temperature have ``temperature`` and its like too.
+    are one temperature have ``temperature`` and its like too. ``val/teacher/ece`` and its like are of the experts that
+    gave the labels: of the mean of their probabilities, at the temperature of the labels.
 
     Args:
         config: Resolved.
         logits: The train stage's tensors.
         calibrators: The trial's own, one a network.
         values: What `calibrate` recorded of them.
+        teacher: Their probabilities (N, K) on ``val`` and ``test``, of a trial that has such labels.
 
     Returns:
         JSON values: ``metrics`` (name → float), ``temperatures`` (calibration → one per network) and ``reliability``
@@ -102,6 +109,9 @@ def evaluate(
                 metrics[prefix + name] = mean
                 if std is not None and name in ("accuracy", "ece", "nll"):
                     metrics[f"{prefix}{name}_std"] = std
+        if teacher is not None:
+            scores_of_teacher = score_probabilities(teacher[split], labels, bins)
+            metrics |= {f"{split}/teacher/{name}": value for name, value in scores_of_teacher.items()}
         floors = [
             ece_noise_floor(
                 _calibrated_logits(calibrators[i], logits[f"{split}_logits"][i]),

@@ -1,4 +1,4 @@
-"""Computing the experts stage of MTT: an entry an expert, which trials share, and one that lists them.
+"""Computing the experts stage: an entry an expert, which trials share, and one that lists them.
 
 An expert's key says nothing of how many there are, so a trial that wants more of them trains the new ones alone, and
 two trials that want some of the same share the work.

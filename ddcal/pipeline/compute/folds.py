@@ -24,13 +24,14 @@ from ddcal.data import Dataset
 from ddcal.distill import SyntheticSet
 from ddcal.errors import BadInput
 from ddcal.pipeline import measuring
-from ddcal.pipeline.compute.distill import synthetic_of
+from ddcal.pipeline.compute.labels import labelled_set
 from ddcal.pipeline.compute.train import quiet_training, training_images, training_rate
 from ddcal.pipeline.costs import Cost
 from ddcal.pipeline.measuring import BATCHES, SCORED_IMAGES, images_like_train
 from ddcal.pipeline.place import TrialPlace
 from ddcal.pipeline.stages.folds import FOLDS
 from ddcal.seeding import derive_seed, generator
+from ddcal.soft_labels import classes_in_order
 from ddcal.training import DDNNTraining
 
 logger = logging.getLogger(__name__)
@@ -44,13 +45,13 @@ def begin(place: TrialPlace) -> FoldsWork:
     Raises:
         BadInput: if a class has a single image.
     """
-    synthetic = synthetic_of(place)
+    synthetic = labelled_set(place)
     assert synthetic is not None, "folds are of distilled images"
     return FoldsWork(place.config, place.dataset, synthetic, place.environment.device, place.environment.compile)
 
 
 def fold_logits_of(place: TrialPlace) -> dict[str, Tensor] | None:
-    """Return the tensors of the finished stage (``logits`` (M, K), ``labels`` (M,)); None for a trial without it."""
+    """Return the tensors of the finished stage (``logits`` (M, K), ``labels`` (M,) or (M, K)); None without it."""
     entry = place.entries.get(FOLDS.name)
     return None if entry is None else load_file(entry.folder / FOLD_LOGITS)
 
@@ -94,7 +95,8 @@ class FoldsWork:
         """
         self.config, self.dataset, self.device, self.compiled = config, dataset, device, compiled
         self.images, self.labels, _, _ = training_images(config, dataset, synthetic)
-        per_class = int(torch.unique(self.labels, return_counts=True)[1].min())
+        classes = classes_in_order(self.labels)
+        per_class = int(torch.unique(classes, return_counts=True)[1].min())
         if per_class < 2:
             raise BadInput(
                 f"calibrate.method is {config.calibrate.method!r} but there is {per_class} distilled image a class to "
@@ -103,7 +105,7 @@ class FoldsWork:
         self.folds = folds_within(config.calibrate.folds, per_class)
         rate = training_rate(config, synthetic)
         self.recipe = config.train.model_copy(update={"lr": rate, "networks": 1})
-        self.fold_of = split_folds(self.labels, self.folds, config.seed)
+        self.fold_of = split_folds(classes, self.folds, config.seed)
         self.logits = torch.zeros(len(self.labels), dataset.num_classes)
         self.curve: list[dict[str, float]] = []
         self._fold = 0

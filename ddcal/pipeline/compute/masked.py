@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ddcal.calibration.masked import masked_logits
 from ddcal.config import TrialConfig
-from ddcal.pipeline.compute.distill import synthetic_of
+from ddcal.pipeline.compute.labels import labelled_set
 from ddcal.pipeline.compute.train import networks_of, training_images
 from ddcal.pipeline.place import TrialPlace
 from ddcal.pipeline.stages.masked import KEPT_BYTES, MASKED, masked_key
@@ -60,7 +60,7 @@ class MaskedImages:
             draws: How many masks are drawn; 1 counts at ratio 0.
 
         Returns:
-            float32 (networks, draws, M, K), and the labels int64 (M,), on the CPU.
+            float32 (networks, draws, M, K), and the labels, int64 (M,) or float32 (M, K), on the CPU.
 
         Raises:
             StoreError: if the store cannot be read or written.
@@ -105,7 +105,7 @@ def masked_images(place: TrialPlace, keep: int | None = KEPT_BYTES) -> MaskedIma
     """
 
     def load() -> tuple[Sequence[torch.nn.Module], Tensor, Tensor]:
-        networks, synthetic, device = networks_of(place), synthetic_of(place), place.environment.device
+        networks, synthetic, device = networks_of(place), labelled_set(place), place.environment.device
         if synthetic is None:
             images, labels = place.dataset.val.images, place.dataset.val.labels
         else:

@@ -21,12 +21,13 @@ from ddcal.data import Dataset
 from ddcal.distill import SyntheticSet
 from ddcal.networks import build_network
 from ddcal.pipeline import measuring
-from ddcal.pipeline.compute.distill import synthetic_of
+from ddcal.pipeline.compute.labels import labelled_set
 from ddcal.pipeline.costs import Cost
 from ddcal.pipeline.measuring import BATCHES, QUIET, SCORED_IMAGES, images_like_train, score_seconds
 from ddcal.pipeline.place import TrialPlace
 from ddcal.pipeline.stages.train import POINTS, TRAIN
 from ddcal.seeding import generator
+from ddcal.soft_labels import targets
 from ddcal.training import DDNNTraining, split_holdout
 
 NETWORKS = "networks.safetensors"
@@ -36,11 +37,14 @@ LOGITS = "logits.safetensors"
 def begin(place: TrialPlace) -> TrainWork:
     """Return the stage before its first epoch."""
     there = place.environment
-    return TrainWork(place.config, place.dataset, synthetic_of(place), there.device, there.compile)
+    return TrainWork(place.config, place.dataset, labelled_set(place), there.device, there.compile)
 
 
 def logits_of(place: TrialPlace) -> dict[str, Tensor]:
-    """Return the tensors of the finished stage: ``<split>_logits`` (n, N, K) and ``<split>_labels`` (N,)."""
+    """Return the tensors of the finished stage: ``<split>_logits`` (n, N, K) and ``<split>_labels`` (N,).
+
+    Labels of ``train`` and ``held`` are (N, K) where they are soft.
+    """
     return load_file(place.entries[TRAIN.name].folder / LOGITS)
 
 
@@ -169,7 +173,7 @@ def training_rate(config: TrialConfig, synthetic: SyntheticSet | None) -> float:
 def training_images(
     config: TrialConfig, dataset: Dataset, synthetic: SyntheticSet | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return (images, labels, held-out images, held-out labels) of the train stage.
+    """Return (images, labels, held-out images, held-out labels) of the train stage, soft labels as they are.
 
     Args:
         config: Resolved.
@@ -180,13 +184,9 @@ def training_images(
         split = dataset.train
         return split.images, split.labels, split.images[:0], split.labels[:0]
     held = held_out_per_class(synthetic.images_per_class, config.train.holdout)
-    kept_index, held_index = split_holdout(synthetic.labels, held, config.seed)
-    return (
-        synthetic.images[kept_index],
-        synthetic.labels[kept_index],
-        synthetic.images[held_index],
-        synthetic.labels[held_index],
-    )
+    kept_index, held_index = split_holdout(synthetic.classes, held, config.seed)
+    labels = targets(synthetic.labels)
+    return synthetic.images[kept_index], labels[kept_index], synthetic.images[held_index], labels[held_index]
 
 
 def load_networks(weights: dict[str, Tensor], config: TrialConfig, dataset: Dataset) -> list[torch.nn.Module]:

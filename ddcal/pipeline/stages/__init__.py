@@ -12,12 +12,15 @@ from ddcal.pipeline.stages.distill import DISTILL
 from ddcal.pipeline.stages.evaluate import EVALUATE
 from ddcal.pipeline.stages.experts import EXPERTS
 from ddcal.pipeline.stages.folds import FOLDS
+from ddcal.pipeline.stages.labels import LABELS
 from ddcal.pipeline.stages.masked import MASKED
 from ddcal.pipeline.stages.train import TRAIN
 
 __all__ = ["ENTRIES", "LAST", "STAGES", "Stage", "stages_of"]
 
-STAGES: dict[str, Stage] = {stage.name: stage for stage in (EXPERTS, DISTILL, TRAIN, FOLDS, CALIBRATE, EVALUATE)}
+STAGES: dict[str, Stage] = {
+    stage.name: stage for stage in (EXPERTS, DISTILL, LABELS, TRAIN, FOLDS, CALIBRATE, EVALUATE)
+}
 """Name → stage, in their order."""
 
 ENTRIES = (*STAGES, MASKED)
@@ -42,5 +45,5 @@ def stages_of(config: TrialConfig, target: str = "ddnn") -> list[Stage]:
         raise ValueError(
             f"distill.backbone is {config.distill.backbone!r}, which distills nothing: target={target!r} needs another"
         )
-    order = list(STAGES.values())
-    return [stage for stage in order[: order.index(last) + 1] if stage.in_trial(config)]
+    wanted = {last.name, *last.needs(config)}  # experts that label are of no set
+    return [stage for stage in STAGES.values() if stage.name in wanted and stage.in_trial(config)]

@@ -104,8 +104,12 @@ class Stage(ABC):
 
     def key(self, config: TrialConfig, fingerprint: str, environment: Environment, earlier: Mapping[str, str]) -> str:
         """Return its key, a sha256 in hex; ``earlier`` has the keys of the stages before it."""
-        upstream = sorted(earlier[name] for name in self.builds_on if name in earlier)
+        upstream = sorted(earlier[name] for name in self.needs(config) if name in earlier)
         return digest(self.identity(config, fingerprint, environment) | {"upstream": upstream})
+
+    def needs(self, config: TrialConfig) -> tuple[str, ...]:
+        """Return the stages of ``builds_on`` that it reads in a trial."""
+        return self.builds_on
 
     # What it leaves
 

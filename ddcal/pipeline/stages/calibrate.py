@@ -25,8 +25,8 @@ class CalibrateStage(Stage):
 
     name = "calibrate"
     span = (0.9, 0.95)
-    builds_on = ("experts", "distill", "train", "folds")
-    reads = ("seed", "data.", "network.", "distill.", "train.", "calibrate.")
+    builds_on = ("experts", "distill", "labels", "train", "folds")
+    reads = ("seed", "data.", "network.", "distill.", "labels.", "train.", "calibrate.")
     step = "network"
     values_file = "calibration.json"
     shared_files = {"calibration.json": "networks"}  # noqa: RUF012 - never changed

@@ -45,6 +45,10 @@ class DistillStage(Stage):
         """Return whether anything is distilled."""
         return config.distill.spec.distills
 
+    def needs(self, config: TrialConfig) -> tuple[str, ...]:
+        """Return the experts, where the backbone matches them."""
+        return self.builds_on if config.distill.spec.takes_experts else ()
+
     def version(self, config: TrialConfig) -> int:
         """Return the version of the backbone."""
         return config.distill.spec.algorithm_version(config.distill)
@@ -115,15 +119,18 @@ class DistillStage(Stage):
         features = shape.channels * shape.size**2
         per_class = config.distill.spec.images_per_class(config.distill, shape.classes, shape.channels, shape.size)
         count = per_class * shape.classes
-        tensors = 4 * count * features + 8 * count + 3 * TENSOR_HEADER_BYTES
+        tensors = 4 * count * features + 3 * TENSOR_HEADER_BYTES
+        soft = config.distill.spec.soft_labels(config.distill)
+        labels = 4 * shape.classes * count if soft else 8 * count
         fitted = (features, features**2, features**2) if config.data.zca else (shape.channels, shape.channels)
         kept = sum(4 * numbers + TENSOR_HEADER_BYTES for numbers in fitted if numbers <= SMALL_PREPROCESSING)
         text = MANIFEST_BYTES + POINT_BYTES * config.distill.probe.points + DESCRIPTION_BYTES + 32 * shape.classes
-        source = tensors if config.distill.spec.imports else 0  # the imported tensors as they were stored
+        stored = tensors + (2 if soft else 1) * labels  # of numbers that may have eight bytes
+        source = stored if config.distill.spec.imports else 0  # the imported tensors as they were stored
         shown = min(MAX_CLASSES, shape.classes) * min(MAX_IMAGES, per_class)
         grid = shown * features + TENSOR_HEADER_BYTES if config.data.zca else 0
         progress = 0 if not config.distill.spec.learns else _progress_size(shape) + 2 * TENSOR_HEADER_BYTES
-        return tensors + source + progress + grid + kept + text
+        return tensors + labels + source + progress + grid + kept + text
 
     def checkpoint_size(self, config: TrialConfig, shape: DatasetShape) -> int:
         """Return the bytes of the images, their momentum and the pictures so far."""

@@ -18,8 +18,8 @@ class EvaluateStage(Stage):
 
     name = "evaluate"
     span = (0.95, 1.0)
-    builds_on = ("experts", "distill", "train", "folds", "calibrate")
-    reads = ("seed", "data.", "network.", "distill.", "train.", "calibrate.", "evaluate.")
+    builds_on = ("experts", "distill", "labels", "train", "folds", "calibrate")
+    reads = ("seed", "data.", "network.", "distill.", "labels.", "train.", "calibrate.", "evaluate.")
     step = "evaluation"
     values_file = "evaluation.json"
     shared_files = {"evaluation.json": ".", "reliability.png": "."}  # noqa: RUF012 - never changed

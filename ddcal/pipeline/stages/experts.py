@@ -1,4 +1,4 @@
-"""The experts stage of MTT: the trajectories of networks trained on the real data."""
+"""The experts stage, of MTT and of labels by experts: the trajectories of networks trained on the real data."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ class ExpertsStage(Stage):
     reads = (
         *("seed", "data.", "network.", "distill.network.", "distill.mtt.experts."),
         *("distill.backbone", "distill.family", "distill.ipc", "distill.mtt.max_start", "distill.mtt.expert_epochs"),
+        *("labels.source", "labels.experts", "labels.epoch"),
     )
     step = "epoch of an expert"
     optional = True
 
     def in_trial(self, config: TrialConfig) -> bool:
-        """Return whether the backbone takes experts."""
-        return config.distill.spec.takes_experts
+        """Return whether the backbone matches experts, or they label the set."""
+        return config.experts > 0
 
     def version(self, config: TrialConfig) -> int:
         """Return the version of training experts."""
@@ -39,7 +40,7 @@ class ExpertsStage(Stage):
         """Return the distilling network and ``mtt.experts`` alone, so that sets of any ipc and mask share them."""
         return {
             "network": config.distill.network.model_dump(mode="json"),
-            "experts": config.distill.mtt.experts.model_dump(mode="json"),
+            "experts": config.distill.mtt.experts.model_dump(mode="json") | {"count": config.experts},
         }
 
     def kind(self, config: TrialConfig) -> Kind:
@@ -52,7 +53,7 @@ class ExpertsStage(Stage):
 
     def amount(self, config: TrialConfig) -> Amount:
         """Return the experts and their epochs."""
-        return Amount(config.distill.mtt.experts.count, config.distill.mtt.kept_epochs, 0)
+        return Amount(config.experts, config.distill.mtt.kept_epochs, 0)
 
     def size(self, config: TrialConfig, shape: DatasetShape) -> int:
         """Return the bytes of all experts and of their list."""
@@ -64,7 +65,7 @@ class ExpertsStage(Stage):
             trajectory_bytes,
         )
 
-        count, epochs = config.distill.mtt.experts.count, config.distill.mtt.kept_epochs
+        count, epochs = config.experts, config.distill.mtt.kept_epochs
         text = MANIFEST_BYTES + EPOCH_BYTES * (epochs + 1)
         one = trajectory_bytes(config, shape) + TENSOR_HEADER_BYTES + text
         return count * one + MANIFEST_BYTES + count * (MEMBER_BYTES + EPOCH_BYTES * (epochs + 1))
@@ -98,4 +99,4 @@ def expert_keys(config: TrialConfig, fingerprint: str, environment: Environment)
     config = resolve(config)
     identity = EXPERTS.identity(config, fingerprint, environment)
     del identity["config"]["experts"]["count"]
-    return [digest(identity | {"expert": index}) for index in range(config.distill.mtt.experts.count)]
+    return [digest(identity | {"expert": index}) for index in range(config.experts)]

@@ -19,8 +19,8 @@ class FoldsStage(Stage):
 
     name = "folds"
     span = (0.9, 0.9)  # none of a trial's progress, as experts
-    builds_on = ("experts", "distill")
-    reads = (*("seed", "data.", "network.", "distill.", "train."), "calibrate.method", "calibrate.folds")
+    builds_on = ("experts", "distill", "labels")
+    reads = (*("seed", "data.", "network.", "distill.", "labels.", "train."), "calibrate.method", "calibrate.folds")
     step = "epoch of a network"
     optional = True
 
@@ -49,9 +49,10 @@ class FoldsStage(Stage):
 
     def size(self, config: TrialConfig, shape: DatasetShape) -> int:
         """Return the bytes of the logits."""
-        from ddcal.pipeline.footprint import MANIFEST_BYTES, TENSOR_HEADER_BYTES, train_images
+        from ddcal.pipeline.footprint import MANIFEST_BYTES, TENSOR_HEADER_BYTES, label_bytes, train_images
 
-        return train_images(config, shape)[0] * (4 * shape.classes + 16) + 3 * TENSOR_HEADER_BYTES + MANIFEST_BYTES
+        one = 4 * shape.classes + label_bytes(config, shape) + 8
+        return train_images(config, shape)[0] * one + 3 * TENSOR_HEADER_BYTES + MANIFEST_BYTES
 
     def checkpoint_size(self, config: TrialConfig, shape: DatasetShape) -> int:
         """Return the bytes of one network, its momentum and the logits so far."""

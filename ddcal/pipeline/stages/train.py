@@ -22,8 +22,8 @@ class TrainStage(Stage):
 
     name = "train"
     span = (0.5, 0.9)
-    builds_on = ("experts", "distill")
-    reads = ("seed", "data.", "network.", "distill.", "train.")
+    builds_on = ("experts", "distill", "labels")
+    reads = ("seed", "data.", "network.", "distill.", "labels.", "train.")
     step = "epoch of a network"
     points_compared = "all but the last"
     shared_files = {"networks.safetensors": "networks"}  # noqa: RUF012 - never changed
@@ -51,12 +51,18 @@ class TrainStage(Stage):
 
     def size(self, config: TrialConfig, shape: DatasetShape) -> int:
         """Return the bytes of the networks and of their logits."""
-        from ddcal.pipeline.footprint import MANIFEST_BYTES, TENSOR_HEADER_BYTES, parameter_bytes, train_images
+        from ddcal.pipeline.footprint import (
+            MANIFEST_BYTES,
+            TENSOR_HEADER_BYTES,
+            label_bytes,
+            parameter_bytes,
+            train_images,
+        )
 
         networks = config.train.networks
         weights, parts = parameter_bytes(config.train.network.over(NetworkConfig()), shape)
-        images = sum(train_images(config, shape)) + shape.val + shape.test
-        logits = images * (4 * networks * shape.classes + 8)
+        trained, real = sum(train_images(config, shape)), shape.val + shape.test
+        logits = (trained + real) * 4 * networks * shape.classes + trained * label_bytes(config, shape) + 8 * real
         return networks * (weights + parts * TENSOR_HEADER_BYTES) + logits + 8 * TENSOR_HEADER_BYTES + MANIFEST_BYTES
 
     def checkpoint_size(self, config: TrialConfig, shape: DatasetShape) -> int:
@@ -83,7 +89,9 @@ def recipe(train: TrainConfig) -> dict[str, Any]:
     values = train.model_dump(mode="json")
     for section in LOSS_SECTIONS:
         if section != train.loss:
-            del values[section]
+            values.pop(section, None)
+    if train.loss == "kl":
+        values["kl"] = train.kl.model_dump(mode="json")
     if train.loss == "focal" and train.focal.sample_dependent:
         del values["focal"]["gamma"]
     return values

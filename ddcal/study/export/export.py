@@ -236,10 +236,16 @@ GPU model that made it, every metric and artefact comes out equal to the last bi
 {table}
 
 - `run.yaml`: resolved config, expected metrics, the digest of every artefact, versions, device, threads, commit.
-- `distilled/`: the distilled images with labels and their preprocessing (safetensors and JSON).
+- `distilled/`: the distilled images with labels and their preprocessing (safetensors and JSON){_labelled(run)}.
 {_described(trial, pictures)}- `networks/`: the trained networks and their calibration.
 - `evaluation.json`, `reliability.png`: all metrics, and the reliability diagram on the test images.
 {_described_models(run["models"]) if "models" in run else ""}"""
+
+
+def _labelled(run: dict[str, Any]) -> str:
+    """Return that networks were trained on other labels than those that came with the set."""
+    there = any("labels.safetensors" in record["files"] for record in run["stages"].values())
+    return "; `labels.safetensors`: the experts' labels, which the networks were trained on" if there else ""
 
 
 def _described_models(models: dict[str, Any]) -> str:

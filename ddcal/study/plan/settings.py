@@ -14,7 +14,7 @@ from ddcal.config.training import LOSS_SECTIONS
 from ddcal.config.trial import flatten
 from ddcal.study.plan.planned import PlannedTrial
 
-AFTER_DISTILL = ("train", "calibrate", "evaluate")
+AFTER_DISTILL = ("labels", "train", "calibrate", "evaluate")
 """Sections without effect where trials end with the distilled set."""
 
 
@@ -47,7 +47,7 @@ def settings_of(study: StudyConfig, trials: Sequence[PlannedTrial]) -> list[Sett
     plain = flatten(trial_from({}, {}).model_dump(mode="json"))
     preset = flatten(resolve(trial_from({}, {})).model_dump(mode="json"))
     settings = []
-    for name in every[0]:
+    for name in dict.fromkeys(name for config in every for name in config):  # some are left out where they are off
         configs = [config for config in every if _has_effect(study, name, config)]
         if name in study.space or not configs:
             continue
@@ -90,8 +90,13 @@ def _has_effect(study: StudyConfig, name: str, config: dict[str, Any]) -> bool:
     part, section, *_ = [*name.split("."), ""]
     if study.trial == "distill" and part in AFTER_DISTILL:
         return False
+    experts_label = config.get("labels.source") == "experts"
     if part == "distill" and section in SECTIONS:
-        return section == backbone(config["distill.backbone"]).section
+        spec = backbone(config["distill.backbone"])
+        of_experts = name.startswith("distill.mtt.experts.") and not name.endswith(".count")
+        return section == spec.section or (experts_label and of_experts)
+    if part == "labels" and name != "labels.source":
+        return experts_label
     if part == "train" and section in LOSS_SECTIONS:
         return section == config["train.loss"] and not (
             name == "train.focal.gamma" and config["train.focal.sample_dependent"]

@@ -1,0 +1,70 @@
+"""Labels that are classes, int64 (N,), or probabilities, float (N, K): soft labels.
+
+Whoever computes with labels calls `targets` first, so that probabilities which are 0 and 1 alone are the classes that
+they stand for: a one-hot set gives the bits of a hard-labelled one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SUM_SLACK = 1e-4
+"""How far the sum of a row of probabilities may be from 1: the rounding of a float32 softmax over many classes."""
+
+
+def targets(labels: Tensor) -> Tensor:
+    """Return labels as they are computed with: int64 (N,) where each row is one-hot to the bit, else as they are.
+
+    Args:
+        labels: int64 (N,) or float (N, K).
+    """
+    if labels.ndim != 2:
+        return labels
+    one_hot = bool(((labels == 0.0) | (labels == 1.0)).all()) and bool((labels.sum(1) == 1.0).all())
+    return labels.argmax(1) if one_hot else labels
+
+
+def hard_labels(labels: Tensor) -> Tensor:
+    """Return the class of each label, int64 (N,): of probabilities the most probable one, the first of equals.
+
+    Args:
+        labels: int64 (N,) or float (N, K).
+    """
+    return labels.argmax(1) if labels.ndim == 2 else labels
+
+
+def classes_in_order(labels: Tensor) -> Tensor:
+    """Return the class that each image of a set stands for, int64 (N,), on the CPU.
+
+    That is its label. Where labels are probabilities it is its place: sets are ordered by class, N / K images of each.
+    The most probable class may be another one, and would not give every class as many images.
+
+    Args:
+        labels: int64 (N,) or float (N, K), of a set that is ordered by class.
+    """
+    found = targets(labels)
+    if found.ndim != 2:
+        return found.cpu()
+    return torch.arange(found.shape[1]).repeat_interleave(len(found) // max(1, found.shape[1]))
+
+
+def repeated(labels: Tensor, times: int) -> Tensor:
+    """Return labels so many times, one after the other: (times · N,) or (times · N, K)."""
+    return labels.repeat(times) if labels.ndim == 1 else labels.repeat(times, 1)
+
+
+def probability_problem(labels: Tensor) -> str:
+    """Return what keeps float (N, K) from being rows of probabilities, naming the first; "" if nothing does."""
+    finite = torch.isfinite(labels)
+    if not bool(finite.all()):
+        row, column = torch.nonzero(~finite)[0].tolist()
+        return f"row {row} has {float(labels[row, column])} for class {column}; probabilities must be finite"
+    if bool((labels < 0.0).any()):
+        row, column = torch.nonzero(labels < 0.0)[0].tolist()
+        return f"row {row} has {float(labels[row, column]):.6g} for class {column}; probabilities must be at least 0"
+    off = (labels.double().sum(1) - 1.0).abs()
+    if len(off) and float(off.max()) > SUM_SLACK:
+        row = int(torch.nonzero(off > SUM_SLACK)[0])
+        return f"row {row} sums to {float(labels[row].double().sum()):.6g}; probabilities must sum to 1"
+    return ""
