@@ -32,8 +32,15 @@ AT_MOST = ("mts_distilled", "isotonic_val")
         {"distill__backbone": "real", "calibrate__method": "mts_distilled", "calibrate__draws": 50},
         {"distill__backbone": "real", "calibrate__method": "vs_val"},
         {"distill__backbone": "real", "calibrate__method": "isotonic_val"},
+        {
+            "distill__backbone": "real",
+            "distill__ipc": 30,
+            "labels": {"source": "experts", "experts": 2, "epoch": 1},
+            "calibrate__method": "ts_cv",
+        },
+        {"distill__backbone": "real", "distill__ipc": 20, "labels": {"source": "experts", "epoch": 1}},
     ],
-    ids=["dc", "wide", "holdout", "full", "zca", "rtp", "resnet18", "cv", "distilled", "vs", "iso"],
+    ids=["dc", "wide", "holdout", "full", "zca", "rtp", "resnet18", "cv", "distilled", "vs", "iso", "soft cv", "soft"],
 )
 def test_stages_take_at_most_what_is_predicted(changes, make_trial, tmp_path, environment):
     trial = resolve(make_trial(**changes))
