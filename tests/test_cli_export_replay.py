@@ -6,12 +6,15 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from ledgers import plain_events, write_plain
 from typer.testing import CliRunner
 
+from ddcal.analysis.calibration_rows import calibration_rows
 from ddcal.calibration import load_calibrator
 from ddcal.cli import app
+from ddcal.distill import SyntheticSet
 from ddcal.study import load_study, run_study
 from ddcal.study.export.export import ExportError, export_trial
 from ddcal.study.export.replay import replay
@@ -73,6 +76,25 @@ def test_the_winner_is_a_folder_of_everything(study, exported):
     assert json.loads((exported / "run.lock.json").read_text()) == run
     assert "ddcal replay ." in (exported / "README.md").read_text()
     assert not list(exported.parent.glob(".*"))
+
+
+def test_labels_by_experts_are_exported_and_replayed(tmp_path, tiny_study):
+    base = {"labels.source": "experts", "distill.mtt.experts": {"epochs": 2, "batch_size": 128}, "train.networks": 1}
+    config = tiny_study(base=base, space={"labels.temperature": {"choice": [2.0]}}, search={"trials": 1})
+    directory = run_study(config, output=tmp_path, debug=True).directory
+    result = ddcal("export", directory, "--to", tmp_path / "best")
+    assert result.exit_code == 0
+    labels = {"distilled/labels.json", "distilled/labels.safetensors"}
+    assert contents(tmp_path / "best") - {"progress.png"} == FILES | labels
+    assert "`labels.safetensors`: the experts' labels" in (tmp_path / "best" / "README.md").read_text()
+    synthetic = SyntheticSet.load(tmp_path / "best" / "distilled")
+    assert synthetic.labels.ndim == 2
+    assert torch.equal(synthetic.classes, torch.arange(10).repeat_interleave(synthetic.images_per_class))
+    compared = replay(tmp_path / "best")
+    assert all(item.same for item in compared)
+    assert {"labels/labels.safetensors", "experts/experts.json", "test/teacher/ece"} <= {one.name for one in compared}
+    own, teacher = (row for row in calibration_rows(load_study(directory).best)[1] if row.own or row.teacher)
+    assert own.notes[:1] == ["this trial"] and (teacher.name, teacher.notes) == ("teacher", ["gave the labels"])
 
 
 def test_calibrators_and_folds_are_exported_and_replayed(tmp_path, tiny_study):

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 from ddcal.study.record.results import Trial
 
-REPORTED = ("raw", "ts_train", "", "ts_val")
-"""What every evaluation has; the trial's own calibration has no name there."""
+TEACHER = "teacher"
+"""The experts that gave the labels: no calibration of the networks, but what they are to answer like."""
+
+REPORTED = ("raw", "ts_train", "", "ts_val", TEACHER)
+"""What evaluations have; the trial's own calibration has no name there, and few have a teacher."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class CalibrationRow:
         accuracy: Share of the images that are classified right.
         own: Whether it is the trial's own.
         worse: Whether its NLL is above that of the networks without calibration.
+        teacher: Whether it is no calibration, but the experts that gave the labels.
     """
 
     name: str
@@ -29,6 +33,13 @@ class CalibrationRow:
     accuracy: float
     own: bool
     worse: bool
+    teacher: bool = False
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of it."""
+        said = {"this trial": self.own, "worse NLL than raw": self.worse, "gave the labels": self.teacher}
+        return [words for words, true in said.items() if true]
 
 
 def calibration_rows(trial: Trial) -> tuple[str, list[CalibrationRow]]:
@@ -54,9 +65,7 @@ def calibration_rows(trial: Trial) -> tuple[str, list[CalibrationRow]]:
         ece, nll, accuracy = (metrics.get(prefix + metric) for metric in ("ece", "nll", "accuracy"))
         if ece is None or nll is None or accuracy is None or (not name and method in REPORTED):
             continue
-        rows.append(
-            CalibrationRow(
-                name or method, ece, nll, accuracy, not name or name == method, raw is not None and nll > raw
-            )
-        )
+        own, teacher = not name or name == method, name == TEACHER
+        worse = raw is not None and nll > raw and not teacher
+        rows.append(CalibrationRow(name or method, ece, nll, accuracy, own, worse, teacher))
     return title + (f"; ECE noise floor {noise:.4f}" if noise is not None else ""), rows

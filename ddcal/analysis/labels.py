@@ -34,6 +34,7 @@ OTHER_LABELS = {
     "mixup": "mixup",
     "label_smoothing": "label smoothing",
     "focal": "focal loss",
+    "kl": "distillation (KL)",
     "mdt": "MDT",
     "mts_val_tuned": "MTS, ratio tuned on val",
     "noise_floor": "noise floor",

@@ -106,11 +106,11 @@ def print_status(status: Status, console: Console) -> None:
 
 
 def calibration_table(trial: Trial) -> Sheet:
-    """Return raw, ts_train, the trial's own calibration and ts_val on test, with the noise floor of the ECE."""
+    """Return raw, ts_train, the trial's own calibration, ts_val and a teacher on test, with the ECE's noise floor."""
     title, found = calibration_rows(trial)
     rows = []
     for row in found:
-        note = " ".join([*(["<- this trial"] if row.own else []), *(["worse NLL than raw"] if row.worse else [])])
+        note = ("<- " if row.own else "") + " ".join(row.notes)
         rows.append([row.name, f"{row.ece:.4f}", f"{row.nll:.4f}", f"{row.accuracy:.4f}", note])
     numbers = ("ECE", "NLL", "accuracy")
     return Sheet(title, ("calibration", *numbers, ""), rows, numbers)

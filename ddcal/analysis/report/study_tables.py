@@ -53,9 +53,8 @@ def put_winner(page: Page, results: StudyResults, best: Trial) -> None:
         return
     cells: list[list[Entry]] = []
     for row in rows:
-        note = ", ".join([*(["this trial"] if row.own else []), *(["worse NLL than raw"] if row.worse else [])])
         numbers = [Number(f"{value:.4f}", strong=row.own) for value in (row.ece, row.nll, row.accuracy)]
-        cells.append([row.name, *numbers, note])
+        cells.append([row.name, *numbers, ", ".join(row.notes)])
     if cells:
         page.table(["calibration", "ECE", "NLL", "accuracy", ""], cells, caption=title)
     found = against_chance(best)

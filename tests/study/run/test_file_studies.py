@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from ddcal.cli import app
 from ddcal.config import DataConfig, TrialConfig
 from ddcal.data import load_dataset
+from ddcal.distill import SyntheticSet
 from ddcal.errors import BadInput
 from ddcal.pipeline import Environment, TrialRunner, open_store
 from ddcal.study import load_study
@@ -32,7 +33,14 @@ def files(tmp_path):
     """A good pair of files, and others, in the test's folder."""
     train = load_dataset(DataConfig()).train
     images = train.images[torch.cat([train.indices_of(label)[:2] for label in range(10)])]
-    made = {"images": images, "labels": LABELS, "pixels": torch.rand(20, 1, 8, 8), "large": torch.randn(20, 1, 9, 9)}
+    logits = 3.0 * torch.eye(10)[LABELS] + torch.rand(20, 10, generator=torch.Generator().manual_seed(0))
+    made = {
+        "images": images,
+        "labels": LABELS,
+        "logits": logits,
+        "pixels": torch.rand(20, 1, 8, 8),
+        "large": torch.randn(20, 1, 9, 9),
+    }
     for name, tensor in made.items():
         torch.save(tensor, tmp_path / f"{name}.pt")
     (tmp_path / "corrupt.pt").write_bytes(b"PK\x03\x04 not what it was")
@@ -43,8 +51,9 @@ def files(tmp_path):
 def study_of(files, write_study):
     """study_of(images="images", **changes) -> the path of a study on those files."""
 
-    def write(images="images", space=None, **changes):
-        file = {"images": str(files / f"{images}.pt"), "labels": str(files / "labels.pt")}
+    def write(images="images", space=None, labels="labels", **changes):
+        file = {"images": str(files / f"{images}.pt"), "labels": str(files / f"{labels}.pt")}
+        file |= {} if labels == "labels" else {"labels_are": labels}
         base = {"distill": {"backbone": "file", "file": {**file, "preprocessing": "normalized", "lr": 0.05}}}
         path = write_study(base, **({} if space is None else {"space": space}))
         values = yaml.safe_load(path.read_text())
@@ -56,14 +65,15 @@ def study_of(files, write_study):
     return write
 
 
-def test_a_set_is_trained_on_exported_and_replayed_without_its_file(study_of, files, tmp_path):
-    study = study_of()
+@pytest.mark.parametrize("labels", ["labels", "logits"])
+def test_a_set_is_trained_on_exported_and_replayed_without_its_file(labels, study_of, files, tmp_path):
+    study = study_of(labels=labels)
     assert ddcal("validate", study).exit_code == 0
     assert ddcal("run", study, "--debug", "--output", tmp_path / "runs").exit_code == 0
     best = load_study(tmp_path / "runs" / "tiny").best
     config = best.config if isinstance(best.config, dict) else best.config.model_dump()
     assert config["train"]["lr"] == 0.05  # as published
-    for name in ("images", "labels"):
+    for name in ("images", labels):
         (files / f"{name}.pt").rename(files / f"gone-{name}.pt")
     out = tmp_path / "best"
     assert ddcal("export", tmp_path / "runs" / "tiny", "--to", out).exit_code == 0
@@ -73,6 +83,8 @@ def test_a_set_is_trained_on_exported_and_replayed_without_its_file(study_of, fi
     result = ddcal("replay", out)
     assert result.exit_code == 0, result.output
     assert str(files) not in (out / "distilled" / "synthetic.json").read_text()
+    kept = SyntheticSet.load(out / "distilled")
+    assert torch.equal(kept.hard_labels(), LABELS) and kept.labels.ndim == (1 if labels == "labels" else 2)
 
 
 def test_a_copy_elsewhere_is_the_same_stage(study_of, files, tmp_path):
