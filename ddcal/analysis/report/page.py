@@ -26,12 +26,13 @@ figure { margin: 1.2rem 0; } figure img { max-width: 100%; height: auto; }
 figcaption, .note { color: #333; font-size: 0.92rem; max-width: 52rem; }
 .reduced { background: #fdf0d5; border-left: 4px solid #c77700; padding: 0.4rem 0.8rem; max-width: 52rem; }
 .gap { color: #8a1c1c; } .best { font-weight: 700; } sup a { text-decoration: none; } nav li { max-width: none; }
-.within { font-size: 0.9rem; margin-left: 0.8rem; white-space: nowrap; }
+code span { white-space: nowrap; } .within { font-size: 0.9rem; margin-left: 0.8rem; white-space: nowrap; }
 td.command { white-space: nowrap; } td { overflow-wrap: break-word; }
 @media (max-width: 900px) { body { padding: 0.6rem; } table { font-size: 0.8rem; }
   th, td { padding: 0.15rem 0.3rem; } }
 .sortable { font-size: 0.85rem; } .sortable th, .sortable td { padding: 0.2rem 0.45rem; }
 .sortable td:not(.number) { overflow-wrap: anywhere; min-width: 3.5em; }
+.sortable td:first-child:not(.number) { overflow-wrap: normal; }
 .sortable th { cursor: pointer; vertical-align: bottom; } .sortable th:hover { background: #eef3f8; }
 .sortable th::after { content: "\\2195"; color: #999; padding-left: 0.2rem; font-weight: 400; }
 .sortable th[aria-sort=ascending]::after { content: "\\2191"; color: #000; }
@@ -304,7 +305,13 @@ def rich_text(text: str) -> str:
     parts = text.split("`")
     if len(parts) % 2 == 0:  # a backtick without a partner
         return html.escape(text)
-    return "".join(f"<code>{html.escape(part)}</code>" if i % 2 else html.escape(part) for i, part in enumerate(parts))
+    return "".join(_code(part) if i % 2 else html.escape(part) for i, part in enumerate(parts))
+
+
+def _code(text: str) -> str:
+    """Return code as HTML; a line is not broken within a command's option, which browsers do after each dash."""
+    words = (html.escape(word) for word in text.split(" "))
+    return f"<code>{' '.join(f'<span>{word}</span>' if word.startswith('-') else word for word in words)}</code>"
 
 
 def _breakable(text: str) -> str:

@@ -125,7 +125,8 @@ def _introduction(page: Page, results: StudyResults) -> None:
         facts.append(STATES[state])
     if best is not None:
         confirmed = "confirmed" if results.confirmed(best) else "not confirmed"
-        facts.append(f"winner: {best.trial_key}; {confirmed} on fresh seeds")
+        so_far = " so far" if state == "running" else ""
+        facts.append(f"winner{so_far}: {best.trial_key}; {confirmed} on fresh seeds")
     else:
         facts.append(results.no_winner)
     environment = results.started["environment"]

@@ -34,7 +34,8 @@ def test_the_page_of_any_study(made_study, outcomes):
     else:
         best = results.best
         assert f"winner: {best.trial_key}; not confirmed" in text and "Nothing was confirmed on fresh seeds yet" in text
-        assert f"--trial {best.number} --to replay-{best.trial_key} &amp;&amp; ddcal replay" in text
+        options = f"<span>--trial</span> {best.number} <span>--to</span> replay-{best.trial_key}"  # never broken within
+        assert f"{options} &amp;&amp; ddcal replay replay-{best.trial_key}</code>" in text
 
 
 def rows_of(text, column):
