@@ -7,11 +7,14 @@ import signal
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ddcal.cli.base import Address, AsJson, Debug, StudyFolder, Verbs, app
+
+if TYPE_CHECKING:
+    from ddcal.study.record.status import Status
 
 report_app = typer.Typer(
     cls=Verbs, help="Write a page of tables and figures.", no_args_is_help=True, rich_markup_mode=None
@@ -101,11 +104,17 @@ def watch(
     load_study(directory)  # before anything heavy is imported: the folder may be no study's
 
     from ddcal.analysis.report.watch import page_of, served, watch_study
+    from ddcal.cli.console import make_console
+
+    console = make_console()
+
+    def say(status: Status) -> None:  # a terminal breaks lines between words, a pipe nowhere
+        console.print(status_line(status), soft_wrap=not console.is_terminal)
 
     with served(directory, output, port) if serve else nullcontext(page_of(directory, output).as_uri()) as address:
         typer.echo(address)
         with interruptible():  # SIGTERM ends it as Ctrl-C does: the page that is left does not reload itself
-            status = watch_study(directory, output, every=every, say=lambda status: typer.echo(status_line(status)))
+            status = watch_study(directory, output, every=every, say=say)
         typer.echo(f"{status.state}: the page stays as it is")
         if serve:
             typer.echo("Ctrl-C ends the server")

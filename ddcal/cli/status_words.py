@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ddcal.cli.sheets import packed, shortened
-from ddcal.study.record.status import at_words, best_words, finished_words, left_words
+from ddcal.study.record.status import at_words, best_label, best_words, finished_words, left_words
 
 if TYPE_CHECKING:
     from ddcal.study.record.status import Status
@@ -34,7 +34,7 @@ def status_table(
     grid.add_column(overflow="fold")
     best = best_words(status)
     for place, line in enumerate(packed(best, width - 14)):
-        grid.add_row("" if place else "best so far", Text(line))
+        grid.add_row("" if place else best_label(status), Text(line))
     names = shortened([trial.trial_key for trial in status.running], max(12, width // 2 - 7))
     longest = max(map(len, names.values()), default=0)
     shown = status.running if lines is None or len(status.running) <= lines else status.running[: max(1, lines - 1)]

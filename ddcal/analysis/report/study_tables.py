@@ -16,7 +16,7 @@ from ddcal.errors import BadInput
 from ddcal.study.record.chance import against_chance
 from ddcal.study.record.confirmation import standing, verdict
 from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial
-from ddcal.study.record.status import Status, at_words, best_words, finished_words, left_words
+from ddcal.study.record.status import Status, at_words, best_label, best_words, finished_words, left_words
 
 MOST_COLUMNS = 7
 """Of more searched names than these the table of trials has one column for all: the page is 1,280 px wide."""
@@ -162,7 +162,7 @@ def put_status(page: Page, status: Status) -> None:
     if left := left_words(status):
         facts.append(left)
     if best := best_words(status):
-        facts.append("best so far: " + "  ".join(f"{name} {shown}".strip() for name, shown in best))
+        facts.append(f"{best_label(status)}: " + "  ".join(f"{name} {shown}".strip() for name, shown in best))
     if status.ending:
         facts.append(f"ended: {status.ending}")
     if status.unsent:

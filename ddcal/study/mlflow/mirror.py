@@ -344,12 +344,9 @@ class Mirror:
         """Return a new run with these tags, or the one that an earlier attempt has made."""
         if not self._facts:
             self._facts = study_facts(self.directory)
-        tags = tags | {
-            "ddcal.study": self._facts["study"],
-            "ddcal.study_id": self._facts["study_id"],
-            "ddcal.git_commit": self._facts["git_commit"],
-            "mlflow.source.name": "ddcal",
-        }
+        commit = {"ddcal.git_commit": self._facts["git_commit"]} if self._facts["git_commit"] else {}
+        facts = {f"ddcal.{name}": self._facts[name] for name in ("study", "study_id")}
+        tags = tags | facts | commit | {"mlflow.source.name": "ddcal"}
         if self._doubtful or look_up:
             wanted = ["ddcal.study_id", "ddcal.role", *(["ddcal.trial_key"] if "ddcal.trial_key" in tags else [])]
             condition = " and ".join(f"tags.`{name}` = '{tags[name]}'" for name in wanted)

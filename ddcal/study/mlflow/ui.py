@@ -51,7 +51,8 @@ def serve(directory: Path | str, port: int, say: Callable[[str], None]) -> None:
         )
     _refuse_taken(port)
     address = study_link(f"http://127.0.0.1:{port}", found.experiment_id)
-    say(f"{address}  experiment {experiment}  (MLflow on {masked(uri)}; Ctrl-C ends it)")
+    say(address)  # alone on its line: it is clicked on, or copied
+    say(f"experiment {experiment}, MLflow on {masked(uri)}; Ctrl-C ends it")
     sys.stdout.flush()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]

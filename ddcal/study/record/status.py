@@ -260,6 +260,11 @@ def at_words(trial: RunningTrial) -> str:
     return f"{at}, {duration(trial.seconds)}"
 
 
+def best_label(status: Status) -> str:
+    """Return what the best trial is called: of a study with trials left the best so far."""
+    return "best" if status.through else "best so far"
+
+
 def status_line(status: Status) -> str:
     """Return how far a study is, on a line: for a log."""
     best = "  ".join(f"{name} {shown}".strip() for name, shown in best_words(status))
@@ -268,7 +273,7 @@ def status_line(status: Status) -> str:
     parts = (
         finished_words(status),
         left_words(status),
-        f"best so far {best}" if best else "",
+        f"{best_label(status)} {best}" if best else "",
         f"running: {running}{f' and {more} more' if more > 0 else ''}" if running else "",
         f"MLflow lacks the last {status.unsent} events" if status.unsent else "",
     )

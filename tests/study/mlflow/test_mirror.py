@@ -150,7 +150,7 @@ def test_a_child_run_holds_its_trial(tracked):
     assert curves | main | {"temperature"} <= set(run.data.metrics)
     assert json.loads(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/metrics.json")) == trial.metrics
     tags = {name: value for name, value in run.data.tags.items() if name.startswith("ddcal.")}
-    del tags["ddcal.git_commit"]
+    tags.pop("ddcal.git_commit", None)  # in a checkout
     lasted = (run.info.end_time - run.info.start_time) / 1000
     assert float(tags.pop("ddcal.worked_seconds")) == lasted >= trial.seconds - 0.1
     (begun,) = [event for event in read_ledger(tracked[0].directory) if event.event == "study_started"]
