@@ -62,18 +62,6 @@ def probed_on(place: TrialPlace) -> dict[str, int] | None:
     return {name: found[name] for name in names}
 
 
-def probed_on(place: TrialPlace) -> dict[str, int] | None:
-    """Return of the images of ``val`` that probes are scored on: ``images``, ``classes``, and ``largest`` as `test_set_of`.
-
-    None before the stage is finished, and of a trial without probes.
-    """
-    probe, dataset = place.config.distill.probe, place.dataset
-    labels = dataset.val.labels[: probe.images]
-    if DISTILL.name not in place.entries or not probe.points or not len(labels):
-        return None
-    return {"images": len(labels), "classes": dataset.num_classes, "largest": int(torch.bincount(labels).max())}
-
-
 class DistillWork:
     """The distill stage: a distiller, and a short probe network's ``val`` score at fixed fractions of them."""
 
