@@ -24,6 +24,7 @@ NOT_RUN = {
     "report paper": "it takes minutes",
     "ddcal ui": "it serves until it is stopped",
     "ddcal launch": "it needs a SLURM",
+    "ddcal fetch": "it needs S3",
     "studies/c": "they are long, and need CIFAR-10",
     "runs/cifar10": "as their studies",
     "onnx": "it needs extras",

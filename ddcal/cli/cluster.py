@@ -40,7 +40,7 @@ def slurm(
     if warning := left_idle(study, nodes, cpus, gpus):
         typer.echo(f"warning: {warning}", err=True)
 
-    root = (Path(study.storage.output) if output is None else output).absolute()
+    root = (Path(study.storage.root) if output is None else output).absolute()
     options: dict[str, str | int | None] = {"nodes": nodes, "cpus-per-task": cpus, "gpus-per-node": gpus, "time": time}
     given = str(file.absolute()) if file.exists() else str(file)
     text = job_file(given, study.name, root, options, more=sbatch or ())
@@ -67,7 +67,7 @@ def slurm_task(
     from ddcal.study.run.interrupt import interruptible
     from ddcal.study.slurm.task import Task, give_node, ray_head, wait_for_nodes
 
-    root = Path(study.storage.output) if output is None else output
+    root = Path(study.storage.root) if output is None else output
     task = Task.here(root)
     if task.rank:
         give_node(task)

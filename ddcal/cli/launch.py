@@ -13,9 +13,10 @@ from ddcal.cli.base import Address, AsJson, Debug, Overrides, StudyFile, StudyFo
 from ddcal.cli.completion import complete_study
 from ddcal.config.checks.notes import zca_notes
 from ddcal.config.checks.searchers import trials_sentence
+from ddcal.config.places import is_url
 from ddcal.config.reading.loading import read_study, study_problems
 from ddcal.config.shipped import study_file
-from ddcal.errors import BadInput
+from ddcal.errors import GO_ON, BadInput
 from ddcal.pipeline.environment import compile_problems
 from ddcal.pipeline.imported import check_imports
 
@@ -114,7 +115,8 @@ def run(
     if resume:
         from ddcal.study.run.places import place_to_resume
 
-        if is_through(place_to_resume(study, output), study.search.trials, console, fewer=True):
+        directory = place_to_resume(study, output)
+        if is_through(directory, study.search.trials, console, fewer=True, take_over=take_over):
             return
 
     from ddcal.cli.progress import StudyProgress
@@ -131,6 +133,14 @@ def run(
             take_over=take_over,
         )
     print_summary(results, console)
+    _leave(results)
+
+
+def _leave(results: StudyResults) -> None:
+    """End with another exit code than 0 if the study has not all that it should."""
+    if results.uncopied is not None:
+        typer.echo(results.uncopied, err=True)
+        raise typer.Exit(GO_ON)
     if not results.completed:
         raise typer.Exit(1)
 
@@ -185,7 +195,7 @@ def resume(
     from ddcal.cli.console import make_console, print_summary
 
     console = make_console()
-    if is_through(directory, trials, console):
+    if is_through(directory, trials, console, take_over=take_over):
         return
 
     from ddcal.cli.progress import StudyProgress
@@ -201,18 +211,22 @@ def resume(
             take_over=take_over,
         )
     print_summary(results, console)
-    if not results.completed:
-        raise typer.Exit(1)
+    _leave(results)
 
 
-def is_through(directory: Path, trials: int | None, console: Console, *, fewer: bool = False) -> bool:
+def is_through(
+    directory: Path, trials: int | None, console: Console, *, fewer: bool = False, take_over: bool = False
+) -> bool:
     """Say so if no trial of a study is left to run, before anything heavy is imported; return whether that is so.
+
+    What S3 lacks of one that is kept there is sent.
 
     Args:
         directory: The study's folder, or where it would be.
         trials: How many trials it is to have; None for as many as it was begun with.
         console: Where to say it.
         fewer: Whether it may have more trials already, as one that was extended.
+        take_over: Whether the scheduler is asked about a driver of another machine.
 
     Raises:
         typer.Exit: with code 1 if none of its trials is complete.
@@ -229,6 +243,12 @@ def is_through(directory: Path, trials: int | None, console: Console, *, fewer: 
     if more > 0 or (more < 0 and not fewer):
         return False
     status = study_status(directory, there)
+    if status.through and there.study.storage.on_s3:
+        from ddcal.study.remote.output import send_rest
+
+        send_rest(there.study, directory, take_over=take_over)
+        there = load_study(directory)
+        status = study_status(directory, there)
     if not status.through:
         return False
     print_finished(there, status, console)
@@ -248,6 +268,26 @@ def status(directory: StudyFolder, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(asdict(report), indent=2))
     else:
         print_status(report, make_console())
+
+
+@app.command()
+def fetch(
+    study: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY|URL", help="A study file that names an s3:// storage.output, or such a URL with /NAME."
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(metavar="ROOT", help="The output root; the study goes to ROOT/<name>.")
+    ] = None,
+) -> None:
+    """Bring a study that is kept on S3 to this machine, to look at it."""
+    from ddcal.study.remote.output import fetch_study
+
+    given = None if is_url(study) else read_study(study_file(Path(study)))
+    directory, said = fetch_study(study if given is None else given, output)
+    typer.echo(f"{directory}: {said}")
 
 
 @app.command()

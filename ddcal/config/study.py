@@ -176,11 +176,18 @@ class StopConfig(Config):
 Access = Literal["private", "group", "umask"]
 
 
+OUTPUT = "runs"
+"""The output root where nothing else is said."""
+
+
 class StorageConfig(Config):
     """The output root, under which the study's folder lies, and the artefact store (default ``<output>/store``).
 
-    The store is a folder or ``s3://bucket/prefix``. ``cache`` is a folder on each node through which artefacts are
-    read: needed for S3 (default: one under the user's cache directory), useful for a slow shared file system.
+    ``output: s3://bucket/prefix`` keeps the study on S3: its folder lies below ``runs`` (or ``--output``) on the
+    driver's disk, and its ledger is copied to S3 as it grows, so that ``run --resume`` goes on from any machine (the
+    guide's page s3). The store is a folder or ``s3://bucket/prefix``. ``cache`` is a folder on each node through which
+    artefacts are read: needed for S3 (default: one under the user's cache directory), useful for a slow shared file
+    system.
 
     ``access`` is who may enter what is made for the study in the output root (its folder, MLflow's database and
     artifacts, the default store): its user alone (``private``), the folder's group too, to read and write (``group``),
@@ -188,24 +195,36 @@ class StorageConfig(Config):
     ``group`` the group's. What is there already keeps its rights.
     """
 
-    output: str = "runs"
+    output: str = OUTPUT
     store: str | None = None
     cache: str | None = None
     access: Access = "private"
 
-    @field_validator("output", "cache")
+    @field_validator("cache")
     @classmethod
     def _check_folder(cls, value: str | None) -> str | None:
         if value is not None and is_url(value):
-            raise ValueError(f"{value!r} is a URL, and this must be a folder; S3 is for storage.store")
+            raise ValueError(
+                f"{value!r} is a URL, and this must be a folder; S3 is for storage.store and storage.output"
+            )
         return value
 
-    @field_validator("store")
+    @field_validator("output", "store")
     @classmethod
-    def _check_store(cls, value: str | None) -> str | None:
+    def _check_place(cls, value: str | None) -> str | None:
         if value is not None and is_url(value):
             parse_s3(value)
         return value
+
+    @property
+    def on_s3(self) -> bool:
+        """Whether the study is kept on S3, with its folder on the driver's disk."""
+        return is_url(self.output)
+
+    @property
+    def root(self) -> str:
+        """The output root of this machine, a folder."""
+        return OUTPUT if self.on_s3 else self.output
 
 
 class TrackingConfig(Config):

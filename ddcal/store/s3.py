@@ -40,11 +40,17 @@ _CHUNK = 1 << 22
 _REFUSED = "the credentials are refused"
 _CAUSES = {
     "NETWORK_CONNECTION": "it cannot be reached",
+    "EndpointConnectionError": "it cannot be reached",
+    "Timeout": "it does not answer",
     "NO_SUCH_BUCKET": "there is no such bucket",
+    "NoSuchBucket": "there is no such bucket",
     "ACCESS_DENIED": _REFUSED,
+    "AccessDenied": _REFUSED,
     "INVALID_ACCESS_KEY_ID": _REFUSED,
-    "SIGNATURE_DOES_NOT_MATCH": _REFUSED,
     "InvalidAccessKeyId": _REFUSED,
+    "SIGNATURE_DOES_NOT_MATCH": _REFUSED,
+    "SignatureDoesNotMatch": _REFUSED,
+    "NoCredentials": "there are no credentials in the environment or in ~/.aws",
 }
 
 
@@ -295,12 +301,23 @@ class S3Store(Store):
         except OSError as error:
             text = re.sub(r" ?\(Request ID: [^)]*\)", "", " ".join(str(error).split()))
             code = re.search(r"AWS Error (\w+)", text) or re.search(r"(?:Exception|Error)[: ]+(\w+)", text)
-            cause = next((said for name, said in _CAUSES.items() if name in text), None)
-            detail = text[code.start() :][:200] if code else text[:200]
-            raise StoreError(
-                f"the artefact store {self.place} cannot be {done}: {f'{cause} ({detail})' if cause else detail}",
-                MAKE_WRITABLE if cause == _REFUSED and done == "written" else None,
-            ) from error
+            detail = text[code.start() :] if code else text
+            raise refused_by_s3(f"the artefact store {self.place}", done, text, detail) from error
+
+
+def refused_by_s3(place: str, done: str, text: str, detail: str) -> StoreError:
+    """Return an error that says in plain words what S3 does not do.
+
+    Args:
+        place: What cannot be used, for the message.
+        done: What cannot be done with it: ``read`` or ``written``.
+        text: All that S3's client says, in which the cause is looked for.
+        detail: What of it is repeated.
+    """
+    cause = next((said for name, said in _CAUSES.items() if name in text), None)
+    said = f"{cause} ({detail[:200]})" if cause else detail[:200]
+    cure = MAKE_WRITABLE if cause == _REFUSED and done == "written" else None
+    return StoreError(f"{place} cannot be {done}: {said}", cure)
 
 
 def _file_object(name: str, manifest: dict[str, Any]) -> str:

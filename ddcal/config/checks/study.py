@@ -13,7 +13,7 @@ from ddcal.config.checks.searchers import check_scheduler, check_search
 from ddcal.config.checks.space import check_domain, check_rules, check_when
 from ddcal.config.metrics import METRICS, VAL_METRICS
 from ddcal.config.names import nest, trial_names
-from ddcal.config.places import taken_by, tracking_problem
+from ddcal.config.places import is_url, parse_s3, taken_by, tracking_problem
 from ddcal.config.problems import GIVEN_TWICE, KeyPath, Problem, problem_at, suggestion
 from ddcal.config.reading.field_errors import field_problems
 from ddcal.config.reading.study_paths import NO_TEXT, TRIAL_PLACES
@@ -159,6 +159,20 @@ def _check_tracking(study: StudyConfig) -> list[Problem]:
     return [] if found is None else [problem_at(("tracking", "uri"), found)]
 
 
+def _check_storage(study: StudyConfig) -> list[Problem]:
+    """Return that a store on S3 lies where the study itself is kept."""
+    storage = study.storage
+    if not storage.on_s3 or storage.store is None or not is_url(storage.store):
+        return []
+    output, store = parse_s3(storage.output), parse_s3(storage.store)
+    own = "/".join(part for part in (output.prefix, study.name) if part)
+    same_server = (output.bucket, output.endpoint_override) == (store.bucket, store.endpoint_override)
+    if not same_server or not (store.prefix == output.prefix or f"{store.prefix}/".startswith(f"{own}/")):
+        return []
+    other = "/".join(part for part in (output.bucket, output.prefix, "store") if part)
+    return [problem_at(("storage", "store"), f"lies where storage.output is: for example s3://{other}", storage.store)]
+
+
 def _check_enqueue(study: StudyConfig, broken: set[str]) -> list[Problem]:
     problems = []
     for index, config in enumerate(study.search.enqueue):
@@ -203,4 +217,5 @@ def check_study(study: StudyConfig, reported: Collection[str] = ()) -> list[Prob
     problems += check_search(study, broken)
     problems += _check_enqueue(study, broken)
     problems += _check_tracking(study)
+    problems += _check_storage(study)
     return problems

@@ -123,7 +123,7 @@ def make_plan(
     if probe:
         refuse_without_gpu(environment)
     machine = machine or this_machine()
-    root = Path(output if output is not None else study.storage.output).expanduser().absolute()
+    root = Path(output if output is not None else study.storage.root).expanduser().absolute()
     store, place = existing_store(study, root)
     entries = [] if store is None else list(list_entries(store))
     published = {entry.key for entry in entries}

@@ -183,6 +183,11 @@ def read_lines(directory: Path) -> Iterator[Line]:
         yield line
 
 
+def step_of(point: dict[str, Any]) -> int:
+    """Return where a point of a trial's progress lies, in `FIDELITY_STEPS`."""
+    return round(point["progress"] * FIDELITY_STEPS)
+
+
 def parse_event(line: bytes) -> Event:
     """Return the event of one line.
 

@@ -52,7 +52,7 @@ class DriverLock:
                 raise
             temporary = self.path.with_name(f".{LOCK}.new")
             temporary.unlink(missing_ok=True)  # a link, perhaps
-            temporary.write_text(json.dumps(_described()))
+            temporary.write_text(json.dumps(described()))
             os.replace(temporary, self.path)
 
     def release(self) -> None:
@@ -76,22 +76,33 @@ class DriverLock:
         proved = take_over and holder.elsewhere and job is not None and job.ended
         if alone and (holder.dead or proved):
             return True
-        raise BadInput(
-            f"{directory} is in use by process {holder.pid} on {holder.host}: wait for it or end it; "
-            f"{self._advice(job, take_over)}"
-        )
+        raise BadInput(in_use(str(directory), holder, job, take_over, str(self.path)))
 
-    def _advice(self, job: Job | None, take_over: bool) -> str:
-        remove = f"if that machine is gone for good, remove {self.path}"
-        if job is None:
-            said = "--take-over cannot tell, as it was in no job of SLURM's; " if take_over else ""
-            return f"{said}{remove}"
-        if not take_over:
-            return f"if its SLURM job {job.number} has ended, --take-over finds that out and goes on"
-        state = job.state()
-        if state == "UNKNOWN":
-            return f"--take-over: SLURM here says nothing of its job {job.number}; {remove}"
-        return f"--take-over: SLURM says that its job {job.number} is {state}"
+
+def in_use(what: str, holder: Holder, job: Job | None, take_over: bool, lock: str) -> str:
+    """Return that a driver may be at work, and what to do, in a sentence.
+
+    Args:
+        what: What it works on.
+        holder: The driver.
+        job: Its SLURM job, if it is in one.
+        take_over: Whether SLURM was asked about it.
+        lock: Where its lock is.
+    """
+    used = f"{what} is in use by process {holder.pid} on {holder.host}: wait for it or end it"
+    return f"{used}; {_advice(job, take_over, f'if that machine is gone for good, remove {lock}')}"
+
+
+def _advice(job: Job | None, take_over: bool, remove: str) -> str:
+    if job is None:
+        said = "--take-over cannot tell, as it was in no job of SLURM's; " if take_over else ""
+        return f"{said}{remove}"
+    if not take_over:
+        return f"if its SLURM job {job.number} has ended, --take-over finds that out and goes on"
+    state = job.state()
+    if state == "UNKNOWN":
+        return f"--take-over: SLURM here says nothing of its job {job.number}; {remove}"
+    return f"--take-over: SLURM says that its job {job.number} is {state}"
 
 
 def job_of(content: bytes) -> Job | None:
@@ -105,7 +116,7 @@ def job_of(content: bytes) -> Job | None:
     return Job.parse(job) if isinstance(job, str) else None
 
 
-def _described() -> dict[str, Any]:
+def described() -> dict[str, Any]:
     """Return a lock's content; it names a job only where there is one, so that earlier versions can read it."""
     job = Job.here()
     return asdict(Holder.here()) | ({} if job is None else {"job": str(job)})

@@ -36,7 +36,7 @@ from ddcal.study.record.events import (
     TrialStarted,
 )
 from ddcal.study.record.folder_files import replace_text, write_csv
-from ddcal.study.record.ledger import FIDELITY_STEPS, LEDGER, DamagedLedger, in_short, read_ledger
+from ddcal.study.record.ledger import LEDGER, DamagedLedger, in_short, read_ledger, step_of
 from ddcal.study.record.recorded import as_begun, log_of, recorded_store, recorded_study
 from ddcal.study.record.shown import ShownStudy, ShownTrial
 
@@ -125,6 +125,7 @@ class StudyResults(ShownStudy):
         repaired: What damaged lines held that were taken out of the ledger.
         store: Where its artefact store lies now: an absolute folder or a URL.
         unsent: Bytes of the ledger that MLflow did not have when the study ended; `ddcal sync` sends them.
+        uncopied: What S3 did not have when the study ended, in a sentence; None if all, or nothing is to be there.
     """
 
     def __init__(self, directory: Path | str) -> None:
@@ -144,6 +145,7 @@ class StudyResults(ShownStudy):
         self.sessions = 1
         self.session: list[Event] = []
         self.unsent = 0
+        self.uncopied: str | None = None
         self.store = ""
         self.repaired: list[str] = []
         self.gpu_measured: list[tuple[dict[str, Any], dict[str, Any]]] = []  # the trial's config, what was measured
@@ -170,7 +172,7 @@ class StudyResults(ShownStudy):
                     trials[number]["config_values"] = with_trial_paths(config, from_folder(self.directory))
                     trials[number]["log"] = log_of(event.log)
                 case TrialPoints(number=number, points=points):
-                    trials[number]["steps"] += [round(point["progress"] * FIDELITY_STEPS) for point in points]
+                    trials[number]["steps"] += map(step_of, points)
                     last[number] = points[-1]
                     trials[number]["progress"] = points[-1]["progress"]
                 case GpuMeasured(number=number):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from ddcal.study.record.confirmation import CONFIRMATION, verdict
 from ddcal.study.record.folder_files import replace_text
 from ddcal.study.record.ledger import LEDGER, begun
 from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial, load_study
+from ddcal.study.remote.output import fetch_begun, send_file
 from ddcal.study.run.runner import Hooks, resume_study, run_study
 
 MIN_SEEDS = 2
@@ -110,6 +111,9 @@ def confirm(
     if not leaders:
         raise BadInput(f"{results.directory}: no trial is feasible, so there is nothing to confirm")
     study = confirmation_study(results, leaders, seeds)
+    for name in _names(study.name):
+        if not fetch_begun(study.model_copy(update={"name": name}), results.directory.parent / name):
+            break
     earlier = confirmations(results)
     ended = [trial.values for one in earlier for trial in one.records if trial.outcome is not None]
     if any(values not in ended for values in study.search.enqueue):  # else nothing is left to run: no Ray is needed
@@ -124,6 +128,7 @@ def confirm(
     content = {"seeds": seeds, "study": there[-1].study.name, "leaders": [asdict(one) for one in measured]}
     replace_text(results.directory / CONFIRMATION, json.dumps(content, indent=2) + "\n")
     results.write()
+    send_file(results.study, results.directory, CONFIRMATION)
     asked = {leader.trial_key for leader in leaders}
     return [one for one in measured if one.trial_key in asked]
 
@@ -155,8 +160,12 @@ def fresh_trials(there: Sequence[StudyResults]) -> list[Trial]:
 
 def _free_name(results: StudyResults, name: str) -> str:
     """Return the name of a new confirmation: the first that no folder has."""
-    names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
-    return next(one for one in names if not begun(results.directory.parent / one))
+    return next(one for one in _names(name) if not begun(results.directory.parent / one))
+
+
+def _names(name: str) -> Iterator[str]:
+    """Yield what a study's confirmations are called, the first one first."""
+    return (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
 
 
 def _same(earlier: StudyConfig, study: StudyConfig) -> bool:

@@ -33,13 +33,14 @@ from ddcal.study.record.events import (
     TrialStarted,
 )
 from ddcal.study.record.folder_files import write_study_file
-from ddcal.study.record.ledger import FIDELITY_STEPS, Ledger, Outcome
+from ddcal.study.record.ledger import Ledger, Outcome, step_of
 from ddcal.study.record.lock import DriverLock
 from ddcal.study.record.provenance import git_commit, package_versions
 from ddcal.study.record.recorded import LOGS, portable_study
 from ddcal.study.record.references import Reference
 from ddcal.study.record.results import StudyResults, Trial, load_study
 from ddcal.study.record.study_store import cache_place, study_store
+from ddcal.study.remote.copying import Copying
 from ddcal.study.run.hold_back import HoldBack
 from ddcal.study.run.takeover import attributes_of, search_of, tell_again
 from ddcal.study.run.unusable import told_by_worker
@@ -77,6 +78,7 @@ class StudyDriver:
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         gpus: float | None = None,
         leases: Callable[[Store], Leases] = open_leases,
+        copying: Copying | None = None,
     ) -> None:
         """Begin or resume the study in ``directory``.
 
@@ -91,11 +93,12 @@ class StudyDriver:
             checkpoint_seconds: How often workers save the state of an unfinished stage, in seconds.
             gpus: How many GPUs the cluster has; None if trials run in this process, one at a time.
             leases: Returns the leases of the study's store.
+            copying: Copies the ledger to S3; None for a study that is kept in its folder alone.
         """
         study = without_password(study)  # it is written below
         self.study, self.directory, self.environment, self.tracking = study, directory, environment, tracking
         self._on_finished, self._checkpoint_seconds = on_finished, checkpoint_seconds
-        self._lock = lock
+        self._lock, self._copying = lock, copying
         self._shares = Shares(study.resources, gpus, earlier.packing if earlier is not None else None)
         self._began = self._written = time.monotonic()
         self._write_every = WRITE_SECONDS
@@ -189,13 +192,16 @@ class StudyDriver:
 
         Raises:
             StoreError: if the worker cannot go on because a place takes nothing more; the trial stays unfinished.
+            BadInput: if another driver has gone on with the study.
         """
         trial = self._running.get(number)
         if trial is None:
             return
-        fresh = [point for point in result["points"] if _step(point) not in trial.steps]
+        if self._copying is not None:
+            self._copying.check()
+        fresh = [point for point in result["points"] if step_of(point) not in trial.steps]
         if fresh:
-            trial.steps.update(map(_step, fresh))
+            trial.steps.update(map(step_of, fresh))
             self.ledger.append(TrialPoints, sync=False, number=number, points=fresh)
             self.tracking.notify()
         for measured in result.get("gpu", ()):
@@ -248,8 +254,10 @@ class StudyDriver:
             self.ledger.close()
         finally:  # also if the disk is full
             unsent = self.tracking.close()
+            if self._copying is not None:
+                self._copying.close(hurried=interrupted)
             self._lock.release()
-        results.unsent = unsent
+        results.unsent, results.uncopied = unsent, None if self._copying is None else self._copying.missing
         return results
 
     # Asking and handing out
@@ -387,7 +395,3 @@ class StudyDriver:
             facts: dict[str, Any] = {"number": trial.number, "trial_key": trial.trial_key, "values": trial.values}
             facts |= record | {"cache_hits": tuple(record["cache_hits"]), "duplicate_of": trial.duplicate_of}
             self._on_finished(Trial(config_values=trial.config, **facts))
-
-
-def _step(point: dict[str, Any]) -> int:
-    return round(point["progress"] * FIDELITY_STEPS)

@@ -13,11 +13,13 @@ from ddcal.config.trial import flatten
 from ddcal.errors import BadInput, ResourceError
 from ddcal.study.mlflow.client import sqlite_path, tracking_uri
 from ddcal.study.mlflow.cursor import CURSOR
+from ddcal.study.record.confirmation import CONFIRMATION
 from ddcal.study.record.folder_files import STUDY
 from ddcal.study.record.ledger import LEDGER, begun
 from ddcal.study.record.lock import LOCK
 from ddcal.study.record.results import SUMMARY, TRIALS, load_study
 from ddcal.study.record.study_store import cache_place, store_place
+from ddcal.study.remote.output import FETCHED, fetch_begun
 
 MAY_CHANGE = ("search.trials", "description", "notify.", "tracking.")
 """Settings on which no result of a study depends."""
@@ -29,9 +31,15 @@ def in_ray_job() -> bool:
 
 
 def place_to_resume(study: StudyConfig, output: Path | None) -> Path:
-    """Return a study's folder, which need not be there; raise BadInput as `refuse_other` where another study is."""
-    root = (Path(study.storage.output) if output is None else output).absolute()
+    """Return a study's folder, which need not be there, brought from S3 if the study is kept there.
+
+    Raises:
+        BadInput: as `refuse_other` and `ddcal.study.remote.output.fetch_begun`.
+    """
+    root = (Path(study.storage.root) if output is None else output).absolute()
     directory = root / study.name
+    if not directory.is_file() and not is_foreign(directory):
+        fetch_begun(study, directory)
     if begun(directory):
         refuse_other(study_at(study, root), directory)
     return directory
@@ -69,15 +77,20 @@ def refuse_other(study: StudyConfig, directory: Path) -> None:
 
 def is_foreign(directory: Path) -> bool:
     """Whether the folder holds anything but a study, or what a driver killed as it began leaves."""
-    if not directory.is_dir() or (directory / STUDY).is_file():
+    if not directory.is_dir() or (directory / STUDY).is_file() or begun(directory):
         return False
-    return any(not path.name.startswith((LOCK, f".{LOCK}", f".{STUDY}")) for path in directory.iterdir())
+    ours = (LOCK, f".{LOCK}", f".{STUDY}", FETCHED, CONFIRMATION)  # what is fetched comes before the ledger
+    return any(not path.name.startswith(ours) for path in directory.iterdir())
 
 
 def study_at(study: StudyConfig, root: Path) -> StudyConfig:
-    """Return the study with its paths absolute (relative ones are of the working folder) and its output root."""
+    """Return the study with its paths absolute (relative ones are of the working folder) and its output root.
+
+    One that is kept on S3 names its place there instead.
+    """
     values = with_study_paths(study.model_dump(mode="json"), from_folder(Path.cwd()))
-    values["storage"]["output"] = str(root)
+    if not study.storage.on_s3:
+        values["storage"]["output"] = str(root)
     return StudyConfig.model_validate(values)
 
 
@@ -96,14 +109,15 @@ def check_name(study: StudyConfig, root: Path) -> None:
         )
 
 
-def check_place(key: str, place: Path, *, readable: bool = False) -> None:
+def check_place(key: str, place: Path, *, readable: bool = False, lasting: bool = True) -> None:
     """Raise ResourceError if results could not be kept in the folder ``place``, which need not exist yet.
 
     Where reading is enough (a store of finished stages, which a study may use without adding to it), one that exists is
-    not refused for being read-only.
+    not refused for being read-only. Where it need not be ``lasting`` (the study is kept on S3), it may be a Ray
+    job's own.
     """
     temporary = "runtime_resources" in Path.cwd().parts and place.is_relative_to(Path.cwd())
-    if in_ray_job() and (temporary or not place.is_absolute()):
+    if lasting and in_ray_job() and (temporary or not place.is_absolute()):
         option = "--output" if key == "storage.output" else f"--set {key}=..."
         raise ResourceError(
             f"{key}: {place} is relative to the working folder of a Ray job, which is thrown away: "

@@ -27,15 +27,18 @@ from ddcal.study.record.lock import DriverLock
 from ddcal.study.record.results import StudyResults, Trial, load_study
 from ddcal.study.record.rights import as_access_says, make_folder
 from ddcal.study.record.study_store import check_remote_store, store_place
+from ddcal.study.remote.output import fetch_begun, open_copying, output_bucket, refuse_begun
 from ddcal.study.run.checks import refuse_data
 from ddcal.study.run.cluster_leases import cluster_leases
 from ddcal.study.run.driver import StudyDriver
 from ddcal.study.run.interrupt import Interrupts, interruptible, stopped_before
 from ddcal.study.run.places import check_name, check_place, is_foreign, refuse_lost_ledger, refuse_other, study_at
 from ddcal.study.run.ray_executor import check_resources, check_shared, ray_runtime, run_on_ray
+from ddcal.study.run.takeover import rebuild_journal
 from ddcal.study.run.unusable import stops_the_study
 from ddcal.study.run.worker import Assignment
 from ddcal.study.search.samplers import check_installed
+from ddcal.study.search.search import JOURNAL
 
 logger = logging.getLogger(__name__)
 
@@ -114,9 +117,9 @@ def run_study(
     """
     if problem := tracking_problem(study.tracking.uri):
         raise BadInput(f"tracking.uri: {problem}")
-    root = Path(output if output is not None else study.storage.output)
+    root = Path(output if output is not None else study.storage.root)
     check_name(study, root)
-    check_place("storage.output", root)
+    check_place("storage.output", root, lasting=not study.storage.on_s3)
     for key, folder in (("storage.store", study.storage.store), ("storage.cache", study.storage.cache)):
         if folder is not None and not is_url(folder):
             check_place(key, Path(folder).expanduser(), readable=key == "storage.store")
@@ -124,6 +127,10 @@ def run_study(
     directory = root.absolute() / study.name
     if directory.is_file() or is_foreign(directory):
         raise ResourceError(f"{directory} exists and is not a study's folder: take another name or --output")
+    if resume:
+        fetch_begun(study, directory)
+    elif not begun(directory):
+        refuse_begun(study)
     if resume and (begun(directory) or (directory / STUDY).is_file()):
         trials = study.search.trials
         if begun(directory):
@@ -138,7 +145,7 @@ def run_study(
             "another name or --output, or move that folder away (finished stages stay in the store either way)"
         )
     refuse_lost_ledger(directory)
-    relative = not root.is_absolute()
+    relative = not root.is_absolute() and not study.storage.on_s3
     return _run(
         study, directory, None, debug=debug, catch=catch, address=address, hooks=hooks or Hooks(), relative=relative
     )
@@ -208,6 +215,7 @@ def _run(
         _check_data(study)
         _check_files(study)
         check_remote_store(study)
+        output_bucket(study)
         finished = 0 if earlier is None else sum(trial.outcome is not None for trial in earlier.records)
 
         def say(where: str, **there: float) -> None:
@@ -239,9 +247,10 @@ def _run(
             resources = ray.cluster_resources()
             check_resources(study, resources)
             make_folder(directory.parent, study.storage.access, shared=True)
-            check_shared(directory.parent, ray, relative=relative)
-            store = store_place(study, directory.parent)
-            if study.storage.store is not None and not is_url(store) and not _read_only(Path(store)):
+            if not study.storage.on_s3:  # there the folder is the driver's alone, and the store is not
+                check_shared(directory.parent, ray, relative=relative)
+            store, named = store_place(study, directory.parent), study.storage.store is not None
+            if (named or study.storage.on_s3) and not is_url(store) and not _read_only(Path(store)):
                 check_shared(Path(store), ray, key="storage.store")
             environment = ray_environment(study, ray)
             gpus = resources.get("GPU", 0.0)
@@ -291,11 +300,15 @@ def _driver(
     make_folder(directory.parent, study.storage.access, shared=True)
     make_folder(directory, study.storage.access)
     lock = DriverLock(directory, take_over=take_over)
-    tracking = Tracking(make_mirror(study, directory))
+    tracking, copying = Tracking(None), None
     try:
+        copying = open_copying(study, directory, fresh=earlier is None, take_over=take_over)
+        tracking = Tracking(make_mirror(study, directory))
         if earlier is not None:
             earlier = load_study(directory)  # now that nobody else writes
-        return StudyDriver(
+            if copying is not None and not (directory / JOURNAL).exists():  # it is not on S3
+                rebuild_journal(study, directory, earlier.records)
+        driver = StudyDriver(
             study,
             directory,
             environment,
@@ -305,9 +318,15 @@ def _driver(
             on_finished=hooks.on_finished,
             gpus=gpus,
             leases=leases,
+            copying=copying,
         )
+        if copying is not None:
+            copying.begin()
+        return driver
     except BaseException:
         tracking.close()
+        if copying is not None:
+            copying.close(hurried=True)
         lock.release()
         raise
 
