@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ddcal.errors import BadInput, StoreError
@@ -105,21 +105,33 @@ class Copying:
         if self._refused is not None:
             raise self._refused
 
-    def close(self, *, hurried: bool = False) -> None:
-        """Wait until S3 has everything, but not for one that takes nothing; give the lock back.
+    @property
+    def copied(self) -> int:
+        """How many bytes of the ledger S3 has."""
+        return self._offset
+
+    def finish(self, *, hurried: bool = False) -> None:
+        """Wait until S3 has the whole ledger, which grows no more, but not for an S3 that takes nothing.
 
         Args:
             hurried: Whether whoever has ended the study will not wait.
         """
-        patience = CLOSE_SECONDS_HURRIED if hurried else CLOSE_SECONDS
-        self._moved = time.monotonic()
-        self._until = self._moved + CLOSE_SECONDS_HURRIED if hurried else None
         self._closing.set()
-        while self._thread is not None and self._thread.is_alive():
-            if time.monotonic() - self._moved > patience:
-                self._given_up = True
-                break
-            self._thread.join(0.05)
+        try:
+            size = (self._directory / LEDGER).stat().st_size
+        except OSError:
+            size = 0
+        self._wait(lambda: self._offset >= size, hurried)
+
+    def close(self, *, hurried: bool = False) -> None:
+        """Wait until S3 has everything, as `finish` does, and give the lock back.
+
+        Args:
+            hurried: As of `finish`.
+        """
+        self._until = time.monotonic() + CLOSE_SECONDS_HURRIED if hurried else None
+        self.finish(hurried=hurried)
+        self._wait(lambda: False, hurried)
         self.missing = self._what_is_missing()
         if self.missing is None or not self._given_up:
             self._lock.release()
@@ -127,6 +139,14 @@ class Copying:
             logger.warning("%s", self.missing)
         elif self.missing is None and self._given_up:
             logger.warning("storage.output: %s has the ledger, but not all logs and tables", self._bucket.url)
+
+    def _wait(self, over: Callable[[], bool], hurried: bool) -> None:
+        """Wait for the thread to end, or until something is over, or for too long while nothing arrives."""
+        self._moved = time.monotonic()
+        patience = CLOSE_SECONDS_HURRIED if hurried else CLOSE_SECONDS
+        while self._thread is not None and self._thread.is_alive() and not self._given_up and not over():
+            self._given_up = time.monotonic() - self._moved > patience
+            self._thread.join(0.05)
 
     def _follow(self) -> None:
         while not self._given_up and self._refused is None:

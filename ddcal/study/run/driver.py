@@ -253,6 +253,8 @@ class StudyDriver:
                 )
             self.ledger.close()
         finally:  # also if the disk is full
+            if self._copying is not None:
+                self._copying.finish(hurried=interrupted)  # MLflow is told what S3 has
             unsent = self.tracking.close()
             if self._copying is not None:
                 self._copying.close(hurried=interrupted)

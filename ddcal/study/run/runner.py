@@ -303,7 +303,8 @@ def _driver(
     tracking, copying = Tracking(None), None
     try:
         copying = open_copying(study, directory, fresh=earlier is None, take_over=take_over)
-        tracking = Tracking(make_mirror(study, directory))
+        copied = None if copying is None else lambda: copying.copied
+        tracking = Tracking(make_mirror(study, directory, copied))
         if earlier is not None:
             earlier = load_study(directory)  # now that nobody else writes
             if copying is not None and not (directory / JOURNAL).exists():  # it is not on S3

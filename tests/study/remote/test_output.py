@@ -16,7 +16,7 @@ from ddcal.errors import BadInput, ResourceError
 from ddcal.store.bucket import Bucket
 from ddcal.study import load_study, run_study
 from ddcal.study.record.ledger import LEDGER
-from ddcal.study.record.lock import LOCK, described
+from ddcal.study.record.lock import LOCK
 from ddcal.study.remote.parts import pack, part_name, read_parts
 from ddcal.study.run.runner import Hooks
 
@@ -99,7 +99,7 @@ def test_a_killed_driver_is_followed_by_one_in_another_folder(study, undisturbed
     process = start("run", file, "--resume", "--debug", "--output", tmp_path / "first")
     while read_parts(place(study)).content.count(b"trial_finished") < 1:
         assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
+        time.sleep(0.3)
     kill(process)
     assert json.loads(place(study).read(LOCK).content)["pid"] == process.pid
     results = run_study(study, output=tmp_path / "second", debug=True, resume=True)
@@ -125,6 +125,7 @@ def test_a_second_driver_is_refused_and_nothing_is_lost(study, undisturbed, tmp_
     assert trials_of(results) == trials_of(undisturbed) and read_parts(place(study)).content == ledger(results)
 
 
+@pytest.mark.slow
 def test_a_driver_whose_place_another_one_took_stops(study, undisturbed, tmp_path):
     """Its lock was removed by hand, although it was alive; both would write the same part, and one does."""
     bucket, others = place(study), []
@@ -176,6 +177,7 @@ def server(monkeypatch):
     one.end()
 
 
+@pytest.mark.slow
 def test_s3_goes_away_and_comes_back(server, tiny_study, undisturbed, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("ddcal.study.remote.copying.RETRY_SECONDS", (0.1,))
     study = tiny_study(space=SPACE, search=SEARCH, storage={"output": server.url})
@@ -245,12 +247,6 @@ def test_a_ledger_from_s3_that_is_none_is_refused(study, tmp_path):
     assert not (tmp_path / "runs" / "tiny" / LEDGER).exists() and bucket.read(LOCK) is None
 
 
-def test_a_lock_of_another_machine_is_refused(study, tmp_path):
-    place(study).write(LOCK, json.dumps(described() | {"host": "node-7"}).encode())
-    with pytest.raises(BadInput, match=r"in use by process .* on node-7"):
-        run_study(study, output=tmp_path, debug=True, resume=True)
-
-
 MANY = {
     "network": {"width": 8},
     "distill": {
@@ -283,23 +279,29 @@ def test_ten_random_kills_each_followed_in_another_empty_folder_change_nothing(t
     file.write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
     draw, bucket = random.Random(store), place(study)
 
-    def on_s3():
-        return read_parts(bucket).content.count(b'"event": "trial_finished"')
+    def ended(folder):
+        path = folder / "tiny" / LEDGER
+        return path.read_bytes().count(b'"event": "trial_finished"') if path.is_file() else 0
 
+    before = 0
     for number in range(KILLS):
-        process = start("run", file, "--resume", "--debug", "--output", tmp_path / f"folder-{number}")
-        patience = time.monotonic() + draw.uniform(0.0, 4.0)
-        before = on_s3()
-        while on_s3() < min(before + 1, 2 * number + 1) or time.monotonic() < patience:
+        folder = tmp_path / f"folder-{number}"
+        process = start("run", file, "--resume", "--debug", "--output", folder)
+        early = draw.random() < 1 / 3  # wherever it stands: it imports, fetches, or runs the first trials
+        until = time.monotonic() + draw.uniform(0.0, 10.0)
+        while time.monotonic() < until if early else ended(folder) <= before:
             assert process.poll() is None, process.stderr.read()
-            if on_s3() >= 2 * number + 2:
+            if ended(folder) > before + 1:
                 break
             time.sleep(0.01)
+        if not early:
+            time.sleep(draw.uniform(0.0, 0.8))
         kill(process)
-    assert on_s3() < TRIALS
+        before = read_parts(bucket).content.count(b'"event": "trial_finished"')
+    assert 0 < before < TRIALS
     finish(start("run", file, "--resume", "--debug", "--output", tmp_path / "last"))
     results = load_study(tmp_path / "last" / "tiny")
-    assert results.sessions > KILLS // 2
+    assert results.sessions > KILLS // 2, "the others were killed before they went on with it"
     assert [trial.outcome for trial in results.records] == ["complete"] * TRIALS
     assert_each_trial_once(results.directory)
     assert_same(results, undisturbed)
