@@ -6,6 +6,7 @@ from ddcal.calibration.histogram import HistogramBinning
 from ddcal.calibration.isotonic import IsotonicCalibration
 from ddcal.calibration.mask_ratio import RatioChoice, ratio_for_accuracy
 from ddcal.calibration.masked import fit_masked, masked_logits, masked_temperature_scaling
+from ddcal.calibration.matrix_scaling import MatrixScaling, StructuredMatrixScaling, StructuredVectorScaling
 from ddcal.calibration.metrics.binned import (
     BrierParts,
     ReliabilityBins,
@@ -35,8 +36,11 @@ __all__ = [
     "HistogramBinning",
     "Interval",
     "IsotonicCalibration",
+    "MatrixScaling",
     "RatioChoice",
     "ReliabilityBins",
+    "StructuredMatrixScaling",
+    "StructuredVectorScaling",
     "SweepFit",
     "TemperatureFit",
     "TemperatureScaling",

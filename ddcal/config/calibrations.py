@@ -83,6 +83,27 @@ CALIBRATIONS: dict[str, Calibration] = {
         numbers=lambda classes, _: 2 * classes,
         keeps_accuracy=False,
     ),
+    "svs_val": Calibration(
+        "structured vector scaling, real val",
+        calibrator=f"{_PLACE}.matrix_scaling:StructuredVectorScaling",
+        takes_bounds=True,
+        numbers=lambda classes, _: 2 * classes + 1,
+        keeps_accuracy=False,
+    ),
+    "sms_val": Calibration(
+        "structured matrix scaling, real val",
+        calibrator=f"{_PLACE}.matrix_scaling:StructuredMatrixScaling",
+        takes_bounds=True,
+        numbers=lambda classes, _: classes * (classes + 1) + 1,
+        keeps_accuracy=False,
+    ),
+    "matrix_val": Calibration(
+        "matrix scaling, real val",
+        bounds=None,
+        calibrator=f"{_PLACE}.matrix_scaling:MatrixScaling",
+        numbers=lambda classes, _: classes * (classes + 1),
+        keeps_accuracy=False,
+    ),
     "ets_val": Calibration(
         "ensemble TS, real val",
         calibrator=f"{_PLACE}.ensemble_scaling:EnsembleTemperatureScaling",

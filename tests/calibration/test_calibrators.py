@@ -16,6 +16,9 @@ from ddcal.calibration import (
     EnsembleTemperatureScaling,
     HistogramBinning,
     IsotonicCalibration,
+    MatrixScaling,
+    StructuredMatrixScaling,
+    StructuredVectorScaling,
     TemperatureScaling,
     VectorScaling,
     accuracy,
@@ -28,7 +31,11 @@ from ddcal.calibration import (
 from ddcal.calibration.calibrator import shipped
 from ddcal.calibration.ensemble_scaling import MOST_UNIFORM
 
-ALL = (TemperatureScaling, VectorScaling, EnsembleTemperatureScaling, IsotonicCalibration, HistogramBinning)
+AFFINE = (StructuredVectorScaling, StructuredMatrixScaling, MatrixScaling)
+ALL = (
+    *(TemperatureScaling, VectorScaling, *AFFINE),
+    *(EnsembleTemperatureScaling, IsotonicCalibration, HistogramBinning),
+)
 NAMES = [kind.name for kind in ALL]
 
 
@@ -91,7 +98,7 @@ def test_what_cannot_be_fitted_or_asked_is_named(kind, tmp_path) -> None:
         kind().fit(logits, labels).probabilities(logits * math.inf)
 
 
-@pytest.mark.parametrize("kind", [VectorScaling, IsotonicCalibration, HistogramBinning])
+@pytest.mark.parametrize("kind", [VectorScaling, *AFFINE, IsotonicCalibration, HistogramBinning])
 def test_another_number_of_classes_is_refused(kind) -> None:
     with pytest.raises(ValueError, match=r"logits has 3 classes; this .* was fitted on 4"):
         kind().fit(*sample(50)).probabilities(np.zeros((2, 3)))
@@ -331,4 +338,7 @@ def test_identical_logits_give_at_most_the_shares_of_the_classes(kind) -> None:
     labels = np.array([0, 0, 0, 1, 1, 2])
     found = kind().fit(np.zeros((6, 3)), labels).probabilities(np.zeros((1, 3)))[0]
     expected = [1 / 3] * 3 if kind in (TemperatureScaling, EnsembleTemperatureScaling) else [1 / 2, 1 / 3, 1 / 6]
-    assert np.allclose(found, expected, atol=1e-4)
+    if kind in (StructuredVectorScaling, StructuredMatrixScaling):  # six images are few: on the way from the one to it
+        assert 1 / 3 < found[0] < 1 / 2 and 1 / 6 < found[2] < 1 / 3
+    else:
+        assert np.allclose(found, expected, atol=1e-4)
