@@ -129,6 +129,8 @@ def test_a_distilling_target_has_neither_labels_nor_experts(start):
 def test_a_trial_with_the_labels_of_its_set_says_nothing_of_labels(make_trial):
     plain = make_trial(**BASE)
     assert "labels" not in plain.model_dump() and plain.soft_labels is False
+    assert "kl" not in plain.model_dump()["train"] and "labels_are" not in plain.model_dump()["distill"]["file"]
+    assert "kl" in make_trial(**BASE, train__loss="kl").model_dump()["train"]
     soft = make_trial(**BASE, labels=LABELS)
     assert soft.model_dump()["labels"] == LABELS and soft.soft_labels is True
     assert TrialConfig.model_validate_json(soft.model_dump_json()) == soft

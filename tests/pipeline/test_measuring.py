@@ -131,6 +131,16 @@ def test_every_stage_is_measured(backbone, make_trial, datasets, environment, mo
             assert (cost.point > 0.0) == (stage in ("distill", "train"))
 
 
+def test_experts_that_label_are_measured(make_trial, datasets, environment, monkeypatch):
+    monkeypatch.setattr(probing, "ENOUGH_SECONDS", 0.0)
+    monkeypatch.setattr(probing, "seconds_of", lambda call, *_: [call(), 0.5][1])
+    trial = resolve(make_trial(distill__backbone="real", labels={"source": "experts", "experts": 3, "epoch": 2}))
+    for stage, units, steps in (("experts", 3, 2), ("labels", 3, 1)):
+        cost, amount = measure(trial, stage, datasets.get(trial.data), environment), STAGES[stage].amount(trial)
+        assert cost.step > 0.0 and cost.point == 0.0
+        assert (amount.units, amount.steps, amount.points) == (units, steps, 0)
+
+
 class Clock:
     """Stands in for timing: an iteration costs 10 an image update and 1 an inner epoch, times a scale."""
 

@@ -58,9 +58,14 @@ class LabelsStage(Stage):
         return 4 * images * shape.classes + 3 * TENSOR_HEADER_BYTES + 2 * MANIFEST_BYTES
 
     def memory(self, config: TrialConfig) -> dict[str, Any]:
-        """Return its settings and the network of an expert."""
+        """Return how many experts answer, and their network."""
         network = config.distill.network.over(NetworkConfig()).model_dump(mode="json")
-        return {self.name: self.settings(config), "distill": {"network": network, "ipc": config.distill.ipc}}
+        distill = {"network": network, "ipc": config.distill.ipc}
+        return {self.name: {"experts": config.labels.experts}, "distill": distill}
+        return {
+            self.name: {"experts": config.labels.experts},
+            "distill": {"network": network, "ipc": config.distill.ipc},
+        }
 
     def what_to_halve(self, config: TrialConfig) -> list[str]:
         """Return the width of the distilling network, which is the experts'."""
