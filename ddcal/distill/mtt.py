@@ -6,6 +6,7 @@ synthetic images of every student step before augmentation.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,16 +15,19 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import cosine_similarity, cross_entropy
+from torch.nn.utils import vector_to_parameters
 
 from ddcal.config import DistillConfig
 from ddcal.data import Dataset
 from ddcal.data.augment import Augmentation, augment, draw_augmentation, move_augmentations
 from ddcal.distill.experts import Experts, skeleton, unflatten
 from ddcal.distill.learned import LearnedImages
+from ddcal.distill.limits import diverged, limited
 from ddcal.distill.unroll import Method, Tensors, UnrollGradient, method_of, unroll_gradient
-from ddcal.divergence import Looks
+from ddcal.divergence import Looks, largest_of, largest_problem
 from ddcal.errors import DivergedError
 from ddcal.moving import move_together
+from ddcal.networks import predict_logits
 from ddcal.seeding import generator
 
 GRADIENT_COSINE = "distill/gradient_cosine"
@@ -51,12 +55,14 @@ class TrajectoryMatching(LearnedImages):
 
     Attributes:
         learning_rate: The learned rate.
+        label_logits: Of learned labels (``label_lr``), float32 (M, K); ``labels`` are their softmax. None of classes.
         clamps: How often the rate had to be held at `LOWEST_RATE`.
         cosines: Iteration (from 1) → the cosine of the image gradient that was taken to the exact one, where
             ``gradient: tesla``, an approximation, is asked for: in the first iteration and at the probe's points.
     """
 
     learning_rate: float
+    label_velocity: Tensor
 
     def __init__(
         self, dataset: Dataset, config: DistillConfig, seed: int, device: torch.device, experts: Experts
@@ -74,6 +80,9 @@ class TrajectoryMatching(LearnedImages):
         shape = (dataset.channels, dataset.image_size, dataset.image_size)
         taken = min(mtt.batch or len(self.labels), len(self.labels)) * self.steps
         self.method = method_of(mtt.gradient, self.network, shape, taken)
+        self.label_logits: Tensor | None = None
+        if mtt.label_lr is not None:
+            self._learn_labels(self._answers(), torch.zeros(len(self.labels), dataset.num_classes, device=device))
         self.cosines: dict[int, float] = {}
         points = config.probe.points if mtt.gradient == "tesla" else 0
         self.compared = {1, *(math.ceil(k * self.iterations / points) for k in range(1, points + 1))}
@@ -107,19 +116,22 @@ class TrajectoryMatching(LearnedImages):
         augmentations = self._augmentations([len(chosen) for chosen in batches])
         self.mask.draw_steps([(len(chosen), *self.images.shape[1:]) for chosen in batches])
 
+        learned = [self.images] if self.label_logits is None else [self.images, self.label_logits]
+
         def step_loss(step: int, parameters: Tensors, inputs: Tensors) -> Tensor:
             chosen = batches[step]
             images = self.mask.apply_at(step, inputs[0][chosen], chosen)
             images = augment(images, augmentations[step])
             named = dict(zip(self.names, parameters, strict=True))
-            return cross_entropy(functional_call(self.network, named, (images,)), self.device_labels[chosen])
+            labels = self.device_labels[chosen] if len(inputs) == 1 else inputs[1][chosen].softmax(1)
+            return cross_entropy(functional_call(self.network, named, (images,)), labels)
 
         def gradient(method: Method) -> UnrollGradient:
             return unroll_gradient(
                 step_loss,
                 lambda parameters, inputs: trajectory_distance(parameters, target, start),
                 start,
-                [self.images],
+                learned,
                 torch.full((), self.learning_rate, device=self.device),
                 self.steps,
                 method=method,
@@ -140,7 +152,10 @@ class TrajectoryMatching(LearnedImages):
         with self.as_before_if_diverged():
             self.descend(found.inputs[0], rate, momentum, found.loss, key, also=also, looks=looks)
             looks.at(found.learning_rate, self._learn_rate)
+            labels = self._stepped_labels(found.inputs[1], looks) if len(learned) > 1 else None
             looks.now()
+        if labels is not None:
+            self._learn_labels(*labels)
         self.iteration += 1
         return seen[0]
 
@@ -148,7 +163,13 @@ class TrajectoryMatching(LearnedImages):
         """Return copies of what the next iteration starts from."""
         learned = torch.tensor([self.learning_rate, self.rate_velocity, float(self.clamps)], dtype=torch.float64)
         compared = torch.tensor(list(self.cosines.items()), dtype=torch.float64).reshape(-1, 2)
-        return super().state() | {"rate": learned, "cosines": compared}
+        state = super().state() | {"rate": learned, "cosines": compared}
+        if self.label_logits is not None:
+            state |= {
+                "label_logits": self.label_logits.cpu().clone(),
+                "label_velocity": self.label_velocity.cpu().clone(),
+            }
+        return state
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state` returned."""
@@ -156,6 +177,8 @@ class TrajectoryMatching(LearnedImages):
         self.learning_rate, self.rate_velocity, clamps = state["rate"].tolist()
         self.clamps = int(clamps)
         self.cosines = {int(iteration): cosine for iteration, cosine in state["cosines"].tolist()}
+        if self.label_logits is not None:
+            self._learn_labels(state["label_logits"].to(self.device), state["label_velocity"].to(self.device))
 
     def _batches(self) -> list[Tensor]:
         """Return the images of every student step: without replacement, reshuffled when used up.
@@ -185,6 +208,33 @@ class TrajectoryMatching(LearnedImages):
             for step, count in enumerate(counts)
         ]
         return move_augmentations(drawn, self.device)
+
+    def _answers(self) -> Tensor:
+        """Return the first expert's logits (M, K) of the first images, after its last epoch."""
+        weights = self.experts.weights(0, self.config.mtt.kept_epochs).to(self.device)
+        network = copy.deepcopy(self.network)
+        vector_to_parameters(weights, network.parameters())
+        return predict_logits(network, self.images)
+
+    def _learn_labels(self, logits: Tensor, velocity: Tensor) -> None:
+        """Take logits of labels (M, K) and their momentum for those of now."""
+        self.label_logits, self.label_velocity = logits.clone(), velocity.clone()
+        self.labels = self.label_logits.cpu().double().softmax(1).float()
+
+    def _stepped_labels(self, gradient: Tensor, looks: Looks) -> tuple[Tensor, Tensor]:
+        """Return the logits of labels and their momentum after one SGD step, held by ``distill.update_limit``."""
+        assert self.label_logits is not None and self.settings.label_lr is not None
+        rate, limit = self.settings.label_lr, self.config.update_limit
+        velocity = self.settings.momentum * self.label_velocity + gradient
+        moved = rate * velocity if limit is None else limited(rate * velocity, limit)
+
+        def check(largest: float) -> None:
+            if problem := largest_problem("a label's logit", largest):
+                raise diverged(self, problem, f"lower distill.mtt.label_lr ({rate:g})")
+
+        stepped = self.label_logits - moved
+        looks.at(largest_of([stepped]), check)
+        return stepped, velocity
 
     def _learn_rate(self, gradient: float) -> None:
         self.rate_velocity = self.settings.momentum * self.rate_velocity + gradient

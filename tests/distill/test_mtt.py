@@ -5,12 +5,14 @@ import torch
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from ddcal.config import NetworkConfig
+from ddcal.config import NetworkConfig, TrialConfig
 from ddcal.config.resolved import resolve_distill
 from ddcal.data import augment, draw_augmentation
 from ddcal.distill import make_distiller, synthetic_set
-from ddcal.distill.experts import Experts, ExpertTraining, train_experts, unflatten
+from ddcal.distill.experts import Experts, ExpertTraining, skeleton, train_experts, unflatten
 from ddcal.distill.mtt import LOWEST_RATE, trajectory_distance
+from ddcal.distill.unroll import unroll_gradient
+from ddcal.errors import DivergedError
 from ddcal.networks import build_network
 from ddcal.seeding import generator
 
@@ -37,6 +39,11 @@ class Definition:
         self.network = build_network(config.network.over(NetworkConfig()), *shape, generator(0, "t", "n")).double()
         self.names = [name for name, _ in self.network.named_parameters()]
         self.labels = torch.arange(dataset.num_classes).repeat_interleave(config.ipc)
+        if config.mtt.label_lr:  # logits, of the first expert after its last epoch
+            self.label_velocity = torch.zeros(len(images), dataset.num_classes, dtype=torch.float64)
+            last = experts.weights(0, config.mtt.kept_epochs).double()
+            weights = dict(zip(self.names, unflatten(last, self.network), strict=True))
+            self.labels = functional_call(self.network, weights, (images.double(),)).detach()
 
     def run(self, iteration):
         draws = generator(SEED, "distill", "trajectory", iteration)
@@ -51,6 +58,8 @@ class Definition:
                 batches.append(shuffled.pop(-1 if self.mtt.remainder == "first" else 0))
         leaf = self.images.clone().requires_grad_()
         rate = torch.tensor(self.rate, dtype=torch.float64, requires_grad=True)
+        soft = self.mtt.label_lr is not None
+        labels = self.labels.clone().requires_grad_() if soft else self.labels
         theta = start.clone().requires_grad_()
         for step, chosen in enumerate(batches[: self.mtt.student_steps]):
             images = leaf[chosen]
@@ -61,10 +70,17 @@ class Definition:
             drawn = draw_augmentation(len(chosen), self.dataset.image_size, stream, siamese=False, flip=False)
             weights = dict(zip(self.names, unflatten(theta, self.network), strict=True))
             logits = functional_call(self.network, weights, (augment(images, drawn),))
-            (gradient,) = torch.autograd.grad(cross_entropy(logits, self.labels[chosen]), theta, create_graph=True)
+            if soft:
+                inner = -(labels[chosen].softmax(1) * logits.log_softmax(1)).sum(1).mean()
+            else:
+                inner = cross_entropy(logits, labels[chosen])
+            (gradient,) = torch.autograd.grad(inner, theta, create_graph=True)
             theta = theta - rate * gradient
         loss = (theta - target).square().sum() / (start - target).square().sum()
-        image_gradient, rate_gradient = torch.autograd.grad(loss, [leaf, rate])
+        image_gradient, rate_gradient, *of_labels = torch.autograd.grad(loss, [leaf, rate, *([labels] if soft else [])])
+        if soft:
+            self.label_velocity = self.mtt.momentum * self.label_velocity + of_labels[0]
+            self.labels = self.labels - self.mtt.label_lr * self.label_velocity
         self.velocity = self.mtt.momentum * self.velocity + image_gradient
         self.images = self.images - self.mtt.image_lr * self.velocity
         self.rate_velocity = self.mtt.momentum * self.rate_velocity + float(rate_gradient)
@@ -86,6 +102,78 @@ def test_iterations_are_those_of_the_definition(gradient, ratio, batch, remainde
     torch.testing.assert_close(distiller.images.double(), defined.images, rtol=1e-3, atol=1e-4)
     assert distiller.learning_rate == pytest.approx(defined.rate, rel=1e-4)
     assert distiller.learning_rate != config.mtt.rate
+
+
+@pytest.mark.parametrize("gradient", ["exact", "segments", "full"])
+def test_learned_labels_are_those_of_the_definition(gradient, dataset, make_config):
+    config = make_config("mtt", mask={"ratio": 0.3}, mtt={"gradient": gradient, "batch": 4, "label_lr": 20.0})
+    experts = train_experts(dataset, config, SEED, CPU)
+    distiller = make_distiller(dataset, config, SEED, experts=experts)
+    defined = Definition(dataset, config, experts, distiller.images)
+    first = distiller.labels
+    torch.testing.assert_close(distiller.label_logits.double(), defined.labels, rtol=1e-4, atol=1e-5)
+    for iteration in range(3):
+        assert distiller.step() == pytest.approx(defined.run(iteration), rel=1e-3)
+    torch.testing.assert_close(distiller.images.double(), defined.images, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(distiller.label_logits.double(), defined.labels, rtol=1e-3, atol=1e-4)
+    assert torch.equal(distiller.labels, distiller.label_logits.double().softmax(1).float())
+    assert float((distiller.labels - first).abs().max()) > 1e-3, "they have moved"
+
+
+@pytest.mark.parametrize("method", ["exact", "segments", "full"])
+def test_gradients_in_labels_are_those_of_autograd_in_float64(method, dataset, make_config):
+    """An unrolled student with labels as an input, beside autograd through all of it."""
+    network = skeleton(dataset, make_config("mtt"), generator(SEED, "t", "n")).double()
+    names = [name for name, _ in network.named_parameters()]
+    start = [parameter.detach().clone() for parameter in network.parameters()]
+    images, logits = dataset.train.images[:6].double(), torch.randn(6, 3, dtype=torch.float64)
+    goal = [value + 0.1 * torch.randn_like(value) for value in start]
+
+    def step_loss(step, parameters, inputs):
+        answers = functional_call(network, dict(zip(names, parameters, strict=True)), (inputs[0],))
+        return cross_entropy(answers, inputs[1].softmax(1))
+
+    def outer(parameters, inputs):
+        return trajectory_distance(parameters, goal, start)
+
+    rate = torch.tensor(0.3, dtype=torch.float64)
+    found = unroll_gradient(step_loss, outer, start, [images, logits], rate, 5, method=method, segment=2)
+    leaves = [images.clone().requires_grad_(), logits.clone().requires_grad_()]
+    theta = [value.clone().requires_grad_() for value in start]
+    for step in range(5):
+        gradients = torch.autograd.grad(step_loss(step, theta, leaves), theta, create_graph=True)
+        theta = [value - 0.3 * gradient for value, gradient in zip(theta, gradients, strict=True)]
+    expected = torch.autograd.grad(outer(theta, leaves), leaves)
+    for ours, wanted in zip(found.inputs, expected, strict=True):
+        assert float((ours - wanted).abs().max()) < 1e-9 and float(wanted.abs().max()) > 1e-4
+
+
+def test_learned_labels_go_on_from_a_state_and_are_saved(dataset, make_config):
+    config = make_config("mtt", iterations=4, mtt={"label_lr": 5.0})
+    one, other = (make_distiller(dataset, config, SEED) for _ in range(2))
+    for _ in range(2):
+        one.step()
+    other.restore(one.state())
+    for _ in range(2):
+        assert one.step() == other.step()
+    assert torch.equal(one.labels, other.labels) and torch.equal(one.images, other.images)
+    made = synthetic_set(one, dataset, config, SEED)
+    assert made.labels.shape == (6, 3) and torch.equal(made.classes, torch.arange(3).repeat_interleave(2))
+
+
+def test_labels_that_explode_end_the_loop_as_it_was(dataset, make_config):
+    distiller = make_distiller(dataset, make_config("mtt", mtt={"label_lr": 1e30}), SEED)
+    images, labels = distiller.images.clone(), distiller.labels.clone()
+    with pytest.raises(DivergedError, match=r"a label's logit reached .*: lower distill.mtt.label_lr \(1e\+30\)"):
+        distiller.step()
+    assert torch.equal(distiller.images, images) and torch.equal(distiller.labels, labels)
+
+
+def test_without_a_rate_of_labels_a_config_says_nothing_of_them(make_config):
+    assert "label_lr" not in make_config("mtt").mtt.model_dump()
+    assert make_config("mtt", mtt={"label_lr": 2.0}).mtt.model_dump()["label_lr"] == 2.0
+    with pytest.raises(ValueError, match="an expert has no answer: use 'real'"):
+        TrialConfig.model_validate({"distill": {"backbone": "mtt", "mtt": {"label_lr": 1.0, "init": "noise"}}})
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,29 @@ AT_MOST = ("mts_distilled", "isotonic_val")
             "calibrate__method": "ts_cv",
         },
         {"distill__backbone": "real", "distill__ipc": 20, "labels": {"source": "experts", "epoch": 1}},
+        {
+            "distill__backbone": "mtt",
+            "distill__mtt": {"student_steps": 2, "max_start": 1, "expert_epochs": 1, "label_lr": 1.0},
+            "distill__mtt__experts": {"count": 1},
+            "train__lr": 0.05,
+        },
     ],
-    ids=["dc", "wide", "holdout", "full", "zca", "rtp", "resnet18", "cv", "distilled", "vs", "iso", "soft cv", "soft"],
+    ids=[
+        "dc",
+        "wide",
+        "holdout",
+        "full",
+        "zca",
+        "rtp",
+        "resnet18",
+        "cv",
+        "distilled",
+        "vs",
+        "iso",
+        "soft cv",
+        "soft",
+        "learned",
+    ],
 )
 def test_stages_take_at_most_what_is_predicted(changes, make_trial, tmp_path, environment):
     trial = resolve(make_trial(**changes))

@@ -15,6 +15,7 @@ from ddcal.networks import predict_logits
 from ddcal.pipeline import TrialRunner, open_store, stage_keys
 from ddcal.pipeline.compute.labels import expert_networks, labelled_set
 from ddcal.pipeline.compute.train import logits_of
+from ddcal.pipeline.stages import STAGES
 
 EXPERTS = {"batch_size": 64, "epochs": 3}
 BASE = {"distill__backbone": "real", "distill__ipc": 3, "distill__mtt__experts": EXPERTS, "train__networks": 1}
@@ -120,6 +121,22 @@ def test_mtt_labels_by_the_experts_that_it_matches(make_trial, environment):
     assert {name: labelled[name] for name in ("experts", "distill")} == {n: plain[n] for n in ("experts", "distill")}
     assert labelled["train"] != plain["train"] and "labels" not in plain
     assert resolve(other).labels.epoch == 3, "their last epoch"
+
+
+def test_labels_that_mtt_learned_are_trained_on(start, tmp_path):
+    mtt = {**BATCHES["distill__mtt"], "label_lr": 5.0, "experts": {"count": 1}}
+    changes = {"distill__backbone": "mtt", "distill__ipc": 2, "distill__mtt": mtt}
+    changes |= {"distill__mtt__experts": {"count": 1}, "calibrate__method": "ts_cv"}
+    runner = start(labels={}, where=open_store(tmp_path), **changes)
+    runner.run()
+    synthetic = SyntheticSet.load(runner.entries["distill"].folder)
+    assert runner.config.soft_labels and synthetic.labels.shape == (20, 10)
+    kept = torch.isin(logits_of(runner.place)["train_labels"], synthetic.labels)
+    assert kept.shape == (20, 10) and bool(kept.all())
+    assert "labels" not in runner.keys and not any("teacher" in name for name in runner.metrics)
+    plain = start(labels={}, **{**changes, "distill__mtt": {**mtt, "label_lr": None}})
+    assert plain.keys["experts"] == runner.keys["experts"] and plain.keys["distill"] != runner.keys["distill"]
+    assert "label_lr" not in STAGES["distill"].settings(plain.config)["mtt"]
 
 
 def test_a_distilling_target_has_neither_labels_nor_experts(start):

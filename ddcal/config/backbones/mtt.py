@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import model_validator
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ddcal.config.backbones.base import NO_STATISTICS, Backbone, Momentum
 from ddcal.config.backbones.halving import half, less_graph
@@ -41,7 +41,8 @@ class MTTConfig(Config):
     the smaller batch that is left (``remainder: last``, the default), or begins with it, as in the authors' code, which
     takes a pass's batches from its end (``first``). ``gradient``: see `ddcal.distill.unroll.unroll_gradient`;
     ``auto`` is ``full`` where the graph is small, else ``exact``, and ``tesla`` an approximation, whose cosine to the
-    exact gradient is reported.
+    exact gradient is reported. With ``label_lr`` labels are learned with the images: their logits begin as the first
+    expert's, after its last epoch (as DATM's do), and this is the rate of their SGD.
     """
 
     student_steps: PositiveInt | None = None
@@ -52,6 +53,7 @@ class MTTConfig(Config):
     image_lr: PositiveFloat | None = None
     rate: PositiveFloat | None = None
     rate_lr: PositiveFloat | None = None
+    label_lr: PositiveFloat | None = None
     momentum: Momentum = 0.5
     gradient: Literal["auto", "exact", "segments", "full", "tesla"] = "auto"
     init: Literal["noise", "real"] = "real"
@@ -63,6 +65,13 @@ class MTTConfig(Config):
         if problem:
             raise ValueError(problem)
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        if self.label_lr is None:  # as configs were before labels were learned
+            values.pop("label_lr", None)
+        return values
 
     @property
     def kept_epochs(self) -> int:
@@ -253,7 +262,7 @@ class MTT(Backbone):
     learns_rate = True
     two_passes = False
     no_batch_norm = NO_STATISTICS
-    usual = {"remainder": (None, "last")}  # noqa: RUF012 - never changed
+    usual = {"remainder": (None, "last"), "label_lr": (None,)}  # noqa: RUF012 - never changed
     presets = {  # noqa: RUF012 - never changed
         "published": PUBLISHED,
         "rethinking": RETHINKING,
@@ -268,6 +277,11 @@ class MTT(Backbone):
     def problems(self, trial: TrialConfig, published: Mapping[str, Any]) -> list[str]:
         """Return whether experts end too early, or a remainder is asked for where there is none."""
         mtt, problems = trial.distill.mtt, []
+        if mtt.label_lr is not None and mtt.init == "noise":
+            problems.append(
+                "distill.mtt.label_lr is given but distill.mtt.init is 'noise', to which an expert has no answer: use "
+                "'real'"
+            )
         problem = too_few_epochs(
             mtt.experts.epochs,
             mtt.max_start or published.get("distill.mtt.max_start"),
@@ -281,6 +295,10 @@ class MTT(Backbone):
                 "distill.mtt.batch, or leave it out"
             )
         return problems
+
+    def soft_labels(self, distill: DistillConfig) -> bool:
+        """Return whether labels are learned."""
+        return distill.mtt.label_lr is not None
 
     def cost_values(self, distill: DistillConfig) -> dict[str, Any]:
         """Return the counts, and the way to the gradient."""
@@ -306,8 +324,10 @@ class MTT(Backbone):
         ]
 
     def quiet(self, distill: DistillConfig, rate: float) -> DistillConfig:
-        """Return ``distill`` with tiny rates of the images and of the student's rate."""
-        return distill.model_copy(update={"mtt": distill.mtt.model_copy(update={"image_lr": rate, "rate_lr": rate})})
+        """Return ``distill`` with tiny rates of the images, of labels and of the student's rate."""
+        quiet: dict[str, Any] = {"image_lr": rate, "rate_lr": rate}
+        quiet |= {} if distill.mtt.label_lr is None else {"label_lr": rate}
+        return distill.model_copy(update={"mtt": distill.mtt.model_copy(update=quiet)})
 
 
 SPECS = (MTT(),)

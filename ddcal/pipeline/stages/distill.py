@@ -70,8 +70,8 @@ class DistillStage(Stage):
             if section != spec.section:
                 values.pop(section, None)
         for name, usual in spec.usual.items():
-            if values[spec.section][name] in usual:
-                del values[spec.section][name]
+            if values[spec.section].get(name) in usual:
+                values[spec.section].pop(name, None)
         if not spec.learns:
             del values["mask"], values["iterations"]
         elif config.distill.mask.ratio == 0.0:
@@ -136,7 +136,8 @@ class DistillStage(Stage):
         """Return the bytes of the images, their momentum and the pictures so far."""
         from ddcal.pipeline.footprint import MANIFEST_BYTES
 
-        learned = 8 * config.distill.ipc * shape.classes * shape.channels * shape.size**2
+        soft = shape.classes if config.distill.spec.soft_labels(config.distill) else 0
+        learned = 8 * config.distill.ipc * shape.classes * (shape.channels * shape.size**2 + soft)
         return 2 * (learned + _progress_size(shape) + MANIFEST_BYTES)
 
     def what_to_halve(self, config: TrialConfig) -> list[str]:
