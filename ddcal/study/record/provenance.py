@@ -25,7 +25,7 @@ def package_versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """Return the commit of ddcal's source tree (with ``+changes`` if it was edited), or None outside one."""
-    source = Path(__file__).parents[2]
+    source = Path(__file__).absolute().parents[3]
     if not (source / ".git").exists():
         return None
     try:
