@@ -182,9 +182,15 @@ class CalibrateConfig(Config):
 
 
 class EvaluateConfig(Config):
-    """The number of bins of ``ece``; 10 and 15 bins are always logged beside it."""
+    """The number of bins of ``ece``; 10 and 15 bins are always logged beside it.
+
+    ``also`` asks for more: ``conformal`` sets with a probability of ``coverage`` to hold the right class, the ``signs``
+    of calibration errors, and the ``networks`` together (metrics.md).
+    """
 
     bins: Annotated[int, Field(ge=1, le=1000)] = 15
+    also: list[Literal["conformal", "signs", "networks"]] = Field(default_factory=list)
+    coverage: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
 
 
 class TrialConfig(Config):

@@ -150,6 +150,26 @@ def reliability_bins(logits: ArrayLike, labels: ArrayLike, bins: int = 15) -> Re
     return ReliabilityBins(counts=counts, confidence=confidence, accuracy=right)
 
 
+def signed_errors(probs: ArrayLike, labels: ArrayLike, bins: int = 15) -> tuple[float, float]:
+    """Return over- and under-confidence: the parts of the ECE of bins that are too confident, and of the others.
+
+    Args:
+        probs: (N, K) probabilities whose rows sum to 1.
+        labels: (N,) integers in 0..K-1.
+        bins: Number of equal-width bins, at least 1.
+
+    Returns:
+        Two fractions of at least 0 that sum to the ECE.
+
+    Raises:
+        ValueError: as `expected_calibration_error` of ``probs``.
+    """
+    predictions = predict_from_probabilities(probs, labels)
+    index = bin_index(predictions.confidence, check_count("bins", bins))
+    gaps = np.bincount(index, predictions.gaps) / len(index)
+    return float(gaps[gaps > 0.0].sum()), float(-gaps[gaps < 0.0].sum())
+
+
 def top1_ece(predictions: Predictions, bins: int) -> float:
     """Return the ECE of predictions that are there already."""
     # In a bin, images * |mean confidence - accuracy| is |sum of (confidence - correct)|.

@@ -28,6 +28,7 @@ from ddcal.pipeline import measuring
 from ddcal.pipeline.compute.base import Found
 from ddcal.pipeline.compute.calibrate import fit_on_logits, found_calibrators
 from ddcal.pipeline.compute.diagram import DIAGRAM, draw_diagram
+from ddcal.pipeline.compute.further import further_metrics
 from ddcal.pipeline.compute.labels import teacher_of
 from ddcal.pipeline.compute.train import logits_of
 from ddcal.pipeline.costs import Cost
@@ -72,7 +73,8 @@ def evaluate(
     Metrics are means over the networks; ``…_std`` is their standard deviation (n − 1; absent for one network).
     ``val/ece`` and its like belong to the trial's own calibration, ``val/raw/ece`` to a reference. Calibrations that
     are one temperature have ``temperature`` and its like too. ``val/teacher/ece`` and its like are of the experts that
-    gave the labels: of the mean of their probabilities, at the temperature of the labels.
+    gave the labels: of the mean of their probabilities, at the temperature of the labels. ``evaluate.also`` adds more
+    (`further_metrics`).
 
     Args:
         config: Resolved.
@@ -122,6 +124,7 @@ def evaluate(
         ]
         metrics[f"{split}/ece_noise_floor"] = _mean_and_std(floors)[0]
 
+    metrics |= further_metrics(config, logits, calibrations)
     temperatures = _all_temperatures(calibrations)
     if "" in temperatures:
         mean, std = _mean_and_std(temperatures[""])

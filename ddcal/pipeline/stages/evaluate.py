@@ -29,8 +29,14 @@ class EvaluateStage(Stage):
         return 3
 
     def settings(self, config: TrialConfig) -> dict[str, Any]:
-        """Return ``evaluate``."""
-        return config.evaluate.model_dump(mode="json")
+        """Return ``evaluate``, without what is not asked for."""
+        also = sorted(set(config.evaluate.also))
+        values: dict[str, Any] = {"bins": config.evaluate.bins}
+        if also:
+            values["also"] = also
+        if "conformal" in also:
+            values["coverage"] = config.evaluate.coverage
+        return values
 
     def metrics(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         """Return the metrics that were found."""
@@ -49,7 +55,8 @@ class EvaluateStage(Stage):
         """Return the bytes of the metrics and of the picture."""
         from ddcal.pipeline.footprint import BIN_BYTES, DIAGRAM_BYTES, MANIFEST_BYTES, METRICS_BYTES
 
-        text = METRICS_BYTES + 5 * (config.evaluate.bins * BIN_BYTES + 32 * config.train.networks)
+        metrics = METRICS_BYTES * (3 if config.evaluate.also else 1)
+        text = metrics + 5 * (config.evaluate.bins * BIN_BYTES + 32 * config.train.networks)
         return 2 * text + DIAGRAM_BYTES + MANIFEST_BYTES
 
     def memory(self, config: TrialConfig) -> None:
