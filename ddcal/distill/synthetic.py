@@ -150,7 +150,8 @@ class SyntheticSet:
             }
             labels = tensors["labels"]
             if (folder / SOFT_LABELS).is_file():
-                name, labels = SOFT_LABELS, load_file(folder / SOFT_LABELS)["labels"]
+                name = SOFT_LABELS
+                labels = load_file(folder / name)["labels"]
             return cls(
                 images=tensors["images"],
                 labels=labels,

@@ -3,6 +3,7 @@ import re
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ddcal.distill import SyntheticSet, distill
 
@@ -119,3 +120,16 @@ def test_a_one_hot_set_stands_for_its_classes():
 def test_soft_labels_that_are_none_are_refused(labels, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         SyntheticSet(torch.zeros(4, 1, 4, 4), labels, 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", "other"])
+def test_labels_that_experts_gave_stand_for_the_sets_own_or_are_named(folder, content):
+    labels = torch.full((6, 3), 1 / 3)
+    save_file({"labels": labels}, folder / "labels.safetensors")
+    assert torch.equal(SyntheticSet.load(folder).labels, labels)
+    if content == "other":
+        save_file({"rows": labels}, folder / "labels.safetensors")
+    else:
+        (folder / "labels.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"labels.safetensors is damaged"):
+        SyntheticSet.load(folder)
