@@ -88,7 +88,9 @@ Overrides = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 TakeOver = Annotated[
     bool,
-    typer.Option("--take-over", help="Go on also where SLURM proves that the former driver's job has ended."),
+    typer.Option(
+        "--take-over", help="Go on also where SLURM or Kubernetes proves that the former driver's job or pod has ended."
+    ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Run the trials one after another in this process, without Ray.")]
 Address = Annotated[

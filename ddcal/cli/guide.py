@@ -15,7 +15,8 @@ from ddcal.errors import BadInput
 FOLDER = Path(__file__).absolute().parents[1] / "guide"
 
 ORDER = (
-    *("own-data", "own-backbone", "own-components", "one-gpu", "cluster", "slurm", "s3", "results", "notebook"),
+    *("own-data", "own-backbone", "own-components", "one-gpu", "cluster", "slurm", "kubernetes", "s3"),
+    *("results", "notebook"),
     *("settings", "stages", "distillation", "training", "soft-labels", "calibrations", "metrics", "search", "plan"),
     *("stopping", "speed", "export", "security", "method"),
 )

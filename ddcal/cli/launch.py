@@ -291,6 +291,15 @@ def fetch(
 
 
 @app.command()
+def stop(directory: StudyFolder) -> None:
+    """Stop a study that runs on this machine: its trials save their state, as after Ctrl-C."""
+    from ddcal.study.record.lock import stop_driver
+
+    stopped = stop_driver(directory)
+    typer.echo(f"{directory} {'has stopped: `ddcal resume` goes on with it' if stopped else 'does not run'}")
+
+
+@app.command()
 def sync(directory: StudyFolder) -> None:
     """Send to MLflow what it does not have yet."""
     from ddcal.study.mlflow.sync import sync_study

@@ -48,7 +48,8 @@ def status_table(
     if left := left_words(status):
         grid.add_row("rate", Text(left))
     if status.job is not None:
-        grid.add_row("SLURM job", Text(status.job))
+        pod = status.job.startswith("pod ")
+        grid.add_row("pod" if pod else "SLURM job", Text(status.job.removeprefix("pod ")))
     if status.unsent is not None:
         lacks = f"lacks the last {status.unsent} event{'s' * (status.unsent != 1)}"
         grid.add_row("MLflow", Text(lacks if status.unsent else "has everything"))

@@ -8,9 +8,10 @@ import yaml
 from ddcal.config.reading.loading import study_problems
 
 ROOT = Path(__file__).parents[2]
-CLOUDS = sorted((ROOT / "studies" / "cluster").glob("*.yaml"))
+KUBERNETES = ROOT / "studies" / "cluster" / "kuberay.yaml"  # tests/config/test_kuberay.py
+CLOUDS = sorted(path for path in (ROOT / "studies" / "cluster").glob("*.yaml") if path != KUBERNETES)
 SCALES = ROOT / "studies" / "paper" / "scales.yaml"  # what the paper's studies become at other scales: no study
-STUDIES = sorted(path for path in (ROOT / "studies").rglob("*.yaml") if path not in (*CLOUDS, SCALES))
+STUDIES = sorted(path for path in (ROOT / "studies").rglob("*.yaml") if path not in (*CLOUDS, KUBERNETES, SCALES))
 CLUSTER = ROOT / "ray_cluster.yaml"
 CLUSTERS = [CLUSTER, *CLOUDS]
 

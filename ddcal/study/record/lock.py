@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
+import time
 from contextlib import suppress
 from dataclasses import asdict
 from io import FileIO
@@ -13,10 +15,13 @@ from typing import Any
 
 from ddcal.errors import BadInput
 from ddcal.store.lock_holder import MAX_TEXT, Holder
-from ddcal.study.record.scheduler import Job
+from ddcal.study.record.scheduler import Job, Pod, parse_scheduled, scheduled_here
 from ddcal.untrusted import Untrusted, open_lock, parse_json, read_bytes
 
 LOCK = "driver.lock"
+
+WAIT_SECONDS = 150.0
+"""How long to wait for a job that is ending, and for the kernel's lock of a machine that is gone (NFS: 90 seconds)."""
 
 
 class DriverLock:
@@ -73,52 +78,85 @@ class DriverLock:
                 f"{self.path} is not a lock of ddcal (it {error}): remove it if no driver is running"
             ) from error
         job = job_of(content)
-        proved = take_over and holder.elsewhere and job is not None and job.ended
+        proved = False
+        if take_over and holder.elsewhere and job is not None:
+            deadline = time.monotonic() + WAIT_SECONDS
+            while (job.ending or (job.ended and not alone)) and time.monotonic() < deadline:
+                time.sleep(1.0)
+                alone = alone or _flock(self._living)
+            proved = job.ended
         if alone and (holder.dead or proved):
             return True
         raise BadInput(in_use(str(directory), holder, job, take_over, str(self.path)))
 
 
-def in_use(what: str, holder: Holder, job: Job | None, take_over: bool, lock: str) -> str:
+def in_use(what: str, holder: Holder, job: Job | Pod | None, take_over: bool, lock: str) -> str:
     """Return that a driver may be at work, and what to do, in a sentence.
 
     Args:
         what: What it works on.
         holder: The driver.
-        job: Its SLURM job, if it is in one.
-        take_over: Whether SLURM was asked about it.
+        job: Its SLURM job or its pod, if it is in one.
+        take_over: Whether SLURM or Kubernetes was asked about it.
         lock: Where its lock is.
     """
     used = f"{what} is in use by process {holder.pid} on {holder.host}: wait for it or end it"
     return f"{used}; {_advice(job, take_over, f'if that machine is gone for good, remove {lock}')}"
 
 
-def _advice(job: Job | None, take_over: bool, remove: str) -> str:
+def _advice(job: Job | Pod | None, take_over: bool, remove: str) -> str:
     if job is None:
-        said = "--take-over cannot tell, as it was in no job of SLURM's; " if take_over else ""
+        said = "--take-over cannot tell, as it was in no job of SLURM's and no pod; " if take_over else ""
         return f"{said}{remove}"
     if not take_over:
-        return f"if its SLURM job {job.number} has ended, --take-over finds that out and goes on"
+        return f"if its {job.shown} has ended, --take-over finds that out and goes on"
     state = job.state()
     if state == "UNKNOWN":
-        return f"--take-over: SLURM here says nothing of its job {job.number}; {remove}"
-    return f"--take-over: SLURM says that its job {job.number} is {state}"
+        return f"--take-over: nothing here says how its {job.shown} is; {remove}"
+    return f"--take-over: its {job.shown} is {state}"
 
 
-def job_of(content: bytes) -> Job | None:
-    """Return the SLURM job of a driver, from the content of its lock; None if it names none.
+def job_of(content: bytes) -> Job | Pod | None:
+    """Return the SLURM job or the pod of a driver, from the content of its lock; None if it names none.
 
     Raises:
         ValueError: if the content is not JSON.
     """
     values = parse_json(content, max_bytes=MAX_TEXT)
     job = values.get("job") if isinstance(values, dict) else None
-    return Job.parse(job) if isinstance(job, str) else None
+    return parse_scheduled(job) if isinstance(job, str) else None
+
+
+def stop_driver(directory: Path) -> bool:
+    """Have the driver of a study stop as SIGTERM does, and wait until it has; False if there is none.
+
+    Args:
+        directory: The study's folder.
+
+    Raises:
+        BadInput: if the driver is on another machine or in another container, or that cannot be told.
+    """
+    path = directory / LOCK
+    try:
+        holder = Holder.parse(read_bytes(path, MAX_TEXT))
+    except FileNotFoundError:
+        return False
+    except ValueError as error:
+        raise BadInput(f"{path} is not a lock of ddcal (it {error})") from error
+    if holder.elsewhere:
+        raise BadInput(f"{directory}: its driver is process {holder.pid} on {holder.host}: stop it there")
+    if holder.dead:
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(holder.pid, signal.SIGTERM)
+    while not holder.dead:
+        time.sleep(0.1)
+    return True
 
 
 def described() -> dict[str, Any]:
     """Return a lock's content; it names a job only where there is one, so that earlier versions can read it."""
-    job = Job.here()
+    job = scheduled_here()
     return asdict(Holder.here()) | ({} if job is None else {"job": str(job)})
 
 

@@ -78,7 +78,8 @@ class Status:
         quiet_seconds: How long ago its ledger has grown for the last time.
         next_command: What to do next, if the study does not run.
         warning: That the winner's accuracy cannot be told from chance, in a sentence; None where it can.
-        job: The SLURM job of its driver and what SLURM says of it: ``12 RUNNING``; None in no job.
+        job: The SLURM job or the pod of its driver and what is said of it: ``12 RUNNING``,
+            ``pod NAME Running``; None in neither.
     """
 
     study: str
@@ -153,7 +154,7 @@ def study_status(directory: Path | str, results: StudyResults | None = None) -> 
 def study_state(directory: Path, interrupted: bool) -> str:
     """Return ``running``, ``finished``, ``stopped`` or ``dead``, from the lock on a study's folder.
 
-    SLURM is asked about a driver of another machine that was in a job of it, and may say that it is dead.
+    SLURM or Kubernetes is asked about a driver of another machine that was in a job or a pod: it may say that it is dead.
     """
     try:
         content = read_bytes(directory / LOCK, MAX_TEXT)
@@ -166,10 +167,10 @@ def study_state(directory: Path, interrupted: bool) -> str:
 
 
 def driver_job(directory: Path) -> str | None:
-    """Return the SLURM job of a study's driver and what SLURM says of it: ``12 RUNNING``; None in no job."""
+    """Return the SLURM job or the pod of a study's driver and what is said of it; None in neither."""
     with contextlib.suppress(ValueError, OSError):
         job = job_of(read_bytes(directory / LOCK, MAX_TEXT))
-        return None if job is None else f"{job.number} {job.state()}"
+        return None if job is None else job.status
     return None
 
 
