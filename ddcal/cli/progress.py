@@ -51,7 +51,12 @@ class StudyProgress:
     @property
     def hooks(self) -> Hooks:
         """The callbacks for `run_study`."""
-        return Hooks(on_start=self.on_start, on_finished=self.on_finished, on_interrupt=self.on_interrupt)
+        return Hooks(
+            on_start=self.on_start,
+            on_finished=self.on_finished,
+            on_interrupt=self.on_interrupt,
+            on_lost=self.say_at_once,
+        )
 
     def __enter__(self) -> StudyProgress:
         return self
@@ -108,12 +113,15 @@ class StudyProgress:
                 say_stopping(signum)
             return
         go_on = "" if self.started is None else f"; go on with:\n  {self._resume(self.started)}"
-        words = f"stopped at once{go_on}\n"
-        if self._display is not None:
-            self._display.say_at_once(words)
-        else:
-            say(2, words)
+        self.say_at_once(f"stopped at once{go_on}")
         end_now(signum)
+
+    def say_at_once(self, words: str) -> None:
+        """Say the last words of this process, from inside a signal's handler or another thread."""
+        if self._display is not None:
+            self._display.say_at_once(f"{words}\n")
+        else:
+            say(2, f"{words}\n")
 
     def _resume(self, start: Start) -> str:
         return f"ddcal resume {shlex.quote(shown_path(start.directory))}"

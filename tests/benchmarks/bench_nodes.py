@@ -232,9 +232,10 @@ def one_real_trial(root: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return points, record
 
 
-def play(root: Path, at_once: int, trials: int, searcher: str) -> tuple[Played, Path]:
+def play(
+    root: Path, at_once: int, trials: int, searcher: str, points: list[dict[str, Any]], record: dict[str, Any]
+) -> tuple[Played, Path]:
     """Run a driver over trials that are played, ``at_once`` of them at a time; no MLflow."""
-    points, record = one_real_trial(root)
     study = settings(
         f"played-{searcher}-{at_once}",
         {"calibrate.mask.ratio": {"uniform": [0.0, 0.95]}, "train.lr": {"loguniform": [0.01, 0.3]}},
@@ -287,10 +288,11 @@ def mirror_cost(directory: Path, at_once: int, limit: float) -> tuple[int, float
 
 def driver_part(options: argparse.Namespace, root: Path) -> None:
     """Play trials to a driver, 8, 100 and 1,000 at once, and let MLflow follow."""
+    points, record = one_real_trial(root)
     for searcher in options.searchers:
         print(f"\n== driver alone: {options.played} played trials, searcher {searcher}; milliseconds of CPU a trial")
         for at_once in options.at_once:
-            done, directory = play(root, at_once, options.played, searcher)
+            done, directory = play(root, at_once, options.played, searcher, points, record)
             a_trial = {part: 1000 * seconds / done.trials for part, seconds in done.parts.items()}
             rest = 1000 * done.seconds / done.trials - sum(a_trial.values())
             shown = "  ".join(f"{part} {value:.2f}" for part, value in a_trial.items())

@@ -154,7 +154,7 @@ def study_status(directory: Path | str, results: StudyResults | None = None) -> 
 def study_state(directory: Path, interrupted: bool) -> str:
     """Return ``running``, ``finished``, ``stopped`` or ``dead``, from the lock on a study's folder.
 
-    SLURM or Kubernetes is asked about a driver of another machine that was in a job or a pod: it may say that it is dead.
+    SLURM or Kubernetes is asked about a driver of another machine that was in a job or a pod, and may say it is dead.
     """
     try:
         content = read_bytes(directory / LOCK, MAX_TEXT)

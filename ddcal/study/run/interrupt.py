@@ -150,13 +150,18 @@ def stopped_before(seconds: float | None) -> Iterator[None]:
 
 def end_now(signum: int = signal.SIGINT) -> NoReturn:
     """End this process with exit code 128 + ``signum``, and every process below it: Ray's, if it has started one."""
+    end_process(128 + signum)
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process at once with that exit code, and every process below it."""
     if "ray" in sys.modules:
         with suppress(Exception):  # whatever this is, nothing may keep the process alive
             psutil = importlib.import_module("psutil")  # Ray brings it
             for process in psutil.Process().children(recursive=True):
                 with suppress(psutil.Error):
                     process.kill()
-    os._exit(128 + signum)
+    os._exit(code)
 
 
 def say(descriptor: int, text: str) -> None:

@@ -6,16 +6,16 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ddcal.config import StudyConfig
-from ddcal.errors import ResourceError
+from ddcal.errors import ResourceError, StoreError
 from ddcal.study.run.driver import STOP, StudyDriver
 from ddcal.study.run.interrupt import Interrupts
-from ddcal.study.run.ray_start import end_ray, own_signals, start_ray
+from ddcal.study.run.ray_start import Head, end_ray, own_signals, start_ray
 from ddcal.study.run.ray_token import guard_token, token_file
 
 ENVIRONMENT = {
@@ -172,11 +172,24 @@ def check_shared(root: Path, ray: Any, *, relative: bool = False, key: str = "st
         raise ResourceError(f"{key}: {root} is not a shared folder: not seen from {', '.join(blind)}")
 
 
-def run_on_ray(driver: StudyDriver, ray: Any, interrupts: Interrupts | None = None) -> None:
+def run_on_ray(
+    driver: StudyDriver,
+    ray: Any,
+    interrupts: Interrupts | None = None,
+    abandon: Callable[[StoreError], None] | None = None,
+) -> None:
     """Run every trial of the study with Tune; returns when all are finished.
+
+    Args:
+        driver: The study's.
+        ray: Connected.
+        interrupts: What signals do.
+        abandon: Closes the driver and ends this process where Ray's head is lost and nothing returns from Ray; called
+            in another thread.
 
     Raises:
         KeyboardInterrupt: after a Ctrl-C or SIGTERM, when the running trials have saved their state.
+        StoreError: if Ray's head is lost.
     """
     from ray import tune
     from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
@@ -225,7 +238,10 @@ def run_on_ray(driver: StudyDriver, ray: Any, interrupts: Interrupts | None = No
     )
     try:
         interrupts = interrupts or Interrupts()
-        with interrupts.deferred(lambda: searcher.fail(interrupts.error())):
+        with (
+            interrupts.deferred(lambda: searcher.fail(interrupts.error())),
+            Head(ray).watched(stop.touch, searcher.abandon(abandon)),
+        ):
             tuner.fit()
     finally:
         stop.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from ray import cloudpickle
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
+from ddcal.errors import StoreError
 from ddcal.study.run.driver import StudyDriver
 from ddcal.study.run.unusable import why_lost
 
@@ -32,6 +33,7 @@ class DriverSearcher(Searcher):
         """Search for ``driver``; ``stop`` is the file that tells workers to save their state and stop."""
         super().__init__()
         self._driver, self._stop = driver, stop
+        self._alone = threading.Lock()
         self._numbers: dict[str, int] = {}
         self.error: BaseException | None = None
 
@@ -87,12 +89,23 @@ class DriverSearcher(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing."""
 
+    def abandon(self, then: Callable[[StoreError], None] | None) -> Callable[[StoreError], None]:
+        """Return what calls ``then`` in another thread, without a call of the driver beside it or after it."""
+
+        def alone(error: StoreError) -> None:
+            if then is not None:
+                self._alone.acquire()  # for good
+                then(error)
+
+        return alone
+
     @contextmanager
     def _kept_error(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:
-            self.fail(error)
+        with self._alone:
+            try:
+                yield
+            except BaseException as error:
+                self.fail(error)
 
     def fail(self, error: BaseException) -> None:
         """End the study with ``error`` as soon as the workers have saved their state."""
@@ -101,7 +114,7 @@ class DriverSearcher(Searcher):
             self._stop.touch()
 
     def __getstate__(self) -> dict[str, Any]:
-        nothing: dict[str, Any] = {"_numbers": {}, "_driver": None, "_stop": None, "error": None}
+        nothing: dict[str, Any] = {"_numbers": {}, "_driver": None, "_stop": None, "_alone": None, "error": None}
         return {"_metric": self._metric, "_mode": self._mode, **nothing}
 
 

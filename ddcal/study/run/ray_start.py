@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import logging
 import signal
+import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ddcal.errors import ResourceError, Terminated, memory_error
+from ddcal.errors import ResourceError, StoreError, Terminated, memory_error
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +85,79 @@ def own_signals() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+KNOCK_SECONDS = 5.0
+"""How often it is looked whether Ray's head is there."""
+
+LOST_SECONDS = 30.0
+"""After so long without an answer a head is lost. At 60 seconds Ray ends the process, without a word to Python."""
+
+SAVE_SECONDS = 5.0
+"""How long workers that are still there then have to save their state."""
+
+
+class Head:
+    """Watches the head of the Ray that this process is connected to.
+
+    Whoever waits for a Ray without a head waits in C++, and no exception reaches it there.
+
+    Attributes:
+        address: Its address, ``host:port``.
+    """
+
+    def __init__(self, ray: Any) -> None:
+        """Take the head of the Ray that ``ray`` is connected to."""
+        self.address = str(ray.get_runtime_context().gcs_address)
+        self._over = threading.Event()
+
+    def error(self) -> StoreError:
+        """Return what a lost head is told as."""
+        said = f"Ray's head at {self.address} does not answer any more"
+        return StoreError(said, "start Ray again, there or elsewhere")
+
+    @contextmanager
+    def watched(self, on_lost: Callable[[], None], abandon: Callable[[StoreError], None]) -> Iterator[None]:
+        """Watch the head while the context lasts.
+
+        Args:
+            on_lost: Called as it is lost, in another thread.
+            abandon: Called `SAVE_SECONDS` later, in that thread, with what to tell; it ends the process.
+
+        Raises:
+            StoreError: if Ray has raised something and the head does not answer.
+        """
+        thread = threading.Thread(target=self._watch, args=(on_lost, abandon), name="ddcal-head", daemon=True)
+        thread.start()
+        try:
+            yield
+        except Exception as error:
+            if self._answers():
+                raise
+            raise self.error() from error
+        finally:
+            self._over.set()
+            thread.join()
+
+    def _watch(self, on_lost: Callable[[], None], abandon: Callable[[StoreError], None]) -> None:
+        answered = time.monotonic()
+        while not self._over.wait(KNOCK_SECONDS):
+            if self._answers():
+                answered = time.monotonic()
+            elif time.monotonic() - answered > LOST_SECONDS:
+                with suppress(OSError):
+                    on_lost()
+                if not self._over.wait(SAVE_SECONDS):
+                    abandon(self.error())
+                return
+
+    def _answers(self) -> bool:
+        host, _, port = self.address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+            return True
+        except OSError:
+            return False
 
 
 def end_ray(ray: Any) -> None:

@@ -6,14 +6,15 @@ import logging
 import os
 import shlex
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ddcal.config import ConfigError, StudyConfig, read_study
 from ddcal.config.places import is_url, tracking_problem
-from ddcal.errors import BadInput, ResourceError
+from ddcal.errors import BadInput, ResourceError, StoreError
 from ddcal.pipeline import Advance, Environment, Store
 from ddcal.pipeline.environment import compile_problems, gpu_device, study_environment
 from ddcal.pipeline.imported import check_imports
@@ -31,11 +32,11 @@ from ddcal.study.remote.output import fetch_begun, open_copying, output_bucket, 
 from ddcal.study.run.checks import refuse_data
 from ddcal.study.run.cluster_leases import cluster_leases
 from ddcal.study.run.driver import StudyDriver
-from ddcal.study.run.interrupt import Interrupts, interruptible, stopped_before
+from ddcal.study.run.interrupt import Interrupts, end_process, interruptible, say, stopped_before
 from ddcal.study.run.places import check_name, check_place, is_foreign, refuse_lost_ledger, refuse_other, study_at
 from ddcal.study.run.ray_executor import check_resources, check_shared, ray_runtime, run_on_ray
 from ddcal.study.run.takeover import rebuild_journal
-from ddcal.study.run.unusable import stops_the_study
+from ddcal.study.run.unusable import stop_sentence, stops_the_study
 from ddcal.study.run.worker import Assignment
 from ddcal.study.search.samplers import check_installed
 from ddcal.study.search.search import JOURNAL
@@ -75,6 +76,8 @@ class Hooks:
         on_advance: In debug mode, after every chunk of a trial's work.
         on_interrupt: At each Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP, with the count and the signal; the second raises
             KeyboardInterrupt if this returns.
+        on_lost: In another thread, with a sentence, where Ray's head is lost and this process ends next; default: the
+            sentence goes to the standard error.
         on_end: When all trials have ended, before MLflow is told; whatever it raises is logged alone.
     """
 
@@ -83,6 +86,7 @@ class Hooks:
     on_trial: Callable[[Assignment], None] | None = None
     on_advance: Callable[[Advance], None] | None = None
     on_interrupt: Callable[[int, int], None] | None = None
+    on_lost: Callable[[str], None] | None = None
     on_end: Callable[[StudyResults], None] | None = None
 
 
@@ -112,7 +116,8 @@ def run_study(
     Raises:
         BadInput: if the study's tracking URI holds a password, or its folder's study was begun with other settings.
         ResourceError: if the study's folder exists, trials ask for more than there is, or the root is not shared.
-        StoreError: if the store or the output root takes nothing more; `resume_study` goes on with the study.
+        StoreError: if the store or the output root takes nothing more, or Ray's head is lost; `resume_study` goes on
+            with the study. Where nothing returns from a Ray whose head is lost, the process is ended (`Hooks.on_lost`).
         ddcal.data.DataError: if the data is missing.
     """
     if problem := tracking_problem(study.tracking.uri):
@@ -266,7 +271,8 @@ def _run(
                 cpus=resources.get("CPU", 0.0),
                 gpus=gpus,
             )
-            return _guarded(driver, lambda: run_on_ray(driver, ray, interrupts), interrupts, hooks.on_end)
+            abandon = partial(_abandon, driver, hooks.on_lost)
+            return _guarded(driver, lambda: run_on_ray(driver, ray, interrupts, abandon), interrupts, hooks.on_end)
 
 
 def ray_device(study: StudyConfig) -> str:
@@ -347,6 +353,19 @@ def _guarded(
             raise
     with interrupts.deferred(), notified(driver.study, driver.directory):
         return driver.close(on_end=on_end)
+
+
+def _abandon(driver: StudyDriver, on_lost: Callable[[str], None] | None, error: StoreError) -> None:
+    """Close a driver whose main thread waits for a Ray that is gone, and end this process before Ray does."""
+    words = stop_sentence(driver.directory, str(error), error.cure)
+    if on_lost is None:
+        say(2, f"{words}\n")
+    else:
+        on_lost(words)
+    with suppress(BaseException), notified(driver.study, driver.directory):
+        driver.close(interrupted=True)
+        raise error
+    end_process(1)
 
 
 def _read_only(place: Path) -> bool:

@@ -27,14 +27,14 @@ def stops_the_study(directory: Path) -> Iterator[None]:
     except (BadInput, TrackingError):
         raise
     except StoreError as error:
-        raise StoreError(_sentence(directory, str(error), error.cure)) from error
+        raise StoreError(stop_sentence(directory, str(error), error.cure)) from error
     except Exception as error:
         found = error if _of_the_folder(error, directory) else disk_error(error)
         if not isinstance(found, OSError):
             raise
         place = found.filename or f"the study's folder {directory}"
         said = f"{place} cannot be written: {found.strerror or found}"
-        raise StoreError(_sentence(directory, said, cure_of(found))) from error
+        raise StoreError(stop_sentence(directory, said, cure_of(found))) from error
 
 
 def told_by_worker(result: dict[str, Any]) -> StoreError:
@@ -54,7 +54,8 @@ def _of_the_folder(error: Exception, directory: Path) -> bool:
     return isinstance(error, OSError) and Path(str(error.filename or "/")).is_relative_to(directory)
 
 
-def _sentence(directory: Path, said: str, cure: str) -> str:
+def stop_sentence(directory: Path, said: str, cure: str) -> str:
+    """Return that a study stops, how far it is, why, and how it goes on."""
     how = "run it again"
     if begun(directory) or (directory / STUDY).is_file():
         how = f"go on with `ddcal resume {shlex.quote(str(directory))}`"

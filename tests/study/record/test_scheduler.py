@@ -107,7 +107,7 @@ def test_a_driver_of_another_machine_is_taken_over_from_where_its_job_has_ended(
     ("said", "job", "message"),
     [
         (DESCRIBED.format(state="RUNNING", restarts=0), Job("tests", 12, 0), "its SLURM job 12 is RUNNING"),
-        ("no answer", Job("tests", 12, 0), "nothing here says how its SLURM job 12 is; if that machine is gone for good"),
+        ("no answer", Job("tests", 12, 0), "nothing here says how its SLURM job 12 is; if that machine is gone"),
         (UNKNOWN_JOB, Job("another", 12, 0), "nothing here says how its SLURM job 12 is"),
         (UNKNOWN_JOB, None, "--take-over cannot tell, as it was in no job of SLURM's and no pod; if that machine"),
         (UNKNOWN_JOB, "slurm:tests:1; rm", "--take-over cannot tell"),

@@ -11,6 +11,7 @@ from servers import mlflow_server
 
 from ddcal.study import load_study, run_study
 from ddcal.study.record.ledger import begun
+from ddcal.study.record.lock import LOCK
 
 TRIALS, NODES = 10, 3
 
@@ -35,10 +36,14 @@ def undisturbed(tmp_path_factory, study):
 def tracked(study, tmp_path):
     """The study's file, with a served MLflow."""
     with mlflow_server(tmp_path, free_port()) as uri:
-        file = tmp_path / "tiny.yaml"
-        values = study.model_dump(mode="json") | {"tracking": {"uri": uri}}
-        file.write_text(yaml.safe_dump(values, sort_keys=False))
-        yield file
+        yield written(study, tmp_path, uri)
+
+
+def written(study, folder, uri):
+    file = folder / "tiny.yaml"
+    values = study.model_dump(mode="json") | {"tracking": {"uri": uri}}
+    file.write_text(yaml.safe_dump(values, sort_keys=False))
+    return file
 
 
 def nodes_of(directory):
@@ -61,13 +66,13 @@ def finished(directory):
     return sum(trial.outcome is not None for trial in load_study(directory).records)
 
 
-def is_running_on_all_nodes(directory):
+def is_running_on_all_nodes(directory, count=NODES):
     """Whether a trial has ended and every node is at one that has not."""
     if not begun(directory) or not finished(directory):
         return False
     nodes = nodes_of(directory)
     running = [nodes.get(trial.number, []) for trial in load_study(directory).records if trial.outcome is None]
-    return len({began[-1] for began in running if began}) == NODES
+    return len({began[-1] for began in running if began}) == count
 
 
 @pytest.mark.slow
@@ -118,3 +123,42 @@ def test_everything_is_killed(tracked, undisturbed, tmp_path):
         assert again.outcome == "complete" and (trial.outcome is None or again.node == trial.node)
     later = {node for began in nodes_of(directory).values() for node in began}
     assert len(later - {node for began in former.values() for node in began}) == 2
+
+
+@pytest.mark.slow
+def test_a_cluster_whose_head_is_killed_is_submitted_again_with_the_same_command(study, tmp_path):
+    """The driver says so and ends, its folder is free, the command goes on in another cluster, and then it is done."""
+    trials, nodes = 6, 2
+    changes = {"base": study.base | {"train.epochs": 200}}
+    changes |= {"search": study.search.model_copy(update={"trials": trials, "concurrency": nodes})}
+    study = study.model_copy(update=changes)
+    undisturbed = run_study(study, output=tmp_path / "undisturbed", debug=True)
+    directory = tmp_path / "runs" / "tiny"
+    file = written(study, tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+    command = ("run", "--resume", file, "--output", directory.parent)
+    with Cluster(nodes) as cluster:
+        process = start(*command, **cluster.environment | {"RAY_ADDRESS": cluster.address})
+        wait_until(process, lambda: is_running_on_all_nodes(directory, nodes), 500)
+        cluster.kill_node(0)
+        _, error = process.communicate(timeout=300)
+        port = cluster.address.rpartition(":")[2]
+    before = finished(directory)
+    assert process.returncode == 1 and 0 < before < trials, error.decode()
+    how_far = f"the study stops ({before} of {trials} trials are finished, the others go on later)"
+    why = rf"{re.escape(how_far)}: Ray's head at [\w.]+:{port} does not answer any more"
+    assert len(re.findall(why, error.decode())) == 1, error.decode()
+    assert f"then go on with `ddcal resume {directory}`" in error.decode() and "Traceback" not in error.decode()
+    stopped = load_study(directory)
+    assert stopped.interrupted and not (directory / LOCK).exists()
+    with Cluster(nodes) as cluster:
+        finish(start(*command, **cluster.environment | {"RAY_ADDRESS": cluster.address}))
+    results = load_study(directory)
+    assert results.sessions == 2 and not results.interrupted
+    assert_each_trial_once(directory)
+    assert_same(results, undisturbed)
+    for trial in stopped.records:
+        again = results.records[trial.number]
+        assert again.attempt == 1 if trial.outcome is not None else again.attempt > 1
+    ledger = (directory / "ledger.jsonl").read_bytes()
+    finish(start(*command, RAY_ADDRESS="127.0.0.1:1"))  # nothing is left to do: no Ray is asked
+    assert (directory / "ledger.jsonl").read_bytes() == ledger
