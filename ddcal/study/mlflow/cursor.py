@@ -57,6 +57,7 @@ class Cursor:
     parent: str | None = None
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     lost: bool = field(default=False, compare=False)
+    _mark: tuple[int, int, int] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def read(cls, directory: Path) -> Cursor:
@@ -71,16 +72,25 @@ class Cursor:
             return cls(lost=True)
         return cursor if _at_a_line(directory / LEDGER, cursor.offset) else cls(lost=True)
 
+    def is_as_written(self, directory: Path) -> bool:
+        """Whether the file is still what this cursor has written last; asked once after each `write`.
+
+        With a thousand trials at once the file is long: reading it at every event would take longer than the event.
+        """
+        mark, self._mark = self._mark, None  # what follows may change this cursor, and fail
+        return mark is not None and mark == _mark_of(directory / CURSOR) and _at_a_line(directory / LEDGER, self.offset)
+
     def write(self, directory: Path) -> None:
         """Replace the file in one step.
 
         Raises:
             TrackingError: if that cannot be done, naming it.
         """
-        values = {"offset": self.offset, "parent": self.parent, "runs": self.runs}
+        text = _text({"offset": self.offset, "parent": self.parent, "runs": self.runs})
         temporary = directory / f".{CURSOR}.tmp"
         try:
-            temporary.write_text(json.dumps(values | {"check": _digest(values)}))
+            temporary.write_text(f'{text[:-1]}, "check": "{_digest(text)}"}}')
+            self._mark = _mark_of(temporary)
             os.replace(temporary, directory / CURSOR)
         except OSError as error:
             raise TrackingError(f"{directory / CURSOR} cannot be written: {error.strerror or error}") from error
@@ -98,13 +108,26 @@ def read_cursor(directory: Path) -> dict[str, Any]:
     except ValidationError:
         raise ValueError(f"{CURSOR} is not in its format") from None
     check = values.pop("check")
-    if check is not None and check != _digest(values):
+    if check is not None and check != _digest(_text(values)):
         raise ValueError(f"{CURSOR} does not match its own checksum")
     return values
 
 
-def _digest(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+def _text(values: dict[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _mark_of(path: Path) -> tuple[int, int, int] | None:
+    """Return what tells a file from one that replaces it; None if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 @contextlib.contextmanager

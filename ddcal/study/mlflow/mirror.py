@@ -146,7 +146,7 @@ class Mirror:
         if self.pending <= 0:
             return False
         with one_mirror(self.directory):
-            there = Cursor.read(self.directory)
+            there = self.cursor if self.cursor.is_as_written(self.directory) else Cursor.read(self.directory)
             if there != self.cursor:  # another mirror was here
                 self.cursor, self._clock = there, None
                 self._doubt()
