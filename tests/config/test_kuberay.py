@@ -126,14 +126,11 @@ def test_the_alternative_on_s3_is_a_command_too():
     text = FILE.read_text()
     lines = re.findall(r"^  # (entrypoint: >-|  (?:ddcal run|--set) .*)$", text, re.M)
     other = yaml.safe_load("\n".join(lines))
-    words = shlex.split(other["entrypoint"])
-    context = get_command(app).commands["run"].make_context("run", words[2:])
-    assert context.params["resume"] and context.params["take_over"] and context.params["output"] is None
-    assert [one.partition("=")[0] for one in context.params["overrides"]] == [
-        "search.concurrency",
-        "storage.store",
-        "storage.output",
-    ]
+    options, study = command({"spec": other})
+    assert options["resume"] and options["take_over"] and options["output"] == Path("/tmp/runs")
+    assert "names /tmp/runs/quickstart" in text and study.name == "quickstart"
+    assert study.storage.output == "s3://your-bucket/runs" and study.storage.store == "s3://your-bucket/store"
+    assert study.search.concurrency == command(document("RayJob"))[1].search.concurrency
 
 
 def test_what_pods_ask_for_agrees_with_the_study(job):
