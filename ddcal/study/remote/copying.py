@@ -154,7 +154,6 @@ class Copying:
             try:
                 moved = self._send(everything=closing) or self._send_file(closing)
             except BadInput as error:
-                self._refused = error
                 logger.warning("%s", error)
                 return
             except (StoreError, OSError) as error:
@@ -202,7 +201,8 @@ class Copying:
             if there is None:
                 raise StoreError(f"{self._bucket.where(name)} was there, and is not any more")
             if there.content != part:
-                raise BadInput(self._lost_to(name, there.content))
+                self._refused = BadInput(self._lost_to(name, there.content))
+                raise self._refused
         self._parts, self._waiting = self._parts + 1, None
         self._lines, self._offset = self._lines + part.count(b"\n") - 1, self._offset + size
         self._fresh = time.monotonic()

@@ -161,7 +161,8 @@ def fetch_study(study: StudyConfig | str, output: Path | None = None) -> tuple[P
     """
     check_client()
     if isinstance(study, str):
-        name, bucket, access = parse_s3(study).prefix.rpartition("/")[2], Bucket.at(study), PRIVATE
+        bucket, access = Bucket.at(study), PRIVATE
+        name = parse_s3(study).prefix.rpartition("/")[2]
     else:
         if not study.storage.on_s3:
             raise BadInput(

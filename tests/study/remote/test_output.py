@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import time
 import uuid
 
@@ -15,6 +16,7 @@ from ddcal.cli import app
 from ddcal.errors import BadInput, ResourceError
 from ddcal.store.bucket import Bucket
 from ddcal.study import load_study, run_study
+from ddcal.study.mlflow.opening import make_mirror
 from ddcal.study.record.ledger import LEDGER
 from ddcal.study.record.lock import LOCK
 from ddcal.study.remote.parts import pack, part_name, read_parts
@@ -67,6 +69,10 @@ def test_a_study_is_on_s3_as_it_is_in_its_folder_and_elsewhere(study, undisturbe
     assert {"files/study.yaml", "files/trials.csv", "files/summary.json"} <= set(names)
     assert len([name for name in names if name.endswith(".log")]) == 3
     assert place(study).read(LOCK) is None
+    tracked = study.model_copy(update={"tracking": type(study.tracking)()})
+    size, part = len(there.content), there.content.index(b"\n") + 1  # MLflow is told no more than S3 has
+    assert make_mirror(tracked, results.directory).pending == size
+    assert make_mirror(tracked, results.directory, lambda: part).pending == part
     with pytest.raises(ResourceError, match="has a study: `ddcal run --resume` goes on with it"):
         run_study(study, output=tmp_path / "again", debug=True)
 
@@ -106,6 +112,23 @@ def test_a_killed_driver_is_followed_by_one_in_another_folder(study, undisturbed
     assert results.sessions == 2 and read_parts(place(study)).content == ledger(results)
     assert_each_trial_once(results.directory)
     assert trials_of(load_study(results.directory)) == trials_of(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_scheduler_s_signal_leaves_everything_on_s3(study, undisturbed, tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
+    process = start("run", file, "--resume", "--debug", "--output", tmp_path / "first")
+    while read_parts(place(study)).content.count(b"trial_finished") < 1:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=500)
+    assert process.returncode == 75, said
+    assert read_parts(place(study)).content == (tmp_path / "first" / "tiny" / LEDGER).read_bytes()
+    assert place(study).read(LOCK) is None and "files/study.yaml" in place(study).names("files")
+    results = run_study(study, output=tmp_path / "second", debug=True, resume=True)
+    assert trials_of(results) == trials_of(undisturbed)
 
 
 def test_a_second_driver_is_refused_and_nothing_is_lost(study, undisturbed, tmp_path):
@@ -239,6 +262,14 @@ def test_validate_says_everything_at_once(write_study):
     assert ddcal("validate", write_study(storage=fine)).exit_code == 0
 
 
+def test_what_cannot_be_fetched_is_said(url, write_study):
+    address, _, options = url.partition("?")
+    nothing = ddcal("fetch", f"{address}/tiny?{options}")
+    assert nothing.exit_code == 2 and f"{address}/tiny has no study" in nothing.output
+    assert ddcal("fetch", "s3://Bucket").exit_code == 2
+    assert "a folder: there is nothing to fetch" in ddcal("fetch", write_study()).output
+
+
 def test_a_ledger_from_s3_that_is_none_is_refused(study, tmp_path):
     bucket = place(study)
     bucket.create(part_name(1), pack(1, 1, b'{"event": "trial_started"}\n', "process 1 on here", "token"))
@@ -256,12 +287,18 @@ MANY = {
     },
     "train": {"epochs": 40, "networks": 2, "augment": "none", "lr": 0.1},
 }
-TRIALS, KILLS = 24, 10
+TRIALS = 24
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("store", ["on the driver's disk", "on s3"])
-def test_ten_random_kills_each_followed_in_another_empty_folder_change_nothing(tiny_study, url, tmp_path, store):
+@pytest.mark.parametrize(
+    ("store", "mode", "kills"),
+    [("on the driver's disk", ["--debug"], 10), ("on s3", ["--debug"], 10), ("on s3", [], 3)],
+    ids=["store on the driver's disk", "store on s3", "ray"],
+)
+def test_random_kills_each_followed_in_another_empty_folder_change_nothing(
+    tiny_study, url, tmp_path, store, mode, kills
+):
     space = {
         "distill.backbone": {"choice": ["real", "dc"]},
         "distill.ipc": {"choice": [1, 2, 3]},
@@ -271,10 +308,11 @@ def test_ten_random_kills_each_followed_in_another_empty_folder_change_nothing(t
     whole = tiny_study(base=MANY, space=space, search=search, tracking={})
     undisturbed = run_study(whole, output=tmp_path / "whole", debug=True)
     address, _, options = url.partition("?")
-    storage = {"output": url}
-    if store == "on s3":
+    storage, tracking = {"output": url}, {}
+    if store == "on s3":  # and MLflow's database stays: what it has from one driver, it has not again from the next
         storage |= {"store": f"{address}/store?{options}", "cache": str(tmp_path / "cache")}
-    study = tiny_study(base=MANY, space=space, search=search, tracking={}, storage=storage)
+        tracking = {"uri": f"sqlite:///{tmp_path / 'lasting' / 'mlflow.db'}"}
+    study = tiny_study(base=MANY, space=space, search=search, tracking=tracking, storage=storage)
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
     draw, bucket = random.Random(store), place(study)
@@ -284,9 +322,9 @@ def test_ten_random_kills_each_followed_in_another_empty_folder_change_nothing(t
         return path.read_bytes().count(b'"event": "trial_finished"') if path.is_file() else 0
 
     before = 0
-    for number in range(KILLS):
+    for number in range(kills):
         folder = tmp_path / f"folder-{number}"
-        process = start("run", file, "--resume", "--debug", "--output", folder)
+        process = start("run", file, "--resume", *mode, "--output", folder)
         early = draw.random() < 1 / 3  # wherever it stands: it imports, fetches, or runs the first trials
         until = time.monotonic() + draw.uniform(0.0, 10.0)
         while time.monotonic() < until if early else ended(folder) <= before:
@@ -299,9 +337,9 @@ def test_ten_random_kills_each_followed_in_another_empty_folder_change_nothing(t
         kill(process)
         before = read_parts(bucket).content.count(b'"event": "trial_finished"')
     assert 0 < before < TRIALS
-    finish(start("run", file, "--resume", "--debug", "--output", tmp_path / "last"))
+    finish(start("run", file, "--resume", *mode, "--output", tmp_path / "last"))
     results = load_study(tmp_path / "last" / "tiny")
-    assert results.sessions > KILLS // 2, "the others were killed before they went on with it"
+    assert results.sessions > kills // 2, "the others were killed before they went on with it"
     assert [trial.outcome for trial in results.records] == ["complete"] * TRIALS
     assert_each_trial_once(results.directory)
     assert_same(results, undisturbed)

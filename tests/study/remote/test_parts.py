@@ -7,7 +7,7 @@ import pytest
 from stores import make_bucket
 
 from ddcal.errors import BadInput, ResourceError, StoreError
-from ddcal.store.bucket import Bucket
+from ddcal.store.bucket import Bucket, check_client
 from ddcal.store.lock_holder import Holder
 from ddcal.study.record.ledger import DamagedLedger
 from ddcal.study.record.lock import LOCK, described
@@ -53,6 +53,15 @@ def test_what_cannot_be_reached_is_said_with_its_cause(s3_endpoint, monkeypatch)
         monkeypatch.delenv(name)
     with pytest.raises(StoreError, match="there are no credentials"):
         Bucket.at(f"s3://absent?endpoint_override={s3_endpoint}&scheme=http", "tiny").check()
+
+
+def test_the_package_that_speaks_to_s3_is_asked_for(monkeypatch):
+    check_client()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        ResourceError, match=r"storage.output: S3 needs the package botocore: pip install 'ddcal\[s3\]'"
+    ):
+        check_client()
 
 
 def test_parts_are_read_as_the_ledger_that_they_were(bucket):
