@@ -90,7 +90,7 @@ def test_the_ui_is_mlflow_on_the_loopback_interface(tiny_study, tmp_path):
         process.terminate()
         process.wait(MOST_SECONDS)
     link = f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=ddcal"
-    assert f"{link}  experiment tiny" in (tmp_path / "ui.log").read_text()
+    assert f"{link}\nexperiment tiny, MLflow on" in (tmp_path / "ui.log").read_text(), "the address alone on its line"
 
 
 @pytest.mark.parametrize("arguments", [[], ["run"], ["store", "ls"]], ids=" ".join)

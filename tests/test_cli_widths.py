@@ -156,6 +156,8 @@ def test_a_line_says_how_far_a_study_is():
     )
     assert "best so far tiny-0003  val/ece 0.1000  val/nll – (decides)" in line and "and 2 more" in line
     assert "\n" not in line and "MLflow" not in line
+    ended = status_line(make_status(study="tiny", best="tiny-0003", state="finished", finished=100, unsent=0))
+    assert "; best tiny-0003  val/ece" in ended and "so far" not in ended
 
 
 def test_lines_in_a_pipe_are_not_wrapped(capsys):
