@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 SUM_SLACK = 1e-4
-"""How far the sum of a row of probabilities may be from 1: the rounding of a float32 softmax over many classes."""
+"""How far the sum of a row of probabilities may be from 1: the rounding of a float32 softmax over many classes.
+
+Numbers of 16 bits may be as far off as their rounding, which is more (their ``eps``).
+"""
 
 
 def targets(labels: Tensor) -> Tensor:
@@ -64,7 +67,8 @@ def probability_problem(labels: Tensor) -> str:
         row, column = torch.nonzero(labels < 0.0)[0].tolist()
         return f"row {row} has {float(labels[row, column]):.6g} for class {column}; probabilities must be at least 0"
     off = (labels.double().sum(1) - 1.0).abs()
-    if len(off) and float(off.max()) > SUM_SLACK:
-        row = int(torch.nonzero(off > SUM_SLACK)[0])
+    slack = max(SUM_SLACK, torch.finfo(labels.dtype).eps)
+    if len(off) and float(off.max()) > slack:
+        row = int(torch.nonzero(off > slack)[0])
         return f"row {row} sums to {float(labels[row].double().sum()):.6g}; probabilities must sum to 1"
     return ""

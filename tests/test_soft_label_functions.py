@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ddcal.soft_labels import classes_in_order, hard_labels, probability_problem, repeated, targets
+from ddcal.soft_labels import SUM_SLACK, classes_in_order, hard_labels, probability_problem, repeated, targets
 
 SOFT = torch.tensor([[0.6, 0.4], [0.3, 0.7], [0.9, 0.1], [0.5, 0.5]])
 
@@ -47,3 +47,11 @@ def test_labels_are_repeated_one_after_the_other():
 def test_what_is_no_row_of_probabilities_is_named(row, said):
     found = probability_problem(torch.tensor([[0.5, 0.5], row]))
     assert bool(found) == bool(said) and said in found
+
+
+def test_rows_may_be_off_by_the_rounding_of_their_dtype():
+    row = torch.full((1, 3), 1 / 3)
+    assert probability_problem(row.half()) == probability_problem(row.bfloat16()) == ""
+    assert float(row.bfloat16().double().sum()) - 1.0 > SUM_SLACK
+    assert "sums to 1.00195" in probability_problem(row.bfloat16().float())
+    assert "sums to 1.1" in probability_problem(torch.tensor([[0.6, 0.5]]).half())

@@ -282,6 +282,10 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
     fits_on_val = fitted.real_labels or (fitted.masks and not spec.distills)
     if fits_on_val and trial.data.resolved_validation_fraction == 0.0:
         problems.append(f"calibrate.method is {method!r} but data.validation_fraction is 0: there is no val to fit on")
+    if "conformal" in trial.evaluate.also and trial.data.resolved_validation_fraction == 0.0:
+        problems.append(
+            "evaluate.also has 'conformal' but data.validation_fraction is 0: there is no val to take thresholds from"
+        )
     published = preset_of(trial).values
     if trial.labels.by_experts:
         problems += label_problems(trial, published)

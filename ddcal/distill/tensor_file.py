@@ -205,14 +205,14 @@ def _soft_faults(
 ) -> list[Fault]:
     labels, count = tensors.labels, len(tensors.images)
     classes = shape[0] if shape is not None else labels.shape[-1] if labels.ndim == 2 else None
-    if labels.ndim != 2 or tuple(labels.shape) != (count, classes):
+    if labels.ndim != 2 or tuple(labels.shape) != (count, classes) or not classes:
         right = f"({count}, {classes or 'K'})"
         what = f"has labels of shape {tuple(labels.shape)}; as {kind} ({LABELS_ARE}) of these images it must be {right}"
         return [Fault(*place, what)]
     finite = torch.isfinite(labels).all(1)
     if not bool(finite.all()):
         return [Fault(*place, f"has NaN or infinite values in {int((~finite).sum())} of {count} labels")]
-    if kind == "probabilities" and (problem := probability_problem(labels.double())):
+    if kind == "probabilities" and (problem := _row_problem(labels)):
         message = f"must be 'logits', or {place[1]} other numbers: {problem}"
         return [Fault(LABELS_ARE, kind, message)]
     if count % labels.shape[1]:
@@ -228,6 +228,10 @@ def _soft_faults(
         )
         return [Fault(*place, message)]
     return []
+
+
+def _row_problem(labels: Tensor) -> str:
+    return probability_problem(labels if labels.is_floating_point() else labels.double())
 
 
 def _image_faults(images: Tensor, config: FileConfig, shape: tuple[int, int, int] | None) -> list[Fault]:

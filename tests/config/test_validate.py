@@ -35,6 +35,7 @@ BROKEN = [
     ("list-constraints", HEAD + "constraints: [val/accuracy > 0.5]\n", ["constraints: [", 'val/accuracy: "> 0.5"']),
     ("value-in-space", HEAD + "space: {train.epochs: 3}\n", ["space.train.epochs: 3", "[3, …]", "base.train.epochs"]),
     ("short-choice", HEAD + "space:\n  distill.ipc: [1, 0]\n", [":4: space.distill.ipc.choice: 0", "at least 1"]),
+    ("list-word", HEAD + "base: {evaluate: {also: conformal}}\n", ["must be a list: [conformal]"]),
     ("when-word", HEAD + "space: {train.lr: {uniform: [0, 1], when: {distill.ipc: 5}}}\n", ["must be a list: [5]"]),
     (
         "setting-at-top",
@@ -90,7 +91,7 @@ BROKEN = [
     ("store-secret", GOOD + "storage: {store: 's3://key:secret@abc/x'}\n", ["credentials do not belong into a study"]),
     ("store-twice", GOOD + "storage: {store: 's3://abc?region=a&region=b'}\n", ["region is given twice"]),
     ("store-dots", GOOD + "storage: {store: 's3://abc/x/../y'}\n", ["prefix 'x/../y'"]),
-    ("output-s3", GOOD + "storage: {output: 's3://abc/x'}\n", ["storage.output", "S3 is for storage.store"]),
+    ("output-s3", GOOD + "storage: {output: 's3://abc/x/../y'}\n", ["storage.output", "the prefix 'x/../y'"]),
     ("cache-s3", GOOD + "storage: {cache: 's3://abc/x'}\n", ["storage.cache", "this must be a folder"]),
     ("unknown-searcher", GOOD + "search: {searcher: tpee}\n", ["did you mean 'tpe'?"]),
     ("base-unknown-key", HEAD + "base: {ipc: 10}\n", [":3: base.ipc", "did you mean 'distill.ipc'?"]),

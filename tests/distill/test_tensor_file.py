@@ -176,6 +176,8 @@ SOFT = torch.tensor([[5.0, 1, 0], [3, 2, 0], [0, 4, 1], [0, 3, 2], [1, 1, 2], [0
         (SOFT.softmax(1), "probabilities", 2, []),
         (torch.eye(3)[LABELS], "probabilities", 2, []),
         (torch.eye(3).long()[LABELS], "probabilities", 2, []),
+        (SOFT.softmax(1).half(), "probabilities", 2, []),
+        (SOFT.softmax(1).bfloat16(), "probabilities", 2, []),
         (SOFT, "logits", 1, ["distill.ipc: 1 is not allowed: must be 2"]),
         (SOFT, "probabilities", 2, ["distill.file.labels_are: 'probabilities'", "row 0 sums to 6"]),
         (SOFT.softmax(1) - 0.5, "probabilities", 2, ["probabilities must be at least 0"]),
@@ -200,6 +202,15 @@ def test_soft_labels_are_what_they_are_said_to_be(labels, kind, ipc, said, tmp_p
         text = "\n".join(map(str, check_tensors(read_tensor_file(config), config, ipc, shape)))
         if shape is not None or labels.shape == SOFT.shape:
             assert bool(text) == bool(said) and all(words in text for words in said), text
+
+
+@pytest.mark.parametrize("kind", ["logits", "probabilities"])
+def test_soft_labels_of_no_class_are_refused_without_knowing_the_dataset(kind, tmp_path):
+    torch.save((IMAGES, torch.empty(len(IMAGES), 0)), tmp_path / "set.pt")
+    stated = {"images": str(tmp_path / "set.pt"), "preprocessing": "normalized", "labels_are": kind}
+    config = FileConfig.model_validate(stated)
+    (fault,) = check_tensors(read_tensor_file(config), config, 2)
+    assert f"has labels of shape (6, 0); as {kind}" in str(fault) and "it must be (6, K)" in str(fault)
 
 
 def test_the_order_of_soft_labels():

@@ -10,6 +10,7 @@ from ddcal.calibration.conformal import KINDS
 from ddcal.config import resolve
 from ddcal.pipeline import Environment, open_store, stage_keys
 from ddcal.pipeline.compute.further import disagreement
+from ddcal.pipeline.stages.evaluate import EVALUATE
 from ddcal.pipeline.trial import TrialRunner
 
 BASE = {"distill__backbone": "real", "distill__ipc": 3, "train__epochs": 10, "train__lr": 0.1, "train__networks": 3}
@@ -68,3 +69,18 @@ def test_keys_move_with_what_is_asked_for_alone(make_trial):
     conformal = key(evaluate__also=["conformal"])
     assert len({plain, conformal, key(evaluate__also=["conformal"], evaluate__coverage=0.8)}) == 3
     assert key(evaluate__also=["signs", "conformal"]) == key(evaluate__also=["conformal", "signs"])
+
+
+def test_what_an_evaluation_costs_depends_on_what_it_measures(make_trial):
+    def kind(**changes):
+        return EVALUATE.kind(resolve(make_trial(**{**BASE, **changes})))
+
+    assert kind() == kind(evaluate__coverage=0.8) != kind(evaluate__also=["networks"])
+    assert kind(evaluate__also=["signs", "conformal"]) == kind(evaluate__also=["conformal", "signs"])
+
+
+def test_sets_without_images_for_their_threshold_are_refused(make_trial):
+    without = {**BASE, "data__validation_fraction": 0.0, "calibrate__method": "ts_train"}
+    make_trial(**without, evaluate__also=["signs", "networks"])
+    with pytest.raises(ValueError, match=r"evaluate\.also has 'conformal' but data\.validation_fraction is 0"):
+        make_trial(**without, evaluate__also=["conformal"])

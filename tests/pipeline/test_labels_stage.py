@@ -180,6 +180,12 @@ def test_labels_that_cannot_be_are_refused(changes, labels, said, make_trial):
         make_trial(**{**BASE, **changes}, labels={**LABELS, **labels})
 
 
+def test_what_is_wrong_with_labels_is_said_at_once(make_trial):
+    changes = {"distill__mtt__experts": {}, "network__norm": "batch"}
+    with pytest.raises(ValueError, match=r"labels\.epoch is missing(.|\n)*distill\.network\.norm is 'batch'"):
+        make_trial(**{**BASE, **changes}, labels={**LABELS, "epoch": None})
+
+
 def test_an_epoch_is_how_long_experts_are_trained_where_nothing_else_says_it(make_trial):
     trial = resolve(make_trial(**{**BASE, "distill__mtt__experts": {}}, labels=LABELS))
     assert trial.distill.mtt.experts.epochs == trial.labels.epoch == 2 and trial.experts == 2

@@ -40,7 +40,7 @@ def label_problems(trial: TrialConfig, published: Mapping[str, Any]) -> list[str
             "labels.epoch is missing: after how many epochs experts label; or give distill.mtt.experts.epochs, how "
             "long they are trained"
         )
-    elif distill.network.over(trial.network).norm == "batch":
+    if not spec.takes_experts and distill.network.over(trial.network).norm == "batch":
         problems.append(
             "labels.source is 'experts' but distill.network.norm is 'batch': experts keep their weights and no running "
             "statistics; set distill.network.norm to 'instance'"

@@ -21,6 +21,7 @@ _TYPES = {
     "string_type": "text",
     "bool_type": "true or false",
     "tuple_type": "a list",
+    "list_type": "a list",
     "finite_number": "a finite number",
 }
 _LIMITS = {
@@ -65,7 +66,7 @@ def explain(error: Mapping[str, Any], model: type[BaseModel]) -> str:
         if model is StudyConfig and path[:1] == ("space",) and len(path) == 2:
             return f"must be {domain_cure(str(path[1]), error['input'])}"
         return f"must be a mapping of keys to values{mapping_cure(path, error['input'])}"
-    if kind == "tuple_type" and isinstance(error["input"], str | int | float):
+    if kind in ("tuple_type", "list_type") and isinstance(error["input"], str | int | float):
         return f"must be a list: [{error['input']}]"
     if kind == "missing" and path == ("objectives",):
         return "missing: name at least one, for example {val/nll: min}"

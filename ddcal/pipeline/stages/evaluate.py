@@ -45,6 +45,8 @@ class EvaluateStage(Stage):
     def kind(self, config: TrialConfig) -> Kind:
         """Return what an evaluation depends on."""
         values = image_values(config) | {"bins": config.evaluate.bins, "networks": config.train.networks}
+        if also := sorted(set(config.evaluate.also)):  # which takes longer
+            values["also"] = also
         return self._kind(f"{config.data.name} {image_words(config)}, {config.train.networks} networks", values)
 
     def amount(self, config: TrialConfig) -> Amount:

@@ -62,10 +62,6 @@ class LabelsStage(Stage):
         network = config.distill.network.over(NetworkConfig()).model_dump(mode="json")
         distill = {"network": network, "ipc": config.distill.ipc}
         return {self.name: {"experts": config.labels.experts}, "distill": distill}
-        return {
-            self.name: {"experts": config.labels.experts},
-            "distill": {"network": network, "ipc": config.distill.ipc},
-        }
 
     def what_to_halve(self, config: TrialConfig) -> list[str]:
         """Return the width of the distilling network, which is the experts'."""
