@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 import uuid
 from pathlib import Path
 
 from ddcal.errors import BadInput, ResourceError, StoreError
 from ddcal.store.bucket import Bucket, Found
 from ddcal.store.lock_holder import MAX_TEXT, Holder
-from ddcal.study.record.lock import LOCK, described, in_use, job_of
+from ddcal.study.record.lock import LOCK, WAIT_SECONDS, described, in_use, job_of
 from ddcal.untrusted import Untrusted, read_bytes
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,12 @@ def refuse_living(bucket: Bucket, there: Found, take_over: bool) -> None:
         raise BadInput(
             f"{bucket.where(LOCK)} is not a lock of ddcal (it {error}): remove it if no driver is running"
         ) from error
-    if holder.dead or (take_over and holder.elsewhere and job is not None and job.ended):
+    proved = holder.dead
+    if take_over and holder.elsewhere and job is not None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while job.ending and time.monotonic() < deadline:
+            time.sleep(1.0)
+        proved = job.ended
+    if proved:
         return
     raise BadInput(in_use(bucket.url, holder, job, take_over, bucket.where(LOCK)))
