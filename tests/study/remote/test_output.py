@@ -5,6 +5,7 @@ import random
 import signal
 import time
 import uuid
+from pathlib import Path
 
 import pytest
 import yaml
@@ -20,6 +21,7 @@ from ddcal.study.mlflow.opening import make_mirror
 from ddcal.study.record.ledger import LEDGER
 from ddcal.study.record.lock import LOCK
 from ddcal.study.remote.parts import pack, part_name, read_parts
+from ddcal.study.run.places import check_place
 from ddcal.study.run.runner import Hooks
 
 SEARCH = {"searcher": "tpe", "startup": 1, "trials": 3}
@@ -260,6 +262,14 @@ def test_validate_says_everything_at_once(write_study):
         assert "lies where storage.output is: for example s3://bucket/runs/store" in said
     fine = {"output": "s3://bucket/runs", "store": "s3://bucket/runs/store"}
     assert ddcal("validate", write_study(storage=fine)).exit_code == 0
+
+
+def test_a_ray_job_may_have_the_folder_in_its_working_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.chdir(tmp_path)
+    check_place("storage.output", Path("runs"), lasting=False)
+    with pytest.raises(ResourceError, match="which is thrown away"):
+        check_place("storage.output", Path("runs"))
 
 
 def test_what_cannot_be_fetched_is_said(url, write_study):
