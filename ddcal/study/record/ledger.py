@@ -133,6 +133,17 @@ class Ledger:
         self._stream.close()
 
 
+def no_study(directory: Path | str) -> BadInput:
+    """Return the error of a folder that has no ledger; of an S3 address it says how to get the folder."""
+    if address := re.match(r"s3:/+(.+)", str(directory)):  # a path has one slash of its two
+        place = f"s3://{address[1]}"
+        return BadInput(
+            f"{place} is on S3, and this must be a folder: `ddcal fetch {shlex.quote(place)}` brings the study to this "
+            "machine and names its folder"
+        )
+    return BadInput(f"{directory} is not a study's folder: it has no {LEDGER}")
+
+
 def write_whole(stream: FileIO, content: bytes) -> None:
     """Append bytes to an unbuffered file; what a full disk took of them is cut off again.
 

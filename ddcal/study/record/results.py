@@ -36,7 +36,7 @@ from ddcal.study.record.events import (
     TrialStarted,
 )
 from ddcal.study.record.folder_files import replace_text, write_csv
-from ddcal.study.record.ledger import LEDGER, DamagedLedger, in_short, read_ledger, step_of
+from ddcal.study.record.ledger import LEDGER, DamagedLedger, in_short, no_study, read_ledger, step_of
 from ddcal.study.record.recorded import as_begun, log_of, recorded_store, recorded_study
 from ddcal.study.record.shown import ShownStudy, ShownTrial
 
@@ -136,7 +136,7 @@ class StudyResults(ShownStudy):
         """
         self.directory = Path(directory).absolute()
         if not (self.directory / LEDGER).is_file():
-            raise BadInput(f"{directory} is not a study's folder: it has no {LEDGER}")
+            raise no_study(directory)
         self.records: list[Trial] = []
         self.started: dict[str, Any] = {}
         self.seconds: float | None = None

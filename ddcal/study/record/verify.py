@@ -23,7 +23,7 @@ from ddcal.store.opening import open_store
 from ddcal.study.mlflow.cursor import CURSOR, read_cursor
 from ddcal.study.record.confirmation import CONFIRMATION, read_confirmation
 from ddcal.study.record.folder_files import STUDY, write_study_file
-from ddcal.study.record.ledger import LEDGER, in_short, read_lines
+from ddcal.study.record.ledger import LEDGER, in_short, no_study, read_lines
 from ddcal.study.record.lock import LOCK, DriverLock
 from ddcal.study.record.repair import free_name, mend_ledger, set_aside_cursor, why_not_mendable
 from ddcal.study.record.results import (
@@ -81,7 +81,7 @@ def verify_study(directory: Path | str, *, repair: bool = False) -> list[Part]:
     """
     folder = Path(directory).absolute()
     if not os.path.lexists(folder / LEDGER):
-        raise BadInput(f"{directory} is not a study's folder: it has no {LEDGER}")
+        raise no_study(directory)
     lock = DriverLock(folder) if repair else None
     try:
         parts = list(_parts(folder, repair=repair))

@@ -5,7 +5,9 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from ddcal.cli import app
 from ddcal.config import StudyConfig
 from ddcal.errors import BadInput
 from ddcal.study.record.events import StudyFinished, StudyStarted, TrialFinished, TrialStarted
@@ -177,6 +179,13 @@ def test_a_folder_that_is_no_study_is_refused_by_name(tmp_path, prepare):
     prepare(tmp_path / "other")
     with pytest.raises(BadInput, match="other"):
         load_study(tmp_path / "other")
+
+
+@pytest.mark.parametrize("verb", ["status", "resume", "verify"])
+def test_a_study_on_s3_is_to_be_fetched(verb):
+    result = CliRunner().invoke(app, [verb, "s3://bucket/runs/my?scheme=http"])
+    assert result.exit_code == 2
+    assert "`ddcal fetch 's3://bucket/runs/my?scheme=http'`" in " ".join(result.output.split())
 
 
 def test_numbers_that_are_none_come_back_as_missing(study_folder):
