@@ -3,7 +3,7 @@ trials at once.
 
 Run it as a script:
 
-    python tests/benchmarks/bench_nodes.py                          # all of it, about 10 minutes on 2 cores
+    python tests/benchmarks/bench_nodes.py                          # all of it, about 15 minutes on 2 cores
     python tests/benchmarks/bench_nodes.py --parts driver --help    # one part; what can be set
 
 The cluster is real Ray with a token: raylets of one CPU each, with ports and object stores of their own, all on this
@@ -119,18 +119,14 @@ def cluster_part(options: argparse.Namespace, root: Path) -> None:
         resources={"cpu": 1, "threads": 1},
     )
     os.environ["RAY_AUTH_MODE"] = "token"
-    mirror = 0.0
-    memory: list[float] = []
+    busy: list[tuple[float, float]] = []  # CPU seconds of the driver and of MLflow's thread after each trial
 
     def on_finished(_: Any) -> None:
-        nonlocal mirror
-        mirror = max([mirror, *map(thread_seconds, (t for t in threading.enumerate() if t.name == "ddcal-mlflow"))])
-        memory.append(resident_megabytes())
+        mirror = max(map(thread_seconds, (t for t in threading.enumerate() if t.name == "ddcal-mlflow")))
+        busy.append((time.process_time() - mirror, mirror))
 
     with Cluster(options.nodes) as cluster:
-        before, began = time.process_time(), time.monotonic()
         results = run_study(study, output=root, address=cluster.address, hooks=Hooks(on_finished=on_finished))
-        seconds, driver = time.monotonic() - began, time.process_time() - before
         gcs = sum(
             ticks(Path(f"/proc/{pid}/stat"))
             for pid in members(cluster.sessions[0])
@@ -153,9 +149,11 @@ def cluster_part(options: argparse.Namespace, root: Path) -> None:
     print(f"   first hand-out to last record {whole:.1f} s: efficiency {options.seconds * count / nodes / whole:.3f}")
     print(f"   without the first {skip} and the last {nodes}: efficiency {middle * options.seconds / nodes:.3f}")
     print(f"   hand-out to record          {spread(walls[skip:])}")
-    print(f"   driver's CPU seconds a trial {(driver - mirror) / count:.4f}, MLflow's thread {mirror / count:.4f}")
-    print(f"   driver's share of a core    {driver / seconds:.3f} (with Ray's connection and MLflow)")
-    print(f"   GCS: CPU seconds a trial    {gcs / count:.4f}; driver's memory {memory[-1]:.0f} MB")
+    driver, mirror = ((busy[-1][i] - busy[skip - 1][i]) / (count - skip) for i in (0, 1))
+    print(
+        f"   CPU seconds a trial, without the first {skip}: driver {driver:.4f}, MLflow's thread {mirror:.4f}", end=""
+    )
+    print(f"; the head's GCS, of all {gcs / count:.4f}; driver's memory {resident_megabytes():.0f} MB")
 
 
 # The driver alone

@@ -17,7 +17,7 @@ from ddcal.study import load_study, run_study
 from ddcal.study.export.export import export_trial
 from ddcal.study.mlflow import follower as following
 from ddcal.study.mlflow.client import tracking_uri
-from ddcal.study.mlflow.cursor import CURSOR
+from ddcal.study.mlflow.cursor import CURSOR, Cursor
 from ddcal.study.mlflow.mirror import ARTIFACT_ATTEMPTS, Mirror
 from ddcal.study.mlflow.opening import make_mirror
 from ddcal.study.mlflow.sync import sync_study
@@ -582,3 +582,19 @@ def test_the_winners_mark_moves_to_another_trial(by_hand):
     _, parent, children = by_hand.advance()
     assert [children[f"tiny-000{n}"].data.tags.get("ddcal.winner") for n in (0, 1)] == [None, "winner"]
     assert parent.data.tags["ddcal.winner"] == "tiny-0001" and parent.data.metrics["val/nll"] == 0.1
+
+
+def test_a_cursor_knows_its_own_file(tmp_path):
+    """Read again at every event it would cost more than the event where a thousand trials are open."""
+    (tmp_path / LEDGER).write_text("{}\n{}\n")
+    cursor = Cursor(offset=3, parent="a" * 32, runs={"0": {"run": "b" * 32, "data": {"name": "digits"}}})
+    assert not cursor.is_as_written(tmp_path)
+    cursor.write(tmp_path)
+    assert cursor.is_as_written(tmp_path) and not cursor.is_as_written(tmp_path), "an event may have failed since"
+    assert Cursor.read(tmp_path) == cursor
+    cursor.write(tmp_path)
+    Cursor(offset=3, parent="c" * 32).write(tmp_path)
+    assert not cursor.is_as_written(tmp_path), "another was here"
+    cursor.write(tmp_path)
+    (tmp_path / LEDGER).write_text("{}")
+    assert not cursor.is_as_written(tmp_path), "the ledger is shorter"

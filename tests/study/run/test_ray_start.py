@@ -4,14 +4,17 @@ import errno
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
 
-from ddcal.errors import ResourceError, Terminated
-from ddcal.study.run.ray_start import start_ray
+from ddcal.errors import ResourceError, StoreError, Terminated
+from ddcal.study.run import ray_start
+from ddcal.study.run.ray_start import Head, start_ray
 
 DDCAL = [sys.executable, "-c", "from ddcal.cli import main; main()"]
 
@@ -115,3 +118,40 @@ def test_a_raylet_that_ends_at_once(write_study, tmp_path, times):
     else:
         assert result.returncode == 2 and "did not start, 2 times" in result.stderr
         assert (tmp_path / "starts").read_text().count("\n") == 2
+
+
+@pytest.fixture
+def head(monkeypatch):
+    """A head that listens, and one that has ended: what watches them, and how to end the first."""
+    for name in ("KNOCK_SECONDS", "LOST_SECONDS", "SAVE_SECONDS"):
+        monkeypatch.setattr(ray_start, name, 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        context = SimpleNamespace(gcs_address=f"127.0.0.1:{server.getsockname()[1]}")
+        yield Head(SimpleNamespace(get_runtime_context=lambda: context)), server.close
+
+
+def test_a_lost_head_is_told_to_workers_and_then_the_study_is_abandoned(head):
+    watch, end = head
+    told, abandoned = threading.Event(), []
+    over = threading.Event()
+
+    def abandon(error):
+        assert told.is_set()
+        abandoned.append(error)
+        over.set()
+
+    with watch.watched(told.set, abandon):
+        assert not over.wait(0.5), "it answers"
+        end()
+        assert over.wait(120)
+    (error,) = abandoned
+    assert str(error) == f"Ray's head at {watch.address} does not answer any more" and "start Ray again" in error.cure
+
+
+def test_what_ray_raises_over_a_lost_head_is_one_sentence(head):
+    watch, end = head
+    with pytest.raises(RuntimeError, match="of its own"), watch.watched(lambda: None, lambda error: None):
+        raise RuntimeError("of its own")
+    end()
+    with pytest.raises(StoreError, match="does not answer"), watch.watched(lambda: None, lambda error: None):
+        raise RuntimeError("GCS is gone")
