@@ -293,9 +293,12 @@ def fetch(
 @app.command()
 def stop(directory: StudyFolder) -> None:
     """Stop a study that runs on this machine: its trials save their state, as after Ctrl-C."""
+    from ddcal.study.record.ledger import begun, no_study
     from ddcal.study.record.lock import stop_driver
 
     stopped = stop_driver(directory)
+    if not stopped and not begun(directory):
+        raise no_study(directory)
     typer.echo(f"{directory} {'has stopped: `ddcal resume` goes on with it' if stopped else 'does not run'}")
 
 

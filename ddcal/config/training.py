@@ -51,13 +51,17 @@ class FocalConfig(Config):
         return self
 
 
+Temperature = Annotated[float, Field(ge=0.01, le=100.0)]
+"""Of labels that are probabilities: beyond these float32 knows one-hot rows or equal ones alone."""
+
+
 class KLConfig(Config):
     """Knowledge distillation: τ² KL(q_τ ‖ p_τ) of labels q and predictions p, both at ``temperature`` τ.
 
     1 has the gradient of the cross-entropy to q; a higher one gives the small probabilities of a label more weight.
     """
 
-    temperature: PositiveFloat = 1.0
+    temperature: Temperature = 1.0
 
 
 class LabelsConfig(Config):
@@ -71,7 +75,7 @@ class LabelsConfig(Config):
     source: Literal["set", "experts"] = "set"
     experts: PositiveInt = 1
     epoch: PositiveInt | None = None
-    temperature: PositiveFloat = 1.0
+    temperature: Temperature = 1.0
 
     @property
     def by_experts(self) -> bool:

@@ -21,6 +21,7 @@ from ddcal.cli import app
 from ddcal.errors import BadInput
 from ddcal.store.lock_holder import Holder
 from ddcal.study.record import lock, scheduler
+from ddcal.study.record.ledger import LEDGER
 from ddcal.study.record.lock import LOCK, DriverLock, stop_driver
 from ddcal.study.record.scheduler import Pod, parse_scheduled, scheduled_here
 from ddcal.study.record.status import driver_job, study_state
@@ -229,8 +230,15 @@ def test_a_driver_is_stopped_and_waited_for(tmp_path):
     result = CliRunner().invoke(app, ["stop", str(tmp_path / "tiny")])
     assert result.exit_code == 0 and "has stopped: `ddcal resume` goes on with it" in result.output
     assert driver.poll() == 75, "it has ended by then"
+    (tmp_path / "tiny" / LEDGER).write_text("{}\n")
     again = CliRunner().invoke(app, ["stop", str(tmp_path / "tiny")])
     assert again.exit_code == 0 and "does not run" in again.output
+    for wrong, said in (
+        (tmp_path / "other", "is not a study's folder"),
+        ("s3://bucket/runs/tiny", "ddcal fetch s3://"),
+    ):
+        refused = CliRunner().invoke(app, ["stop", str(wrong)])
+        assert refused.exit_code == 2 and said in refused.output
 
 
 def test_a_driver_elsewhere_or_dead_is_not_stopped(tmp_path, kubernetes):
