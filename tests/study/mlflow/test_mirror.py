@@ -492,6 +492,7 @@ def test_a_server_that_refuses_costs_the_study_a_sentence_and_gets_everything_la
     assert not (tmp_path / "mlflow.db").exists()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_and_started_again_has_everything_once(
     tiny_study, tmp_path, port, impatient, monkeypatch
 ):

@@ -100,6 +100,7 @@ def test_a_study_is_on_s3_as_it_is_in_its_folder_and_elsewhere(study, undisturbe
     assert "4 of 4 trials" in ddcal("fetch", file, "--output", tmp_path / "here").output
 
 
+@pytest.mark.slow
 def test_a_killed_driver_is_followed_by_one_in_another_folder(study, undisturbed, tmp_path):
     """SIGKILL as soon as a trial's result is on S3; what goes on has an empty folder."""
     file = tmp_path / "tiny.yaml"

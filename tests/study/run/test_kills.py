@@ -39,6 +39,7 @@ def handed_out(directory):
     return len(set(re.findall(rb'"number": (\d+), "trial_key"', ledger.read_bytes()))) if ledger.is_file() else 0
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_killed_twice_ends_like_an_undisturbed_one(tiny_study, tmp_path):
     """SIGKILL as soon as a trial is in the ledger: the second, and the third."""
     search = {"searcher": "tpe", "startup": 2, "trials": 4}
