@@ -17,7 +17,7 @@ from ddcal.study.mlflow.mirror import ATTEMPTS
 from ddcal.study.mlflow.sync import sync_study
 from ddcal.study.run.runner import Hooks
 
-FREE = ("mlflow.parentRunId", "ddcal.study_id", "ddcal.saved_", "ddcal.waited_")
+FREE = ("mlflow.parentRunId", "ddcal.study_id", "ddcal.saved_", "ddcal.waited_", "ddcal.worked_seconds")
 
 
 def everything(uri):

@@ -118,7 +118,14 @@ def test_a_killed_driver_is_followed_by_one_in_another_folder(study, undisturbed
 
 
 @pytest.mark.slow
-def test_a_scheduler_s_signal_leaves_everything_on_s3(study, undisturbed, tmp_path):
+def test_a_scheduler_s_signal_leaves_everything_on_s3(tiny_study, url, tmp_path):
+    longer = {
+        "base": {"train.epochs": 1500},  # a trial is still at work when the signal comes
+        "space": {"train.lr": {"loguniform": [0.01, 0.3]}, "calibrate.mask.ratio": {"uniform": [0.0, 0.9]}},
+        "search": {"searcher": "random", "trials": 4},
+    }
+    study = tiny_study(**longer, storage={"output": url})
+    undisturbed = run_study(tiny_study(**longer), output=tmp_path / "whole", debug=True)
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
     process = start("run", file, "--resume", "--debug", "--output", tmp_path / "first")
