@@ -192,6 +192,13 @@ class EvaluateConfig(Config):
     also: list[Literal["conformal", "signs", "networks"]] = Field(default_factory=list)
     coverage: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
 
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        if self == EvaluateConfig(bins=self.bins):  # as configs were before there was more
+            values = {"bins": self.bins}
+        return values
+
 
 class TrialConfig(Config):
     """One trial, from real data to calibrated metrics. ``seed`` is explicit; every random number derives from it."""

@@ -59,6 +59,13 @@ def test_networks_that_agree_do_not_disagree():
     assert disagreement([logits, logits[::-1]]) == 1.0
 
 
+def test_what_is_not_asked_for_is_not_written(make_trial):
+    """Configs of before stay the same: an export of one is still known as the same trial's."""
+    assert make_trial(**BASE).model_dump(mode="json")["evaluate"] == {"bins": 15}
+    asked = make_trial(**BASE, evaluate__also=["signs"]).model_dump(mode="json")["evaluate"]
+    assert asked == {"bins": 15, "also": ["signs"], "coverage": 0.9}
+
+
 def test_keys_move_with_what_is_asked_for_alone(make_trial):
     def key(**changes):
         config = resolve(make_trial(calibrate__method="mts", **{**BASE, **changes}))
