@@ -139,13 +139,13 @@ def _read(folder: Path, name: str, parse: Callable[[str], Any]) -> dict[str, Any
 def _check_unedited(folder: Path, run: dict[str, Any], lock: dict[str, Any]) -> None:
     absent = object()
     edited = [
-        f"{folder / RUN}: {key} is {_shown(run, key)}, but was exported as {_shown(lock, key)}"
+        f"{folder}: {_name(key)} is {_shown(run, key)} in {RUN}, but {_shown(lock, key)} in {LOCK}"
         for key in sorted(run.keys() | lock.keys())
         if run.get(key, absent) != lock.get(key, absent) or type(run.get(key)) is not type(lock.get(key))
     ]
     if edited:
         left = [f"and {len(edited) - 20} more"] if len(edited) > 20 else []
-        cure = "restore the exported values, or run a study of your own with these"
+        cure = "restore the file that was edited, or run a study of your own with other values"
         if len(edited) == 1 and "config.data.root" in {key for key in run if run[key] != lock.get(key, absent)}:
             cure = "restore it: where the same data lies here is said by --data-root PLACE or $DDCAL_DATA"
         raise ExportError("\n".join([*edited[:20], *left, cure]))
@@ -182,7 +182,7 @@ def _told(error: ValidationError) -> list[str]:
     """Return the first problems of a file's form, a line each."""
     found = []
     for problem in error.errors()[:20]:
-        where = ".".join(str(part)[:80] for part in problem["loc"])
+        where = ".".join(_name(str(part)[:80]) for part in problem["loc"])
         said = "is missing" if problem["type"] == "missing" else f"is {_short(problem['input'])}: {problem['msg']}"
         found.append(f"{where} {said}")
     return found
@@ -190,6 +190,11 @@ def _told(error: ValidationError) -> list[str]:
 
 def _shown(values: dict[str, Any], key: str) -> str:
     return _short(values[key]) if key in values else "missing"
+
+
+def _name(key: str) -> str:
+    """Return a key as it can be printed, whatever somebody wrote."""
+    return key if key.isprintable() and len(key) <= 200 else _short(key)
 
 
 def _short(value: object) -> str:

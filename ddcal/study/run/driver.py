@@ -228,6 +228,9 @@ class StudyDriver:
         Args:
             interrupted: Whether the study stops before its end; what cannot be written then is left out.
             on_end: Called before MLflow takes the study's files; whatever it raises is logged alone.
+
+        Raises:
+            BadInput: if another driver has gone on with a study that S3 keeps, seen only now that it has ended here.
         """
         forgiven = suppress(OSError) if interrupted else nullcontext()
         try:
@@ -259,6 +262,8 @@ class StudyDriver:
             if self._copying is not None:
                 self._copying.close(hurried=interrupted)
             self._lock.release()
+        if self._copying is not None and not interrupted:
+            self._copying.check()
         results.unsent, results.uncopied = unsent, None if self._copying is None else self._copying.missing
         return results
 

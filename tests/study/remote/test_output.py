@@ -159,8 +159,12 @@ def test_a_second_driver_is_refused_and_nothing_is_lost(study, undisturbed, tmp_
 
 
 @pytest.mark.slow
-def test_a_driver_whose_place_another_one_took_stops(study, undisturbed, tmp_path):
+@pytest.mark.parametrize("seconds", [None, 60.0], ids=["while it runs", "at its end"])
+def test_a_driver_whose_place_another_one_took_stops(study, undisturbed, tmp_path, monkeypatch, seconds):
     """Its lock was removed by hand, although it was alive; both would write the same part, and one does."""
+    if seconds is not None:  # lines that wait so long are sent only at the end
+        monkeypatch.setattr("ddcal.study.remote.copying._AT_ONCE", re.compile(b"nothing of the kind"))
+        monkeypatch.setattr("ddcal.study.remote.copying.POINTS_SECONDS", seconds)
     bucket, others = place(study), []
 
     def go_on_elsewhere(trial):
