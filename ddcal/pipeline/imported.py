@@ -57,8 +57,8 @@ def check_imports(study: StudyConfig) -> FileReport:
 
 def _check(study: StudyConfig, trial: TrialConfig, report: FileReport) -> None:
     from ddcal.data import DataError, dataset_shape
-    from ddcal.distill.imported import contradictions
-    from ddcal.distill.tensor_file import TensorFileError, check_tensors, read_tensor_file
+    from ddcal.distill.importing.imported import contradictions
+    from ddcal.distill.importing.tensor_file import TensorFileError, check_tensors, read_tensor_file
 
     file, shape, pixels = trial.distill.file, None, None
     try:

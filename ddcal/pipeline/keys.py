@@ -17,7 +17,7 @@ def stage_keys(config: TrialConfig, fingerprint: str, environment: Environment, 
         target: ``distill`` leaves out what comes after the distilled set.
 
     Raises:
-        ddcal.distill.tensor_file.TensorFileError: if a file of images that is to be imported cannot be read.
+        ddcal.distill.importing.tensor_file.TensorFileError: if a file of images that is to be imported cannot be read.
         ValueError: as `ddcal.pipeline.stages.stages_of`.
     """
     config = resolve(config)

@@ -5,7 +5,7 @@ import torch
 
 from ddcal.config import TrialConfig, resolve
 from ddcal.config.backbones import BACKBONES
-from ddcal.distill.tensor_file import TensorFileError
+from ddcal.distill.importing.tensor_file import TensorFileError
 from ddcal.pipeline import Environment, stage_keys
 from ddcal.pipeline.stages import STAGES
 from ddcal.pipeline.stages.calibrate import CalibrateStage

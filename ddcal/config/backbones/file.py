@@ -71,7 +71,7 @@ class File(Backbone):
     """``file``."""
 
     name = "file"
-    distiller = "ddcal.distill.imported:ImportedImages"
+    distiller = "ddcal.distill.importing.imported:ImportedImages"
     section = "file"
     settings = FileConfig
     learns = False

@@ -59,7 +59,7 @@ class DistillStage(Stage):
         An imported file is its content, not its path.
 
         Raises:
-            ddcal.distill.tensor_file.TensorFileError: if that file cannot be read.
+            ddcal.distill.importing.tensor_file.TensorFileError: if that file cannot be read.
         """
         values = config.distill.model_dump(mode="json", exclude={"family"})  # the resolved values say it all
         spec = config.distill.spec
@@ -77,7 +77,8 @@ class DistillStage(Stage):
         elif config.distill.mask.ratio == 0.0:
             values["mask"] = {"ratio": 0.0}
         if spec.imports:
-            from ddcal.distill.tensor_file import content_digest, file_identity  # torch, which other keys do without
+            # torch, which other keys do without
+            from ddcal.distill.importing.tensor_file import content_digest, file_identity
 
             values["file"] = file_identity(config.distill.file, content_digest(config.distill.file))
         if is_own_backbone(config.distill.backbone):

@@ -7,7 +7,7 @@ from ddcal.config import DataConfig, DistillConfig
 from ddcal.config.backbones import FileConfig
 from ddcal.data import load_dataset
 from ddcal.distill import distill
-from ddcal.distill.imported import contradictions
+from ddcal.distill.importing.imported import contradictions
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from mutations import EXAMPLES, changes, examples, mutated, mutated_inside, outc
 from safetensors.torch import save_file
 
 from ddcal.config.backbones import FileConfig
-from ddcal.distill.tensor_file import TensorFileError, check_tensors, read_tensor_file
+from ddcal.distill.importing.tensor_file import TensorFileError, check_tensors, read_tensor_file
 
 IMAGES = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([2, 0, 1, 1, 2, 0])

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from ddcal.config.backbones import FileConfig
-from ddcal.distill.foreign import SCALARS
-from ddcal.distill.tensor_file import TensorFileError, check_tensors, content_digest, read_tensor_file
+from ddcal.distill.importing.foreign import SCALARS
+from ddcal.distill.importing.tensor_file import TensorFileError, check_tensors, content_digest, read_tensor_file
 
 IMAGES = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([2, 0, 1, 1, 2, 0])
@@ -60,7 +60,7 @@ def test_a_result_file_of_dc_with_numpy_accuracies_is_read(tmp_path, zipped, mod
 
 
 def test_numpy_scalars_are_read_as_their_numbers(tmp_path):
-    from ddcal.distill.foreign import load_foreign
+    from ddcal.distill.importing.foreign import load_foreign
 
     values = {name: np.dtype(name).type(1) for name in SCALARS} | {"big": np.array([-2.5], ">f4")[0]}
     torch.save({"images": IMAGES, **values}, tmp_path / "set.pt")

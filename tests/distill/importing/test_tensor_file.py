@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from ddcal.config.backbones import FileConfig
-from ddcal.distill.tensor_file import (
+from ddcal.distill.importing.tensor_file import (
     TensorFileError,
     check_tensors,
     content_digest,

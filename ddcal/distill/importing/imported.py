@@ -15,8 +15,7 @@ from torch import Tensor
 from ddcal.config import DistillConfig
 from ddcal.config.backbones import FileConfig
 from ddcal.data import Dataset
-from ddcal.distill.real import FixedImages
-from ddcal.distill.tensor_file import (
+from ddcal.distill.importing.tensor_file import (
     TensorFileError,
     check_tensors,
     file_identity,
@@ -24,6 +23,7 @@ from ddcal.distill.tensor_file import (
     probabilities,
     read_tensor_file,
 )
+from ddcal.distill.real import FixedImages
 from ddcal.soft_labels import classes_in_order, hard_labels
 
 logger = logging.getLogger(__name__)

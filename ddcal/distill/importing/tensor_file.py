@@ -1,7 +1,8 @@
 """Files of distilled tensors that others published: read without running anything in them, and checked.
 
 Images and labels lie in one file or in two: ``.pt`` (tensors, a pair, a mapping, or the list of pairs that DC, DSA and
-DM save; see `ddcal.distill.foreign`), ``.npz`` (without pickle) or ``.safetensors``, under ``images`` and ``labels``.
+DM save; see `ddcal.distill.importing.foreign`), ``.npz`` (without pickle) or ``.safetensors``, under ``images`` and
+``labels``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ddcal.config.backbones import FileConfig
-from ddcal.distill.foreign import load_foreign
+from ddcal.distill.importing.foreign import load_foreign
 from ddcal.errors import BadInput, one_line
 from ddcal.soft_labels import probability_problem, targets
 from ddcal.untrusted import Untrusted
