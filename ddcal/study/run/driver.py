@@ -160,11 +160,7 @@ class StudyDriver:
             return None
         if self._plateau.reached:
             return f"stop.plateau: nothing improved over {stop.plateau} finished trials in a row"
-        if self._waiting:
-            return None
-        if self.search.through:
-            return "every point of the space was tried"
-        return None
+        return "every point of the space was tried" if self.search.through and not self._waiting else None
 
     def next_assignment(self) -> Assignment | None:
         """Return the next trial to run, which is in the ledger by then; None if it is better to wait.
