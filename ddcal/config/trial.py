@@ -19,6 +19,7 @@ from ddcal.config.backbones import (
     Backbone,
     DMConfig,
     FileConfig,
+    FormationConfig,
     MatchingConfig,
     MTTConfig,
     RTPConfig,
@@ -86,7 +87,8 @@ class DistillConfig(Config):
     otherwise (``reference``: the schedule, DC on MNIST, MTT's batches). ``clip`` is the largest norm of a gradient of
     all images together (RTP has its own, ``rtp.clip``), ``update_limit`` the most by which any learned number may
     change in one update; left out, nothing is limited. ``backbone`` may be your own, by its import path or entry point,
-    and ``settings`` are its settings, which it checks itself (own-backbone.md).
+    and ``settings`` are its settings, which it checks itself (own-backbone.md). ``formation`` has several smaller
+    images in each stored one (distillation.md).
     """
 
     backbone: BackboneName = "dsa"
@@ -101,6 +103,7 @@ class DistillConfig(Config):
     mtt: MTTConfig = MTTConfig()
     rtp: RTPConfig = RTPConfig()
     file: FileConfig = FileConfig()
+    formation: FormationConfig = FormationConfig()
     settings: dict[str, Any] = Field(default_factory=dict)
     probe: ProbeConfig = ProbeConfig()
     network: NetworkOverride = NetworkOverride()
@@ -117,6 +120,11 @@ class DistillConfig(Config):
                 f"mask.where is {self.mask.where!r}; {self.backbone} has one kind of pass over synthetic images alone: "
                 "leave it out"
             )
+        if self.formation.factor > 1 and spec.no_formation:
+            problems.append(
+                f"formation.factor is {self.formation.factor}, but images of {self.backbone} cannot hold several each: "
+                f"{spec.no_formation}; leave it out"
+            )
         if problems := problems + setting_faults(spec, self.settings) + spec.section_problems(self):
             raise ValueError("; ".join(problems))
         return self
@@ -126,6 +134,8 @@ class DistillConfig(Config):
         values: dict[str, Any] = handler(self)
         if not values.get("settings"):  # of ddcal's own backbones, and of older configs
             values.pop("settings", None)
+        if self.formation == FormationConfig():  # as configs were before there was a decoder
+            values.pop("formation", None)
         return values
 
     @property
@@ -278,8 +288,8 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
             name = trial.distill.backbone
             problems.append(f"calibrate.method is {method!r} but distill.backbone is {name!r}: use 'ts_val' there")
     if trial.train.holdout > 0.0 and spec.distills:
-        held = held_out_per_class(trial.distill.ipc, trial.train.holdout)
-        if held >= trial.distill.ipc:
+        images = spec.fewest_per_class(trial.distill) or trial.distill.ipc
+        if held_out_per_class(images, trial.train.holdout) >= images:
             problems.append(
                 f"train.holdout {trial.train.holdout:g} leaves no image to train on at distill.ipc "
                 f"{trial.distill.ipc}: lower the holdout or take more images per class (at least 2)"

@@ -48,24 +48,25 @@ class DistributionMatching(LearnedImages):
             DivergedError: if the loss or an updated image is not finite or has exploded.
         """
         streams = {name: generator(self.seed, "distill", name, self.iteration) for name in ("real", "augment")}
-        self.mask.begin(self.iteration, tuple(self.images.shape))
+        self.mask.begin(self.iteration, self.shape)
         network = self.fresh_network().requires_grad_(False)
         differentiated_once(network)
         embed = compiled_call(network.features) if self.compiled else network.features
-        gradient = torch.empty_like(self.images)
+        gradient = torch.empty_like(self.stored)
         losses = []
         classes = range(self.dataset.num_classes)
         chosen = move_together(self.real.choose(streams["real"]), self.device)
         augmentations = move_augmentations(self.drawn_for_classes(streams["augment"]), self.device)
-        masks = self.mask.draw([tuple(self.images[self.class_part(label)].shape) for label in classes], "matching")
+        masks = self.mask.draw([(self.per_class, *self.shape[1:]) for _ in classes], "matching")
         for label, same in zip(classes, augmentations, strict=True):
-            part = self.class_part(label)
-            leaf = self.images[part].detach().requires_grad_()
+            part = self.stored_part(label)
+            leaf = self.stored[part].detach().requires_grad_()
             with torch.no_grad():
                 drawn = augment(self.real.images[chosen[label]], same)
                 # Small classes have batches of many sizes, each of which would be compiled for.
                 real = embed(drawn) if len(drawn) == self.real.size else network.features(drawn)
-            images = masked(leaf, masks[label]) if masks else self.mask.apply(leaf, part, "matching")
+            images, place = self.decoded(leaf), self.class_part(label)
+            images = masked(images, masks[label]) if masks else self.mask.apply(images, place, "matching")
             synthetic = embed(augment(images, same))
             difference = mean_difference(synthetic, real)
             (gradient[part],) = torch.autograd.grad(difference, leaf)

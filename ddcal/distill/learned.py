@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from ddcal.config import DistillConfig, NetworkConfig
+from ddcal.config.backbones.formation import formed_per_class
 from ddcal.config.datasets import dataset_spec
 from ddcal.data import Dataset
 from ddcal.data.augment import Augmentation, draw_augmentation
 from ddcal.distill.distiller import Distiller
+from ddcal.distill.formation import decode, packed, tile_weights
 from ddcal.distill.limits import clipped, diverged, limited, what_limits
 from ddcal.distill.mdt import SyntheticMask
 from ddcal.distill.real import random_subset
@@ -28,6 +30,12 @@ class LearnedImages(Distiller):
 
     Every random number of an iteration derives from (seed, stream, iteration), so `state` holds the images, their
     momentum and the iteration alone, and an interrupted run goes on bit-exactly.
+
+    Attributes:
+        stored: What is learned, (K·ipc, C, S, S). These are the `images`, unless ``distill.formation`` has several in
+            each: then `images` are what they decode to, anew each time.
+        shape: Of `images`, (M, C, S, S).
+        per_class: How many of them each class has.
     """
 
     def __init__(self, dataset: Dataset, config: DistillConfig, seed: int, device: torch.device, init: str) -> None:
@@ -47,29 +55,63 @@ class LearnedImages(Distiller):
         self.iterations, self.iteration = config.iterations, 0
         self.mask = SyntheticMask(config.mask, seed, device)
 
-        images, self.labels = random_subset(dataset, config.ipc, seed)
+        factor, size = config.formation.factor, dataset.image_size
+        self.per_class = formed_per_class(config.ipc, factor, size)
+        self.tiles = tile_weights(size, factor).to(device) if factor > 1 else None
+        images, self.labels = self.first_images()
+        self.shape = tuple(images.shape)
         if init == "noise":
-            images = torch.randn(images.shape, generator=generator(seed, "distill", "init"))
-        self.images = images.to(device)
-        self.velocity = torch.zeros_like(self.images)
+            count = config.ipc * dataset.num_classes
+            images = torch.randn((count, *self.shape[1:]), generator=generator(seed, "distill", "init"))
+        elif factor > 1:
+            images = packed(images, factor)
+        self.stored = images.to(device)
+        self.velocity = torch.zeros_like(self.stored)
         self.device_labels = self.labels.to(device)
+
+    def first_images(self) -> tuple[Tensor, Tensor]:
+        """Return the real images that the set begins with, ordered by class, and their labels."""
+        return random_subset(self.dataset, self.config.ipc, self.seed, self.config.formation.factor**2)
+
+    @property
+    def images(self) -> Tensor:
+        """The images of the set, (M, C, S, S); decoded anew where stored ones hold several each."""
+        return self.decoded(self.stored)
+
+    @images.setter
+    def images(self, images: Tensor) -> None:
+        assert self.tiles is None, "what is decoded cannot be set: set `stored`"
+        self.stored = images
+
+    def decoded(self, stored: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Return the images that stored ones (n, C, S, S) hold, all or those at the indices ``chosen``.
+
+        Differentiable. Masks and augmentations come after it.
+        """
+        if self.tiles is not None:
+            return decode(stored, self.tiles, chosen)
+        return stored if chosen is None else stored[chosen]
 
     def state(self) -> dict[str, Tensor]:
         """Return copies of what the next iteration starts from."""
         return {
-            "images": self.images.detach().cpu().clone(),
+            "images": self.stored.detach().cpu().clone(),
             "velocity": self.velocity.cpu().clone(),
             "iteration": torch.tensor(self.iteration),
         }
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state` returned."""
-        self.images = state["images"].to(self.device).clone()
+        self.stored = state["images"].to(self.device).clone()
         self.velocity = state["velocity"].to(self.device).clone()
         self.iteration = int(state["iteration"])
 
     def class_part(self, label: int) -> slice:
         """Return where a class lies in the set."""
+        return slice(label * self.per_class, (label + 1) * self.per_class)
+
+    def stored_part(self, label: int) -> slice:
+        """Return where a class lies in `stored`."""
         return slice(label * self.config.ipc, (label + 1) * self.config.ipc)
 
     @cached_property
@@ -101,7 +143,7 @@ class LearnedImages(Distiller):
         """Take one SGD step on the images, held by ``distill.clip`` and ``distill.update_limit`` where they are set.
 
         Args:
-            gradient: Of the loss, of the images' shape.
+            gradient: Of the loss, of the shape of `stored`.
             rate: The learning rate.
             momentum: In [0, 1).
             loss: The iteration's loss, for the check; a number, or a scalar tensor.
@@ -136,19 +178,19 @@ class LearnedImages(Distiller):
         (held,) = clipped([gradient], self.config.clip)
         self.velocity.mul_(momentum).add_(held)
         if self.config.update_limit is None:
-            self.images.sub_(self.velocity, alpha=rate)
+            self.stored.sub_(self.velocity, alpha=rate)
         else:
-            self.images.sub_(limited(rate * self.velocity, self.config.update_limit))
-        looks.at(largest_of([self.images]), check_largest)
+            self.stored.sub_(limited(rate * self.velocity, self.config.update_limit))
+        looks.at(largest_of([self.stored]), check_largest)
 
     @contextmanager
     def as_before_if_diverged(self) -> Iterator[None]:
         """Put images and momentum back where an iteration ends with a `DivergedError`, which a GPU sees late."""
-        images, velocity = self.images.clone(), self.velocity.clone()
+        stored, velocity = self.stored.clone(), self.velocity.clone()
         try:
             yield
         except DivergedError:
-            self.images, self.velocity = images, velocity
+            self.stored, self.velocity = stored, velocity
             raise
 
 

@@ -140,7 +140,7 @@ class GradientMatching(LearnedImages):
             DivergedError: if a loss or an updated image is not finite or has exploded.
         """
         iteration = self.iteration
-        self.mask.begin(iteration, tuple(self.images.shape))
+        self.mask.begin(iteration, self.shape)
         network = self.fresh_network()
         network.train()
         updates, epochs = self._drawn()
@@ -162,7 +162,7 @@ class GradientMatching(LearnedImages):
         fixed = STATISTICS_IMAGES if self.network_config.norm == "batch" else 0
         real = [self.real.choose(streams["real"]) for _ in range(self.outer)]
         statistics = [self.real.choose(streams["statistics"], fixed) for _ in range(self.outer)] if fixed else []
-        orders = [torch.randperm(len(self.images), generator=streams["order"]) for _ in range(gaps * self.inner)]
+        orders = [torch.randperm(len(self.labels), generator=streams["order"]) for _ in range(gaps * self.inner)]
         batches = [chosen for order in orders for chosen in order.split(batch)]
         indices = iter(move_together([*chain(*real, *statistics), *batches], self.device))
         drawn = list[Augmentation]()
@@ -182,15 +182,15 @@ class GradientMatching(LearnedImages):
         if drawn.statistics:  # fixed until the network is trained
             fix_statistics(network, self.real.images[torch.cat(drawn.statistics)])
         classes = range(self.dataset.num_classes)
-        gradient = torch.empty_like(self.images)
+        gradient = torch.empty_like(self.stored)
         losses = []
-        masks = self.mask.draw([tuple(self.images[self.class_part(label)].shape) for label in classes], "matching")
-        for run in self._runs(network, classes, [self.config.ipc for _ in classes]):
-            part = slice(self.class_part(run[0]).start, self.class_part(run[-1]).stop)
-            leaf = self.images[part].detach().requires_grad_()
+        masks = self.mask.draw([(self.per_class, *self.shape[1:]) for _ in classes], "matching")
+        for run in self._runs(network, classes, [self.per_class for _ in classes]):
+            part = slice(self.stored_part(run[0]).start, self.stored_part(run[-1]).stop)
+            leaf = self.stored[part].detach().requires_grad_()
             synthetic = [
                 masked(images, masks[label]) if masks else self.mask.apply(images, self.class_part(label), "matching")
-                for label, images in zip(run, leaf.split(self.config.ipc), strict=True)
+                for label, images in zip(run, self.decoded(leaf).split(self.per_class), strict=True)
             ]
             if self.siamese:
                 synthetic = [
@@ -242,9 +242,10 @@ class GradientMatching(LearnedImages):
         worst = torch.zeros((), device=self.device)
         # A GPU gets all masks at once; the CPU needs no room for them.
         at_once = self.device.type != "cpu"
-        masks = self.mask.draw([(len(b), *self.images.shape[1:]) for b in batches], "inner") if at_once else None
+        masks = self.mask.draw([(len(b), *self.shape[1:]) for b in batches], "inner") if at_once else None
+        decoded = self.images  # once, as they do not change meanwhile
         for step, chosen in enumerate(batches):
-            images = self.images[chosen]
+            images = decoded[chosen]
             images = masked(images, masks[step]) if masks else self.mask.apply(images, chosen, "inner")
             if self.siamese:
                 images = augment(images, drawn.augmentations[step])

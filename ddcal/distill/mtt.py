@@ -106,7 +106,7 @@ class TrajectoryMatching(LearnedImages):
         Raises:
             DivergedError: if the loss, an updated image or the rate is not finite or has exploded.
         """
-        self.mask.begin(self.iteration, tuple(self.images.shape))
+        self.mask.begin(self.iteration, self.shape)
         draws = generator(self.seed, "distill", "trajectory", self.iteration)
         expert = int(torch.randint(len(self.experts), (1,), generator=draws))
         begin = int(torch.randint(self.max_start, (1,), generator=draws))
@@ -114,13 +114,13 @@ class TrajectoryMatching(LearnedImages):
         start, target = (unflatten(vector, self.network) for vector in move_together(weights, self.device))
         batches = self._batches()
         augmentations = self._augmentations([len(chosen) for chosen in batches])
-        self.mask.draw_steps([(len(chosen), *self.images.shape[1:]) for chosen in batches])
+        self.mask.draw_steps([(len(chosen), *self.shape[1:]) for chosen in batches])
 
-        learned = [self.images] if self.label_logits is None else [self.images, self.label_logits]
+        learned = [self.stored] if self.label_logits is None else [self.stored, self.label_logits]
 
         def step_loss(step: int, parameters: Tensors, inputs: Tensors) -> Tensor:
             chosen = batches[step]
-            images = self.mask.apply_at(step, inputs[0][chosen], chosen)
+            images = self.mask.apply_at(step, self.decoded(inputs[0], chosen), chosen)
             images = augment(images, augmentations[step])
             named = dict(zip(self.names, parameters, strict=True))
             labels = self.device_labels[chosen] if len(inputs) == 1 else inputs[1][chosen].softmax(1)
@@ -185,7 +185,7 @@ class TrajectoryMatching(LearnedImages):
 
         The smaller batch that is left of a pass is its last one, or with ``remainder: first`` its first.
         """
-        count = len(self.images)
+        count = len(self.labels)
         size = min(self.settings.batch or count, count)
         stream = generator(self.seed, "distill", "order", self.iteration)
         batches: list[Tensor] = []

@@ -11,26 +11,38 @@ from ddcal.distill.distiller import Distiller
 from ddcal.seeding import generator
 
 
-def random_subset(dataset: Dataset, ipc: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return ``ipc`` random training images of every class, without replacement.
+def random_subset(dataset: Dataset, ipc: int, seed: int, each: int = 1) -> tuple[Tensor, Tensor]:
+    """Return ``ipc`` · ``each`` random training images of every class, without replacement.
+
+    Args:
+        dataset: Only ``train`` is read.
+        ipc: Images a class, as ``distill.ipc``.
+        seed: The trial's seed.
+        each: Real images of which one of them is made (`ddcal.distill.formation`).
 
     Returns:
-        images float32 (K·ipc, C, H, W) and labels int64 (K·ipc,), ordered by class.
+        images float32 (K·ipc·each, C, H, W) and labels int64 (K·ipc·each,), ordered by class.
 
     Raises:
-        ValueError: if a class has fewer than ``ipc`` training images.
+        ValueError: if a class has fewer training images.
     """
-    chosen = []
+    index = torch.cat([order[: ipc * each] for order in shuffled_classes(dataset, ipc, seed, each)])
+    return dataset.train.images[index].clone(), dataset.train.labels[index].clone()
+
+
+def shuffled_classes(dataset: Dataset, ipc: int, seed: int, each: int = 1) -> list[Tensor]:
+    """Return the training images of every class in random order, int64 indices; see `random_subset`."""
+    shuffled = []
     for label in range(dataset.num_classes):
         indices = dataset.train.indices_of(label)
-        if len(indices) < ipc:
+        if len(indices) < ipc * each:
+            formed = f" and a stored image begins as {each} real ones" if each > 1 else ""
             raise ValueError(
-                f"distill.ipc is {ipc} but class {label} of {dataset.name} has {len(indices)} training images"
+                f"distill.ipc is {ipc}{formed} but class {label} of {dataset.name} has {len(indices)} training images"
             )
         order = torch.randperm(len(indices), generator=generator(seed, "distill", "subset", label))
-        chosen.append(indices[order[:ipc]])
-    index = torch.cat(chosen)
-    return dataset.train.images[index].clone(), dataset.train.labels[index].clone()
+        shuffled.append(indices[order])
+    return shuffled
 
 
 class FixedImages(Distiller):

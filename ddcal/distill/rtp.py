@@ -24,6 +24,7 @@ from ddcal.data import Dataset
 from ddcal.data.augment import augment, draw_augmentation, move_augmentations
 from ddcal.distill.distiller import Distiller
 from ddcal.distill.experts import skeleton
+from ddcal.distill.formation import enlarging_weights
 from ddcal.distill.learned import RealBatches
 from ddcal.distill.limits import clipped, diverged, limited, what_limits
 from ddcal.distill.mdt import SyntheticMask
@@ -51,17 +52,6 @@ def decode(bases: Tensor, coefficients: Tensor, size: int, weights: Tensor | Non
     else:
         enlarged = weights @ bases @ weights.T
     return torch.einsum("nr,rchw->nchw", coefficients, enlarged)
-
-
-def enlarging_weights(size: int, side: int) -> Tensor:
-    """Return W (S, s), float32, with W·b·Wᵀ a base b (s, s) enlarged bilinearly, corners not aligned.
-
-    Args:
-        size: S, in pixels.
-        side: s, in pixels.
-    """
-    positions = ((torch.arange(size, dtype=torch.float64) + 0.5) * side / size - 0.5).clamp(0, side - 1)
-    return (1.0 - (positions[:, None] - torch.arange(side)).abs()).clamp_min(0.0).float()
 
 
 class AddressableMemories(Distiller):
@@ -101,7 +91,7 @@ class AddressableMemories(Distiller):
             xavier_uniform_(coefficients, generator=draws)
             self.memories = [bases.to(device), coefficients.to(device)]
             if precision.adds_in_any_order(torch.device(device)):
-                self.weights = enlarging_weights(self.size, side).to(device)
+                self.weights = enlarging_weights(self.size, side).float().to(device)
         else:
             self.per_class = config.ipc
             images = random_subset(dataset, config.ipc, seed)[0]

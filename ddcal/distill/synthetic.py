@@ -87,7 +87,7 @@ class SyntheticSet:
 
     @property
     def images_per_class(self) -> int:
-        """How many decoded images there are of every class (more than ``ipc`` only for addressable memories)."""
+        """How many decoded images there are of every class (more than ``ipc`` where a storage decodes to more)."""
         return len(self.images) // self.num_classes
 
     @property

@@ -75,7 +75,8 @@ def image_words(config: TrialConfig) -> str:
     """Return how many images the networks of a *resolved* trial are trained on, in words."""
     if not config.distill.spec.distills:
         return "all images"
-    return f"{config.distill.ipc - held_out_per_class(config.distill.ipc, config.train.holdout)} images a class"
+    images = config.distill.spec.fewest_per_class(config.distill) or config.distill.ipc
+    return f"{images - held_out_per_class(images, config.train.holdout)} images a class"
 
 
 def image_values(config: TrialConfig) -> dict[str, Any]:

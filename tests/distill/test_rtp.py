@@ -12,7 +12,8 @@ from ddcal.config.augmentations import operations_of
 from ddcal.config.backbones.rtp import decoded_per_class
 from ddcal.data import augment, draw_augmentation
 from ddcal.distill import distill, make_distiller
-from ddcal.distill.rtp import decode, enlarging_weights
+from ddcal.distill.formation import enlarging_weights
+from ddcal.distill.rtp import decode
 from ddcal.networks import build_network
 from ddcal.seeding import generator
 
@@ -48,7 +49,7 @@ def test_an_image_is_a_combination_of_enlarged_bases():
 def test_two_matrices_enlarge_as_interpolate_does(side, size):
     draws = generator(0, "test", "bases")
     bases = torch.randn(3, 2, side, side, generator=draws).requires_grad_()
-    coefficients, weights = torch.randn(4, 3, generator=draws), enlarging_weights(size, side)
+    coefficients, weights = torch.randn(4, 3, generator=draws), enlarging_weights(size, side).float()
     assert weights.shape == (size, side) and torch.allclose(weights.sum(1), torch.ones(size))
     found, wanted = (decode(bases, coefficients, size, one) for one in (weights, None))
     cotangent = torch.randn(found.shape, generator=draws)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from ddcal.config.backbones.base import OWN_SECTION, Backbone
 from ddcal.config.backbones.dm import DMConfig
 from ddcal.config.backbones.file import FileConfig
+from ddcal.config.backbones.formation import FormationConfig
 from ddcal.config.backbones.matching import MatchingConfig
 from ddcal.config.backbones.mtt import ExpertsConfig, MTTConfig
 from ddcal.config.backbones.rtp import RTPConfig
@@ -29,6 +30,7 @@ __all__ = [
     "DMConfig",
     "ExpertsConfig",
     "FileConfig",
+    "FormationConfig",
     "MTTConfig",
     "MatchingConfig",
     "RTPConfig",

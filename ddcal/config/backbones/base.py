@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from ddcal.config.backbones.formation import formation_values, formed_per_class
 from ddcal.config.base import Config
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Backbone:
         learns_rate: Whether the rate of training on the set is learned with it.
         two_passes: Whether synthetic images pass a network both to be matched and to train it (``mask.where``).
         no_batch_norm: Why its distilling network cannot have batch norm; "" where it can.
+        no_formation: Why its stored images cannot hold several each (``distill.formation``); "" where they can.
         clip: The setting that is the largest norm of a gradient.
         usual: Setting of its section → values with which it is no part of the key, as stores are older than it.
     """
@@ -82,6 +84,7 @@ class Backbone:
     learns_rate: bool = False
     two_passes: bool = True
     no_batch_norm: str = ""
+    no_formation: str = "its distiller decodes no stored images"
     clip: str = "distill.clip"
     usual: Mapping[str, tuple[object, ...]] = {}
 
@@ -107,14 +110,14 @@ class Backbone:
         Raises:
             ValueError: if there can be no such set.
         """
-        return distill.ipc
+        return formed_per_class(distill.ipc, distill.formation.factor, size)
 
     def fewest_per_class(self, distill: DistillConfig) -> int | None:
         """Return the fewest images of a class that its set has; None where the stage alone can count them."""
-        return distill.ipc
+        return distill.ipc * distill.formation.factor**2
 
     def draws_real_images(self, distill: DistillConfig) -> bool:
-        """Return whether it needs ``ipc`` real training images of every class."""
+        """Return whether it needs ``ipc`` real training images of every class, or as many as they decode to."""
         return True
 
     def soft_labels(self, distill: DistillConfig) -> bool:
@@ -152,11 +155,12 @@ class Backbone:
     def cost_values(self, distill: DistillConfig) -> dict[str, Any]:
         """Return the settings of its section that change what an iteration costs: no rates, but counts."""
         values = self.own(distill).model_dump()
-        return {self.section: {name: value for name, value in values.items() if isinstance(value, int)}}
+        counts = {self.section: {name: value for name, value in values.items() if isinstance(value, int)}}
+        return counts | formation_values(distill)
 
     def image_values(self, distill: DistillConfig) -> dict[str, Any]:
         """Return what, beside ``ipc``, decides how many images its set has."""
-        return {}
+        return formation_values(distill)
 
     def what_to_halve(self, distill: DistillConfig) -> list[str]:
         """Return settings that shrink its peak of memory, the one that counts most first: ``name (now → then)``."""

@@ -30,6 +30,7 @@ class DM(Backbone):
     settings = DMConfig
     two_passes = False
     no_batch_norm = "one class at a time is compared, where batch statistics mean nothing"
+    no_formation = ""
     presets = {  # noqa: RUF012 - never changed
         "published": {
             "source": 'Zhao, Bilen, "Dataset Condensation with Distribution Matching", WACV 2023',
@@ -40,7 +41,11 @@ class DM(Backbone):
 
     def what_to_halve(self, distill: DistillConfig) -> list[str]:
         """Return the images of a pass."""
-        return [*half("distill.dm.real_batch", distill.dm.real_batch), *half("distill.ipc", distill.ipc)]
+        return [
+            *half("distill.dm.real_batch", distill.dm.real_batch),
+            *half("distill.formation.factor", distill.formation.factor),
+            *half("distill.ipc", distill.ipc),
+        ]
 
 
 SPECS = (DM(),)

@@ -74,6 +74,7 @@ class File(Backbone):
     distiller = "ddcal.distill.importing.imported:ImportedImages"
     section = "file"
     settings = FileConfig
+    no_formation = "its images are those of the file"
     learns = False
     imports = True
     presets = {  # noqa: RUF012 - never changed

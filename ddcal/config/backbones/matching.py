@@ -45,13 +45,16 @@ class _Matching(Backbone):
     version = 3  # since classes go side by side through the network
     section = "matching"
     settings = MatchingConfig
+    no_formation = ""
 
     def what_to_halve(self, distill: DistillConfig) -> list[str]:
         """Return the settings that decide how many images a pass holds, the largest first."""
-        matching = distill.matching
+        matching, factor = distill.matching, distill.formation.factor
+        synthetic = distill.ipc * factor**2 * DOUBLE_BACKWARD
         passes = [
             (matching.real_batch, "distill.matching.real_batch", matching.real_batch),
-            (distill.ipc * DOUBLE_BACKWARD, "distill.ipc", distill.ipc),
+            (synthetic, "distill.formation.factor", factor),
+            (synthetic, "distill.ipc", distill.ipc),
         ]
         if (matching.outer or 1) > 1:
             passes.append((matching.inner_batch, "distill.matching.inner_batch", matching.inner_batch))

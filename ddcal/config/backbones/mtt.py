@@ -262,6 +262,7 @@ class MTT(Backbone):
     learns_rate = True
     two_passes = False
     no_batch_norm = NO_STATISTICS
+    no_formation = ""
     usual = {"remainder": (None, "last"), "label_lr": (None,)}  # noqa: RUF012 - never changed
     presets = {  # noqa: RUF012 - never changed
         "published": PUBLISHED,
@@ -312,6 +313,7 @@ class MTT(Backbone):
             *less_graph("distill.mtt", mtt.gradient),
             *(batch or ["distill.mtt.batch (the whole set → half of it)"]),
             *half("distill.mtt.student_steps", mtt.student_steps or 1),
+            *half("distill.formation.factor", distill.formation.factor),
         ]
 
     def notes(self, distill: DistillConfig) -> list[str]:

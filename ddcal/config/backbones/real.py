@@ -15,6 +15,7 @@ class Real(Backbone):
 
     name = "real"
     distiller = "ddcal.distill.real:RandomRealSubset"
+    no_formation = "its images are real ones"
     section = ""
     learns = False
     presets = {  # noqa: RUF012 - never changed
@@ -30,6 +31,7 @@ class Full(Backbone):
     """``full``: all training images, which nothing is distilled from."""
 
     name = "full"
+    no_formation = "its images are real ones"
     section = ""
     distills = False
     learns = False

@@ -56,6 +56,7 @@ class RTP(Backbone):
     settings = RTPConfig
     two_passes = False
     no_batch_norm = NO_STATISTICS
+    no_formation = "its images are decoded from bases already (distill.rtp.bases)"
     clip = "distill.rtp.clip"
     usual = {"init": ("real",), "augment": ("dsa",)}  # noqa: RUF012 - never changed
     presets = {  # noqa: RUF012 - never changed

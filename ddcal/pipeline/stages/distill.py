@@ -97,7 +97,8 @@ class DistillStage(Stage):
             if distill.mask.ratio > 0.0:
                 values["mask"] = distill.mask.model_dump(exclude={"ratio"})
                 masked = " masked"
-        what = f"{data.name} {distill.backbone} ipc {distill.ipc}{masked}, {network_words(distill.network)}"
+        formed = f" formation {distill.formation.factor}" if distill.formation.factor > 1 else ""
+        what = f"{data.name} {distill.backbone} ipc {distill.ipc}{formed}{masked}, {network_words(distill.network)}"
         return self._kind(what, values)
 
     def amount(self, config: TrialConfig) -> Amount:
@@ -137,8 +138,10 @@ class DistillStage(Stage):
         """Return the bytes of the images, their momentum and the pictures so far."""
         from ddcal.pipeline.footprint import MANIFEST_BYTES
 
-        soft = shape.classes if config.distill.spec.soft_labels(config.distill) else 0
-        learned = 8 * config.distill.ipc * shape.classes * (shape.channels * shape.size**2 + soft)
+        spec, distill = config.distill.spec, config.distill
+        learned = 8 * distill.ipc * shape.classes * shape.channels * shape.size**2
+        if spec.soft_labels(distill):
+            learned += 8 * distill.ipc * distill.formation.factor**2 * shape.classes**2
         return 2 * (learned + _progress_size(shape) + MANIFEST_BYTES)
 
     def what_to_halve(self, config: TrialConfig) -> list[str]:

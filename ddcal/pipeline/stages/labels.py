@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ddcal.config import NetworkConfig, TrialConfig
+from ddcal.config.backbones.formation import formation_values
 from ddcal.config.backbones.halving import half, width_of
 from ddcal.pipeline.costs import Amount, Kind, network_words
 from ddcal.pipeline.stages.base import Stage
@@ -60,7 +61,7 @@ class LabelsStage(Stage):
     def memory(self, config: TrialConfig) -> dict[str, Any]:
         """Return how many experts answer, and their network."""
         network = config.distill.network.over(NetworkConfig()).model_dump(mode="json")
-        distill = {"network": network, "ipc": config.distill.ipc}
+        distill = {"network": network, "ipc": config.distill.ipc} | formation_values(config.distill)
         return {self.name: {"experts": config.labels.experts}, "distill": distill}
 
     def what_to_halve(self, config: TrialConfig) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ddcal.config import NetworkConfig, TrainConfig, TrialConfig
+from ddcal.config.backbones.formation import formation_values
 from ddcal.config.backbones.halving import half
 from ddcal.config.training import LOSS_SECTIONS
 from ddcal.pipeline.costs import Amount, Kind, image_values, image_words, network_words
@@ -105,4 +106,4 @@ def epoch_values(train: TrainConfig) -> dict[str, Any]:
 
 def trained_set(config: TrialConfig) -> dict[str, Any]:
     """Return what of a trial's distilled set counts for the memory of what is computed on it."""
-    return {"ipc": config.distill.ipc, "full": not config.distill.spec.distills}
+    return {"ipc": config.distill.ipc, "full": not config.distill.spec.distills} | formation_values(config.distill)

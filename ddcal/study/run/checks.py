@@ -14,7 +14,7 @@ from ddcal.config.space import combinations, trial_of
 if TYPE_CHECKING:
     from ddcal.data import DataError, DatasetShape
 
-DECIDING = ("data.", "distill.backbone", "distill.ipc", "distill.rtp.bases")
+DECIDING = ("data.", "distill.backbone", "distill.ipc", "distill.rtp.bases", "distill.formation.")
 """Names, or beginnings of names, that decide which data a trial reads and what it must have."""
 
 
@@ -86,20 +86,22 @@ def refuse_data(study: StudyConfig) -> list[str]:
 
 
 def _too_few(trial: TrialConfig, shape: DatasetShape) -> str:
-    """Return why a trial cannot take its ``ipc`` images of every class, or an empty string."""
+    """Return why a trial cannot take the images of every class that it begins with, or an empty string."""
     if not trial.distill.spec.draws_real_images(trial.distill):
         return ""
-    fewest = min(shape.class_sizes)
-    if trial.distill.ipc <= fewest:
+    fewest, each = min(shape.class_sizes), trial.distill.formation.factor**2
+    needed = trial.distill.ipc * each
+    if needed <= fewest:
         return ""
     label = shape.class_sizes.index(fewest)
     name = shape.class_names[label]
     shown = f"class {label}" + (f" ({name})" if name != str(label) else "")
-    more = sum(size < trial.distill.ipc for size in shape.class_sizes) - 1
+    more = sum(size < needed for size in shape.class_sizes) - 1
     also = f", and {more} more have too few" if more else ""
+    formed = f" (each stored image begins as {each} of them, distill.formation.factor)" if each > 1 else ""
     return (
-        f"must be at most {fewest}: of {trial.data.root or trial.data.name}, {shown} has {fewest} training images "
-        f"without val{also}; lower it, or add images"
+        f"must be at most {fewest // each}: of {trial.data.root or trial.data.name}, {shown} has {fewest} training "
+        f"images without val{also}{formed}; lower it, or add images"
     )
 
 
