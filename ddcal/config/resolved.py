@@ -52,17 +52,17 @@ def resolve(trial: TrialConfig) -> TrialConfig:
 
 
 def _fill_settings(distill: dict[str, Any]) -> None:
-    """Make explicit the defaults of a user's own backbone; the sections of ddcal's own have theirs."""
+    """Make explicit the defaults of a user's own backbone, and those of a section that has nothing else."""
+    spec = backbone(distill["backbone"])
     if is_own_backbone(distill["backbone"]):
-        model = backbone(distill["backbone"]).settings
-        distill["settings"] = model.model_validate(distill.get("settings", {})).model_dump()
+        distill["settings"] = spec.settings.model_validate(distill.get("settings", {})).model_dump()
+    elif spec.section and spec.section not in distill:
+        distill[spec.section] = spec.settings().model_dump()
 
 
 def _fill_section(distill: dict[str, Any]) -> None:
-    """Make explicit what follows from other settings of the backbone's section."""
-    spec = backbone(distill["backbone"])
-    if spec.section:
-        spec.fill(distill[spec.section])
+    """Make explicit what follows from other settings of ``distill``."""
+    backbone(distill["backbone"]).fill_distill(distill)
 
 
 def _fill(values: dict[str, Any], defaults: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from ddcal.config.augmentations import flip_problem
 from ddcal.config.backbones import (
     BACKBONES,
     Backbone,
+    CoresetConfig,
     DMConfig,
     FileConfig,
     FormationConfig,
@@ -102,6 +103,7 @@ class DistillConfig(Config):
     dm: DMConfig = DMConfig()
     mtt: MTTConfig = MTTConfig()
     rtp: RTPConfig = RTPConfig()
+    coreset: CoresetConfig = CoresetConfig()
     file: FileConfig = FileConfig()
     formation: FormationConfig = FormationConfig()
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -136,6 +138,8 @@ class DistillConfig(Config):
             values.pop("settings", None)
         if self.formation == FormationConfig():  # as configs were before there was a decoder
             values.pop("formation", None)
+        if self.coreset == CoresetConfig():  # as configs were before there were coresets
+            values.pop("coreset", None)
         return values
 
     @property
@@ -229,10 +233,9 @@ class TrialConfig(Config):
 
     @property
     def experts(self) -> int:
-        """How many experts the trial has: those that its backbone matches, else those that label; 0 of most trials."""
-        if self.distill.spec.takes_experts:
-            return self.distill.mtt.experts.count
-        return self.labels.experts if self.labels.by_experts else 0
+        """How many experts the trial has: as many as its backbone takes, or as label if those are more; mostly 0."""
+        taken = self.distill.spec.experts(self.distill) if self.distill.spec.takes_experts else 0
+        return max(taken, self.labels.experts if self.labels.by_experts else 0)
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> TrialConfig:

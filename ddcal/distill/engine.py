@@ -52,7 +52,7 @@ def make_distiller(
         config: Which backbone, and its settings.
         seed: The trial's seed.
         device: Where to compute.
-        experts: The trajectories that ``mtt`` matches; trained here and now if there are none. Others ignore them.
+        experts: What ``mtt`` matches and coresets ask; trained here and now if there are none. Others ignore them.
         precision: Stated for this process (`ddcal.precision`); None leaves it as it is.
         compiled: Whether loops of first derivatives are compiled, in a process that `ddcal.compiling` has prepared.
 
@@ -70,7 +70,8 @@ def make_distiller(
         raise ValueError(f"distill.backbone is {config.backbone!r}, which distills nothing: use {others}")
     make = imported_object("backbone", config.backbone, spec.distiller)
     if spec.takes_experts:
-        experts = experts or train_experts(dataset, resolved, seed, torch.device(device), compiled)
+        count = spec.experts(resolved)
+        experts = experts or train_experts(dataset, resolved, seed, torch.device(device), compiled, count)
         made = make(dataset, resolved, seed, torch.device(device), experts)
     else:
         made = make(dataset, resolved, seed, torch.device(device))

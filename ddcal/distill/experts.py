@@ -1,4 +1,4 @@
-"""Expert trajectories: networks trained on the real data, kept epoch by epoch, for MTT to match.
+"""Expert trajectories: networks trained on the real data, kept epoch by epoch, for MTT to match and others to ask.
 
 Cazenavette et al., "Dataset Distillation by Matching Training Trajectories" (CVPR 2022); method.md, MTT.
 """
@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.utils import parameters_to_vector
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ddcal.compiling import call_network, compile_network
 from ddcal.config import DistillConfig, NetworkConfig
@@ -178,16 +178,30 @@ class Experts:
 
 
 def train_experts(
-    dataset: Dataset, config: DistillConfig, seed: int, device: torch.device, compiled: bool = False
+    dataset: Dataset,
+    config: DistillConfig,
+    seed: int,
+    device: torch.device,
+    compiled: bool = False,
+    count: int | None = None,
 ) -> Experts:
-    """Train every expert of a resolved config here and now, and keep them in memory."""
+    """Train ``count`` experts of a resolved config here and now, or all that MTT has, and keep them in memory."""
     trajectories = []
-    for index in range(config.mtt.experts.count):
+    for index in range(config.mtt.experts.count if count is None else count):
         training = ExpertTraining(dataset, config, seed, index, device, compiled)
         while training.epoch < training.epochs:
             training.step()
         trajectories.append(torch.stack(training.snapshots))
     return Experts(trajectories)
+
+
+def expert_network(
+    experts: Experts, index: int, epoch: int, dataset: Dataset, config: DistillConfig, device: torch.device
+) -> Network:
+    """Return an expert as it was after ``epoch`` epochs, in evaluation mode."""
+    network = skeleton(dataset, config, generator(0, "experts", "skeleton")).to(device)
+    vector_to_parameters(experts.weights(index, epoch).to(device), network.parameters())
+    return network.eval()
 
 
 def skeleton(dataset: Dataset, config: DistillConfig, draws: torch.Generator) -> Network:

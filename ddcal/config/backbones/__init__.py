@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ddcal.config.backbones.base import OWN_SECTION, Backbone
+from ddcal.config.backbones.coreset import CoresetConfig
 from ddcal.config.backbones.dm import DMConfig
 from ddcal.config.backbones.file import FileConfig
 from ddcal.config.backbones.formation import FormationConfig
@@ -27,6 +28,7 @@ __all__ = [
     "SECTIONS",
     "Backbone",
     "Config",
+    "CoresetConfig",
     "DMConfig",
     "ExpertsConfig",
     "FileConfig",

@@ -62,13 +62,14 @@ class Backbone:
         distills: Whether there is a distilled set at all.
         learns: Whether images change in a loop, so that iterations, masks and pictures of progress mean something.
         imports: Whether the images are read from the file that ``distill.file`` names.
-        takes_experts: Whether it matches the trajectories of the ``experts`` stage.
+        takes_experts: Whether it needs those of the ``experts`` stage: their trajectories, or what they say of images.
         learns_rate: Whether the rate of training on the set is learned with it.
         two_passes: Whether synthetic images pass a network both to be matched and to train it (``mask.where``).
         no_batch_norm: Why its distilling network cannot have batch norm; "" where it can.
         no_formation: Why its stored images cannot hold several each (``distill.formation``); "" where they can.
         clip: The setting that is the largest norm of a gradient.
         usual: Setting of its section → values with which it is no part of the key, as stores are older than it.
+        unused: Settings of its section that have no effect on it, as several backbones share the section.
     """
 
     name: str = ""
@@ -87,6 +88,7 @@ class Backbone:
     no_formation: str = "its distiller decodes no stored images"
     clip: str = "distill.clip"
     usual: Mapping[str, tuple[object, ...]] = {}
+    unused: tuple[str, ...] = ()
 
     def own(self, distill: DistillConfig) -> Any:
         """Return its section of ``distill`` as the model that checks it."""
@@ -120,6 +122,14 @@ class Backbone:
         """Return whether it needs ``ipc`` real training images of every class, or as many as they decode to."""
         return True
 
+    def real_images(self, distill: DistillConfig) -> int:
+        """Return how many training images a class must have; 0 where the set has none of them."""
+        return distill.ipc * distill.formation.factor**2 if self.draws_real_images(distill) else 0
+
+    def experts(self, distill: DistillConfig) -> int:
+        """Return how many experts it needs, where it ``takes_experts``."""
+        return distill.mtt.experts.count
+
     def soft_labels(self, distill: DistillConfig) -> bool:
         """Return whether the labels of its set are probabilities."""
         return False
@@ -139,6 +149,11 @@ class Backbone:
     def fill(self, section: dict[str, Any]) -> None:
         """Make explicit in its section what follows from other settings there, once presets are filled in."""
 
+    def fill_distill(self, distill: dict[str, Any]) -> None:
+        """Make explicit in ``distill`` what follows from other settings there: `fill` of its section."""
+        if self.section:
+            self.fill(distill[self.section])
+
     def section_problems(self, distill: DistillConfig) -> list[str]:
         """Return what is wrong within ``distill``, each as a sentence that begins with a name in it."""
         return []
@@ -154,7 +169,7 @@ class Backbone:
 
     def cost_values(self, distill: DistillConfig) -> dict[str, Any]:
         """Return the settings of its section that change what an iteration costs: no rates, but counts."""
-        values = self.own(distill).model_dump()
+        values = self.own(distill).model_dump(exclude=set(self.unused))
         counts = {self.section: {name: value for name, value in values.items() if isinstance(value, int)}}
         return counts | formation_values(distill)
 

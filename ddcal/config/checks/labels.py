@@ -25,8 +25,8 @@ def label_problems(trial: TrialConfig, published: Mapping[str, Any]) -> list[str
             f"labels.source is 'experts' but distill.backbone is {distill.backbone!r}, whose images are real and have "
             "their labels: leave it out"
         ]
-    last = experts.epochs
-    if spec.takes_experts:
+    last = experts.epochs or published.get("distill.mtt.experts.epochs")
+    if spec.takes_experts and spec.learns:
         start = distill.mtt.max_start or published.get("distill.mtt.max_start")
         matched = distill.mtt.expert_epochs or published.get("distill.mtt.expert_epochs")
         last = last or (start - 1 + matched if start and matched else None)

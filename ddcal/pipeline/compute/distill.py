@@ -31,7 +31,7 @@ from ddcal.training import DDNNTraining
 
 
 def begin(place: TrialPlace) -> DistillWork:
-    """Return the stage at its first iteration, with experts where the backbone matches trajectories.
+    """Return the stage at its first iteration, with experts where the backbone takes them.
 
     Raises:
         BadInput: if a file of images that is to be imported has changed.
@@ -217,8 +217,9 @@ def measure(config: TrialConfig, dataset: Dataset, device: str, compiled: bool =
 
 
 def made_up_experts(config: TrialConfig, dataset: Dataset) -> Experts:
-    """Return one expert that never trained: an iteration costs the same with any."""
+    """Return experts that never trained, all of the same weights: an iteration costs the same with any."""
     network = skeleton(dataset, config.distill, generator(config.seed, "plan", "expert"))
     start = parameters_to_vector(network.parameters()).detach()
     epochs = torch.arange(config.distill.mtt.kept_epochs + 1)
-    return Experts([start * (1.0 + 0.01 * epochs[:, None])])
+    trajectory = start * (1.0 + 0.01 * epochs[:, None])
+    return Experts([trajectory] * config.distill.spec.experts(config.distill))

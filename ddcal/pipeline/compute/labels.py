@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.utils import vector_to_parameters
 
 from ddcal.config import TrialConfig
 from ddcal.data import Dataset
 from ddcal.distill import SyntheticSet
-from ddcal.distill.experts import Experts, skeleton
+from ddcal.distill.experts import Experts, expert_network, skeleton
 from ddcal.distill.synthetic import SOFT_LABELS
 from ddcal.networks import predict_logits
 from ddcal.pipeline import measuring
@@ -80,9 +79,7 @@ def expert_networks(
     epoch = config.labels.epoch
     assert epoch is not None, "the config must be resolved"
     for index in range(config.labels.experts):
-        network = skeleton(dataset, config.distill, generator(config.seed, "labels", "skeleton")).to(device)
-        vector_to_parameters(experts.weights(index, epoch).to(device), network.parameters())
-        yield network.eval()
+        yield expert_network(experts, index, epoch, dataset, config.distill, device)
 
 
 def mean_answer(networks: list[nn.Module], images: Tensor, temperature: float) -> Tensor:

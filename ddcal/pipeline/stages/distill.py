@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ddcal.config import TrialConfig
 from ddcal.config.backbones import SECTIONS, is_own_backbone
 from ddcal.config.backbones.halving import half, width_of
 from ddcal.config.components import source_of
+from ddcal.config.training import LabelsConfig
 from ddcal.pipeline.costs import Amount, Kind, network_words
+from ddcal.pipeline.environment import Environment
 from ddcal.pipeline.stages.base import Stage
+from ddcal.pipeline.stages.experts import EXPERTS
 
 if TYPE_CHECKING:
     from ddcal.data.shapes import DatasetShape
@@ -46,8 +50,15 @@ class DistillStage(Stage):
         return config.distill.spec.distills
 
     def needs(self, config: TrialConfig) -> tuple[str, ...]:
-        """Return the experts, where the backbone matches them."""
+        """Return the experts, where the backbone takes them."""
         return self.builds_on if config.distill.spec.takes_experts else ()
+
+    def key(self, config: TrialConfig, fingerprint: str, environment: Environment, earlier: Mapping[str, str]) -> str:
+        """Return its key: experts that only label are no part of it."""
+        if config.labels.by_experts and EXPERTS.name in self.needs(config):
+            plain = config.model_copy(update={"labels": LabelsConfig()})
+            earlier = {**earlier, EXPERTS.name: EXPERTS.key(plain, fingerprint, environment, {})}
+        return super().key(config, fingerprint, environment, earlier)
 
     def version(self, config: TrialConfig) -> int:
         """Return the version of the backbone."""
@@ -72,6 +83,8 @@ class DistillStage(Stage):
         for name, usual in spec.usual.items():
             if values[spec.section].get(name) in usual:
                 values[spec.section].pop(name, None)
+        for name in spec.unused:
+            values[spec.section].pop(name, None)
         if not spec.learns:
             del values["mask"], values["iterations"]
         elif config.distill.mask.ratio == 0.0:
@@ -94,7 +107,7 @@ class DistillStage(Stage):
         masked = ""
         if distill.spec.section:
             values |= distill.spec.cost_values(distill)
-            if distill.mask.ratio > 0.0:
+            if distill.mask.ratio > 0.0 and distill.spec.learns:
                 values["mask"] = distill.mask.model_dump(exclude={"ratio"})
                 masked = " masked"
         formed = f" formation {distill.formation.factor}" if distill.formation.factor > 1 else ""

@@ -1,4 +1,4 @@
-"""The experts stage, of MTT and of labels by experts: the trajectories of networks trained on the real data."""
+"""The experts stage, of MTT, coresets and labels by experts: the trajectories of networks trained on the real data."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ class ExpertsStage(Stage):
     reads = (
         *("seed", "data.", "network.", "distill.network.", "distill.mtt.experts."),
         *("distill.backbone", "distill.family", "distill.ipc", "distill.mtt.max_start", "distill.mtt.expert_epochs"),
+        "distill.coreset.experts",
         *("labels.source", "labels.experts", "labels.epoch"),
     )
     step = "epoch of an expert"
     optional = True
 
     def in_trial(self, config: TrialConfig) -> bool:
-        """Return whether the backbone matches experts, or they label the set."""
+        """Return whether the backbone takes experts, or they label the set."""
         return config.experts > 0
 
     def version(self, config: TrialConfig) -> int:

@@ -93,8 +93,10 @@ def _has_effect(study: StudyConfig, name: str, config: dict[str, Any]) -> bool:
     experts_label = config.get("labels.source") == "experts"
     if part == "distill" and section in SECTIONS:
         spec = backbone(config["distill.backbone"])
+        if section == spec.section:
+            return name.removeprefix(f"distill.{section}.") not in spec.unused
         of_experts = name.startswith("distill.mtt.experts.") and not name.endswith(".count")
-        return section == spec.section or (experts_label and of_experts)
+        return of_experts and (experts_label or spec.takes_experts)
     if part == "labels" and name != "labels.source":
         return experts_label
     if part == "train" and section in LOSS_SECTIONS:

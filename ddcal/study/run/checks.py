@@ -7,14 +7,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddcal.config import StudyConfig, TrialConfig
+from ddcal.config import StudyConfig, TrialConfig, resolve
 from ddcal.config.problems import ConfigError, Problem, problem_at
 from ddcal.config.space import combinations, trial_of
 
 if TYPE_CHECKING:
     from ddcal.data import DataError, DatasetShape
 
-DECIDING = ("data.", "distill.backbone", "distill.ipc", "distill.rtp.bases", "distill.formation.")
+DECIDING = (
+    "data.",
+    "distill.backbone",
+    "distill.ipc",
+    "distill.rtp.bases",
+    "distill.formation.",
+    "distill.coreset.factor",
+)
 """Names, or beginnings of names, that decide which data a trial reads and what it must have."""
 
 
@@ -86,19 +93,18 @@ def refuse_data(study: StudyConfig) -> list[str]:
 
 
 def _too_few(trial: TrialConfig, shape: DatasetShape) -> str:
-    """Return why a trial cannot take the images of every class that it begins with, or an empty string."""
-    if not trial.distill.spec.draws_real_images(trial.distill):
-        return ""
-    fewest, each = min(shape.class_sizes), trial.distill.formation.factor**2
-    needed = trial.distill.ipc * each
+    """Return why a trial cannot take the images of every class that it begins with or chooses, or an empty string."""
+    needed, fewest = trial.distill.spec.real_images(resolve(trial).distill), min(shape.class_sizes)
     if needed <= fewest:
         return ""
+    each = needed // trial.distill.ipc
     label = shape.class_sizes.index(fewest)
     name = shape.class_names[label]
     shown = f"class {label}" + (f" ({name})" if name != str(label) else "")
     more = sum(size < needed for size in shape.class_sizes) - 1
+    setting = "formation" if trial.distill.formation.factor > 1 else "coreset"
     also = f", and {more} more have too few" if more else ""
-    formed = f" (each stored image begins as {each} of them, distill.formation.factor)" if each > 1 else ""
+    formed = f" (each stored image begins as {each} of them, distill.{setting}.factor)" if each > 1 else ""
     return (
         f"must be at most {fewest // each}: of {trial.data.root or trial.data.name}, {shown} has {fewest} training "
         f"images without val{also}{formed}; lower it, or add images"

@@ -98,10 +98,10 @@ def test_an_entry_point_is_a_name(herding, write_study, tmp_path):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-lab\nVersion: 1.2\n")
     (info / "RECORD").write_text("my_lab/__init__.py,,\nmy_lab/herding.py,,\n")
-    (info / "entry_points.txt").write_text(f"[ddcal.backbones]\nherding = {BACKBONE}\n")
+    (info / "entry_points.txt").write_text(f"[ddcal.backbones]\npixel_herding = {BACKBONE}\n")
     (info / "top_level.txt").write_text("my_lab\n")
     forget()
-    study = write_study({"distill.backbone": "herding"}, search={"searcher": "random", "trials": 1})
+    study = write_study({"distill.backbone": "pixel_herding"}, search={"searcher": "random", "trials": 1})
     ran = ddcal("run", study, "--debug", "--output", tmp_path / "runs")
     assert ran.exit_code == 0, ran.output
     folder = tmp_path / "export"
