@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import shlex
 from collections.abc import Mapping, Sequence
@@ -12,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ddcal.config.metrics import better, possible
 from ddcal.statistics import half_width, runs_enough
+from ddcal.study.record.folder_files import replace_text
 from ddcal.untrusted import read_json
 
 logger = logging.getLogger(__name__)
@@ -45,8 +48,21 @@ class _Confirmation(BaseModel):
     leaders: list[_Leader]
 
 
+def write_confirmation(directory: Path, seeds: int, study: str, leaders: Sequence[Mapping[str, Any]]) -> None:
+    """Write the file, with a sum of its own, by which an edit is noticed.
+
+    Args:
+        directory: The study's folder.
+        seeds: How many fresh seeds were asked for.
+        study: The name of the study that ran them.
+        leaders: Records, one a leader and metric.
+    """
+    content = {"seeds": seeds, "study": study, "leaders": list(leaders)}
+    replace_text(directory / CONFIRMATION, json.dumps(content | {"sha256": _sha256(content)}, indent=2) + "\n")
+
+
 def read_confirmation(directory: Path) -> list[dict[str, Any]]:
-    """Return the file's records, one a leader and metric.
+    """Return the file's records, one a leader and metric; one of an earlier version has no sum.
 
     Raises:
         FileNotFoundError: if the study was not confirmed.
@@ -54,11 +70,19 @@ def read_confirmation(directory: Path) -> list[dict[str, Any]]:
         ValueError: if it is not as it was written, in a few words.
     """
     content = read_json(directory / CONFIRMATION, links=True, nan=True)
+    if isinstance(content, dict) and content.get("sha256", _sha256(content)) != _sha256(content):
+        raise ValueError("it does not match its own sha256")
     try:
         return [leader.model_dump() for leader in _Confirmation.model_validate(content).leaders]
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}") from None
+
+
+def _sha256(content: Mapping[str, Any]) -> str:
+    """Return the sum of what the file says, whatever its layout."""
+    said = {name: value for name, value in content.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def usable_confirmation(directory: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ interval is over all its seeds.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,8 +18,7 @@ from ddcal.errors import BadInput
 from ddcal.seeding import derive_seed
 from ddcal.statistics import mean_interval, standard_deviation
 from ddcal.study.mlflow.client import without_password
-from ddcal.study.record.confirmation import CONFIRMATION, verdict
-from ddcal.study.record.folder_files import replace_text
+from ddcal.study.record.confirmation import CONFIRMATION, verdict, write_confirmation
 from ddcal.study.record.ledger import LEDGER, begun
 from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial, load_study
 from ddcal.study.remote.output import fetch_begun, send_file
@@ -125,8 +123,7 @@ def confirm(
             run_study(study, output=results.directory.parent, debug=debug, address=address, hooks=hooks)
     there = confirmations(results)
     measured = compare(results, leading_trials(results, len(results.records)), fresh_trials(there))
-    content = {"seeds": seeds, "study": there[-1].study.name, "leaders": [asdict(one) for one in measured]}
-    replace_text(results.directory / CONFIRMATION, json.dumps(content, indent=2) + "\n")
+    write_confirmation(results.directory, seeds, there[-1].study.name, [asdict(one) for one in measured])
     results.write()
     send_file(results.study, results.directory, CONFIRMATION)
     asked = {leader.trial_key for leader in leaders}

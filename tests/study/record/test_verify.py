@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from ddcal.cli import app
 from ddcal.study import load_study, run_study
 from ddcal.study.mlflow.cursor import CURSOR
-from ddcal.study.record.confirmation import CONFIRMATION
+from ddcal.study.record.confirmation import CONFIRMATION, write_confirmation
 from ddcal.study.record.folder_files import STUDY
 from ddcal.study.record.ledger import LEDGER
 from ddcal.study.record.lock import LOCK
@@ -189,6 +189,21 @@ def test_a_confirmation_that_is_none_counts_for_nothing_and_that_is_said(folder,
     results = load_study(folder)
     assert results.confirmed(results.trial("1")) is False
     assert f"{CONFIRMATION} cannot be used" in caplog.text and "nothing counts as confirmed" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "value"), [("seeds", 3), ("study", "other-confirm"), ("mean", 0.1)])
+def test_an_edited_confirmation_is_noticed_and_one_in_another_layout_is_not(folder, caplog, name, value):
+    before = json.loads((folder / CONFIRMATION).read_text())
+    write_confirmation(folder, before["seeds"], before["study"], before["leaders"])
+    content = json.loads((folder / CONFIRMATION).read_text())
+    assert content == before | {"sha256": content["sha256"]} and faults(folder) == {}
+    (folder / CONFIRMATION).write_text(json.dumps(dict(reversed(content.items()))))
+    assert faults(folder) == {}
+    (content if name in content else content["leaders"][0])[name] = value
+    (folder / CONFIRMATION).write_text(json.dumps(content))
+    assert "(it does not match its own sha256); remove it: nothing counts as conf" in faults(folder)[CONFIRMATION]
+    results = load_study(folder)
+    assert results.confirmed(results.trial("0")) is False and "does not match its own sha256" in caplog.text
 
 
 def test_a_folder_in_a_table_s_place_is_named(folder):

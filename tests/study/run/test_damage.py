@@ -15,7 +15,7 @@ from test_takeover import Study
 from ddcal.errors import BadInput
 from ddcal.study import load_study
 from ddcal.study.mlflow.cursor import CURSOR, Cursor
-from ddcal.study.record.confirmation import CONFIRMATION, read_confirmation
+from ddcal.study.record.confirmation import CONFIRMATION, read_confirmation, write_confirmation
 from ddcal.study.record.ledger import LEDGER
 from ddcal.study.record.status import study_status
 from ddcal.study.record.verify import verify_study
@@ -34,7 +34,9 @@ def whole(tiny_study, tmp_path_factory):
     study = Study(tiny_study, tmp_path_factory.mktemp("whole"), "nsga2", 6).open().run()
     study.driver.close()
     Cursor(offset=(study.folder / LEDGER).stat().st_size, parent="p" * 32).write(study.folder)
-    (study.folder / CONFIRMATION).write_text(json.dumps({"seeds": 2, "study": "tiny-confirm", "leaders": [LEADER]}))
+    write_confirmation(study.folder, 2, "tiny-confirm", [LEADER])
+    content = json.loads((study.folder / CONFIRMATION).read_text())
+    (study.folder / CONFIRMATION).write_text(json.dumps(content))  # a line, as `damaged` has it
     return study.folder
 
 
@@ -171,15 +173,16 @@ def test_damage_to_mlflow_s_cursor_is_noticed_or_has_done_no_harm(whole, tmp_pat
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)
-def test_damage_to_the_confirmation_is_noticed_or_read(whole, tmp_path_factory, examples):
-    results = load_study(whole)
+def test_damage_to_the_confirmation_is_noticed_or_has_done_no_harm(whole, tmp_path_factory, examples):
+    results, right = load_study(whole), read_confirmation(whole)
     logging.getLogger("ddcal").setLevel(logging.ERROR)
 
     def judge(folder, content):
         found = load_study(folder)
         confirmed = found.confirmed(results.trial("1"))
         try:
-            return "read" if read_confirmation(folder) is not None else ""
+            assert read_confirmation(folder) == right
+            return "unharmed"
         except (OSError, ValueError):
             assert confirmed is False
             return "refused"
