@@ -90,19 +90,21 @@ class BucketLock:
 
 
 def refuse_living(bucket: Bucket, there: Found, take_over: bool) -> None:
-    """Raise BadInput if the driver that a lock names is not proved dead."""
+    """Raise BadInput if the driver that a lock names is not proved dead and does not give the lock back."""
     try:
         holder, job = Holder.parse(there.content), job_of(there.content)
     except ValueError as error:
         raise BadInput(
             f"{bucket.where(LOCK)} is not a lock of ddcal (it {error}): remove it if no driver is running"
         ) from error
-    proved = holder.dead
+    if holder.dead:
+        return
     if take_over and holder.elsewhere and job is not None:
         deadline = time.monotonic() + WAIT_SECONDS
         while job.ending and time.monotonic() < deadline:
             time.sleep(1.0)
-        proved = job.ended
-    if proved:
-        return
+            if bucket.read(LOCK) != there:  # given back, as a driver that is told to stop does
+                return
+        if job.ended:
+            return
     raise BadInput(in_use(bucket.url, holder, job, take_over, bucket.where(LOCK)))

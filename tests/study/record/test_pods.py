@@ -9,22 +9,27 @@ import ssl
 import subprocess
 import sys
 import threading
+import uuid
 from dataclasses import asdict, replace
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from stores import make_bucket
 from typer.testing import CliRunner
 
 from ddcal.cli import app
 from ddcal.errors import BadInput
+from ddcal.store.bucket import Bucket
 from ddcal.store.lock_holder import Holder
 from ddcal.study.record import lock, scheduler
 from ddcal.study.record.ledger import LEDGER
 from ddcal.study.record.lock import LOCK, DriverLock, stop_driver
 from ddcal.study.record.scheduler import Pod, parse_scheduled, scheduled_here
 from ddcal.study.record.status import driver_job, study_state
+from ddcal.study.remote import bucket_lock
+from ddcal.study.remote.bucket_lock import COPY, BucketLock
 
 UID = "0f1b8c1e-7a61-4a6e-9c58-2a5be2d0a111"
 NOT_FOUND = {"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}
@@ -199,6 +204,42 @@ def test_a_pod_that_is_terminating_is_waited_for(tmp_path, kubernetes, monkeypat
     monkeypatch.setattr(lock, "WAIT_SECONDS", 0.1)
     with pytest.raises(BadInput, match="is Terminating"):
         DriverLock(tmp_path, take_over=True)
+
+
+@pytest.fixture
+def bucket(s3_endpoint):
+    """The place on S3 of a study whose driver is in the pod, on another machine than this."""
+    name = f"bucket-{uuid.uuid4().hex[:8]}"
+    make_bucket(s3_endpoint, name)
+    place = Bucket.at(f"s3://{name}/runs?endpoint_override={s3_endpoint}&scheme=http&region=us-east-1", "tiny")
+    place.write(LOCK, json.dumps({**lock.described(), "host": "ddcal-head-x7k2p", "job": str(Pod.here())}).encode())
+    return place
+
+
+def test_on_s3_too_a_pod_that_is_terminating_is_waited_for(tmp_path, kubernetes, monkeypatch, s3_endpoint, bucket):
+    kubernetes(TERMINATING, TERMINATING, NOT_FOUND)
+    with pytest.raises(BadInput, match="if its pod ddcal-head-x7k2p has ended, --take-over finds that out"):
+        BucketLock(bucket, tmp_path)
+    before = bucket.read(LOCK)
+    BucketLock(bucket, tmp_path, take_over=True)
+    assert bucket.read(LOCK) != before
+    bucket.write(LOCK, before.content)
+    kubernetes(TERMINATING)
+    monkeypatch.setattr(bucket_lock, "WAIT_SECONDS", 0.1)
+    (tmp_path / COPY).unlink()
+    with pytest.raises(BadInput, match="is Terminating"):
+        BucketLock(bucket, tmp_path, take_over=True)
+    assert bucket.read(LOCK).content == before.content
+
+
+def test_a_lock_on_s3_that_is_given_back_meanwhile_is_taken_at_once(tmp_path, kubernetes, bucket):
+    """As a rule a driver that is told to end gives it back well before its pod is gone."""
+    kubernetes(TERMINATING)
+    giving_back = threading.Timer(0.5, bucket.delete, (LOCK,))
+    giving_back.start()
+    BucketLock(bucket, tmp_path, take_over=True)
+    giving_back.join()
+    assert bucket.read(LOCK).content == (tmp_path / COPY).read_bytes()
 
 
 def test_the_kernel_s_lock_of_a_machine_that_is_gone_is_waited_for(tmp_path, kubernetes):
