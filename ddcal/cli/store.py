@@ -12,7 +12,7 @@ import typer
 
 from ddcal.cli.base import AsJson, Verbs, app
 from ddcal.config.places import is_url
-from ddcal.errors import BadInput
+from ddcal.errors import BadInput, ResourceError, StoreError
 
 if TYPE_CHECKING:
     from ddcal.store.base import Store
@@ -106,13 +106,20 @@ def store_prune(
 
 
 def existing_store(root: str) -> Store:
-    """Return the artefact store at ``root``, an ``s3://`` URL or a folder, or at ``root/store``; it must exist."""
+    """Return the artefact store at ``root``, an ``s3://`` URL or a folder, or at ``root/store``.
+
+    Raises:
+        BadInput: if there is none, or it cannot be reached.
+    """
     from ddcal.pipeline.stages import STAGES
     from ddcal.store.opening import open_store
 
     if is_url(root):
         store = open_store(root)
-        store.check()
+        try:
+            store.check()
+        except StoreError as error:
+            raise ResourceError(str(error)) from error
         return store
     for place in (Path(root), Path(root) / "store"):
         if any((place / stage).is_dir() for stage in STAGES):

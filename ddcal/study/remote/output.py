@@ -47,12 +47,24 @@ def output_bucket(study: StudyConfig) -> Bucket | None:
     """
     if not study.storage.on_s3:
         return None
+    return _reached(Bucket.at(study.storage.output, study.name), "storage.output: ")
+
+
+def _reached(bucket: Bucket, key: str = "") -> Bucket:
+    """Return the bucket after a look at it: one that is refused now is the caller's input, not a failure on the way.
+
+    Args:
+        bucket: The study's place.
+        key: What the message begins with.
+
+    Raises:
+        ResourceError: as `output_bucket`.
+    """
     check_client()
-    bucket = Bucket.at(study.storage.output, study.name)
     try:
         bucket.check()
     except StoreError as error:
-        raise ResourceError(f"storage.output: {error}") from error
+        raise ResourceError(f"{key}{error}") from error
     return bucket
 
 
@@ -157,18 +169,19 @@ def fetch_study(study: StudyConfig | str, output: Path | None = None) -> tuple[P
 
     Raises:
         BadInput: if there is none, or as `meet`, or if a driver works on the folder.
-        StoreError: if S3 cannot be read.
+        ResourceError: as `output_bucket`.
+        StoreError: if S3 cannot be read any more.
     """
-    check_client()
     if isinstance(study, str):
-        bucket, access = Bucket.at(study), PRIVATE
+        bucket, access = _reached(Bucket.at(study)), PRIVATE
         name = parse_s3(study).prefix.rpartition("/")[2]
     else:
-        if not study.storage.on_s3:
+        place = output_bucket(study)
+        if place is None:
             raise BadInput(
                 f"storage.output of {study.name} is {study.storage.output}, a folder: there is nothing to fetch"
             )
-        name, bucket, access = study.name, Bucket.at(study.storage.output, study.name), study.storage.access
+        name, bucket, access = study.name, place, study.storage.access
     there = read_parts(bucket)
     if not name or not there.count:
         raise BadInput(f"{bucket.url} has no study: its ledger would be in {bucket.url}/{FOLDER}")

@@ -265,6 +265,19 @@ def test_a_place_that_cannot_be_used_is_refused_before_anything_runs(write_study
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("verb", [("run",), ("run", "--resume"), ("fetch",)], ids=" ".join)
+def test_a_place_that_cannot_be_reached_is_said_alike_by_every_verb(write_study, tmp_path, verb):
+    """Nothing has been done by then: exit code 2."""
+    url = "s3://bucket/runs?endpoint_override=127.0.0.1:1&scheme=http"
+    file = write_study(storage={"output": url})
+    result = ddcal(*verb, file, "--output", tmp_path / "runs")
+    said = "s3://bucket/runs/tiny cannot be read: it cannot be reached ("
+    assert (result.exit_code, result.output[: len(said) + 16]) == (2, f"storage.output: {said}")
+    named = ddcal("fetch", url.replace("/runs?", "/runs/tiny?"), "--output", tmp_path / "runs")
+    assert (named.exit_code, named.output) == (2, result.output.removeprefix("storage.output: "))
+    assert not (tmp_path / "runs").exists()
+
+
 def test_validate_says_everything_at_once(write_study):
     wrong = {"output": "gs://bucket/runs", "store": "s3://Bucket", "cache": "s3://bucket/cache"}
     said = ddcal("validate", write_study(storage=wrong)).output

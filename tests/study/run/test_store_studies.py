@@ -147,6 +147,9 @@ def test_a_store_that_cannot_be_used_is_refused_before_any_trial(write_study, tm
     result = ddcal("run", file, "--output", tmp_path / "runs", *mode)
     assert result.exit_code == 2 and "storage.store: " in result.output and said in result.output, result.output
     assert not (tmp_path / "runs").exists()
+    for verb in ("ls", "verify", "prune"):
+        named = ddcal("store", verb, url.format(endpoint=s3_endpoint))
+        assert (named.exit_code, f"storage.store: {named.output}") == (2, result.output)
 
 
 def test_credentials_that_are_refused_or_may_only_read(write_study, tiny_study, tmp_path, s3_endpoint, monkeypatch):
