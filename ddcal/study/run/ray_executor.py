@@ -7,12 +7,13 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from ddcal.config import StudyConfig
 from ddcal.errors import ResourceError, StoreError
+from ddcal.study.remote.stop_signal import stop_signal
 from ddcal.study.run.driver import STOP, StudyDriver
 from ddcal.study.run.interrupt import Interrupts
 from ddcal.study.run.ray_start import Head, end_ray, own_signals, start_ray
@@ -238,7 +239,9 @@ def run_on_ray(
     )
     try:
         interrupts = interrupts or Interrupts()
+        signalled = stop_signal(ray, lambda: searcher.error is not None) if study.storage.on_s3 else nullcontext()
         with (
+            signalled as searcher.stop_signal,
             interrupts.deferred(lambda: searcher.fail(interrupts.error())),
             Head(ray).watched(stop.touch, searcher.abandon(abandon)),
         ):

@@ -27,6 +27,7 @@ class DriverSearcher(Searcher):
     Attributes:
         error: What the driver raised (a full disk, an interrupt). Raised inside Tune it would leave actors and
             placement groups behind: it is kept here, `DriverStopper` ends the study, and whoever ran Tune raises it.
+        stop_signal: What every assignment gets as its ``stop_signal``.
     """
 
     def __init__(self, driver: StudyDriver, stop: Path) -> None:
@@ -36,6 +37,7 @@ class DriverSearcher(Searcher):
         self._alone = threading.Lock()
         self._numbers: dict[str, int] = {}
         self.error: BaseException | None = None
+        self.stop_signal: str | None = None
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial's config, None while ``concurrency`` trials run, FINISHED after the last."""
@@ -49,7 +51,8 @@ class DriverSearcher(Searcher):
                 return None
             self._numbers[trial_id] = assignment.number
             cpu = self._driver.study.resources.cpus
-            return assignment.to_config() | {"resources": {"cpu": cpu, "gpu": assignment.gpu}}
+            told = {"stop_signal": self.stop_signal, "resources": {"cpu": cpu, "gpu": assignment.gpu}}
+            return assignment.to_config() | told
         return Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -114,8 +117,8 @@ class DriverSearcher(Searcher):
             self._stop.touch()
 
     def __getstate__(self) -> dict[str, Any]:
-        nothing: dict[str, Any] = {"_numbers": {}, "_driver": None, "_stop": None, "_alone": None, "error": None}
-        return {"_metric": self._metric, "_mode": self._mode, **nothing}
+        nothing = dict.fromkeys(("_driver", "_stop", "_alone", "error", "stop_signal"))
+        return {"_metric": self._metric, "_mode": self._mode, "_numbers": {}, **nothing}
 
 
 class DriverStopper(Stopper):

@@ -12,6 +12,7 @@ from ray.tune import PlacementGroupFactory, Trainable
 
 from ddcal.pipeline import DatasetCache
 from ddcal.study.record.rights import let_group_write
+from ddcal.study.remote.stop_signal import SignalledToStop
 from ddcal.study.run.cluster_leases import cluster_leases
 from ddcal.study.run.worker import Assignment, Worker
 
@@ -36,6 +37,7 @@ class DDNNTrainable(Trainable):
         with suppress(RuntimeError):  # set already: it can be set once
             torch.set_num_interop_threads(1)
         self._datasets = DatasetCache()
+        self._signalled: SignalledToStop | None = None  # this process runs trials of one driver alone
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -77,7 +79,9 @@ class DDNNTrainable(Trainable):
         assignment = Assignment.from_config({**config, "target": self.target})
         if assignment.access == "group":
             let_group_write()  # this process runs trials of this study alone
-        self.worker = Worker(assignment, self._datasets, node=_node(), leases=cluster_leases)
+        if assignment.stop_signal is not None and self._signalled is None:
+            self._signalled = SignalledToStop(assignment.stop_signal)
+        self.worker = Worker(assignment, self._datasets, node=_node(), leases=cluster_leases, signalled=self._signalled)
 
 
 class DistillTrainable(DDNNTrainable):

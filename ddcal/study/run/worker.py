@@ -63,6 +63,8 @@ class Assignment:
         gpu: The share of a GPU that the trial has, noted with what it computes; 0 on the CPU.
         context: Bytes of a CUDA context as measured, or None.
         stop: A file that tells the worker to save its state and stop, or None.
+        stop_signal: The name of the actor that tells it too, where it need not see that file
+            (`ddcal.study.remote.stop_signal`); else None.
         access: Who may write what the trial writes: with ``group``, the group too, whatever the node's umask is.
     """
 
@@ -81,6 +83,7 @@ class Assignment:
     gpu: float = 0.0
     context: int | None = None
     stop: str | None = None
+    stop_signal: str | None = None
     access: Access = "private"
     precision: Literal["float32", "tf32"] = "float32"
     compile: bool = False
@@ -108,6 +111,7 @@ class Worker:
         on_advance: Callable[[Advance], None] | None = None,
         node: str | None = None,
         leases: Callable[[Store], Leases] = open_leases,
+        signalled: Callable[[], bool] | None = None,
     ) -> None:
         """Prepare the trial.
 
@@ -118,6 +122,7 @@ class Worker:
             on_advance: Called after every chunk of work.
             node: The node of the cluster that this is; default: the machine's name.
             leases: Returns the leases of the trial's store.
+            signalled: Returns whether the worker is told to stop by another way than a file.
         """
         self.node = node or socket.gethostname()
         self.assignment, self.datasets, self.catch, self.on_advance = assignment, datasets, catch, on_advance
@@ -128,7 +133,7 @@ class Worker:
         self._log: TrialLog | None = None
         self._heart: Heart | None = None
         self._restored: dict[str, Any] | None = None
-        self._leases = leases
+        self._leases, self._signalled = leases, signalled
         self._last: list[dict[str, Any]] = []  # the last point that was reported
 
     def step(self) -> dict[str, Any]:
@@ -185,7 +190,8 @@ class Worker:
     def _told_to_stop(self) -> bool:
         if self.assignment.stop is not None and time.monotonic() - self._asked > STOP_SECONDS:
             self._asked = time.monotonic()
-            self._stopping = self._stopping or Path(self.assignment.stop).exists()
+            signalled = self._signalled is not None and self._signalled()
+            self._stopping = self._stopping or signalled or Path(self.assignment.stop).exists()
         return self._stopping
 
     def state(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A study on S3 on a cluster whose other node does not see the driver's folder: a mount of its own lies over it."""
 
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ import time
 import nodes
 import pytest
 import yaml
-from comparing import finish, kill, start, trials_of
+from comparing import finish, kill, running, start, trials_of
 
 from ddcal.store.bucket import Bucket
 from ddcal.study import load_study, run_study
@@ -54,12 +55,41 @@ def url(s3_endpoint):
     return f"s3://blind/runs?endpoint_override={s3_endpoint}&scheme=http&region=us-east-1"
 
 
-@pytest.mark.parametrize("scheduler", ["none", "asha"])
-def test_only_the_driver_needs_its_folder(tiny_study, tmp_path, url, scheduler):
-    """The driver is killed, and followed by one in another folder on the same cluster."""
+def skip_without_mounts():
     tried = shutil.which("unshare") and subprocess.run(["unshare", "-m", "true"], capture_output=True, timeout=300)
     if not tried or tried.returncode:
         pytest.skip("no right to mount")
+
+
+def test_a_node_that_does_not_see_the_folder_is_told_to_stop(tiny_study, tmp_path, url):
+    """Its trial is far from its next report, and its first checkpoint would come after 30 seconds."""
+    skip_without_mounts()
+    address, _, options = url.partition("?")
+    storage = {"output": url, "store": f"{address}/store?{options}", "cache": str(tmp_path / "cache")}
+    study = tiny_study(base={"train.epochs": 1_000_000}, search={"searcher": "random", "trials": 1}, storage=storage)
+    hidden = tmp_path / "driver"
+    hidden.mkdir()
+    file = hidden / "tiny.yaml"
+    file.write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
+    bucket, store = Bucket.at(url, study.name), Bucket.at(study.storage.store)
+    with BlindCluster(hidden) as cluster:
+        command = ["run", file, "--resume", "--address", cluster.address, "--output", hidden / "runs"]
+        with running(*command, RAY_AUTH_MODE="token") as process:
+            while b"trial_started" not in read_parts(bucket).content or not store.names("distill"):
+                assert process.poll() is None, process.stderr.read()
+                time.sleep(0.3)
+            time.sleep(3.0)  # it trains by then
+            assert not store.names("partial")
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=500)
+    assert process.returncode == 75, said
+    assert store.names("partial")
+
+
+@pytest.mark.parametrize("scheduler", ["none", "asha"])
+def test_only_the_driver_needs_its_folder(tiny_study, tmp_path, url, scheduler):
+    """The driver is killed, and followed by one in another folder on the same cluster."""
+    skip_without_mounts()
     address, _, options = url.partition("?")
     sections = {
         "base": {"train.epochs": 200},
