@@ -70,5 +70,5 @@ def _fill(values: dict[str, Any], defaults: Mapping[str, Any]) -> None:
     for name, value in defaults.items():
         *sections, last = name.split(".")
         place = functools.reduce(lambda found, section: found[section], sections, values)
-        if place[last] is None:
+        if place.get(last) is None:  # a few are in a dump only where they are given
             place[last] = value

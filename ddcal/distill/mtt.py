@@ -27,7 +27,7 @@ from ddcal.distill.unroll import Method, Tensors, UnrollGradient, method_of, unr
 from ddcal.divergence import Looks, largest_of, largest_problem
 from ddcal.errors import DivergedError
 from ddcal.moving import move_together
-from ddcal.networks import predict_logits
+from ddcal.networks import Network, predict_logits
 from ddcal.seeding import generator
 
 GRADIENT_COSINE = "distill/gradient_cosine"
@@ -70,19 +70,19 @@ class TrajectoryMatching(LearnedImages):
         mtt = config.mtt
         assert mtt.student_steps and mtt.expert_epochs and mtt.max_start, "the config must be resolved"
         assert mtt.image_lr and mtt.rate and mtt.rate_lr, "the config must be resolved"
-        super().__init__(dataset, config, seed, device, mtt.init)
         self.experts, self.settings = experts, mtt
+        self.network = skeleton(dataset, config, generator(seed, "distill", "skeleton")).to(device)
+        super().__init__(dataset, config, seed, device, mtt.init)
         self.steps, self.expert_epochs, self.max_start = mtt.student_steps, mtt.expert_epochs, mtt.max_start
         self.image_lr, self.rate_lr = mtt.image_lr, mtt.rate_lr
         self.learning_rate, self.rate_velocity, self.clamps = mtt.rate, 0.0, 0
-        self.network = skeleton(dataset, config, generator(seed, "distill", "skeleton")).to(device)
         self.names = [name for name, _ in self.network.named_parameters()]
         shape = (dataset.channels, dataset.image_size, dataset.image_size)
         taken = min(mtt.batch or len(self.labels), len(self.labels)) * self.steps
         self.method = method_of(mtt.gradient, self.network, shape, taken)
         self.label_logits: Tensor | None = None
-        if mtt.label_lr is not None:
-            self._learn_labels(self._answers(), torch.zeros(len(self.labels), dataset.num_classes, device=device))
+        if mtt.label_lr:
+            self._learn_labels(self.first_logits(), torch.zeros(len(self.labels), dataset.num_classes, device=device))
         self.cosines: dict[int, float] = {}
         points = config.probe.points if mtt.gradient == "tesla" else 0
         self.compared = {1, *(math.ceil(k * self.iterations / points) for k in range(1, points + 1))}
@@ -109,7 +109,7 @@ class TrajectoryMatching(LearnedImages):
         self.mask.begin(self.iteration, self.shape)
         draws = generator(self.seed, "distill", "trajectory", self.iteration)
         expert = int(torch.randint(len(self.experts), (1,), generator=draws))
-        begin = int(torch.randint(self.max_start, (1,), generator=draws))
+        begin = self.drawn_start(draws)
         weights = [self.experts.weights(expert, epoch) for epoch in (begin, begin + self.expert_epochs)]
         start, target = (unflatten(vector, self.network) for vector in move_together(weights, self.device))
         batches = self._batches()
@@ -209,12 +209,20 @@ class TrajectoryMatching(LearnedImages):
         ]
         return move_augmentations(drawn, self.device)
 
-    def _answers(self) -> Tensor:
-        """Return the first expert's logits (M, K) of the first images, after its last epoch."""
-        weights = self.experts.weights(0, self.config.mtt.kept_epochs).to(self.device)
+    def drawn_start(self, draws: torch.Generator) -> int:
+        """Return the epoch of an expert at which the student starts."""
+        return int(torch.randint(self.max_start, (1,), generator=draws))
+
+    def first_logits(self) -> Tensor:
+        """Return the logits (M, K) that labels begin as: the first expert's, after its last epoch."""
+        return predict_logits(self.last_network(0), self.images)
+
+    def last_network(self, expert: int) -> Network:
+        """Return an expert as it is after its last epoch."""
         network = copy.deepcopy(self.network)
+        weights = self.experts.weights(expert, self.config.mtt.kept_epochs).to(self.device)
         vector_to_parameters(weights, network.parameters())
-        return predict_logits(network, self.images)
+        return network
 
     def _learn_labels(self, logits: Tensor, velocity: Tensor) -> None:
         """Take logits of labels (M, K) and their momentum for those of now."""
@@ -225,7 +233,8 @@ class TrajectoryMatching(LearnedImages):
         """Return the logits of labels and their momentum after one SGD step, held by ``distill.update_limit``."""
         assert self.label_logits is not None and self.settings.label_lr is not None
         rate, limit = self.settings.label_lr, self.config.update_limit
-        velocity = self.settings.momentum * self.label_velocity + gradient
+        momentum = self.settings.momentum if self.settings.label_momentum is None else self.settings.label_momentum
+        velocity = momentum * self.label_velocity + gradient
         moved = rate * velocity if limit is None else limited(rate * velocity, limit)
 
         def check(largest: float) -> None:

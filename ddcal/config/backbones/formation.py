@@ -17,7 +17,7 @@ class FormationConfig(Config):
     """Several images in one (IDC, multi-formation): ``factor`` × ``factor`` tiles of a stored image, each enlarged.
 
     The storage of ``ipc`` images a class decodes to ipc·factor² images of the full size. 1, the default, is off. For
-    ``dc``, ``dsa``, ``dm`` and ``mtt`` alone.
+    ``dc``, ``dsa``, ``dm``, ``mtt`` and ``datm`` alone.
     """
 
     factor: Annotated[int, Field(ge=1, le=8)] = 1

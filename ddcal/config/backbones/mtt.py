@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ddcal.config.backbones.base import NO_STATISTICS, Backbone, Momentum
 from ddcal.config.backbones.halving import half, less_graph
@@ -13,6 +13,12 @@ from ddcal.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveI
 
 if TYPE_CHECKING:
     from ddcal.config.trial import DistillConfig, TrialConfig
+
+
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+DIFFICULTY = ("min_start", "first_max_start", "expand_until", "first_images", "label_momentum")
+"""Settings of the section ``mtt`` that DATM alone has."""
 
 
 class ExpertsConfig(Config):
@@ -42,7 +48,11 @@ class MTTConfig(Config):
     takes a pass's batches from its end (``first``). ``gradient``: see `ddcal.distill.unroll.unroll_gradient`;
     ``auto`` is ``full`` where the graph is small, else ``exact``, and ``tesla`` an approximation, whose cosine to the
     exact gradient is reported. With ``label_lr`` labels are learned with the images: their logits begin as the first
-    expert's, after its last epoch (as DATM's do), and this is the rate of their SGD.
+    expert's, after its last epoch (as DATM's do), and this is the rate of their SGD; 0 is without.
+
+    DATM (``datm``) alone has a window of start epochs, from ``min_start`` (T⁻) and below an end that grows from
+    ``first_max_start`` (T) to ``max_start`` (T⁺) by iteration ``expand_until``; real ``first_images`` that an expert
+    classifies correctly (``correct``) or ``any``; and ``label_momentum``, which left out is ``momentum``.
     """
 
     student_steps: PositiveInt | None = None
@@ -53,7 +63,12 @@ class MTTConfig(Config):
     image_lr: PositiveFloat | None = None
     rate: PositiveFloat | None = None
     rate_lr: PositiveFloat | None = None
-    label_lr: PositiveFloat | None = None
+    label_lr: NonNegativeFloat | None = None
+    min_start: NonNegativeInt | None = None
+    first_max_start: PositiveInt | None = None
+    expand_until: PositiveInt | None = None
+    first_images: Literal["any", "correct"] | None = None
+    label_momentum: Momentum | None = None
     momentum: Momentum = 0.5
     gradient: Literal["auto", "exact", "segments", "full", "tesla"] = "auto"
     init: Literal["noise", "real"] = "real"
@@ -69,8 +84,9 @@ class MTTConfig(Config):
     @model_serializer(mode="wrap")
     def _without_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
-        if self.label_lr is None:  # as configs were before labels were learned
-            values.pop("label_lr", None)
+        for name in ("label_lr", *DIFFICULTY):
+            if values.get(name) is None:  # as configs were before labels were learned, and before DATM
+                values.pop(name, None)
         return values
 
     @property
@@ -263,7 +279,7 @@ class MTT(Backbone):
     two_passes = False
     no_batch_norm = NO_STATISTICS
     no_formation = ""
-    usual = {"remainder": (None, "last"), "label_lr": (None,)}  # noqa: RUF012 - never changed
+    usual = {"remainder": (None, "last"), "label_lr": (None, 0.0)}  # noqa: RUF012 - never changed
     presets = {  # noqa: RUF012 - never changed
         "published": PUBLISHED,
         "rethinking": RETHINKING,
@@ -275,13 +291,23 @@ class MTT(Backbone):
         if section["experts"]["epochs"] is None:
             section["experts"]["epochs"] = section["max_start"] - 1 + section["expert_epochs"]
 
+    def section_problems(self, distill: DistillConfig) -> list[str]:
+        """Return settings that DATM alone has."""
+        given = {name: getattr(distill.mtt, name) for name in DIFFICULTY}
+        return [
+            f"mtt.{name} is {value!r}, which {self.name} has not: set backbone to 'datm', or leave it out"
+            for name, value in given.items()
+            if value is not None
+        ]
+
     def problems(self, trial: TrialConfig, published: Mapping[str, Any]) -> list[str]:
         """Return whether experts end too early, or a remainder is asked for where there is none."""
         mtt, problems = trial.distill.mtt, []
-        if mtt.label_lr is not None and mtt.init == "noise":
+        label_lr = published.get("distill.mtt.label_lr") if mtt.label_lr is None else mtt.label_lr
+        if label_lr and mtt.init == "noise":
             problems.append(
-                "distill.mtt.label_lr is given but distill.mtt.init is 'noise', to which an expert has no answer: use "
-                "'real'"
+                f"distill.mtt.label_lr is {label_lr:g} but distill.mtt.init is 'noise', to which an expert has no "
+                "answer: use 'real', or set distill.mtt.label_lr to 0"
             )
         problem = too_few_epochs(
             mtt.experts.epochs,
@@ -299,7 +325,7 @@ class MTT(Backbone):
 
     def soft_labels(self, distill: DistillConfig) -> bool:
         """Return whether labels are learned."""
-        return distill.mtt.label_lr is not None
+        return bool(distill.mtt.label_lr)
 
     def cost_values(self, distill: DistillConfig) -> dict[str, Any]:
         """Return the counts, and the way to the gradient."""
@@ -328,7 +354,7 @@ class MTT(Backbone):
     def quiet(self, distill: DistillConfig, rate: float) -> DistillConfig:
         """Return ``distill`` with tiny rates of the images, of labels and of the student's rate."""
         quiet: dict[str, Any] = {"image_lr": rate, "rate_lr": rate}
-        quiet |= {} if distill.mtt.label_lr is None else {"label_lr": rate}
+        quiet |= {"label_lr": rate} if distill.mtt.label_lr else {}
         return distill.model_copy(update={"mtt": distill.mtt.model_copy(update=quiet)})
 
 
