@@ -67,6 +67,53 @@ def report_paper(
         typer.echo(f"{report.gaps} numbers are missing; the page says why", err=True)
 
 
+@report_app.command("scoreboard")
+def report_scoreboard(
+    output: Annotated[Path, typer.Option(metavar="DIR", help="The page, its studies and their store.")] = Path(
+        "scoreboard"
+    ),
+    scale: Annotated[str, typer.Option(help="cpu: reduced, for 2 CPU cores; gpu: the published recipes.")] = "cpu",
+    datasets: Annotated[str, typer.Option(metavar="NAME,…", help="Datasets, separated by commas.")] = "digits,cifar10",
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Measure a few steps and tell what it would cost; nothing is run.")
+    ] = False,
+    sets: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Sets of your own, as in sets.yaml; may be repeated.")
+    ] = None,
+    studies: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The scoreboard's studies; default: ddcal's own.")
+    ] = None,
+    debug: Debug = False,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare sets under hard and soft labels, by recipes chosen on val; run what is missing."""
+    from ddcal.analysis.scoreboard.studies import board_folder, boards
+
+    names = [name.strip() for name in datasets.split(",") if name.strip()]
+    wanted = boards(scale, names, board_folder(studies), sets or ())
+
+    from ddcal.cli.console import make_console
+
+    if plan:
+        from ddcal.analysis.scoreboard.board import planned_studies
+        from ddcal.cli.report_plan import plan_report, print_plan
+
+        console = make_console(stderr=True)
+        todo = planned_studies(wanted, output.absolute())
+        print_plan(plan_report(todo, output, console), make_console(), as_json)
+        return
+
+    from ddcal.analysis.report.progress import ReportProgress
+    from ddcal.analysis.scoreboard.board import scoreboard
+
+    progress = ReportProgress(make_console(), shlex.join(["ddcal", *sys.argv[1:]]))
+    made = scoreboard(wanted, output, scale, progress, debug=debug, address=address)
+    typer.echo(str(made.page))
+    if made.gaps:
+        typer.echo(f"{made.gaps} numbers are missing; the page says why", err=True)
+
+
 @report_app.command("study")
 def report_study(
     directory: StudyFolder,

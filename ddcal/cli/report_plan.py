@@ -10,14 +10,14 @@ from pathlib import Path
 from rich.console import Console
 
 from ddcal.analysis.report.running import study_state
-from ddcal.analysis.report.studies import PaperStudy
+from ddcal.analysis.report.studies import ReportStudy
 from ddcal.cli.plan_tables import probe_progress
 from ddcal.cli.sheets import Sheet
 from ddcal.pipeline.durations import duration
 from ddcal.study.plan.series import SeriesPlan, plan_series
 
 
-def plan_report(studies: Sequence[PaperStudy], output: Path, console: Console) -> SeriesPlan:
+def plan_report(studies: Sequence[ReportStudy], output: Path, console: Console) -> SeriesPlan:
     """Measure a few steps of every kind of stage and return the time of the studies that are not finished.
 
     Args:

@@ -10,8 +10,8 @@ from ddcal.errors import BadInput
 
 _PACKAGE = Path(__file__).absolute().parents[1]
 
-NO_STUDIES = ("cluster", "scales")
-"""What lies beside the studies and is none: cluster files, and what the paper's studies become at other scales."""
+NO_STUDIES = ("cluster", "scales", "sets")
+"""What lies beside the studies and is none: cluster files, what studies become at other scales, a scoreboard's sets."""
 
 
 @dataclass(frozen=True)

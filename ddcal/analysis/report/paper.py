@@ -26,7 +26,7 @@ from ddcal.analysis.report.progress import ReportProgress
 from ddcal.analysis.report.running import load_finished, run_missing
 from ddcal.analysis.report.runs_table import put_runs
 from ddcal.analysis.report.solvers import draw_solvers
-from ddcal.analysis.report.studies import STEMS, PaperStudy, study_names
+from ddcal.analysis.report.studies import STEMS, ReportStudy, study_names
 from ddcal.analysis.report.tables import ddnn_rows, put_table, table1_rows, table2_rows
 
 FULL_SCALE = "gpu"
@@ -43,7 +43,7 @@ class PaperReport:
 
 
 def paper_report(
-    studies: Sequence[PaperStudy],
+    studies: Sequence[ReportStudy],
     output: Path,
     scale: str,
     progress: ReportProgress,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from ddcal.analysis.report.studies import PaperStudy
+from ddcal.analysis.report.studies import ReportStudy
 from ddcal.pipeline.durations import duration
 from ddcal.study.record.results import Trial
 from ddcal.study.run.interrupt import end_now, say, say_stopping
@@ -29,8 +29,8 @@ class ReportProgress:
         """
         self.console, self.command = console, command
         self._count, self._position = 0, 0
-        self._todo: list[PaperStudy] = []
-        self._present: PaperStudy | None = None
+        self._todo: list[ReportStudy] = []
+        self._present: ReportStudy | None = None
         self._began = self._study_began = self._said = time.monotonic()
         self._measured = 0.0  # minutes of the studies that have ended, as they were expected
         self._finished = self._started_with = 0
@@ -44,14 +44,14 @@ class ReportProgress:
         """Print a line."""
         self.console.print(text, markup=False, soft_wrap=True)
 
-    def begin(self, studies: Sequence[PaperStudy], todo: Sequence[PaperStudy]) -> None:
+    def begin(self, studies: Sequence[ReportStudy], todo: Sequence[ReportStudy]) -> None:
         """Say what there is to do."""
         self._count, self._todo = len(todo), list(todo)
         self._began = time.monotonic()
         there = len(studies) - len(todo)
         self.say(f"{len(studies)} studies: {there} finished before, {len(todo)} to run{self._left()}")
 
-    def next_study(self, study: PaperStudy) -> None:
+    def next_study(self, study: ReportStudy) -> None:
         """A study begins."""
         self._present, self._position = study, self._position + 1
         self._study_began = self._said = time.monotonic()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ddcal.analysis.report.progress import ReportProgress
-from ddcal.analysis.report.studies import PaperStudy
+from ddcal.analysis.report.studies import ReportStudy
 from ddcal.config import StudyConfig
 from ddcal.config.trial import flatten
 from ddcal.errors import BadInput
@@ -42,7 +42,7 @@ def study_state(study: StudyConfig, root: Path) -> State:
 
 
 def run_missing(
-    studies: Sequence[PaperStudy],
+    studies: Sequence[ReportStudy],
     root: Path,
     progress: ReportProgress,
     *,
@@ -105,4 +105,5 @@ def _differing(recorded: StudyConfig, wanted: StudyConfig) -> list[str]:
     values = [flatten(study.model_dump(mode="json", include=set(DECISIVE))) for study in (recorded, wanted)]
     names = dict.fromkeys([*values[0], *values[1]])
     missing = object()
-    return [name for name in names if values[0].get(name, missing) != values[1].get(name, missing)]
+    points = ["search.enqueue"] if recorded.search.enqueue != wanted.search.enqueue else []
+    return points + [name for name in names if values[0].get(name, missing) != values[1].get(name, missing)]

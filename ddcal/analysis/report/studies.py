@@ -24,7 +24,7 @@ ANY, MINUTES, EXTRA = "any", "minutes", "extra"
 
 
 @dataclass(frozen=True)
-class PaperStudy:
+class ReportStudy:
     """One study of the report.
 
     Attributes:
@@ -57,20 +57,18 @@ def studies_folder(given: Path | None = None) -> Path:
     return folder
 
 
-def read_scales(folder: Path) -> dict[str, dict[str, Any]]:
+def read_scales(folder: Path, known: Collection[str] = (ANY, MINUTES, EXTRA, *STEMS)) -> dict[str, dict[str, Any]]:
     """Return scale → dataset → study → dotted name → value, as `SCALES` has it.
+
+    Args:
+        folder: Where it lies.
+        known: What the rows of a dataset may be.
 
     Raises:
         BadInput: if the file is not YAML, or is not made like that.
     """
-    path, reader = folder / SCALES, YamlReader()
-    try:
-        scales = reader.read(read_text(path))
-    except Refused as refused:
-        raise BadInput(f"{path}: {refused.problem}") from None
-    if reader.problems:
-        raise BadInput(f"{path}: {reader.problems[0]}")
-    known = {ANY, MINUTES, EXTRA, *STEMS}
+    path = folder / SCALES
+    scales = read_rows(path)
     for scale, datasets in scales.items() if isinstance(scales, dict) else [("", None)]:
         if not isinstance(datasets, dict):
             raise BadInput(f"{path}: {scale or 'the file'} must map datasets to studies")
@@ -81,7 +79,23 @@ def read_scales(folder: Path) -> dict[str, dict[str, Any]]:
     return scales
 
 
-def paper_studies(scale: str, datasets: Sequence[str], folder: Path, extra: bool = False) -> list[PaperStudy]:
+def read_rows(path: Path) -> Any:
+    """Return what a YAML file that is no study holds.
+
+    Raises:
+        BadInput: if it is not YAML.
+    """
+    reader = YamlReader()
+    try:
+        rows = reader.read(read_text(path))
+    except Refused as refused:
+        raise BadInput(f"{path}: {refused.problem}") from None
+    if reader.problems:
+        raise BadInput(f"{path}: {reader.problems[0]}")
+    return rows
+
+
+def paper_studies(scale: str, datasets: Sequence[str], folder: Path, extra: bool = False) -> list[ReportStudy]:
     """Return the studies of a report, dataset by dataset, each named ``<dataset>-<stem>``.
 
     Args:
@@ -94,7 +108,19 @@ def paper_studies(scale: str, datasets: Sequence[str], folder: Path, extra: bool
         BadInput: for a scale or dataset that the file has not.
         ConfigError: if a change does not fit its study.
     """
-    scales = read_scales(folder)
+    rows = rows_of(read_scales(folder), scale, datasets)
+    found = [_study(rows, dataset, stem, folder) for dataset in datasets for stem in STEMS]
+    if extra:
+        found += [_study(rows, name, stem, folder, True) for name in datasets for stem in _extras(rows[name])]
+    return [study for study in found if study is not None]
+
+
+def rows_of(scales: Mapping[str, dict[str, Any]], scale: str, datasets: Sequence[str]) -> dict[str, Any]:
+    """Return the rows of a scale: dataset → study → dotted name → value.
+
+    Raises:
+        BadInput: for a scale or dataset that is not there, or a dataset that is named twice.
+    """
     if scale not in scales:
         raise BadInput(f"--scale {scale}: must be one of {', '.join(scales)}{suggestion(scale, scales)}")
     rows = scales[scale]
@@ -106,10 +132,7 @@ def paper_studies(scale: str, datasets: Sequence[str], folder: Path, extra: bool
             raise BadInput(f"--datasets: {name} is there twice")
     if not datasets:
         raise BadInput(f"--datasets is empty; take one or more of {', '.join(names)}")
-    found = [_study(rows, dataset, stem, folder) for dataset in datasets for stem in STEMS]
-    if extra:
-        found += [_study(rows, name, stem, folder, True) for name in datasets for stem in _extras(rows[name])]
-    return [study for study in found if study is not None]
+    return rows
 
 
 def study_names(dataset: str, stem: str) -> tuple[str, str]:
@@ -121,7 +144,7 @@ def _extras(own: Mapping[str, Any] | None) -> Collection[str]:
     return ((own or {}).get(EXTRA) or {}).keys()
 
 
-def _study(rows: Mapping[str, Any], dataset: str, stem: str, folder: Path, extra: bool = False) -> PaperStudy | None:
+def _study(rows: Mapping[str, Any], dataset: str, stem: str, folder: Path, extra: bool = False) -> ReportStudy | None:
     own = rows[dataset] or {}
     changes: dict[str, Any] = {"name": study_names(dataset, stem)[extra], "base.data.name": dataset}
     for place in (rows.get(ANY) or {}, own):
@@ -131,8 +154,21 @@ def _study(rows: Mapping[str, Any], dataset: str, stem: str, folder: Path, extra
             changes |= place.get(row) or {}
     if extra:
         changes |= own[EXTRA][stem] or {}
-    study = read_study(folder / f"{stem}.yaml", [f"{name}={json.dumps(value)}" for name, value in changes.items()])
-    if study.search.searcher == "grid":
-        search = study.search.model_copy(update={"trials": grid_size(study)})
-        study = study.model_copy(update={"search": search})
-    return PaperStudy(dataset, stem, study, None if extra else (own.get(MINUTES) or {}).get(stem))
+    study = changed_study(folder / f"{stem}.yaml", changes)
+    return ReportStudy(dataset, stem, study, None if extra else (own.get(MINUTES) or {}).get(stem))
+
+
+def changed_study(path: Path, changes: Mapping[str, Any]) -> StudyConfig:
+    """Return the study of a file with these values; a grid is gone through whole.
+
+    Args:
+        path: The file.
+        changes: Dotted name → value, as for ``--set``, applied in order.
+
+    Raises:
+        ConfigError: if a change does not fit.
+    """
+    study = read_study(path, [f"{name}={json.dumps(value)}" for name, value in changes.items()])
+    if study.search.searcher != "grid":
+        return study
+    return study.model_copy(update={"search": study.search.model_copy(update={"trials": grid_size(study)})})

@@ -1,0 +1,93 @@
+"""The choice of a recipe: by ``val`` alone. What chooses gets numbers of ``val`` and nothing else of a trial."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ddcal.analysis.report.cells import Run
+
+CHOSEN_BY = "val/accuracy"
+"""The metric whose mean over seeds decides, the highest first."""
+
+CELL = ("labels.source", "train.augment")
+"""The names that make a cell of a set; whatever else of a study's space is no seed belongs to the recipe."""
+
+SEED = "seed"
+
+Recipe = tuple[tuple[str, Any], ...]
+"""Dotted names with their values, in the order of the space."""
+
+
+@dataclass(frozen=True)
+class ValNumber:
+    """What the choice sees of a trial.
+
+    Attributes:
+        cell: The values of `CELL`.
+        recipe: The values that are chosen among.
+        seed: The trial's seed.
+        value: `CHOSEN_BY` of the trial.
+    """
+
+    cell: tuple[Any, ...]
+    recipe: Recipe
+    seed: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The recipe of a cell.
+
+    Attributes:
+        cell: The values of `CELL`.
+        recipe: Those that won.
+        value: The mean of `CHOSEN_BY` over seeds.
+        seeds: How many seeds that is the mean of.
+        others: How many other recipes were tried.
+        second: The best mean of these; None without others.
+    """
+
+    cell: tuple[Any, ...]
+    recipe: Recipe
+    value: float
+    seeds: int
+    others: int = 0
+    second: float | None = None
+
+
+def val_number(run: Run) -> ValNumber | None:
+    """Return what the choice may see of a trial; None if it has no such number."""
+    value = (run.trial.metrics or {}).get(CHOSEN_BY)
+    if run.gap is not None or value is None:
+        return None
+    recipe = tuple((name, value) for name, value in run.trial.values.items() if name not in (*CELL, SEED))
+    return ValNumber(cell_of(run), recipe, run.seed, value)
+
+
+def cell_of(run: Run) -> tuple[Any, ...]:
+    """Return the values of `CELL` of a trial."""
+    return tuple(run.trial.values[name] for name in CELL)
+
+
+def choose(numbers: Sequence[ValNumber]) -> dict[tuple[Any, ...], Chosen]:
+    """Return each cell's recipe with the highest mean over seeds; of equal ones the first.
+
+    A recipe that lacks a seed that another one of its cell has is not compared: its mean would be of other sets.
+    """
+    cells: dict[tuple[Any, ...], dict[Recipe, dict[int, float]]] = {}
+    for one in numbers:
+        cells.setdefault(one.cell, {}).setdefault(one.recipe, {})[one.seed] = one.value
+    return {cell: _best(cell, recipes) for cell, recipes in cells.items()}
+
+
+def _best(cell: tuple[Any, ...], recipes: Mapping[Recipe, Mapping[int, float]]) -> Chosen:
+    most = max(len(values) for values in recipes.values())
+    whole = {recipe: values for recipe, values in recipes.items() if len(values) == most}
+    means = {recipe: math.fsum(values.values()) / most for recipe, values in whole.items()}
+    best = max(means, key=lambda recipe: means[recipe])
+    others = [value for recipe, value in means.items() if recipe != best]
+    return Chosen(cell, best, means[best], most, len(others), max(others, default=None))

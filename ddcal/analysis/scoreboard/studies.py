@@ -1,0 +1,246 @@
+"""The studies behind a scoreboard: its sets, and of each a study of recipes and one of the cells with those chosen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from ddcal.analysis.report.studies import (
+    ANY,
+    MINUTES,
+    SCALES,
+    ReportStudy,
+    changed_study,
+    read_rows,
+    read_scales,
+    rows_of,
+)
+from ddcal.analysis.scoreboard.choice import CELL, SEED, Chosen
+from ddcal.config import StudyConfig
+from ddcal.config.base import Config
+from ddcal.config.reading.study_paths import from_folder, with_trial_paths
+from ddcal.config.shipped import shipped_folder
+from ddcal.config.space import grid_points
+from ddcal.config.study import Domain
+from ddcal.errors import BadInput
+
+FULL, RECIPES, CELLS = "full", "recipes", "cells"
+STEMS = (FULL, RECIPES, CELLS)
+"""The files of ``studies/scoreboard``, in the order in which they run."""
+
+SETS = "sets.yaml"
+RANDOM = "random"
+KINDS = (RANDOM, "coreset", "distilled", "imported")
+SEEDS, CHOICE = "seeds", "choice"
+"""Rows of `SCALES` that are no study: how many seeds each kind of set has, and how many the choice of a recipe."""
+
+METHOD = "calibrate.method"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,31}")
+
+
+class SetRow(Config):
+    """A set of images, one line of `SETS`.
+
+    Attributes:
+        title: What people read.
+        kind: Says how many seeds it has; ``random`` is the reference of the scores.
+        base: Dotted names of the trial → value.
+    """
+
+    title: str
+    kind: Literal["random", "coreset", "distilled", "imported"]
+    base: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BoardSet:
+    """A set with its studies.
+
+    Attributes:
+        name: Of its line.
+        row: Its line.
+        recipes: The study among whose trials the recipes are chosen.
+        cells: The study that the recipes are put into (`cells_study`).
+        seeds: How many each cell has.
+    """
+
+    name: str
+    row: SetRow
+    recipes: ReportStudy
+    cells: ReportStudy
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Board:
+    """What is to be run of one dataset.
+
+    Attributes:
+        dataset: Its name.
+        full: Networks on all real images; None where the scale leaves them out.
+        sets: In the order of the tables.
+    """
+
+    dataset: str
+    full: ReportStudy | None
+    sets: tuple[BoardSet, ...]
+
+    @property
+    def first(self) -> list[ReportStudy]:
+        """The studies that depend on no choice."""
+        return [*([self.full] if self.full else []), *(one.recipes for one in self.sets)]
+
+
+def board_folder(given: Path | None = None) -> Path:
+    """Return the folder of the scoreboard's studies: ``given``, or the one that comes with ddcal.
+
+    Raises:
+        BadInput: if it is not there or lacks a file.
+    """
+    folder = given or shipped_folder() / "scoreboard"
+    missing = [name for name in (*(f"{stem}.yaml" for stem in STEMS), SCALES, SETS) if not (folder / name).is_file()]
+    if missing:
+        where = f"--studies {given}" if given else str(folder)
+        raise BadInput(
+            f"{where}: {', '.join(missing)} not found; give --studies with the folder studies/scoreboard of a checkout "
+            "of ddcal"
+        )
+    return folder
+
+
+def read_sets(paths: Iterable[Path]) -> dict[str, SetRow]:
+    """Return name → set of one or more files like `SETS`; paths in them are relative to the file.
+
+    Raises:
+        BadInput: if a file is not made like that, or a name is there twice.
+    """
+    found: dict[str, SetRow] = {}
+    problems: list[str] = []
+    for path in paths:
+        rows = read_rows(path)
+        if not isinstance(rows, dict) or not rows:
+            raise BadInput(f"{path}: must map names of sets to title, kind and base, as studies/scoreboard/{SETS} does")
+        for name, row in rows.items():
+            problems += [f"{path}: {text}" for text in _name_problems(str(name), found)]
+            try:
+                one = SetRow.model_validate(row)
+            except ValidationError as error:
+                for each in error.errors(include_url=False):
+                    key = ".".join(map(str, (name, *each["loc"])))
+                    problems.append(f"{path}: {key}: {each['msg'][0].lower()}{each['msg'][1:]}; a set has title, kind "
+                                    f"({', '.join(KINDS)}) and base")  # fmt: skip
+                continue
+            found[str(name)] = one.model_copy(update={"base": with_trial_paths(one.base, from_folder(path.parent))})
+    random = [name for name, row in found.items() if row.kind == RANDOM]
+    if not problems and len(random) != 1:
+        problems.append(f"exactly one set must be of the kind random, the scores' reference; here {random or 'none'}")
+    if problems:
+        raise BadInput("; ".join(problems))
+    return found
+
+
+def _name_problems(name: str, found: Mapping[str, SetRow]) -> list[str]:
+    if name in found:
+        return [f"{name} is the name of another set: take another one"]
+    if name in (ANY, MINUTES, SEEDS, *STEMS, *KINDS):
+        return [f"{name} means something else in {SCALES}: give the set another name"]
+    if not NAME.fullmatch(name):
+        return [f"{name!r} is no name of a set: letters, digits and _, at most 32"]
+    return []
+
+
+def boards(scale: str, datasets: Sequence[str], folder: Path, sets: Sequence[Path] = ()) -> list[Board]:
+    """Return what a scoreboard consists of, dataset by dataset.
+
+    Args:
+        scale: ``cpu`` or ``gpu``, or whatever else `SCALES` has.
+        datasets: Names of datasets that the scale has, without repetition.
+        folder: From `board_folder`.
+        sets: Further files like `SETS`.
+
+    Raises:
+        BadInput: for a scale, dataset or set that is not right.
+        ConfigError: if a change does not fit its study.
+    """
+    rows = read_sets([folder / SETS, *sets])
+    known = (ANY, MINUTES, SEEDS, *STEMS, *KINDS, *rows)
+    return [_board(rows_of(read_scales(folder, known), scale, datasets), one, rows, folder) for one in datasets]
+
+
+def _board(scale: Mapping[str, Any], dataset: str, rows: Mapping[str, SetRow], folder: Path) -> Board:
+    places = [scale.get(ANY) or {}, scale[dataset] or {}]
+    seeds: dict[str, int] = {}
+    for place in places:
+        seeds |= place.get(SEEDS) or {}
+    for kind in (CHOICE, FULL, *KINDS):
+        if not isinstance(seeds.get(kind), int) or seeds[kind] < 1:
+            raise BadInput(f"{folder / SCALES}: seeds.{kind} of {dataset} is {seeds.get(kind)}; give a number from 1")
+    minutes = places[1].get(MINUTES) or {}
+
+    def study(stem: str, set_name: str | None, values: dict[str, Any], count: int) -> ReportStudy | None:
+        of_set = [rows[set_name].kind, set_name] if set_name else []
+        whole = "-".join([dataset, *([set_name] if set_name else []), stem])
+        changes: dict[str, Any] = {"name": whole, "base.data.name": dataset, **values}
+        for place in places:
+            for row in (ANY, stem, *of_set):
+                if row in place and place[row] is None:
+                    return None
+                changes |= place.get(row) or {}
+        changes["space.seed"] = {"choice": list(range(count))}
+        return ReportStudy(dataset, stem, changed_study(folder / f"{stem}.yaml", changes), minutes.get(stem))
+
+    found = []
+    for name, row in rows.items():
+        base = {f"base.{key}": value for key, value in row.base.items()}
+        count = seeds[row.kind]
+        recipes = study(RECIPES, name, base, min(seeds[CHOICE], count))
+        cells = study(CELLS, name, base, count)
+        if recipes is not None and cells is not None:
+            found.append(BoardSet(name, row, recipes, cells, count))
+        elif row.kind == RANDOM:
+            raise BadInput(f"{folder / SCALES}: {name} of {dataset} is left out, and the scores need random images")
+    return Board(dataset, study(FULL, None, {}, seeds[FULL]), tuple(found))
+
+
+def cells_study(one: BoardSet, chosen: Mapping[tuple[Any, ...], Chosen]) -> ReportStudy:
+    """Return the study of a set's cells, each with its recipe on every seed.
+
+    Args:
+        one: The set.
+        chosen: Cell → its recipe; cells without one are left out.
+    """
+    config = one.cells.config
+    space = {name: domain for name, domain in one.recipes.config.space.items() if name != SEED}
+    space |= {name: config.space[name] for name in (METHOD, SEED)}
+    whole = config.model_copy(update={"space": space})
+    points = [
+        point
+        for seed in range(one.seeds)
+        for cell, found in chosen.items()
+        for point in _points(whole, dict(zip(CELL, cell, strict=True)) | dict(found.recipe), seed)
+    ]
+    search = config.search.model_copy(update={"searcher": "random", "trials": len(points), "enqueue": tuple(points)})
+    study = StudyConfig.model_validate(whole.model_copy(update={"search": search}).model_dump(mode="json"))
+    return ReportStudy(one.cells.dataset, one.cells.stem, study, one.cells.minutes)
+
+
+def _points(study: StudyConfig, values: dict[str, Any], seed: int) -> Iterator[dict[str, Any]]:
+    domain: Domain = study.space[METHOD]
+    methods: Sequence[Any] = domain.corners if study.active(values, METHOD) else (None,)
+    for method in methods:
+        yield values | ({METHOD: method} if method is not None else {}) | {SEED: seed}
+
+
+def supposed(one: BoardSet) -> dict[tuple[Any, ...], Chosen]:
+    """Return for each cell of a set the last of its recipes, for a plan: where lists rise, the one with most epochs."""
+    found = {}
+    for point in grid_points(one.recipes.config):
+        cell = tuple(point[name] for name in CELL)
+        recipe = tuple((name, value) for name, value in point.items() if name not in (*CELL, SEED))
+        found[cell] = Chosen(cell, recipe, float("nan"), 0)
+    return found
