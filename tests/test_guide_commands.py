@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*FOLDER.glob("*.md"), ROOT / "README.md", *ROOT.glob("*/README.md")])
 NOT_RUN = {
     "report paper": "it takes minutes",
+    "report scoreboard": "it takes minutes",
     "ddcal ui": "it serves until it is stopped",
     "ddcal launch": "it needs a SLURM",
     "ddcal fetch": "it needs S3",

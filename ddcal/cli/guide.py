@@ -16,7 +16,7 @@ FOLDER = Path(__file__).absolute().parents[1] / "guide"
 
 ORDER = (
     *("own-data", "own-backbone", "own-components", "one-gpu", "cluster", "slurm", "kubernetes", "s3"),
-    *("results", "notebook"),
+    *("results", "scoreboard", "notebook"),
     *("settings", "stages", "distillation", "training", "soft-labels", "calibrations", "metrics", "search", "plan"),
     *("stopping", "speed", "export", "security", "method"),
 )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from ddcal import __version__
 from ddcal.analysis.labels import REDUCED_NOTE
@@ -30,8 +29,6 @@ FIGURES, TABLES = "figures", "tables"
 """Folders of the files beside the page."""
 
 JSON, MARKDOWN = "scoreboard.json", "scoreboard.md"
-
-Choices = Mapping[tuple[Any, ...], Chosen]
 
 
 @dataclass(frozen=True)
@@ -93,8 +90,8 @@ def scoreboard(
     return Scoreboard(page.write(), page.missing)
 
 
-def recipes_of(one: BoardSet, root: Path) -> Choices:
-    """Return cell → recipe of a set, chosen on ``val`` among the trials of its recipes that the output root has."""
+def recipes_of(one: BoardSet, root: Path) -> dict[str, Chosen]:
+    """Return ``labels.source`` → recipe of a set, chosen on ``val`` among the trials that the output root has."""
     runs = [Run(study, trial) for study in load_finished([one.recipes.config.name], root) for trial in study.records]
     return choose([number for run in runs if (number := val_number(run)) is not None])
 
@@ -130,9 +127,9 @@ def _introduction(page: Page, found: Sequence[BoardResults], scale: str) -> None
     page.text(
         "Networks trained on small sets of images, the same images under hard labels (their classes) and soft ones "
         "(probabilities of experts that were trained on all images), raw and calibrated. The rate, the epochs and the "
-        f"temperature of soft labels are chosen for every cell by the mean `{CHOSEN_BY}` over seeds; no choice has "
-        "seen a label of `test`. Then each cell is run on all of its seeds, and what follows is measured on `test`. "
-        "ECE: top-1, 10 equal-width bins; TS: temperature scaling, cross-validated on the set's own images (`ts_cv`) "
+        "temperature of soft labels are chosen for every set and kind of labels by the mean "
+        f"`{CHOSEN_BY}` over seeds; no choice has seen a label of `test`. Then each cell is run on all of its seeds, "
+        "and what follows is measured on `test`. ECE: top-1, 10 equal-width bins; TS: temperature scaling, cross-validated on the set's own images (`ts_cv`) "
         "or fitted on real labelled images (`ts_val`, the reference); MTS: masked temperature scaling (`mts`)."
     )
     if scale != FULL_SCALE:

@@ -12,10 +12,8 @@ from ddcal.analysis.report.cells import Run
 CHOSEN_BY = "val/accuracy"
 """The metric whose mean over seeds decides, the highest first."""
 
-CELL = ("labels.source", "train.augment")
-"""The names that make a cell of a set; whatever else of a study's space is no seed belongs to the recipe."""
-
-SEED = "seed"
+SOURCE, SEED = "labels.source", "seed"
+"""What a recipe is chosen for, and what its mean is over; whatever else of a study's space belongs to the recipe."""
 
 Recipe = tuple[tuple[str, Any], ...]
 """Dotted names with their values, in the order of the space."""
@@ -26,13 +24,13 @@ class ValNumber:
     """What the choice sees of a trial.
 
     Attributes:
-        cell: The values of `CELL`.
+        source: Its ``labels.source``.
         recipe: The values that are chosen among.
         seed: The trial's seed.
         value: `CHOSEN_BY` of the trial.
     """
 
-    cell: tuple[Any, ...]
+    source: str
     recipe: Recipe
     seed: int
     value: float
@@ -40,10 +38,10 @@ class ValNumber:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The recipe of a cell.
+    """The recipe of a set under one kind of labels.
 
     Attributes:
-        cell: The values of `CELL`.
+        source: Their ``labels.source``.
         recipe: Those that won.
         value: The mean of `CHOSEN_BY` over seeds.
         seeds: How many seeds that is the mean of.
@@ -51,7 +49,7 @@ class Chosen:
         second: The best mean of these; None without others.
     """
 
-    cell: tuple[Any, ...]
+    source: str
     recipe: Recipe
     value: float
     seeds: int
@@ -64,30 +62,25 @@ def val_number(run: Run) -> ValNumber | None:
     value = (run.trial.metrics or {}).get(CHOSEN_BY)
     if run.gap is not None or value is None:
         return None
-    recipe = tuple((name, value) for name, value in run.trial.values.items() if name not in (*CELL, SEED))
-    return ValNumber(cell_of(run), recipe, run.seed, value)
+    recipe = tuple((name, value) for name, value in run.trial.values.items() if name not in (SOURCE, SEED))
+    return ValNumber(run.trial.values[SOURCE], recipe, run.seed, value)
 
 
-def cell_of(run: Run) -> tuple[Any, ...]:
-    """Return the values of `CELL` of a trial."""
-    return tuple(run.trial.values[name] for name in CELL)
+def choose(numbers: Sequence[ValNumber]) -> dict[str, Chosen]:
+    """Return for each ``labels.source`` the recipe with the highest mean over seeds; of equal ones the first.
 
-
-def choose(numbers: Sequence[ValNumber]) -> dict[tuple[Any, ...], Chosen]:
-    """Return each cell's recipe with the highest mean over seeds; of equal ones the first.
-
-    A recipe that lacks a seed that another one of its cell has is not compared: its mean would be of other sets.
+    A recipe that lacks a seed that another one has is not compared: its mean would be of other sets.
     """
-    cells: dict[tuple[Any, ...], dict[Recipe, dict[int, float]]] = {}
+    found: dict[str, dict[Recipe, dict[int, float]]] = {}
     for one in numbers:
-        cells.setdefault(one.cell, {}).setdefault(one.recipe, {})[one.seed] = one.value
-    return {cell: _best(cell, recipes) for cell, recipes in cells.items()}
+        found.setdefault(one.source, {}).setdefault(one.recipe, {})[one.seed] = one.value
+    return {source: _best(source, recipes) for source, recipes in found.items()}
 
 
-def _best(cell: tuple[Any, ...], recipes: Mapping[Recipe, Mapping[int, float]]) -> Chosen:
+def _best(source: str, recipes: Mapping[Recipe, Mapping[int, float]]) -> Chosen:
     most = max(len(values) for values in recipes.values())
     whole = {recipe: values for recipe, values in recipes.items() if len(values) == most}
     means = {recipe: math.fsum(values.values()) / most for recipe, values in whole.items()}
     best = max(means, key=lambda recipe: means[recipe])
     others = [value for recipe, value in means.items() if recipe != best]
-    return Chosen(cell, best, means[best], most, len(others), max(others, default=None))
+    return Chosen(source, best, means[best], most, len(others), max(others, default=None))

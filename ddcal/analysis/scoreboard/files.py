@@ -12,7 +12,7 @@ from ddcal.analysis.labels import method_label
 from ddcal.analysis.report.runs_table import replay_command
 from ddcal.analysis.scoreboard.choice import CHOSEN_BY
 from ddcal.analysis.scoreboard.measured import Measured
-from ddcal.analysis.scoreboard.results import AUGMENTED, CALIBRATIONS, LABELS, PLAIN, BoardResults, cell_key
+from ddcal.analysis.scoreboard.results import CALIBRATIONS, LABELS, BoardResults
 from ddcal.analysis.scoreboard.tables import SCORES, labels_of, mts_differences, paired, score_numbers, written
 
 NUMBERS = ("ece", "nll")
@@ -87,7 +87,6 @@ def write_json(boards: Sequence[BoardResults], path: Path, shown: Path) -> Path:
                 {
                     "set": one.one.name,
                     "labels": labels,
-                    "augment": augment,
                     "recipe": dict(chosen.recipe),
                     CHOSEN_BY: chosen.value,
                     "second": chosen.second,
@@ -95,9 +94,8 @@ def write_json(boards: Sequence[BoardResults], path: Path, shown: Path) -> Path:
                     "seeds": chosen.seeds,
                 }
                 for one in board.sets
-                for labels in LABELS
-                for augment in (AUGMENTED, PLAIN)
-                if (chosen := one.chosen.get(cell_key(labels, augment))) is not None
+                for labels, source in LABELS.items()
+                if (chosen := one.chosen.get(source)) is not None
             ],
             "numbers": list(records(board, shown)),
         }

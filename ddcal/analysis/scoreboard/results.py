@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ddcal.analysis.report.cells import Run, make_cell
-from ddcal.analysis.scoreboard.choice import CELL, Chosen, cell_of
+from ddcal.analysis.scoreboard.choice import SOURCE, Chosen
 from ddcal.analysis.scoreboard.measured import Measured, constant, derived, measured
 from ddcal.analysis.scoreboard.scores import augmentation_robust_score, label_robust_score
-from ddcal.analysis.scoreboard.studies import METHOD, RANDOM, BoardSet
+from ddcal.analysis.scoreboard.studies import RANDOM, BoardSet
 from ddcal.study.record.results import StudyResults
 
 HARD, SOFT = "hard", "soft"
@@ -35,13 +34,13 @@ class SetResults:
 
     Attributes:
         one: The set.
-        chosen: Cell → its recipe.
+        chosen: ``labels.source`` → the recipe of its cells.
         studies: Those of its recipes and cells, as far as they were begun.
         runs: The trials of its cells.
     """
 
     one: BoardSet
-    chosen: Mapping[tuple[Any, ...], Chosen]
+    chosen: Mapping[str, Chosen]
     studies: Sequence[StudyResults]
     runs: Sequence[Run]
 
@@ -55,11 +54,15 @@ class SetResults:
             augment: ``train.augment`` of the cell.
         """
         method, place = CALIBRATIONS[calibration]
-        cell = cell_key(labels, augment)
-        runs = [run for run in self.runs if cell_of(run) == cell and run.settings[METHOD] == method]
+        where = {SOURCE: LABELS[labels], "train.augment": augment}
+        runs = [
+            run
+            for run in self.runs
+            if where.items() <= run.trial.values.items() and run.settings["calibrate.method"] == method
+        ]
         found = measured(make_cell(f"test/{place}{metric}", sorted(runs, key=lambda run: run.seed)))
         if not found.values and not found.gaps:
-            reason = "not run" if cell in self.chosen else "no trial of its recipes has come to its end"
+            reason = "not run" if LABELS[labels] in self.chosen else "no trial of its recipes has come to its end"
             return Measured({}, (), (f"{self.one.row.title}, {labels} labels, augment {augment}: {reason}",))
         return found
 
@@ -112,9 +115,3 @@ class BoardResults:
         """Return the augmentation-robust score of a set under these labels, seed by seed."""
         parts = [each.accuracy(labels, augment) for augment in (AUGMENTED, PLAIN) for each in (one, self.random)]
         return derived(augmentation_robust_score, parts, runs=one.accuracy(labels, PLAIN).runs, low=0.0, high=1.0)
-
-
-def cell_key(labels: str, augment: str) -> tuple[Any, ...]:
-    """Return the values of `CELL` of a cell."""
-    values = {"labels.source": LABELS[labels], "train.augment": augment}
-    return tuple(values[name] for name in CELL)

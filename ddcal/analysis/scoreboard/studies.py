@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +20,12 @@ from ddcal.analysis.report.studies import (
     read_scales,
     rows_of,
 )
-from ddcal.analysis.scoreboard.choice import CELL, SEED, Chosen
+from ddcal.analysis.scoreboard.choice import SEED, SOURCE, Chosen
 from ddcal.config import StudyConfig
 from ddcal.config.base import Config
 from ddcal.config.reading.study_paths import from_folder, with_trial_paths
 from ddcal.config.shipped import shipped_folder
 from ddcal.config.space import grid_points
-from ddcal.config.study import Domain
 from ddcal.errors import BadInput
 
 FULL, RECIPES, CELLS = "full", "recipes", "cells"
@@ -39,7 +38,6 @@ KINDS = (RANDOM, "coreset", "distilled", "imported")
 SEEDS, CHOICE = "seeds", "choice"
 """Rows of `SCALES` that are no study: how many seeds each kind of set has, and how many the choice of a recipe."""
 
-METHOD = "calibrate.method"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,31}")
 
 
@@ -182,65 +180,58 @@ def _board(scale: Mapping[str, Any], dataset: str, rows: Mapping[str, SetRow], f
             raise BadInput(f"{folder / SCALES}: seeds.{kind} of {dataset} is {seeds.get(kind)}; give a number from 1")
     minutes = places[1].get(MINUTES) or {}
 
-    def study(stem: str, set_name: str | None, values: dict[str, Any], count: int) -> ReportStudy | None:
+    def study(stem: str, set_name: str | None, count: int) -> ReportStudy | None:
         of_set = [rows[set_name].kind, set_name] if set_name else []
         whole = "-".join([dataset, *([set_name] if set_name else []), stem])
-        changes: dict[str, Any] = {"name": whole, "base.data.name": dataset, **values}
+        changes: dict[str, Any] = {"name": whole, "base.data.name": dataset}
         for place in places:
             for row in (ANY, stem, *of_set):
                 if row in place and place[row] is None:
                     return None
                 changes |= place.get(row) or {}
+        for key, value in rows[set_name].base.items() if set_name else ():
+            changes.pop(f"base.{key}", None)  # a line of one's own has the last word
+            changes[f"base.{key}"] = value
         changes["space.seed"] = {"choice": list(range(count))}
         return ReportStudy(dataset, stem, changed_study(folder / f"{stem}.yaml", changes), minutes.get(stem))
 
     found = []
     for name, row in rows.items():
-        base = {f"base.{key}": value for key, value in row.base.items()}
         count = seeds[row.kind]
-        recipes = study(RECIPES, name, base, min(seeds[CHOICE], count))
-        cells = study(CELLS, name, base, count)
+        recipes = study(RECIPES, name, min(seeds[CHOICE], count))
+        cells = study(CELLS, name, count)
         if recipes is not None and cells is not None:
             found.append(BoardSet(name, row, recipes, cells, count))
         elif row.kind == RANDOM:
             raise BadInput(f"{folder / SCALES}: {name} of {dataset} is left out, and the scores need random images")
-    return Board(dataset, study(FULL, None, {}, seeds[FULL]), tuple(found))
+    return Board(dataset, study(FULL, None, seeds[FULL]), tuple(found))
 
 
-def cells_study(one: BoardSet, chosen: Mapping[tuple[Any, ...], Chosen]) -> ReportStudy:
+def cells_study(one: BoardSet, chosen: Mapping[str, Chosen]) -> ReportStudy:
     """Return the study of a set's cells, each with its recipe on every seed.
 
     Args:
         one: The set.
-        chosen: Cell → its recipe; cells without one are left out.
+        chosen: ``labels.source`` → its recipe; labels without one are left out.
     """
     config = one.cells.config
-    space = {name: domain for name, domain in one.recipes.config.space.items() if name != SEED}
-    space |= {name: config.space[name] for name in (METHOD, SEED)}
+    space = {**config.space, **{name: domain for name, domain in one.recipes.config.space.items() if name != SEED}}
     whole = config.model_copy(update={"space": space})
     points = [
         point
         for seed in range(one.seeds)
-        for cell, found in chosen.items()
-        for point in _points(whole, dict(zip(CELL, cell, strict=True)) | dict(found.recipe), seed)
+        for source, found in chosen.items()
+        for point in grid_points(whole, {SOURCE: source, **dict(found.recipe), SEED: seed})
     ]
     search = config.search.model_copy(update={"searcher": "random", "trials": len(points), "enqueue": tuple(points)})
     study = StudyConfig.model_validate(whole.model_copy(update={"search": search}).model_dump(mode="json"))
     return ReportStudy(one.cells.dataset, one.cells.stem, study, one.cells.minutes)
 
 
-def _points(study: StudyConfig, values: dict[str, Any], seed: int) -> Iterator[dict[str, Any]]:
-    domain: Domain = study.space[METHOD]
-    methods: Sequence[Any] = domain.corners if study.active(values, METHOD) else (None,)
-    for method in methods:
-        yield values | ({METHOD: method} if method is not None else {}) | {SEED: seed}
-
-
-def supposed(one: BoardSet) -> dict[tuple[Any, ...], Chosen]:
-    """Return for each cell of a set the last of its recipes, for a plan: where lists rise, the one with most epochs."""
+def supposed(one: BoardSet) -> dict[str, Chosen]:
+    """Return for each kind of labels the last of a set's recipes, for a plan: where lists rise, that of most epochs."""
     found = {}
     for point in grid_points(one.recipes.config):
-        cell = tuple(point[name] for name in CELL)
-        recipe = tuple((name, value) for name, value in point.items() if name not in (*CELL, SEED))
-        found[cell] = Chosen(cell, recipe, float("nan"), 0)
+        recipe = tuple((name, value) for name, value in point.items() if name not in (SOURCE, SEED))
+        found[point[SOURCE]] = Chosen(point[SOURCE], recipe, float("nan"), 0)
     return found

@@ -8,7 +8,6 @@ from ddcal.analysis.labels import method_label
 from ddcal.analysis.report.page import Entry, Number, Page
 from ddcal.analysis.scoreboard.measured import Measured, difference
 from ddcal.analysis.scoreboard.results import (
-    AUGMENTED,
     CALIBRATIONS,
     HARD,
     LABELS,
@@ -16,7 +15,6 @@ from ddcal.analysis.scoreboard.results import (
     SOFT,
     BoardResults,
     SetResults,
-    cell_key,
 )
 from ddcal.analysis.scoreboard.scores import EVEN
 
@@ -53,21 +51,18 @@ def labels_of(one: SetResults, labels: str) -> str:
 
 
 def put_recipes(page: Page, board: BoardResults) -> None:
-    """Put on the page which recipe each cell got, by which number of ``val``."""
+    """Put on the page which recipe each set got under each kind of labels, by which number of ``val``."""
     rows: Rows = []
     for one in board.sets:
-        for labels in LABELS:
-            for augment in (AUGMENTED, PLAIN):
-                found = one.chosen.get(cell_key(labels, augment))
-                if found is None:
-                    continue
+        for labels, source in LABELS.items():
+            found = one.chosen.get(source)
+            if found is not None:
                 recipe = ", ".join(f"{_short(name)} {_value(value)}" for name, value in found.recipe)
                 second = "–" if found.second is None else f"{100 * found.second:.2f}"
                 numbers = [Number(f"{100 * found.value:.2f}"), Number(second)]
-                tried = Number(str(found.others + 1))
-                cell = [one.one.row.title, labels_of(one, labels), augment]
-                rows.append([*cell, recipe, *numbers, tried, Number(str(found.seeds))])
-    columns = ["set", "labels", "augment", "chosen recipe", "accuracy on val, %", "second best, %", "tried", "seeds"]
+                tried = [Number(str(found.others + 1)), Number(str(found.seeds))]
+                rows.append([one.one.row.title, labels_of(one, labels), recipe, *numbers, *tried])
+    columns = ["set", "labels", "chosen recipe", "accuracy on val, %", "second best, %", "tried", "seeds"]
     page.table(columns, rows, caption="What was chosen, by the mean accuracy on `val` alone", sortable=True)
 
 
