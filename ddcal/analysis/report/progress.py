@@ -46,8 +46,8 @@ class ReportProgress:
 
     def begin(self, studies: Sequence[ReportStudy], todo: Sequence[ReportStudy]) -> None:
         """Say what there is to do."""
-        self._count, self._todo = len(todo), list(todo)
-        self._began = time.monotonic()
+        self._count, self._position, self._todo = len(todo), 0, list(todo)
+        self._began, self._measured = time.monotonic(), 0.0
         there = len(studies) - len(todo)
         self.say(f"{len(studies)} studies: {there} finished before, {len(todo)} to run{self._left()}")
 

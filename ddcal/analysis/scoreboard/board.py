@@ -129,8 +129,9 @@ def _introduction(page: Page, found: Sequence[BoardResults], scale: str) -> None
         "(probabilities of experts that were trained on all images), raw and calibrated. The rate, the epochs and the "
         "temperature of soft labels are chosen for every set and kind of labels by the mean "
         f"`{CHOSEN_BY}` over seeds; no choice has seen a label of `test`. Then each cell is run on all of its seeds, "
-        "and what follows is measured on `test`. ECE: top-1, 10 equal-width bins; TS: temperature scaling, cross-validated on the set's own images (`ts_cv`) "
-        "or fitted on real labelled images (`ts_val`, the reference); MTS: masked temperature scaling (`mts`)."
+        "and what follows is measured on `test`. ECE: top-1, 10 equal-width bins; TS: temperature scaling, "
+        "cross-validated on the set's own images (`ts_cv`) or fitted on real labelled ones (`ts_val`, the reference); "
+        "MTS: masked temperature scaling (`mts`)."
     )
     if scale != FULL_SCALE:
         page.text(

@@ -218,7 +218,7 @@ def test_a_line_adds_a_set(tmp_path):
         ("mine: {title: t, kind: other, base: {}}", ["mine.kind", "'coreset'"]),
         ("mine: {title: t, base: {}}", ["mine.kind", "required"]),
         ("mine: {title: t, kind: random, base: {}}", ["exactly one set", "real", "mine"]),
-        ("mine: {title: t, kind: imported, base: {distill.bakbone: dm}}", ["distill.bakbone", "distill.backbone"]),
+        ("mine: {title: t, kind: imported, base: {distill.bakbone: dm}}", ["base.distill.bakbone", "did you mean"]),
         ("[1, 2]", ["must map names of sets"]),
         ("mine: [", ["mine.yaml"]),
     ],
