@@ -169,7 +169,8 @@ def test_shuffled_test_labels_change_no_choice(tmp_path):
                  y_test=labels[1200:][order])  # fmt: skip
         studies = tiny_board(folder, "npz", f"{{name: npz, root: {folder / 'data.npz'}}}")
         scales = studies / "scales.yaml"
-        scales.write_text(scales.read_text().replace("  npz: {}", "    dm: null\n  npz: {}"))
+        text = scales.read_text().replace("  npz: {}", "    dm: null\n  npz: {}")
+        scales.write_text(text.replace("space.train.epochs: {choice: [3]}", "space.train.epochs: {choice: [40]}"))
         (board,) = boards("tiny", ["npz"], studies)
         (random,) = board.sets
         progress = ReportProgress(Console(file=(folder / "log").open("w")), "")
