@@ -50,7 +50,7 @@ def plot_plane(panels: Sequence[tuple[str, Sequence[SetPoints]]], *, title: str,
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.4 * len(panels), 5.2), layout="constrained")
+    figure = Figure(figsize=(3.3 * len(panels), 5.2), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for place, (name, sets) in zip(axes, panels, strict=True):
         for index, one in enumerate(sets):
@@ -63,8 +63,8 @@ def plot_plane(panels: Sequence[tuple[str, Sequence[SetPoints]]], *, title: str,
                     _cross(place, *each, colour, marker, filled)
         place.set_title(literal(name), fontsize=10)
         place.set_xlabel("accuracy on test, % (higher is better)")
-        place.set_ylim(bottom=0.0)
         place.grid(alpha=0.3)
+    _frame(axes, [each for _, sets in panels for one in sets for each in (one.hard, one.soft) if each is not None])
     axes[0].set_ylabel("ECE on test, % (lower is better)")
     for index, one in enumerate(panels[0][1]):
         axes[0].plot([], [], color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)], ls="",
@@ -76,10 +76,20 @@ def plot_plane(panels: Sequence[tuple[str, Sequence[SetPoints]]], *, title: str,
     return figure
 
 
+def _frame(axes: Sequence[Axes], points: Sequence[tuple[Point, Point]]) -> None:
+    """Give all panels the limits of the means: an interval of few seeds may be many times as wide as all of them."""
+    if points:
+        xs, top = [x.mean for x, _ in points], max(y.mean for _, y in points)
+        margin = 0.12 * max(1.0, max(xs) - min(xs))
+        for place in axes:
+            place.set_xlim(min(xs) - margin, max(xs) + margin)
+            place.set_ylim(0.0, 1.15 * max(1.0, top))
+
+
 def _cross(axes: Axes, x: Point, y: Point, colour: str, marker: str, filled: bool) -> None:
     axes.errorbar(
         x.mean, y.mean, xerr=[[x.mean - x.low], [x.high - x.mean]], yerr=[[y.mean - y.low], [y.high - y.mean]],
-        color=colour, marker=marker, mfc=colour if filled else "white", ms=7, lw=0.8, alpha=0.9, ls="",
+        color=colour, marker=marker, mfc=colour if filled else "white", ms=7, elinewidth=0.7, ls="",
     )  # fmt: skip
 
 

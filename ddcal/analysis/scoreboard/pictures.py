@@ -23,7 +23,8 @@ def draw_plane(board: BoardResults, drawings: Drawings, reduced: bool) -> None:
         panels = [(method_label(name), [_points(one, name) for one in board.sets]) for name in CALIBRATIONS]
         caption = (
             "Accuracy against ECE on the test images, mean and 95 % interval over seeds; a line leads from a set's "
-            "hard labels (filled) to the soft ones on the same images (open). Down and to the right is better. "
+            "hard labels (filled) to the soft ones on the same images (open). Down and to the right is better; "
+            "intervals may leave the frame. "
             "`ts_val` has seen real labels of `val`; the others none beyond the training images."
         )
         figure = plot_plane(panels, title=f"Scoreboard: {board.dataset}", reduced=reduced)

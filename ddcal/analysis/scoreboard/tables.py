@@ -217,7 +217,10 @@ def _images(board: BoardResults, one: SetResults | None) -> str:
     if one is None:
         return "all"
     run = next(iter(one.runs), None)
-    return "–" if run is None else str(run.settings["distill.ipc"])
+    if run is None:
+        return "–"
+    ipc, factor = run.settings["distill.ipc"], run.settings.get("distill.formation.factor", 1)
+    return str(ipc) if factor == 1 else f"{ipc}, decoded to {ipc * factor**2}"
 
 
 def _short(name: str) -> str:

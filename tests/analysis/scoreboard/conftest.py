@@ -30,8 +30,10 @@ tiny:
       space.labels.temperature: {{choice: [1.0], when: {{labels.source: [experts]}}}}
       space.train.lr: {{choice: [0.001, 0.1]}}
       space.train.epochs: {{choice: [3]}}
+    coreset: null
     dc: null
     dsa: null
+    dm4: null
     mtt: null
     rtp: null
   {dataset}: {{}}
