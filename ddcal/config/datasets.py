@@ -190,3 +190,31 @@ class DataConfig(Config):
         if self.variant != "full" and not spec.variants:
             raise ValueError(f"variant is {self.variant!r}, which imagenette alone has, not {self.name}: leave it out")
         return self
+
+
+def is_data_place(entry: str) -> bool:
+    """Return whether an entry of ``evaluate.shift.datasets`` is a path, and no dataset's name."""
+    return "/" in entry or entry.endswith(".npz")
+
+
+def other_label(entry: str) -> str:
+    """Return what metrics call the dataset of an entry of ``evaluate.shift.datasets``: its name, or its file's."""
+    return entry.rstrip("/").rpartition("/")[2].removesuffix(".npz") if is_data_place(entry) else entry
+
+
+def other_data(entry: str, data: DataConfig) -> DataConfig:
+    """Return the dataset of an entry of ``evaluate.shift.datasets``, of which the test images alone are asked for.
+
+    Args:
+        entry: A dataset's name, looked for where the trial's own lies, or the path of an ``.npz`` or of a folder of
+            images.
+        data: The trial's own.
+
+    Raises:
+        pydantic.ValidationError: (a ValueError) if there is no such dataset.
+    """
+    if is_data_place(entry):
+        name = "npz" if entry.endswith(".npz") else "image-folder"
+        return DataConfig(name=name, root=entry, validation_fraction=0.0)
+    own_place = data.name not in DATASETS or bool(data.spec.root)  # which holds no other data
+    return DataConfig(name=entry, root=None if own_place else data.root, validation_fraction=0.0)

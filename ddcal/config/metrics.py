@@ -43,6 +43,9 @@ METRICS: dict[str, Metric] = {
 }
 """Each exists as ``val/…``, and as ``test/…`` in final results alone; a new one is its file and a row here."""
 
+SHIFT_METRICS: dict[str, Metric] = {"auroc": Metric("max"), "fpr95": Metric()}
+"""Of ``evaluate.shift.datasets``: they exist on ``test`` alone, where nothing may be selected."""
+
 VAL_METRICS = tuple(f"val/{name}" for name in METRICS)
 """What a study may search, constrain or schedule on."""
 
@@ -56,11 +59,13 @@ def possible(metric: str, low: float, high: float) -> tuple[float, float]:
         high: The upper end.
     """
     name = metric.rpartition("/")[2]
-    top = METRICS[name].most if name in METRICS else math.inf
+    known = METRICS | SHIFT_METRICS
+    top = known[name].most if name in known else math.inf
     return min(max(low, 0.0), top), max(min(high, top), 0.0)
 
 
 def better(metric: str) -> Literal["min", "max"]:
     """Return the direction in which a metric such as ``test/raw/accuracy`` is better; an unknown one is an error."""
     name = metric.rpartition("/")[2]
-    return METRICS[name].better if name in METRICS else "min"
+    known = METRICS | SHIFT_METRICS
+    return known[name].better if name in known else "min"

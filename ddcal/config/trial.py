@@ -38,6 +38,7 @@ from ddcal.config.calibrations import (
     folds_within,
 )
 from ddcal.config.checks.labels import label_problems, soft_problems
+from ddcal.config.checks.shift import shift_problems
 from ddcal.config.datasets import DataConfig
 from ddcal.config.networks import ARCHITECTURES, NetworkConfig, NetworkOverride, network_problems
 from ddcal.config.presets import preset_of
@@ -195,22 +196,42 @@ class CalibrateConfig(Config):
         return self
 
 
+class ShiftConfig(Config):
+    """Test images that are changed or of other data, to see whether a calibration holds there (metrics.md).
+
+    ``corruptions`` come at five strengths each; ``datasets`` are names, or paths of an ``.npz`` or of a folder of
+    images. ``images`` is how many test images are taken at most.
+    """
+
+    corruptions: list[Literal["noise", "blur", "contrast", "pixelate"]] = Field(default_factory=list)
+    datasets: list[str] = Field(default_factory=list)
+    images: PositiveInt = 2000
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything is to be measured."""
+        return bool(self.corruptions or self.datasets)
+
+
 class EvaluateConfig(Config):
     """The number of bins of ``ece``; 10 and 15 bins are always logged beside it.
 
     ``also`` asks for more: ``conformal`` sets with a probability of ``coverage`` to hold the right class, the ``signs``
-    of calibration errors, and the ``networks`` together (metrics.md).
+    of calibration errors, and the ``networks`` together; ``shift`` for what happens where images change (metrics.md).
     """
 
     bins: Annotated[int, Field(ge=1, le=1000)] = 15
     also: list[Literal["conformal", "signs", "networks"]] = Field(default_factory=list)
     coverage: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
+    shift: ShiftConfig = ShiftConfig()
 
     @model_serializer(mode="wrap")
     def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
-        if self == EvaluateConfig(bins=self.bins):  # as configs were before there was more
-            values = {"bins": self.bins}
+        if self.shift == ShiftConfig():  # as configs were before there was more
+            values.pop("shift", None)
+        if self == EvaluateConfig(bins=self.bins, shift=self.shift):
+            values = {name: value for name, value in values.items() if name in ("bins", "shift")}
         return values
 
 
@@ -306,6 +327,7 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
         problems.append(
             "evaluate.also has 'conformal' but data.validation_fraction is 0: there is no val to take thresholds from"
         )
+    problems += shift_problems(trial)
     published = preset_of(trial).values
     if trial.labels.by_experts:
         problems += label_problems(trial, published)

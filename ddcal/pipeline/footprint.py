@@ -41,6 +41,9 @@ BIN_BYTES = 120
 METRICS_BYTES = 10_240
 """The metrics and temperatures of an evaluation as JSON."""
 
+SHIFT_BYTES = 8_192
+"""The metrics of one corruption at its strengths, or of other data, of up to five calibrations as JSON."""
+
 DIAGRAM_BYTES = 90_000
 """reliability.png with up to five calibrations."""
 

@@ -10,9 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ddcal.config.datasets import is_data_place
 from ddcal.config.places import is_url
 
 TRIAL_PLACES = ("data.root", "distill.file.images", "distill.file.labels")
+NAMES_OR_PLACES = "evaluate.shift.datasets"
+"""A list in which what is no dataset's name is a path."""
+
 NO_TEXT = ("", "none", "null", "nil", "false", "no", "off")
 """What other languages write for nothing."""
 
@@ -59,7 +63,7 @@ def with_trial_paths(trial: Any, change: Change, before: str = "") -> Any:
         if isinstance(value, dict):
             changed[key] = with_trial_paths(value, change, f"{name}.")
         else:
-            changed[key] = _changed(value, change) if name in TRIAL_PLACES else value
+            changed[key] = _changed_of(name, value, change)
     return changed
 
 
@@ -89,8 +93,8 @@ def _with_domain(name: str, domain: Any, change: Change) -> Any:
     if not isinstance(domain, dict):
         return domain
     changed = dict(domain)
-    if name in TRIAL_PLACES and "choice" in domain:
-        changed["choice"] = _changed(domain["choice"], change)
+    if "choice" in domain:
+        changed["choice"] = _changed_of(name, domain["choice"], change)
     if isinstance(when := domain.get("when"), dict):
         changed["when"] = with_trial_paths(when, change)
     return changed
@@ -101,6 +105,13 @@ def _with_uri(uri: Any, change: Change) -> Any:
     if path == uri or path in ("", ":memory:") or path.startswith("file:"):
         return uri
     return f"{SQLITE}{change(path)}"
+
+
+def _changed_of(name: str, value: Any, change: Change) -> Any:
+    """Return the value of a setting of a trial, changed if it is a path."""
+    if name == NAMES_OR_PLACES:
+        return _changed(value, lambda entry: change(entry) if is_data_place(entry) else entry)
+    return _changed(value, change) if name in TRIAL_PLACES else value
 
 
 def _changed(value: Any, change: Change) -> Any:

@@ -27,23 +27,32 @@ from ddcal.data import Dataset
 from ddcal.pipeline import measuring
 from ddcal.pipeline.compute.base import Found
 from ddcal.pipeline.compute.calibrate import fit_on_logits, found_calibrators
-from ddcal.pipeline.compute.diagram import DIAGRAM, draw_diagram
+from ddcal.pipeline.compute.diagram import DIAGRAM, SHIFT_PICTURE, draw_diagram, draw_shift
 from ddcal.pipeline.compute.further import further_metrics
 from ddcal.pipeline.compute.labels import teacher_of
+from ddcal.pipeline.compute.shift import Shifted, shift_metrics, shift_seconds, shifted_logits
 from ddcal.pipeline.compute.train import logits_of
 from ddcal.pipeline.costs import Cost
 from ddcal.pipeline.measuring import random_logits
 from ddcal.pipeline.place import TrialPlace
+from ddcal.pipeline.stages.evaluate import other_fingerprints
 from ddcal.seeding import generator
-
-"""Calibrations that every evaluation shows beside raw and the trial's own."""
 
 
 def compute(place: TrialPlace) -> Found:
     """Return the metrics of a trial whose networks are calibrated."""
     told, calibrators = found_calibrators(place)
-    values = evaluate(place.config, logits_of(place), calibrators, told, teacher_of(place))
-    return Found(values, lambda folder: draw_diagram(values, place.config, folder / DIAGRAM))
+    config = place.config
+    values = evaluate(config, logits_of(place), calibrators, told, teacher_of(place), shifted_logits(place))
+    if config.evaluate.shift.datasets:
+        values["other_data"] = other_fingerprints(config)
+
+    def write(folder: Path) -> None:
+        draw_diagram(values, config, folder / DIAGRAM)
+        if config.evaluate.shift.corruptions:
+            draw_shift(values["metrics"], config, folder / SHIFT_PICTURE)
+
+    return Found(values, write)
 
 
 def _score(calibrator: Calibrator, logits: ArrayLike, labels: ArrayLike, bins: int) -> dict[str, float]:
@@ -67,14 +76,15 @@ def evaluate(
     calibrators: Sequence[Calibrator],
     values: dict[str, Any],
     teacher: dict[str, Tensor] | None = None,
+    shifted: Shifted | None = None,
 ) -> dict[str, Any]:
     """Score the calibrated networks on ``val`` and ``test``, beside raw, ts_train and ts_val.
 
     Metrics are means over the networks; ``…_std`` is their standard deviation (n − 1; absent for one network).
     ``val/ece`` and its like belong to the trial's own calibration, ``val/raw/ece`` to a reference. Calibrations that
     are one temperature have ``temperature`` and its like too. ``val/teacher/ece`` and its like are of the experts that
-    gave the labels: of the mean of their probabilities, at the temperature of the labels. ``evaluate.also`` adds more
-    (`further_metrics`).
+    gave the labels: of the mean of their probabilities, at the temperature of the labels. ``evaluate.also`` and
+    ``evaluate.shift`` add more (`further_metrics`, `shift_metrics`).
 
     Args:
         config: Resolved.
@@ -82,6 +92,7 @@ def evaluate(
         calibrators: The trial's own, one a network.
         values: What `calibrate` recorded of them.
         teacher: Their probabilities (N, K) on ``val`` and ``test``, of a trial that has such labels.
+        shifted: What the networks answer to other images, where ``evaluate.shift`` asks.
 
     Returns:
         JSON values: ``metrics`` (name → float), ``temperatures`` (calibration → one per network) and ``reliability``
@@ -125,6 +136,8 @@ def evaluate(
         metrics[f"{split}/ece_noise_floor"] = _mean_and_std(floors)[0]
 
     metrics |= further_metrics(config, logits, calibrations)
+    if shifted is not None:
+        metrics |= shift_metrics(config, shifted, calibrations)
     temperatures = _all_temperatures(calibrations)
     if "" in temperatures:
         mean, std = _mean_and_std(temperatures[""])
@@ -188,10 +201,9 @@ def measure(config: TrialConfig, dataset: Dataset, device: str, compiled: bool =
     values = {"fits": [{"temperature": 1.0, "at_bound": False}] * config.train.networks}
     calibrators = [TemperatureScaling(temperature=1.0)] * config.train.networks
     with tempfile.TemporaryDirectory(prefix="ddcal-") as folder:
-        return Cost(
-            measuring.seconds_of(
-                lambda: draw_diagram(evaluate(config, logits, calibrators, values), config, Path(folder) / DIAGRAM),
-                device,
-                math.inf,  # the first call imports matplotlib
-            )
+        seconds = measuring.seconds_of(
+            lambda: draw_diagram(evaluate(config, logits, calibrators, values), config, Path(folder) / DIAGRAM),
+            device,
+            math.inf,  # the first call imports matplotlib
         )
+    return Cost(seconds + shift_seconds(config, dataset, device))

@@ -12,7 +12,7 @@ from ddcal import __version__
 from ddcal.config.places import is_url
 from ddcal.config.reading.yaml_reader import dump_yaml
 from ddcal.errors import StoreError
-from ddcal.pipeline.compute.diagram import DIAGRAM
+from ddcal.pipeline.compute.diagram import DIAGRAM, SHIFT_PICTURE
 from ddcal.pipeline.stages import STAGES
 from ddcal.store.base import Entry, Store, file_sha256
 from ddcal.store.opening import open_store
@@ -186,7 +186,7 @@ def _write(
     (folder / "MLproject").write_text(f"name: {trial.trial_key}\nentry_points:\n  main:\n    command: ddcal replay .\n")
     pictures = _draw_distilled(folder, results, trial, store)
     (folder / "README.md").write_text(_readme(results, trial, run, pictures))
-    others = [folder / "MLproject", folder / "README.md", *pictures, folder / DIAGRAM]
+    others = [folder / "MLproject", folder / "README.md", *pictures, folder / DIAGRAM, folder / SHIFT_PICTURE]
     run["files"] = {path.name: file_sha256(path) for path in others if path.is_file()}
     (folder / RUN).write_text(header + dump_yaml(run))
     (folder / LOCK).write_text(json.dumps(run, indent=1, sort_keys=True) + "\n")

@@ -18,7 +18,7 @@ from ddcal.untrusted import MAX_BYTES, Untrusted, open_below, parse_json, plain_
 
 RUN, LOCK = "run.yaml", "run.lock.json"
 FORMAT_VERSION = 1
-NOT_COMPARED = ("reliability.png", "pictures.safetensors")
+NOT_COMPARED = ("reliability.png", "shift.png", "pictures.safetensors")
 """Pictures: drawn from evaluation.json, which is compared, or of the way to images that are; older stages have none."""
 
 SOURCE = "distilled/source.safetensors"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,9 @@ from ddcal.distill.synthetic import DESCRIPTION
 from ddcal.pipeline import Advance, DatasetCache, Environment, TrialRunner, open_store
 from ddcal.pipeline.environment import lacks
 from ddcal.pipeline.stages import STAGES
+from ddcal.pipeline.stages.evaluate import EVALUATE
 from ddcal.study.export.layout import CUDA_ERRORS, CUDA_TOLERANCE, NOT_COMPARED, SOURCE, ExportError, read_run
+from ddcal.study.export.other_data import other_data_problem, places, with_other_data_here
 from ddcal.study.export.own import source_problems
 from ddcal.study.record.provenance import NUMERIC_PACKAGES, package_versions
 from ddcal.untrusted import read_json
@@ -119,8 +120,10 @@ def replay(
         raise ExportError("\n".join(problems))
     config = _from_copy(_config(run), folder)
     data, fingerprint = _located(config.data, run["data_fingerprint"], folder, data_root)
-    config = config.model_copy(update={"data": data})
+    config = with_other_data_here(config.model_copy(update={"data": data}), data_root)
     check_replayable(run, data, fingerprint, ignore_versions=ignore_versions)
+    if EVALUATE.name in run["stages"] and (problem := other_data_problem(folder, config)):
+        raise ExportError(f"{folder}: {problem}")
     environment = Environment.recorded(run["environment"])
     same_gpu = environment.device == "cuda" and environment.device_kind == run["environment"]["device"]
     exact = environment.device == "cpu" or (same_gpu and not _other_versions(run))
@@ -246,7 +249,7 @@ def _located(data: DataConfig, fingerprint: str, folder: Path, data_root: Path |
     """Return the run's data as it lies here, and its fingerprint: of several places, the one with the recorded one."""
     found: list[tuple[DataConfig, str]] = []
     missing: DataError | None = None
-    for root in _places(data.root, data_root):
+    for root in places(data.root, data_root):
         there = data.model_copy(update={"root": root})
         try:
             found.append((there, dataset_fingerprint(there, own_cache(there))))
@@ -261,16 +264,3 @@ def _located(data: DataConfig, fingerprint: str, folder: Path, data_root: Path |
     raise DataError(
         f"{missing}. If the run's data lies elsewhere here: `{command}`, or set $DDCAL_DATA to the folder that has it"
     ) from missing
-
-
-def _places(recorded: str | None, given: Path | str | None) -> Iterator[str | None]:
-    """Yield where the data may lie, first choice first."""
-    name = None if recorded is None else Path(recorded).name
-    roots = [str(given)] if given is not None else [os.environ.get("DDCAL_DATA")]
-    if given is None:
-        yield recorded
-    for root in roots if recorded is not None or given is not None else ():
-        if root:
-            if name:
-                yield str(Path(root).expanduser() / name)
-            yield str(Path(root).expanduser())

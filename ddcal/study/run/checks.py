@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddcal.config import StudyConfig, TrialConfig, resolve
+from ddcal.config.checks.shift import KEY as OTHER_DATA
+from ddcal.config.datasets import other_data
 from ddcal.config.problems import ConfigError, Problem, problem_at
 from ddcal.config.space import combinations, trial_of
 
@@ -21,6 +23,7 @@ DECIDING = (
     "distill.rtp.bases",
     "distill.formation.",
     "distill.coreset.factor",
+    OTHER_DATA,
 )
 """Names, or beginnings of names, that decide which data a trial reads and what it must have."""
 
@@ -50,7 +53,7 @@ def check_data(study: StudyConfig, thorough: bool = True) -> DataReport:
     from ddcal.data import DataError
     from ddcal.data.shapes import check_dataset
 
-    report = DataReport()
+    report, others = DataReport(), dict[tuple[str, str], Problem | None]()
     shapes: dict[str, DatasetShape | None] = {}
     possible = False
     for point in combinations(study, of=DECIDING):
@@ -69,12 +72,52 @@ def check_data(study: StudyConfig, thorough: bool = True) -> DataReport:
         if said:
             place = "space" if "distill.ipc" in study.space else "base"
             report.problems.append(problem_at((place, "distill.ipc"), said, trial.distill.ipc))
+        if shape is not None and study.trial == "ddnn":
+            others |= _other_data_problems(study, trial, shape, thorough, others.keys())
     if possible:  # such trials fail, and the others of the study do not
         report.warnings += [f"{problem}; trials with it will fail" for problem in report.problems]
         report.problems = []
+    report.problems += [problem for problem in others.values() if problem is not None]
     report.problems = list(dict.fromkeys(report.problems))
     report.warnings = list(dict.fromkeys(report.warnings))
     return report
+
+
+def _other_data_problems(
+    study: StudyConfig,
+    trial: TrialConfig,
+    shape: DatasetShape,
+    thorough: bool,
+    known: Container[tuple[str, str]],
+) -> dict[tuple[str, str], Problem | None]:
+    """Return (entry, the trial's data) → why an entry of ``evaluate.shift.datasets`` cannot be measured with, or None.
+
+    Args:
+        study: The study.
+        trial: One of its trials.
+        shape: Of the trial's own data.
+        thorough: As `check_data`.
+        known: What was looked at.
+    """
+    from ddcal.data import DataError
+    from ddcal.data.other import LEAST_RESOLUTION, channel_problem
+    from ddcal.data.shapes import check_dataset
+
+    found: dict[tuple[str, str], Problem | None] = {}
+    place = "space" if OTHER_DATA in study.space else "base"
+    for entry in trial.evaluate.shift.datasets:
+        looked_at = (entry, trial.data.model_dump_json())
+        if looked_at in known:
+            continue
+        other = other_data(entry, trial.data)
+        if other.spec.image_files:
+            other = other.model_copy(update={"resolution": max(LEAST_RESOLUTION, shape.size)})
+        try:
+            said = channel_problem(check_dataset(other, thorough)[0].channels, shape.channels)
+        except DataError as error:
+            said = " ".join(str(error).split())  # a problem is a line
+        found[looked_at] = problem_at((place, OTHER_DATA), said, entry) if said else None
+    return found
 
 
 def refuse_data(study: StudyConfig) -> list[str]:
