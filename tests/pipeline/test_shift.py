@@ -127,7 +127,7 @@ def test_all_images_are_the_test_set_itself(run):
 
 
 def test_a_calibration_of_more_than_a_temperature(run):
-    runner = run(calibrate__method="vector_val", evaluate__shift__corruptions=["noise"], evaluate__shift__images=100)
+    runner = run(calibrate__method="vs_val", evaluate__shift__corruptions=["noise"], evaluate__shift__images=100)
     assert 0.0 < runner.metrics["test/shift/all/nll"] < np.inf
     assert runner.metrics["test/shift/noise-5/ece"] != runner.metrics["test/raw/shift/noise-5/ece"]
 

@@ -185,7 +185,7 @@ def _write(
     )
     (folder / "MLproject").write_text(f"name: {trial.trial_key}\nentry_points:\n  main:\n    command: ddcal replay .\n")
     pictures = _draw_distilled(folder, results, trial, store)
-    (folder / "README.md").write_text(_readme(results, trial, run, pictures))
+    (folder / "README.md").write_text(_readme(folder, results, trial, run, pictures))
     others = [folder / "MLproject", folder / "README.md", *pictures, folder / DIAGRAM, folder / SHIFT_PICTURE]
     run["files"] = {path.name: file_sha256(path) for path in others if path.is_file()}
     (folder / RUN).write_text(header + dump_yaml(run))
@@ -205,7 +205,7 @@ def _draw_distilled(folder: Path, results: StudyResults, trial: Trial, store: St
         return [Path(shutil.copyfile(path, folder / path.name)) for path in drawn]
 
 
-def _readme(results: StudyResults, trial: Trial, run: dict[str, Any], pictures: list[Path]) -> str:
+def _readme(folder: Path, results: StudyResults, trial: Trial, run: dict[str, Any], pictures: list[Path]) -> str:
     values = "\n".join(f"| `{name}` | {value} |" for name, value in trial.values.items())
     metrics = trial.metrics or {}
     rows = []
@@ -239,7 +239,13 @@ GPU model that made it, every metric and artefact comes out equal to the last bi
 - `distilled/`: the distilled images with labels and their preprocessing (safetensors and JSON){_labelled(run)}.
 {_described(trial, pictures)}- `networks/`: the trained networks and their calibration.
 - `evaluation.json`, `reliability.png`: all metrics, and the reliability diagram on the test images.
-{_described_models(run["models"]) if "models" in run else ""}"""
+{_described_shift(folder)}{_described_models(run["models"]) if "models" in run else ""}"""
+
+
+def _described_shift(folder: Path) -> str:
+    """Return the line on the picture of corrupted images, where there is one."""
+    there = (folder / SHIFT_PICTURE).is_file()
+    return f"- `{SHIFT_PICTURE}`: accuracy and ECE on corrupted test images (`evaluate.shift`).\n" if there else ""
 
 
 def _labelled(run: dict[str, Any]) -> str:
