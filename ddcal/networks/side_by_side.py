@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, group_norm
 
 from ddcal.networks.base import Network
 from ddcal.networks.convnet import ConvNet
 from ddcal.networks.norm import InstanceNorm, instance_norm
 
 
-def goes_side_by_side(network: Network) -> bool:
-    """Return whether `logits_side_by_side` knows the network: a ConvNet whose norm looks at one map alone."""
+def goes_side_by_side(network: nn.Module) -> bool:
+    """Return whether copies of the network can go side by side: a ConvNet whose norm looks at one map alone."""
     if not isinstance(network, ConvNet):
         return False
     return all(isinstance(_parts(block)[1], InstanceNorm | nn.Identity) for block in network.blocks)
@@ -36,17 +36,65 @@ def logits_side_by_side(network: Network, images: Tensor, weights: Sequence[Tens
     Returns:
         Logits (G, N, K), differentiable in images and weights as often as one likes.
     """
+    rows = [one.detach() for one in network.parameters() if one.ndim == 1]
+    return _logits(network, images, iter(weights), (one.repeat(len(images)) for one in rows[:-1]), rows[-1])
+
+
+def logits_of_each(network: Network, images: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """Return what G networks say of images of their own.
+
+    Args:
+        network: One of them, for which `goes_side_by_side`.
+        images: float (G, N, C, H, W).
+        parameters: One (G, …) for each parameter of a network, in their order.
+
+    Returns:
+        Logits (G, N, K), differentiable in images and parameters.
+    """
+    weights = iter([one for one in parameters if one.ndim > 2])
+    rows = [one for one in parameters if one.ndim == 2]
+    return _logits(network, images, weights, (one.flatten() for one in rows[:-1]), rows[-1][:, None])
+
+
+def stack_parameters(networks: Sequence[Network]) -> list[Tensor]:
+    """Return the parameters of G networks of one form as one (G, …) each; theirs become views of them."""
+    stacked = []
+    for of_each in zip(*(list(network.named_parameters()) for network in networks), strict=True):
+        together = torch.stack([parameter.detach() for _, parameter in of_each])
+        for network, (name, _), own in zip(networks, of_each, together, strict=True):
+            module, _, last = name.rpartition(".")
+            setattr(network.get_submodule(module), last, nn.Parameter(own))
+        stacked.append(together.requires_grad_())
+    return stacked
+
+
+def _logits(
+    network: Network, images: Tensor, weights: Iterator[Tensor], rows: Iterator[Tensor], last: Tensor
+) -> Tensor:
+    """Return the logits (G, N, K) of images (G, N, C, H, W).
+
+    Args:
+        network: Whose form it is.
+        images: Of each copy its own.
+        weights: (G, O, …) each, of the convolutions and of the classifier.
+        rows: (G · O,) each: of every block the convolution's biases and the norm's weights and biases.
+        last: The classifier's biases, (K,) or (G, 1, K).
+    """
     copies, count = images.shape[:2]
     maps = images.transpose(0, 1).flatten(1, 2)
-    for block, kernel in zip(network.blocks, weights, strict=False):
+    for block in network.blocks:
         convolution, norm, activation, pool = _parts(block)
-        bias = _repeated(convolution.bias, copies)
-        maps = conv2d(maps, kernel.flatten(0, 1), bias, padding=convolution.padding, groups=copies)
+        kernel = next(weights).flatten(0, 1)
+        maps = conv2d(maps, kernel, next(rows), padding=convolution.padding, groups=copies)
         if isinstance(norm, InstanceNorm):
-            maps = instance_norm(maps, _repeated(norm.weight, copies), _repeated(norm.bias, copies), norm.eps)
+            gamma, beta = next(rows), next(rows)
+            if norm.once:
+                maps = group_norm(maps, maps.shape[1], gamma, beta, norm.eps)
+            else:
+                maps = instance_norm(maps, gamma, beta, norm.eps)
         maps = pool(activation(maps))
     features = maps.reshape(count, copies, -1).transpose(0, 1)
-    return torch.baddbmm(network.classifier.bias.detach(), features, weights[-1].transpose(1, 2))
+    return torch.baddbmm(last, features, next(weights).transpose(1, 2))
 
 
 def _parts(block: nn.Module) -> tuple[nn.Conv2d, nn.Module, nn.Module, nn.Module]:
@@ -55,9 +103,3 @@ def _parts(block: nn.Module) -> tuple[nn.Conv2d, nn.Module, nn.Module, nn.Module
     convolution, norm, activation, pool = block
     assert isinstance(convolution, nn.Conv2d)
     return convolution, norm, activation, pool
-
-
-def _repeated(parameter: Tensor | None, copies: int) -> Tensor:
-    """Return a parameter (C,) once for each copy, (copies · C,), as a constant."""
-    assert parameter is not None
-    return parameter.detach().repeat(copies)

@@ -1,16 +1,17 @@
-"""Training of DDNNs: several networks from independent initialisations on one (distilled) set, side by side.
+"""Training of DDNNs: several networks from independent initialisations on one (distilled) set.
 
 The networks advance epoch by epoch together, so that a metric over all of them exists at any fraction of the work.
+Small ones can also take every step together, as one network of grouped convolutions.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from itertools import repeat
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddcal.compiling import call_network, compile_network
 from ddcal.config import NetworkConfig, TrainConfig
@@ -20,14 +21,34 @@ from ddcal.data.augment import Augmentation, augment, draw_augmentation, draw_cr
 from ddcal.divergence import loss_problem
 from ddcal.errors import DivergedError
 from ddcal.moving import move_together
-from ddcal.networks import build_network, predict_logits
+from ddcal.networks import Network, build_network, predict_logits
 from ddcal.networks.norm import differentiated_once
+from ddcal.networks.sgd import SGD
+from ddcal.networks.side_by_side import goes_side_by_side, logits_of_each, stack_parameters
 from ddcal.precision import Precision, state_determinism, state_precision
 from ddcal.seeding import generator
 from ddcal.soft_labels import targets
 from ddcal.training.losses import make_loss, usual_loss
-from ddcal.training.mixup import draw_mixing
+from ddcal.training.mixup import Mixing, draw_mixing
 from ddcal.training.schedules import rate_factor, restarts
+
+AT_ONCE = 8
+"""Networks that take a step together at most: more bring no more, and all of their maps are in memory."""
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """What an epoch of a network draws, of each batch.
+
+    Attributes:
+        order: Which image comes when, int64 (M,).
+        mixings: Of mixup; empty for other losses.
+        augmentations: One after the other.
+    """
+
+    order: Tensor
+    mixings: list[Mixing]
+    augmentations: list[tuple[Augmentation, ...]]
 
 
 class DDNNTraining:
@@ -36,7 +57,12 @@ class DDNNTraining:
     SGD with momentum and weight decay; for the rate see `ddcal.training.schedules`. With ``augment: dsa``, or some of
     its operations, one is drawn a batch, with parameters of its own for every image; with ``crop_flip`` each is
     shifted, and mirrored or not. Mixup mixes a batch before it is augmented. Initialisation, order, mixing and
-    augmentation of network i derive from (seed, i), so adding networks does not change the first ones.
+    augmentation of network i derive from (seed, i), so adding networks does not change the first ones: not by a bit
+    where each is trained for itself, and not by more than rounding where they go ``side_by_side``. There a network's
+    own bits depend on how many are beside it, and on nothing of what these are.
+
+    Attributes:
+        networks: Their weights are always those after the last step.
     """
 
     def __init__(
@@ -52,6 +78,7 @@ class DDNNTraining:
         stream: str = "train",
         precision: Precision | None = "float32",
         compiled: bool = False,
+        side_by_side: bool = False,
     ) -> None:
         """Prepare the networks at epoch 0.
 
@@ -67,9 +94,11 @@ class DDNNTraining:
             stream: What random numbers belong to, and errors name: ``train``, ``folds`` or ``probe``.
             precision: Stated for this process (`ddcal.precision`); None leaves it as it is.
             compiled: Whether the networks are compiled, in a process that `ddcal.compiling` has prepared.
+            side_by_side: Whether up to `AT_ONCE` networks take each step together; without effect where they are
+                compiled, which makes large operations of small ones by itself.
 
         Raises:
-            ValueError: if the loss cannot take soft labels.
+            ValueError: if the loss cannot take soft labels, or networks that are to go side by side cannot.
         """
         labels = targets(labels)
         if labels.ndim == 2 and (problem := soft_problem(config)):
@@ -87,7 +116,7 @@ class DDNNTraining:
         self.loss = make_loss(config)
         self.usual_loss = usual_loss(config, num_classes)
         network_config = config.network.over(NetworkConfig())
-        self.networks: list[nn.Module] = [
+        self.networks: list[Network] = [
             build_network(
                 network_config, images.shape[1], images.shape[2], num_classes, generator(seed, stream, "network", index)
             ).to(self.device)
@@ -97,12 +126,12 @@ class DDNNTraining:
             differentiated_once(network)
             if compiled:
                 compile_network(network)
-        self.optimizers = [
-            torch.optim.SGD(
-                network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-            )
-            for network in self.networks
-        ]
+        most = AT_ONCE if side_by_side and not compiled else 1
+        if most > 1 and not goes_side_by_side(self.networks[0]):
+            raise ValueError(f"copies of {network_config.name} with norm {network_config.norm} do not go side by side")
+        indices = range(config.networks)
+        self.runs = [indices[first : first + most] for first in indices[::most]]
+        self.optimizers = [SGD(self._learned(run), config.momentum, config.weight_decay) for run in self.runs]
 
     def step(self) -> float:
         """Train every network for one epoch and return their mean loss.
@@ -114,14 +143,10 @@ class DDNNTraining:
         rate = self.rate * rate_factor(schedule, self.epoch, self.epochs)
         if restarts(schedule, self.epoch, self.epochs):
             for optimizer in self.optimizers:
-                optimizer.state.clear()
-        total = 0.0
-        for index, (network, optimizer) in enumerate(zip(self.networks, self.optimizers, strict=True)):
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            total += self._epoch(index, network, optimizer)
+                optimizer.velocity = []
+        means = [self._epoch(run, optimizer, rate) for run, optimizer in zip(self.runs, self.optimizers, strict=True)]
         self.epoch += 1
-        return total / len(self.networks)
+        return sum(mean for of_run in means for mean in of_run) / len(self.networks)
 
     def predict(self, index: int, images: Tensor) -> Tensor:
         """Return the logits (N, K) of network ``index`` for float32 images (N, C, S, S), on their device.
@@ -140,74 +165,111 @@ class DDNNTraining:
             "epoch": self.epoch,
             "networks": [_copied(network.state_dict()) for network in self.networks],
             "momentum": [
-                [optimizer.state[p]["momentum_buffer"].detach().cpu().clone() for p in network.parameters()]
-                if optimizer.state
-                else []
-                for network, optimizer in zip(self.networks, self.optimizers, strict=True)
+                [(one if len(run) == 1 else one[place]).detach().cpu().clone() for one in optimizer.velocity]
+                for run, optimizer in zip(self.runs, self.optimizers, strict=True)
+                for place in range(len(run))
             ],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
         self.epoch = state["epoch"]
-        for network, optimizer, weights, momentum in zip(
-            self.networks, self.optimizers, state["networks"], state["momentum"], strict=True
-        ):
+        for network, weights in zip(self.networks, state["networks"], strict=True):
             network.load_state_dict(weights)
-            optimizer.state.clear()
-            for parameter, buffer in zip(network.parameters(), momentum, strict=False):
-                optimizer.state[parameter]["momentum_buffer"] = buffer.to(self.device).clone()
+        for run, optimizer in zip(self.runs, self.optimizers, strict=True):
+            of_each = zip(*(state["momentum"][index] for index in run), strict=True)
+            buffers = [one[0].clone() if len(run) == 1 else torch.stack(one) for one in of_each]
+            optimizer.velocity = [buffer.to(self.device) for buffer in buffers]
 
     def _diverged(self, index: int, where: str) -> DivergedError:
         hint = f": lower train.lr ({self.rate:g})" if self.stream == "train" else ""  # a probe's rate is fixed
         return DivergedError(f"{self.stream}: network {index + 1} diverged {where}{hint}")
 
-    def _epoch(self, index: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> float:
-        network.train()
+    def _learned(self, run: range) -> list[Tensor]:
+        """Return what is learned of the networks of a run: the parameters of one, or those of several stacked."""
+        if len(run) > 1:
+            return stack_parameters([self.networks[index] for index in run])
+        return [parameter for parameter in self.networks[run[0]].parameters() if parameter.requires_grad]
+
+    def _epoch(self, run: range, optimizer: SGD, rate: float) -> list[float]:
+        """Train the networks of a run for one epoch and return the mean loss of each."""
+        for index in run:
+            if not self.networks[index].training:  # to ask takes less than to say so to every module
+                self.networks[index].train()
+        drawn = self._moved([self._drawn(index) for index in run])
+        batches = torch.stack([one.order for one in drawn]).split(self.config.batch_size or 1, dim=1)
+        total, losses = torch.zeros(len(run), device=self.device), list[Tensor]()
+        for batch, chosen in enumerate(batches):
+            labels, images = self.labels[chosen], self._prepared(self.images[chosen], drawn, batch)
+            logits = self._logits(run, images, optimizer.parameters, batches[0].shape[1])
+            each = [
+                one.mixings[batch].loss(self.loss, said, right) if one.mixings else self.loss(said, right)
+                for one, said, right in zip(drawn, logits, labels, strict=True)
+            ]
+            optimizer.step(torch.autograd.grad(each, optimizer.parameters, allow_unused=True), rate)
+            losses.append(torch.stack([loss.detach() for loss in each]))
+            total += losses[-1] * chosen.shape[1]
+            if self.device.type == "cpu":
+                self._check(run, losses[-1].tolist(), len(losses), len(batches))
+        *seen, means = torch.stack([*losses, total / len(self.images)]).tolist()  # a GPU is looked at once an epoch
+        for batch, values in enumerate(seen, 1):
+            self._check(run, values, batch, len(batches))
+        return list(means)
+
+    def _logits(
+        self, run: range, images: Tensor | list[Tensor], learned: Sequence[Tensor], whole: int
+    ) -> Sequence[Tensor]:
+        """Return what each network of a run says of its own images, (N, C, S, S) each; ``whole`` is a batch."""
+        network = self.networks[run[0]]
+        if len(run) == 1:
+            return [call_network(network, images[0], whole)]
+        together = images if isinstance(images, Tensor) else torch.stack(images)
+        return logits_of_each(network, together, learned).unbind()
+
+    def _prepared(self, images: Tensor, drawn: list[_Draws], batch: int) -> Tensor | list[Tensor]:
+        """Return the images of a batch (G, N, C, S, S), mixed and augmented for each network by itself."""
+        if not drawn[0].mixings and not drawn[0].augmentations[batch]:
+            return images
+        prepared = list(images)
+        for place, one in enumerate(drawn):
+            if one.mixings:
+                prepared[place] = one.mixings[batch].images(prepared[place])
+            for augmentation in one.augmentations[batch]:
+                prepared[place] = augment(prepared[place], augmentation)
+        return prepared
+
+    def _drawn(self, index: int) -> _Draws:
+        """Draw an epoch of a network, on the CPU."""
         order_stream = generator(self.seed, self.stream, f"order-{index}", self.epoch)
         augment_stream = generator(self.seed, self.stream, f"augment-{index}", self.epoch)
         mixup_stream = generator(self.seed, self.stream, f"mixup-{index}", self.epoch)
-        drawn_order = torch.randperm(len(self.images), generator=order_stream)
-        sizes = [len(one) for one in drawn_order.split(self.config.batch_size)]
+        order = torch.randperm(len(self.images), generator=order_stream)
+        sizes = [len(one) for one in order.split(self.config.batch_size or 1)]
         alpha, mixed = self.config.mixup.alpha, self.config.loss == "mixup"
-        drawn_mixings = [draw_mixing(size, alpha, mixup_stream) for size in sizes] if mixed else []
-        order, *partners = move_together([drawn_order, *(one.partners for one in drawn_mixings)], self.device)
-        placed = [replace(one, partners=there) for one, there in zip(drawn_mixings, partners, strict=True)]
-        batches, mixings = order.split(sizes), placed or repeat(None, len(sizes))
-        augmentations = self._augmentations(sizes, augment_stream)
-        total, losses = torch.zeros((), device=self.device), list[Tensor]()
-        for chosen, drawn_for_batch, mixing in zip(batches, augmentations, mixings, strict=True):
-            images, labels = self.images[chosen], self.labels[chosen]
-            if mixing:
-                images = mixing.images(images)
-            for drawn in drawn_for_batch:
-                images = augment(images, drawn)
-            logits = call_network(network, images, len(batches[0]))
-            loss = mixing.loss(self.loss, logits, labels) if mixing else self.loss(logits, labels)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            total += loss.detach() * len(chosen)
-            losses.append(loss.detach())
-            if self.device.type == "cpu":
-                self._check(index, float(losses[-1]), len(losses), len(batches))
-        *seen, mean = torch.stack([*losses, total / len(self.images)]).tolist()  # a GPU is looked at once an epoch
-        for batch, value in enumerate(seen, 1):
-            self._check(index, value, batch, len(batches))
-        return float(mean)
+        mixings = [draw_mixing(size, alpha, mixup_stream) for size in sizes] if mixed else []
+        return _Draws(order, mixings, [self._augmentations(size, augment_stream) for size in sizes])
 
-    def _check(self, index: int, loss: float, batch: int, batches: int) -> None:
-        if problem := loss_problem("loss", loss, self.usual_loss):
-            where = f"in epoch {self.epoch + 1} of {self.epochs} at batch {batch} of {batches} ({problem})"
-            raise self._diverged(index, where)
+    def _moved(self, drawn: list[_Draws]) -> list[_Draws]:
+        """Return what was drawn where the networks are: whole numbers in one buffer, parameters in another."""
+        whole = [tensor for one in drawn for tensor in (one.order, *(mixing.partners for mixing in one.mixings))]
+        numbers = [augmentation for one in drawn for of_batch in one.augmentations for augmentation in of_batch]
+        indices, moved = iter(move_together(whole, self.device)), iter(move_augmentations(numbers, self.device))
+        return [
+            _Draws(
+                next(indices),
+                [replace(mixing, partners=next(indices)) for mixing in one.mixings],
+                [tuple(next(moved) for _ in of_batch) for of_batch in one.augmentations],
+            )
+            for one in drawn
+        ]
 
-    def _augmentations(self, counts: list[int], stream: torch.Generator) -> list[list[Augmentation]]:
-        """Return the augmentations of each batch, drawn one after the other and moved together."""
-        drawn = [self._drawn(count, stream) for count in counts]
-        moved = iter(move_augmentations([one for of_batch in drawn for one in of_batch], self.device))
-        return [[next(moved) for _ in of_batch] for of_batch in drawn]
+    def _check(self, run: range, losses: Sequence[float], batch: int, batches: int) -> None:
+        for index, loss in zip(run, losses, strict=True):
+            if problem := loss_problem("loss", loss, self.usual_loss):
+                where = f"in epoch {self.epoch + 1} of {self.epochs} at batch {batch} of {batches} ({problem})"
+                raise self._diverged(index, where)
 
-    def _drawn(self, count: int, stream: torch.Generator) -> tuple[Augmentation, ...]:
+    def _augmentations(self, count: int, stream: torch.Generator) -> tuple[Augmentation, ...]:
         size = self.images.shape[2]
         name = self.config.augment or "none"
         if name == "crop_flip":

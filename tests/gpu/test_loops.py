@@ -71,10 +71,10 @@ def test_limits_and_batch_norm_have_the_cpus_bits(cuda, settings):
     check_distilling(tiny_config("dsa", **settings))
 
 
-def trained(device, **settings):
+def trained(device, side_by_side=False, **settings):
     values = {"epochs": 2, "augment": "dsa", "lr": 0.1, "networks": 2, "batch_size": 8, "weight_decay": 5e-4}
     recipe = TrainConfig.model_validate(TRAIN_DEFAULTS | values | {"network": {"width": 4, "depth": 2}} | settings)
-    sides = {"num_classes": 3, "flip": True, "seed": 0, "device": device}
+    sides = {"num_classes": 3, "flip": True, "seed": 0, "device": device, "side_by_side": side_by_side}
 
     def begin():
         return DDNNTraining(DATASET.train.images, DATASET.train.labels, recipe, **sides)
@@ -92,13 +92,20 @@ def test_a_training_has_the_cpus_bits(cuda, settings):
     assert loss == wanted and type(logits) is torch.Tensor and torch.equal(logits, expected)
 
 
+@pytest.mark.parametrize("settings", [{}, {"loss": "mixup"}, {"augment": "crop_flip"}, {"augment": "none"}], ids=str)
+def test_networks_side_by_side_have_the_cpus_bits(cuda, settings):
+    (loss, logits), (wanted, expected) = (trained(one, side_by_side=True, **settings) for one in ("cuda", "cpu"))
+    assert loss == wanted and type(logits) is torch.Tensor and torch.equal(logits, expected)
+
+
+@pytest.mark.parametrize("networks", [1, 3])
 @pytest.mark.parametrize("loss", ["cross_entropy", "mixup"])
-def test_an_epoch_of_a_network_waits_once(cuda, loss):
+def test_an_epoch_waits_once(cuda, loss, networks):
     """For its losses; what it draws is moved in two buffers, of numbers and of places, that nobody waits for."""
-    settings = {"epochs": 2, "augment": "dsa", "lr": 0.1, "networks": 1, "batch_size": 8, "weight_decay": 5e-4}
+    settings = {"epochs": 2, "augment": "dsa", "lr": 0.1, "networks": networks, "batch_size": 8, "weight_decay": 5e-4}
     settings["loss"] = loss
     recipe = TrainConfig.model_validate(TRAIN_DEFAULTS | settings | {"network": {"width": 4, "depth": 2}})
-    sides = {"num_classes": 3, "flip": True, "seed": 0, "device": "cuda"}
+    sides = {"num_classes": 3, "flip": True, "seed": 0, "device": "cuda", "side_by_side": True}
     training = DDNNTraining(DATASET.train.images, DATASET.train.labels, recipe, **sides)
     training.step()
     cuda.forget()

@@ -30,7 +30,8 @@ from ddcal.pipeline.stages import STAGES
         ("distill", {"network__width": 8}, False),
         ("distill", {"data__resolution": 16}, False),
         ("train", {"distill__backbone": "real", "train__augment": "none"}, True),
-        ("train", {"train__networks": 5, "train__lr": 1.0, "train__epochs": 9}, True),
+        ("train", {"train__lr": 1.0, "train__epochs": 9}, True),
+        ("train", {"train__networks": 5}, False),  # that many side by side
         ("train", {"train__batch_size": 8}, False),
         ("train", {"train__schedule": "cosine"}, True),
         ("train", {"train__mixup": {"alpha": 0.2}, "train__focal": {"gamma": 1.0}}, True),

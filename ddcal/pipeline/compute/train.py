@@ -25,10 +25,11 @@ from ddcal.pipeline.compute.labels import labelled_set
 from ddcal.pipeline.costs import Cost
 from ddcal.pipeline.measuring import BATCHES, QUIET, SCORED_IMAGES, images_like_train, score_seconds
 from ddcal.pipeline.place import TrialPlace
-from ddcal.pipeline.stages.train import POINTS, TRAIN
+from ddcal.pipeline.stages.train import POINTS, TRAIN, side_by_side
 from ddcal.seeding import generator
 from ddcal.soft_labels import targets
 from ddcal.training import DDNNTraining, split_holdout
+from ddcal.training.ddnn import AT_ONCE
 
 NETWORKS = "networks.safetensors"
 LOGITS = "logits.safetensors"
@@ -99,6 +100,7 @@ class TrainWork:
             device=device,
             precision=None,
             compiled=compiled,
+            side_by_side=side_by_side(config),
         )
         self.curve: list[dict[str, float]] = []
 
@@ -213,9 +215,10 @@ def measure(config: TrialConfig, dataset: Dataset, device: str, compiled: bool =
     batch = config.train.batch_size
     assert batch, "the config must be resolved"
     images, labels, total = images_like_train(config, dataset, BATCHES * batch)
-    training = quiet_training(config, dataset, images, labels, device, compiled)
+    networks = min(config.train.networks, AT_ONCE) if side_by_side(config) else 1
+    training = quiet_training(config, dataset, images, labels, device, compiled, networks)
     batches = math.ceil(total / batch) / math.ceil(len(images) / batch)
-    step = batches * measuring.seconds_of(training.step, device)
+    step = batches * measuring.seconds_of(training.step, device) / networks
     point = score_seconds(training, dataset, len(dataset.val), device)
     shown = dataset.test.images[:SCORED_IMAGES].to(device)
     logits = measuring.seconds_of(lambda: training.predict(0, shown).cpu(), device) / max(1, len(shown))
@@ -223,17 +226,24 @@ def measure(config: TrialConfig, dataset: Dataset, device: str, compiled: bool =
 
 
 def quiet_training(
-    config: TrialConfig, dataset: Dataset, images: Tensor, labels: Tensor, device: str, compiled: bool = False
+    config: TrialConfig,
+    dataset: Dataset,
+    images: Tensor,
+    labels: Tensor,
+    device: str,
+    compiled: bool = False,
+    networks: int = 1,
 ) -> DDNNTraining:
-    """Return the training of one network at a rate at which nothing diverges."""
+    """Return the training of networks, side by side where there are several, at a rate at which nothing diverges."""
     return DDNNTraining(
         images,
         labels,
-        config.train.model_copy(update={"networks": 1, "lr": QUIET}),
+        config.train.model_copy(update={"networks": networks, "lr": QUIET}),
         num_classes=dataset.num_classes,
         flip=dataset_spec(dataset.name).flips,
         seed=config.seed,
         device=device,
         precision=None,
         compiled=compiled,
+        side_by_side=networks > 1,
     )
