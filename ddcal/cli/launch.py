@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -109,7 +110,7 @@ def run(
     if seed is not None and "seed" in study.space:
         raise BadInput(f"--seed {seed}: this study searches over seeds (space.seed); give --set space.seed=[{seed}]")
 
-    from ddcal.cli.console import make_console, print_summary
+    from ddcal.cli.console import make_console
 
     console = make_console()
     if resume:
@@ -119,25 +120,28 @@ def run(
         if is_through(directory, study.search.trials, console, fewer=True, take_over=take_over):
             return
 
-    from ddcal.cli.progress import StudyProgress
     from ddcal.study.run.runner import run_study
 
-    with StudyProgress(console) as progress:
-        results = run_study(
-            study,
-            output=output,
-            address=address,
-            debug=debug,
-            hooks=with_pictures(progress.hooks),
-            resume=resume,
-            take_over=take_over,
+    def work(hooks: Hooks) -> StudyResults:
+        return run_study(
+            study, output=output, debug=debug, address=address, hooks=hooks, resume=resume, take_over=take_over
         )
+
+    _show(console, work)
+
+
+def _show(console: Console, work: Callable[[Hooks], StudyResults]) -> None:
+    """Do a driver's work on a study, with its progress and its summary on the console.
+
+    Raises:
+        typer.Exit: with another code than 0 if the study has not all that it should.
+    """
+    from ddcal.cli.console import print_summary
+    from ddcal.cli.progress import StudyProgress
+
+    with StudyProgress(console) as progress:
+        results = work(with_pictures(progress.hooks))
     print_summary(results, console)
-    _leave(results)
-
-
-def _leave(results: StudyResults) -> None:
-    """End with another exit code than 0 if the study has not all that it should."""
     if results.uncopied is not None:
         typer.echo(results.uncopied, err=True)
         raise typer.Exit(GO_ON)
@@ -192,26 +196,18 @@ def resume(
     take_over: TakeOver = False,
 ) -> None:
     """Go on with a stopped or killed study."""
-    from ddcal.cli.console import make_console, print_summary
+    from ddcal.cli.console import make_console
 
     console = make_console()
     if is_through(directory, trials, console, take_over=take_over):
         return
 
-    from ddcal.cli.progress import StudyProgress
     from ddcal.study.run.runner import resume_study
 
-    with StudyProgress(console) as progress:
-        results = resume_study(
-            directory,
-            trials=trials,
-            address=address,
-            debug=debug,
-            hooks=with_pictures(progress.hooks),
-            take_over=take_over,
-        )
-    print_summary(results, console)
-    _leave(results)
+    def work(hooks: Hooks) -> StudyResults:
+        return resume_study(directory, trials=trials, debug=debug, address=address, hooks=hooks, take_over=take_over)
+
+    _show(console, work)
 
 
 def is_through(
