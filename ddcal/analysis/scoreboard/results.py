@@ -66,6 +66,12 @@ class SetResults:
             return Measured({}, (), (f"{self.one.row.title}, {labels} labels, augment {augment}: {reason}",))
         return found
 
+    @property
+    def soft_itself(self) -> bool:
+        """Whether the labels that came with the set are probabilities."""
+        source = LABELS[HARD]
+        return any(run.trial.config.soft_labels for run in self.runs if run.trial.values[SOURCE] == source)
+
     def accuracy(self, labels: str, augment: str = AUGMENTED) -> Measured:
         """Return the accuracy of a cell, which no calibration here changes."""
         return self.number(labels, "raw", "accuracy", augment)
@@ -107,6 +113,9 @@ class BoardResults:
 
         The accuracy on all real images counts as one number, its mean over seeds, as in DD-Ranking's package.
         """
+        if one.soft_itself:
+            reason = "its own labels are soft, and hard label recovery is of hard ones"
+            return Measured({}, (), (f"{one.one.row.title}: {reason}",))
         hard, any_, random = one.accuracy(HARD), one.accuracy(labels), self.random.accuracy(labels)
         full = constant(self.full_accuracy, sorted(any_.values))
         return derived(label_robust_score, [full, hard, any_, random], runs=any_.runs, low=0.0, high=1.0)

@@ -46,8 +46,7 @@ def score_numbers(board: BoardResults, one: SetResults, labels: str) -> dict[str
 
 def labels_of(one: SetResults, labels: str) -> str:
     """Return what labels are called: those of a set that has soft ones of its own are not hard."""
-    own = any(run.trial.config.soft_labels for run in one.runs if run.trial.values["labels.source"] == LABELS[HARD])
-    return {HARD: "its own" if own else "hard", SOFT: "by experts" if own else "soft"}[labels]
+    return ("its own" if labels == HARD else "by experts") if one.soft_itself else labels
 
 
 def put_recipes(page: Page, board: BoardResults) -> None:

@@ -35,6 +35,7 @@ tiny:
     dsa: null
     dm4: null
     mtt: null
+    datm: null
     rtp: null
   {dataset}: {{}}
 """
