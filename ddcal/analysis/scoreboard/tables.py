@@ -82,8 +82,8 @@ def put_scores(page: Page, board: BoardResults) -> None:
         "training images, put through (e^x − e^−1) / (e − e^−1). Augmentation-robust score: the mean improvement over "
         f"random images with and without augmentation, put through the same. {100 * EVEN:.1f} % is the score of terms "
         "that cancel: the augmentation-robust score of random images themselves. A seed's set is held against random "
-        "images of the same seed, whose rate and epochs were chosen on `val` too; all training images count by their "
-        "mean.",
+        "images of the same seed, whose rate and epochs were chosen on `val` too; without augmentation the recipe "
+        "stays, and all training images count by their mean.",
         "note",
     )
 
@@ -183,12 +183,14 @@ def counted(what: str, found: Mapping[str, Measured], better: str) -> str:
     signs: tuple[tuple[int, str], ...] = ((1, "higher"), (-1, "lower"), (0, "not told apart"))
     good = 1 if better == "higher" else -1
     ordered = sorted(signs, key=lambda sign: (sign[0] == 0, sign[0] != good))
-    parts = [f"{word} on {len(told[sign])} of {total}{_names(told[sign])}" for sign, word in ordered]
+    parts = [f"{word} on {_of(told[sign], total)}" for sign, word in ordered if told[sign]]
     return f"{what}: {'; '.join(parts)}."
 
 
-def _names(names: Sequence[str]) -> str:
-    return f" ({', '.join(names)})" if names else ""
+def _of(names: Sequence[str], total: int) -> str:
+    if len(names) == total:
+        return "all of them" if total > 1 else names[0]
+    return f"{len(names)} of {total} ({', '.join(names)})"
 
 
 def number(

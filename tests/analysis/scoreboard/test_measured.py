@@ -44,9 +44,8 @@ def test_what_lacks_a_part_is_a_gap():
 
 def test_what_it_says():
     sets = {"A": Measured({0: 0.1, 1: 0.1001}), "B": Measured({0: -0.1, 1: 0.1}), "C": Measured({})}
-    assert (
-        counted("Soft", sets, "higher") == "Soft: higher on 1 of 2 (A); lower on 0 of 2; not told apart on 1 of 2 (B)."
-    )
+    assert counted("Soft", sets, "higher") == "Soft: higher on 1 of 2 (A); not told apart on 1 of 2 (B)."
+    assert counted("MTS", {"A": sets["A"], "D": sets["A"]}, "lower") == "MTS: higher on all of them."
     assert counted("Soft", {"C": Measured({})}, "lower") == "Soft: not run."
     assert written(Measured({0: 0.1, 1: 0.1}), 100.0, 1, signed=True) == "+10.0 [+10.0, +10.0]"
     assert written(Measured({0: -0.0001}), 100.0, 1, signed=True) == "+0.0"
