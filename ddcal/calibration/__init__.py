@@ -1,6 +1,7 @@
 """Calibration of classifiers: metrics, calibrators, masked temperature scaling and its sweeps, reliability diagrams."""
 
 from ddcal.calibration.calibrator import Calibrator, load_calibrator
+from ddcal.calibration.dirichlet import DirichletCalibration
 from ddcal.calibration.ensemble_scaling import EnsembleTemperatureScaling
 from ddcal.calibration.histogram import HistogramBinning
 from ddcal.calibration.isotonic import IsotonicCalibration
@@ -32,6 +33,7 @@ __all__ = [
     "BrierParts",
     "CalibrationError",
     "Calibrator",
+    "DirichletCalibration",
     "EnsembleTemperatureScaling",
     "HistogramBinning",
     "Interval",

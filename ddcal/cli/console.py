@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from ddcal.analysis.calibration_rows import calibration_rows
+from ddcal.analysis.further_rows import further_tables
 from ddcal.cli.sheets import Sheet
 from ddcal.cli.status_words import status_table
 from ddcal.study.record.chance import chance_warning
@@ -72,6 +73,8 @@ def print_summary(results: StudyResults, console: Console) -> None:
     for name, value in best.values.items():
         console.print(f"  {name:<24} {value:.4g}" if isinstance(value, float) else f"  {name:<24} {value}")
     console.print(calibration_table(best))
+    for table in further_tables(best):
+        console.print(Sheet(table.title, table.columns, table.rows, table.columns[table.words :]))
     if warning := chance_warning(best):
         console.print(f"warning: {warning}", soft_wrap=not console.is_terminal)
     _print_files(results, console)

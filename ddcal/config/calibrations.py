@@ -104,6 +104,13 @@ CALIBRATIONS: dict[str, Calibration] = {
         numbers=lambda classes, _: classes * (classes + 1),
         keeps_accuracy=False,
     ),
+    "dirichlet_val": Calibration(
+        "Dirichlet, real val",
+        bounds=None,
+        calibrator=f"{_PLACE}.dirichlet:DirichletCalibration",
+        numbers=lambda classes, _: classes * (classes + 1),
+        keeps_accuracy=False,
+    ),
     "ets_val": Calibration(
         "ensemble TS, real val",
         calibrator=f"{_PLACE}.ensemble_scaling:EnsembleTemperatureScaling",

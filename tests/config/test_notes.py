@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from ddcal.cli import app
 from ddcal.config import StudyConfig
-from ddcal.config.checks.notes import zca_notes
+from ddcal.config.checks.notes import unused_notes, zca_notes
 
 ZCA_ROWS = {
     "published": {("cifar10", 1), ("cifar10", 10), ("cifar100", 1), ("cifar100", 50)},
@@ -66,3 +66,39 @@ def test_validate_says_so_and_the_study_is_right(tmp_path):
     assert entry["ok"] and [note.split(":")[0] for note in entry["notes"]] == ["mtt, ipc 1"]
     result = CliRunner().invoke(app, ["validate", str(file), "--set", "base.data.zca=true"])
     assert result.exit_code == 0 and "note" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("base", "space", "said"),
+    [
+        ({"train.kl.temperature": 4.0}, {}, ["train.kl.temperature has no effect where train.loss is 'cross_entropy'"]),
+        ({"train.kl.temperature": 4.0, "train.loss": "kl"}, {}, []),
+        ({"train.kl.temperature": 4.0}, {"train.loss": ["mixup", "kl"]}, []),
+        (
+            {"train.mixup.alpha": 0.5, "train.focal.gamma": 2.0},
+            {"train.loss": ["mixup", "kl"]},
+            ["train.focal.gamma has no effect where train.loss is 'mixup' or 'kl', as in every trial: leave it out"],
+        ),
+        ({"distill.mtt.label_lr": 0.1}, {}, ["distill.mtt.label_lr has no effect where distill.backbone is 'real'"]),
+        ({"distill.mtt.label_lr": 0.1}, {"distill.backbone": ["real", "mtt"]}, []),
+        (
+            {"distill.backbone": "dm"},
+            {"distill.mtt.expert_epochs": [1, 2]},
+            ["distill.mtt.expert_epochs has no effect"],
+        ),
+        ({"distill.mtt.experts.epochs": 3, "labels.source": "experts", "distill.backbone": "dm"}, {}, []),
+    ],
+)
+def test_settings_that_no_trial_reads_are_told(tiny_study, base, space, said):
+    study = tiny_study(base=base, space={name: {"choice": values} for name, values in space.items()})
+    found = unused_notes(study)
+    assert len(found) == len(said) and all(one.startswith(part) for one, part in zip(found, said, strict=True)), found
+
+
+def test_validate_and_plan_say_so(write_study):
+    path = write_study({"train.kl.temperature": 4.0})
+    for verb in ("validate", "plan"):
+        said = CliRunner().invoke(app, [verb, str(path)])
+        assert said.exit_code == 0 and "train.kl.temperature has no effect" in " ".join(said.output.split()), (
+            said.output
+        )

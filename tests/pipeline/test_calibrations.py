@@ -36,6 +36,7 @@ METHODS = {
     "svs_val": {},
     "sms_val": {},
     "matrix_val": {},
+    "dirichlet_val": {},
     "ets_val": {},
     "isotonic_val": {},
     "histogram_val": {},

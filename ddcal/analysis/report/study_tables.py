@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from ddcal.analysis.calibration_rows import calibration_rows
+from ddcal.analysis.further_rows import further_tables
 from ddcal.analysis.report.cells import Run
 from ddcal.analysis.report.page import Entry, Link, Number, Page, run_anchor
 from ddcal.config.names import nest
@@ -57,6 +58,10 @@ def put_winner(page: Page, results: StudyResults, best: Trial) -> None:
         cells.append([row.name, *numbers, ", ".join(row.notes)])
     if cells:
         page.table(["calibration", "ECE", "NLL", "accuracy", ""], cells, caption=title)
+    for table in further_tables(best):
+        numbers_from = table.words
+        shown: list[list[Entry]] = [[*row[:numbers_from], *map(Number, row[numbers_from:])] for row in table.rows]
+        page.table(list(table.columns), shown, caption=table.title[0].upper() + table.title[1:])
     found = against_chance(best)
     if found is not None and found.low is not None:
         page.text(

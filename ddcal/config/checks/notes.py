@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from ddcal.config.backbones import SECTIONS
+from ddcal.config.names import nest
 from ddcal.config.presets import ZCA, preset_of
 from ddcal.config.space import combinations, trial_of
 from ddcal.config.study import StudyConfig
+from ddcal.config.training import LOSS_SECTIONS
+from ddcal.config.trial import TrialConfig, flatten
+
+_CHOOSING = ("distill.backbone", "train.loss", "labels.source")
+"""Names that decide which sections a trial reads."""
 
 _DECIDING = ("distill.backbone", "distill.family", "distill.ipc", "data.name")
 
@@ -27,3 +34,36 @@ def zca_notes(study: StudyConfig) -> list[str]:
                 f"{distill.backbone}, ipc {distill.ipc}: {row}, and data.zca is false: set it to true to follow the row"
             ] = None
     return list(notes)
+
+
+def unused_notes(study: StudyConfig) -> list[str]:
+    """Return a sentence for each setting of a loss, or of a backbone, that no trial of a study has.
+
+    Args:
+        study: Without mistakes.
+    """
+    given = [name for name in dict.fromkeys((*flatten(nest(study.base)[0]), *study.space)) if _of_a_section(name)]
+    if not given:
+        return []
+    trials = [trial_of(study, point) for point in combinations(study, _CHOOSING)]
+    notes = []
+    for name in given:
+        if not any(_reads(trial, name) for trial in trials):
+            key, found = ("train.loss", [trial.train.loss for trial in trials])
+            if name.startswith("distill."):
+                key, found = ("distill.backbone", [trial.distill.backbone for trial in trials])
+            has = " or ".join(repr(one) for one in dict.fromkeys(found))
+            notes.append(f"{name} has no effect where {key} is {has}, as in every trial: leave it out")
+    return notes
+
+
+def _of_a_section(name: str) -> bool:
+    part, section, *inside = [*name.split("."), ""]
+    return bool(inside[:-1]) and section in {"train": LOSS_SECTIONS, "distill": SECTIONS}.get(part, ())
+
+
+def _reads(trial: TrialConfig, name: str) -> bool:
+    part, section, *_ = name.split(".")
+    if part == "train":
+        return section == trial.train.loss
+    return section == trial.distill.spec.section or (name.startswith("distill.mtt.experts.") and trial.experts > 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ddcal.config import ConfigError, StudyConfig, TrialConfig
 from ddcal.config.baselines import enqueued_points
-from ddcal.config.checks.notes import zca_notes
+from ddcal.config.checks.notes import unused_notes, zca_notes
 from ddcal.config.places import is_url
 from ddcal.pipeline import Store
 from ddcal.pipeline.costs import Cost, Kind
@@ -190,6 +190,7 @@ def make_plan(
         packing=packing,
         time=time,
         warnings=[
+            *unused_notes(study),
             *about_data,
             *imported.warnings,
             *warnings,
