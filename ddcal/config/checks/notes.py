@@ -49,10 +49,10 @@ def unused_notes(study: StudyConfig) -> list[str]:
     notes = []
     for name in given:
         if not any(_reads(trial, name) for trial in trials):
-            key, found = ("train.loss", [trial.train.loss for trial in trials])
+            key, has = "train.loss", " or ".join(dict.fromkeys(repr(trial.train.loss) for trial in trials))
             if name.startswith("distill."):
-                key, found = ("distill.backbone", [trial.distill.backbone for trial in trials])
-            has = " or ".join(repr(one) for one in dict.fromkeys(found))
+                chosen = dict.fromkeys(repr(trial.distill.backbone) for trial in trials)
+                key, has = "distill.backbone", " or ".join(chosen)
             notes.append(f"{name} has no effect where {key} is {has}, as in every trial: leave it out")
     return notes
 
