@@ -1,5 +1,6 @@
 """At any width nothing is cut that a person needs: tables turn on their side, names stay different, commands whole."""
 
+import copy
 import io
 import re
 
@@ -121,11 +122,27 @@ def test_a_command_is_a_line_of_its_own_at_any_width(width):
     assert lines[-1] == f"  {command}"
 
 
+def tracked(results, uri):
+    """The same results of a study with another ``tracking.uri``."""
+    there = copy.copy(results)
+    tracking = results.study.tracking.model_copy(update={"uri": uri})
+    there.study = results.study.model_copy(update={"tracking": tracking})
+    return there
+
+
 def test_the_summary_has_whole_commands_on_a_narrow_terminal(results):
-    lines = shown(lambda console: print_summary(results, console), 60).splitlines()
+    lines = shown(lambda console: print_summary(tracked(results, None), console), 60).splitlines()
     commands = [line.strip() for line in lines if line.startswith("  ddcal ")]
     assert len(commands) == 2 and commands[0].endswith(f"&& ddcal replay best-{results.study.name}")
     assert commands[1] == f"ddcal ui {results.directory}"
+
+
+def test_ddcal_ui_is_offered_where_it_has_something_to_serve(results):
+    assert "MLflow" not in shown(lambda console: print_summary(tracked(results, "none"), console), 100)
+    there = tracked(results, "http://me:secret@mlflow.lab:5000")
+    printed = shown(lambda console: print_summary(there, console), 100)
+    assert "ddcal ui" not in printed and "secret" not in printed
+    assert "every trial is in MLflow at http://mlflow.lab:5000" in printed
 
 
 def make_status(running=3, **values):

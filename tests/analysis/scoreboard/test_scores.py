@@ -26,7 +26,7 @@ PACKAGE = [
 """What ddranking 0.2.0 (the authors' package) gives for these accuracies and weights: LabelRobustScoreHard,
 LabelRobustScoreSoft and AugmentationRobustScore with ``compute_metrics``, in subclasses whose helpers return them
 instead of training networks. It asks for numpy below 2, so it is not installed beside ddcal. (Its own helpers return
-percents, for which the scores leave [0, 1]; its leaderboard's are of shares, as here.)"""
+percents, for which the scores leave [0, 1]; ours are of shares.)"""
 
 
 @pytest.mark.parametrize(("score", "accuracies", "weight", "expected"), PACKAGE)
