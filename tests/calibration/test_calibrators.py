@@ -13,6 +13,7 @@ from scipy.special import softmax as scipy_softmax
 from sklearn.isotonic import IsotonicRegression
 
 from ddcal.calibration import (
+    DirichletCalibration,
     EnsembleTemperatureScaling,
     HistogramBinning,
     IsotonicCalibration,
@@ -31,7 +32,7 @@ from ddcal.calibration import (
 from ddcal.calibration.calibrator import shipped
 from ddcal.calibration.ensemble_scaling import MOST_UNIFORM
 
-AFFINE = (StructuredVectorScaling, StructuredMatrixScaling, MatrixScaling)
+AFFINE = (StructuredVectorScaling, StructuredMatrixScaling, MatrixScaling, DirichletCalibration)
 ALL = (
     *(TemperatureScaling, VectorScaling, *AFFINE),
     *(EnsembleTemperatureScaling, IsotonicCalibration, HistogramBinning),
