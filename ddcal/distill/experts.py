@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import parameters_to_vector
 
 from ddcal.compiling import call_network, compile_network
 from ddcal.config import DistillConfig, NetworkConfig
@@ -200,7 +200,7 @@ def expert_network(
 ) -> Network:
     """Return an expert as it was after ``epoch`` epochs, in evaluation mode."""
     network = skeleton(dataset, config, generator(0, "experts", "skeleton")).to(device)
-    vector_to_parameters(experts.weights(index, epoch).to(device), network.parameters())
+    load_weights(network, experts.weights(index, epoch))
     return network.eval()
 
 
@@ -208,6 +208,13 @@ def skeleton(dataset: Dataset, config: DistillConfig, draws: torch.Generator) ->
     """Return the distilling network of a config, newly initialised."""
     network = config.network.over(NetworkConfig())
     return build_network(network, dataset.channels, dataset.image_size, dataset.num_classes, draws)
+
+
+def load_weights(network: nn.Module, vector: Tensor) -> None:
+    """Copy a weight vector (P,) into a network's parameters, wherever that is."""
+    with torch.no_grad():
+        for parameter, part in zip(network.parameters(), unflatten(vector, network), strict=True):
+            parameter.copy_(part)
 
 
 def unflatten(vector: Tensor, network: nn.Module) -> list[Tensor]:

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import cosine_similarity, cross_entropy
-from torch.nn.utils import vector_to_parameters
 
 from ddcal.config import DistillConfig
 from ddcal.data import Dataset
 from ddcal.data.augment import Augmentation, augment, draw_augmentation, move_augmentations
-from ddcal.distill.experts import Experts, skeleton, unflatten
+from ddcal.distill.experts import Experts, load_weights, skeleton, unflatten
 from ddcal.distill.learned import LearnedImages
 from ddcal.distill.limits import diverged, limited
 from ddcal.distill.unroll import Method, Tensors, UnrollGradient, method_of, unroll_gradient
@@ -220,8 +219,7 @@ class TrajectoryMatching(LearnedImages):
     def last_network(self, expert: int) -> Network:
         """Return an expert as it is after its last epoch."""
         network = copy.deepcopy(self.network)
-        weights = self.experts.weights(expert, self.config.mtt.kept_epochs).to(self.device)
-        vector_to_parameters(weights, network.parameters())
+        load_weights(network, self.experts.weights(expert, self.config.mtt.kept_epochs))
         return network
 
     def _learn_labels(self, logits: Tensor, velocity: Tensor) -> None:

@@ -19,16 +19,16 @@ from measuring.task import Task
 LEARNED = ("dc", "dsa", "dm", "mtt", "rtp")
 """Backbones whose steps are measured; `DISTILLED` has those too that learn nothing."""
 DISTILLED = tuple(name for name, one in BACKBONES.items() if one.distills and not one.imports)
+TRAJECTORIES: dict[str, Any] = {
+    **{"student_steps": 4, "expert_epochs": 1, "max_start": 2, "image_lr": 3.0, "rate_lr": 1e-4, "rate": 0.05},
+    "experts": {"count": 2, "batch_size": 8},
+}
 SHORT: dict[str, dict[str, Any]] = {
     "dc": {"matching": {"outer": 2, "inner": 2, "real_batch": 5, "inner_batch": 4}},
     "dsa": {"matching": {"outer": 2, "inner": 2, "real_batch": 5, "inner_batch": 4}},
     "dm": {"dm": {"real_batch": 5}},
-    "mtt": {
-        "mtt": {
-            **{"student_steps": 4, "expert_epochs": 1, "max_start": 2, "image_lr": 3.0, "rate_lr": 1e-4, "rate": 0.05},
-            "experts": {"count": 2, "batch_size": 8},
-        }
-    },
+    "mtt": {"mtt": TRAJECTORIES},
+    "datm": {"mtt": TRAJECTORIES | {"first_max_start": 1, "expand_until": 2, "label_lr": 0.5}},
     "rtp": {"rtp": {"bases": 3, "steps": 4, "batch_per_class": 4, "real_batch": 5, "inner_lr": 0.05}},
 }
 """Settings with which an iteration takes milliseconds."""
