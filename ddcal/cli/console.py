@@ -14,8 +14,7 @@ from ddcal.analysis.calibration_rows import calibration_rows
 from ddcal.analysis.further_rows import further_tables
 from ddcal.cli.sheets import Sheet
 from ddcal.cli.status_words import status_table
-from ddcal.credentials import without_credentials
-from ddcal.study.mlflow.client import tracking_uri
+from ddcal.study.mlflow.client import server_address
 from ddcal.study.record.chance import chance_warning
 from ddcal.study.record.confirmation import sentence, standing
 from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial
@@ -215,11 +214,10 @@ def _print_files(results: StudyResults, console: Console) -> None:
         print_command(
             "hand the winner on, and run it again", f"ddcal export {folder} --to {to} && ddcal replay {to}", console
         )
-    uri = tracking_uri(results.study, results.directory.parent)
-    if uri is not None and not uri.startswith("http"):  # `ddcal ui` serves a database
+    if server := server_address(results.study):  # `ddcal ui` serves a database
+        console.print(f"every trial is in MLflow at {server}")
+    elif results.study.tracking.uri != "none":
         print_command("see every trial in MLflow", f"ddcal ui {shlex.quote(directory)}", console)
-    elif uri is not None:
-        console.print(f"every trial is in MLflow at {without_credentials(uri)}")
 
 
 def shown_path(path: Path) -> str:

@@ -77,6 +77,12 @@ def tracking_uri(study: StudyConfig, root: Path) -> str | None:
     return sqlite_uri(Path(path).absolute())
 
 
+def server_address(study: StudyConfig) -> str | None:
+    """Return the address of the server that tracks a study, without its password; None where no server does."""
+    uri = study.tracking.uri or ""
+    return without_credentials(uri) if uri.startswith("http") else None
+
+
 def sqlite_uri(path: Path) -> str:
     """Return the URI with which MLflow opens this very file, whatever characters its path has.
 
