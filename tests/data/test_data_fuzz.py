@@ -27,7 +27,7 @@ def ask_all(config):
         raise said[-1]
 
 
-@pytest.mark.parametrize("count", [EXAMPLES // 2, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [EXAMPLES // 2, pytest.param(400, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("packed", [False, True])
 def test_mutations_of_an_npz(arrays, tmp_path, packed, count):
     arrays["x_train"] = arrays["x_train"][:, :, :, 0] / np.float32(255.0)
@@ -73,7 +73,7 @@ def seeds():
     return found | {"n.png": stream.getvalue()}
 
 
-@pytest.mark.parametrize("count", [EXAMPLES, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [EXAMPLES, pytest.param(400, marks=pytest.mark.slow)])
 def test_mutations_of_pictures(tmp_path, count):
     contents, refused = seeds(), []
     for part in ("train", "test"):
@@ -100,7 +100,7 @@ def test_mutations_of_pictures(tmp_path, count):
     assert sum(refused) > len(refused) / 4
 
 
-@pytest.mark.parametrize("count", [EXAMPLES // 2, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [EXAMPLES // 2, pytest.param(400, marks=pytest.mark.slow)])
 def test_mutations_of_the_lists_of_tiny_imagenet(tiny_imagenet, count):
     base, refused = tiny_imagenet / "tiny-imagenet-200", []
     names = ("wnids.txt", "words.txt", "val/val_annotations.txt", "train/n01/n01_boxes.txt")

@@ -28,7 +28,7 @@ from ddcal.study.record.results import load_study
 from ddcal.untrusted import Untrusted
 
 KEY = "ab" * 32
-EXAMPLES = pytest.mark.parametrize("examples", [100, pytest.param(1000, marks=pytest.mark.slow)])
+EXAMPLES = pytest.mark.parametrize("examples", [100, pytest.param(400, marks=pytest.mark.slow)])
 
 
 def outside(folder, inside):
