@@ -139,13 +139,13 @@ def _read(folder: Path, name: str, parse: Callable[[str], Any]) -> dict[str, Any
 def _check_unedited(folder: Path, run: dict[str, Any], lock: dict[str, Any]) -> None:
     absent = object()
     edited = [
-        f"{folder}: {_name(key)} is {_shown(run, key)} in {RUN}, but {_shown(lock, key)} in {LOCK}"
+        f"{folder / RUN}: {_name(key)} is {_shown(run, key)}, but was exported as {_shown(lock, key)}"
         for key in sorted(run.keys() | lock.keys())
         if run.get(key, absent) != lock.get(key, absent) or type(run.get(key)) is not type(lock.get(key))
     ]
     if edited:
         left = [f"and {len(edited) - 20} more"] if len(edited) > 20 else []
-        cure = "restore the file that was edited, or run a study of your own with other values"
+        cure = "restore the exported values, or run a study of your own with these"
         if len(edited) == 1 and "config.data.root" in {key for key in run if run[key] != lock.get(key, absent)}:
             cure = "restore it: where the same data lies here is said by --data-root PLACE or $DDCAL_DATA"
         raise ExportError("\n".join([*edited[:20], *left, cure]))
