@@ -194,7 +194,7 @@ def test_ctrl_c_ends_the_study_and_its_runs(tiny_study, tmp_path):
 def test_a_killed_worker_goes_on_from_its_checkpoint(tiny_study, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "StudyDriver", functools.partial(StudyDriver, checkpoint_seconds=0.1))
     study = tiny_study(
-        base={"train.epochs": 600, "train.networks": 2},
+        base={"train.epochs": 1500, "train.networks": 2},
         space={"calibrate.mask.ratio": {"choice": [0.5]}},
         search={"trials": 1},
         tracking={},
@@ -213,7 +213,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(tiny_study, tmp_path, monke
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.02)
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 170
     killer = threading.Thread(target=kill)
     killer.start()
     results = run_study(study, output=tmp_path / "b")
