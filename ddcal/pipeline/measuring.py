@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from ddcal.calibration import score
-from ddcal.config import TrialConfig
+from ddcal.config import NetworkConfig, TrialConfig
 from ddcal.config.trial import held_out_per_class
 from ddcal.data import Dataset
 from ddcal.distill import images_per_class
 from ddcal.errors import BadInput
+from ddcal.networks import Network, build_network
 from ddcal.pipeline.costs import Cost
 from ddcal.pipeline.environment import Environment
 from ddcal.pipeline.stages import STAGES
@@ -125,3 +126,10 @@ def random_logits(config: TrialConfig, dataset: Dataset) -> dict[str, Tensor]:
         tensors[f"{name}_logits"] = 3.0 * torch.randn(shape, generator=stream)
         tensors[f"{name}_labels"] = torch.arange(count) % dataset.num_classes
     return tensors
+
+
+def untrained_network(config: TrialConfig, dataset: Dataset, device: str) -> Network:
+    """Return a network of a resolved trial as it is before training: it takes as long as a trained one."""
+    network = config.train.network.over(NetworkConfig())
+    draws = generator(config.seed, "plan", "network")
+    return build_network(network, dataset.channels, dataset.image_size, dataset.num_classes, draws).to(device)

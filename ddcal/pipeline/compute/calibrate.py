@@ -21,11 +21,10 @@ from ddcal.calibration import (
     masked_logits,
     ratio_for_accuracy,
 )
-from ddcal.config import NetworkConfig, TrialConfig
+from ddcal.config import TrialConfig
 from ddcal.config.calibrations import CALIBRATIONS, Calibration, calibration
 from ddcal.config.components import ComponentError, imported_object
 from ddcal.data import Dataset
-from ddcal.networks import build_network
 from ddcal.pipeline import measuring
 from ddcal.pipeline.compute.base import Found
 from ddcal.pipeline.compute.folds import fold_logits_of
@@ -36,7 +35,6 @@ from ddcal.pipeline.measuring import images_like_train, random_logits
 from ddcal.pipeline.place import TrialPlace
 from ddcal.pipeline.stages.calibrate import CALIBRATE, CALIBRATORS
 from ddcal.pipeline.stages.masked import MASKED_RATIOS
-from ddcal.seeding import generator
 from ddcal.soft_labels import repeated
 
 
@@ -214,13 +212,7 @@ def measure(config: TrialConfig, dataset: Dataset, device: str, compiled: bool =
         images, labels = dataset.val.images, dataset.val.labels
     else:
         images, labels, _ = images_like_train(config, dataset)
-    network = build_network(
-        config.train.network.over(NetworkConfig()),
-        dataset.channels,
-        dataset.image_size,
-        dataset.num_classes,
-        generator(config.seed, "plan", "network"),
-    ).to(device)
+    network = measuring.untrained_network(config, dataset, device)
     images, labels = images.to(device), labels.to(device)
     draws = min(settings.draws, 2)
     chosen = settings.spec.finds_ratio

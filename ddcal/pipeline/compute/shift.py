@@ -14,12 +14,12 @@ from ddcal.calibration.checks import Floats
 from ddcal.calibration.metrics.binned import top1_ece
 from ddcal.calibration.metrics.predictions import Predictions, predict, predict_from_probabilities
 from ddcal.calibration.metrics.separation import separation
-from ddcal.config import NetworkConfig, TrialConfig
+from ddcal.config import TrialConfig
 from ddcal.config.datasets import other_data, other_label
 from ddcal.data import Dataset
 from ddcal.data.corruptions import STRENGTHS, corrupted
 from ddcal.data.other import drawn_rows, other_test_images
-from ddcal.networks import build_network, predict_logits
+from ddcal.networks import predict_logits
 from ddcal.pipeline import measuring
 from ddcal.pipeline.compute.train import logits_of, networks_of
 from ddcal.pipeline.measuring import SCORED_IMAGES
@@ -132,13 +132,7 @@ def shift_seconds(config: TrialConfig, dataset: Dataset, device: str) -> float:
     asked = config.evaluate.shift
     if not asked.asked or len(dataset.test) == 0:
         return 0.0
-    network = build_network(
-        config.train.network.over(NetworkConfig()),
-        dataset.channels,
-        dataset.image_size,
-        dataset.num_classes,
-        generator(config.seed, "plan", "network"),
-    ).to(device)
+    network = measuring.untrained_network(config, dataset, device)
     rows = torch.arange(min(len(dataset.test), asked.images, SCORED_IMAGES // 4))
     answers = measuring.seconds_of(lambda: _answers([network], _pixels(dataset, rows), dataset, device), device)
     answers *= config.train.networks * len(asked.datasets)
