@@ -83,7 +83,7 @@ class Slurm:
 
     def ask(self, *command, **options):
         """Return what one of its commands prints."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, **options)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=600, **options)
         return done.stdout + done.stderr
 
     def state(self, job):
@@ -102,7 +102,7 @@ class Slurm:
             process.terminate()
         for process in self._processes[::-1]:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=60)
+                process.wait(timeout=600)
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
 

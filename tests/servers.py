@@ -62,7 +62,7 @@ class Passing(http.server.BaseHTTPRequestHandler):
             }
             request = urllib.request.Request(self.target + self.path, body or None, headers, method=self.command)
             try:
-                with urllib.request.urlopen(request, timeout=60) as answer:
+                with urllib.request.urlopen(request, timeout=600) as answer:
                     status, content, kind = answer.status, answer.read(), answer.headers["Content-Type"]
             except urllib.error.HTTPError as error:
                 status, content, kind = error.code, error.read(), error.headers["Content-Type"]
@@ -133,7 +133,7 @@ def wait_for_server(uri, process, log):
     until = time.monotonic() + MOST_SECONDS
     while True:
         try:
-            urllib.request.urlopen(f"{uri}/health", timeout=60).close()
+            urllib.request.urlopen(f"{uri}/health", timeout=600).close()
             return
         except (urllib.error.URLError, OSError):
             assert process.poll() is None, log.read_text()[-2000:]

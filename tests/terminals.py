@@ -10,7 +10,7 @@ import sys
 import termios
 import time
 
-MOST_SECONDS = 170
+MOST_SECONDS = 600
 _ESCAPE = re.compile(r"\x1b\[([0-9;?]*)([a-zA-Z])")
 
 

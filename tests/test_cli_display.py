@@ -23,7 +23,7 @@ from rich.text import Text
 from ddcal.cli.display import Display, can_display
 
 def until(condition):
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -90,7 +90,7 @@ def test_a_run_on_a_terminal_ends_as_one_in_a_pipe(write_study, tmp_path):
         assert said in written, said
     left = [line for line in screen(written, 160) if line]
     again = subprocess.run(
-        [sys.executable, *DDCAL, "resume", tmp_path / "runs" / "tiny"], capture_output=True, text=True, timeout=170
+        [sys.executable, *DDCAL, "resume", tmp_path / "runs" / "tiny"], capture_output=True, text=True, timeout=600
     )
     assert left[0].startswith("study tiny: 2 trials; debug mode: one trial at a time in this process on cpu")
     assert [line[:24] for line in left[1:3]] == ["1/2  tiny-0000  complete", "2/2  tiny-0001  complete"]
@@ -118,7 +118,7 @@ def test_elsewhere_there_are_lines_now_and_then(tiny_study, tmp_path):
     stream = io.StringIO()
 
     def wait(advance):
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 600
         while "of 2 trials finished" not in stream.getvalue():
             assert time.monotonic() < deadline
             time.sleep(0.01)

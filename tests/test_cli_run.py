@@ -190,7 +190,7 @@ def test_a_cluster_whose_token_is_missing_is_refused(write_study, tmp_path):
             | {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token"},
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=600,
         )
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert f"--address {address}" in result.stderr and "token" in result.stderr

@@ -189,7 +189,7 @@ def test_the_walk_sees_imports_in_functions_and_relative_ones():
 
 def run_python(code, *arguments):
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 HEAVY = "{'torch', 'ray', 'mlflow', 'pandas', 'sklearn', 'scipy', 'matplotlib', 'optuna', 'numpy'} & sys.modules.keys()"

@@ -24,7 +24,7 @@ class HalvingPool(nn.AvgPool2d):
         """Return maps (N, C, ⌊H/2⌋, ⌊W/2⌋) of maps (N, C, H, W)."""
         if torch.compiler.is_compiling():
             return _by_views(maps)
-        slices = maps.device.type == "cpu" and maps.requires_grad and torch.is_grad_enabled() and maps.numel() > TINY
+        slices = maps.device.type == "cpu" and maps.numel() > TINY and not torch.jit.is_tracing()
         if not slices:
             return super().forward(maps)
         pooled: Tensor = _Pool.apply(maps)

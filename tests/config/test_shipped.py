@@ -64,7 +64,7 @@ def test_the_wheel_runs_the_quickstart_outside_a_checkout(tmp_path):
     subprocess.run([*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel], check=True, timeout=600)
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path)}
     where = [sys.executable, "-c", "import ddcal; print(ddcal.__file__)"]
-    said = subprocess.run(where, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    said = subprocess.run(where, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=600)
     assert said.stdout.startswith(str(tmp_path / "site"))
     for command in (
         ["run", "quickstart", "--debug", "--trials", "2"],

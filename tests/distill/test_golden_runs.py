@@ -61,7 +61,7 @@ def digits():
 def hashes_of_another_process():
     command = [sys.executable, "-c", SCRIPT, json.dumps(SETTINGS)]
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
-    output = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=120).stdout
+    output = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=600).stdout
     return dict(line.split() for line in output.splitlines())
 
 

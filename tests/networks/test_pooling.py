@@ -35,6 +35,13 @@ def test_values_and_derivatives_have_the_bits_of_torchs(sides, cached, monkeypat
 
 
 @pytest.mark.parametrize("sides", SIDES[:-1])
+def test_without_a_gradient_it_has_the_bits_of_torchs(sides):
+    leaf = maps(7, 3, *sides)
+    with torch.no_grad():
+        assert torch.equal(HalvingPool()(leaf), avg_pool2d(leaf, 2))
+
+
+@pytest.mark.parametrize("sides", SIDES[:-1])
 def test_derivatives_are_those_of_finite_differences(sides):
     leaf = maps(2, 2, *sides, dtype=torch.float64).requires_grad_()
     assert gradcheck(HalvingPool(), [leaf]) and gradgradcheck(HalvingPool(), [leaf])

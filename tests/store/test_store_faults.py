@@ -189,7 +189,7 @@ def test_processes_that_publish_the_same_keys_leave_one_whole_entry_each(place):
         process.stdin.write("\n")
         process.stdin.flush()
     for process in processes:
-        process.communicate(timeout=120)
+        process.communicate(timeout=600)
         assert process.returncode == 0
     assert [fault for _, _, fault in verify_store(place.open())] == [None] * 12
     for cache in ("cold", "one"):

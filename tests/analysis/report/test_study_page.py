@@ -160,7 +160,7 @@ def test_a_click_on_a_head_sorts_the_table_in_a_browser(made_study, tmp_path):
     page = tmp_path / "clicked.html"
     page.write_text(study_report(results).read_text().replace("</body>", CLICKS.replace("NAMES", json.dumps(names))))
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    ran = subprocess.run([BROWSER, *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120)
+    ran = subprocess.run([BROWSER, *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=600)
     found = json.loads(html.unescape(re.search("<body>(.*?)</body>", ran.stdout, re.DOTALL)[1]))
     nll = {str(trial.number): (trial.metrics or {}).get("val/nll") for trial in results.records}
     known = sorted((value, number) for number, value in nll.items() if value is not None)

@@ -65,7 +65,7 @@ def test_a_study_that_has_crashed_is_told_with_what_goes_on(folder):
 
 def fetch(address):
     try:
-        with urllib.request.urlopen(address, timeout=60) as answer:
+        with urllib.request.urlopen(address, timeout=600) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, b""

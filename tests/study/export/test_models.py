@@ -249,7 +249,7 @@ def test_the_model_needs_no_ddcal_and_may_lie_elsewhere(study, exported, digits,
     np.save(tmp_path / "images.npy", digits[0])
     command = [sys.executable, "-c", WITHOUT_DDCAL, moved, tmp_path / "out.npy", tmp_path / "images.npy"]
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), of_evaluate(study, NORMALISED, 1)[2], atol=2e-6, rtol=0)
 
@@ -281,7 +281,7 @@ def test_served_probabilities_are_those_that_evaluate_scored(study, exported, di
     def post(values):
         body = json.dumps({"inputs": values.tolist()}).encode()
         request = urllib.request.Request(f"{uri}/invocations", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=600) as answer:
             return np.array(json.load(answer)["predictions"])
 
     with scoring_server(exported / "model", tmp_path, port) as uri:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu")
     script = Path(__file__).parents[2] / "gpu_studies.py"
-    done = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, timeout=170)
+    done = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
 

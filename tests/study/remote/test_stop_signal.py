@@ -5,7 +5,7 @@ import time
 
 from ddcal.study.remote.stop_signal import SignalledToStop, signal_actor, stop_signal
 
-MOST_SECONDS = 120
+MOST_SECONDS = 600
 
 
 def asking():

@@ -54,7 +54,7 @@ def nodes_of(directory):
     }
 
 
-def wait_until(process, condition, seconds=150):
+def wait_until(process, condition, seconds=600):
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[1][-2000:]

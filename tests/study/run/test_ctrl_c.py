@@ -49,7 +49,7 @@ def start(tmp_path, write_study):
             process.wait()
 
 
-def wait_for(condition, process, seconds=170):
+def wait_for(condition, process, seconds=600):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline and process.poll() is None
@@ -88,7 +88,7 @@ def test_the_first_saves_everything_and_says_how_to_go_on(start, tmp_path, mode,
     process = start(mode)
     time.sleep(0.5)
     press(process, signum)
-    assert process.wait(timeout=170) == (GO_ON if signum in SCHEDULERS else 128 + signum)
+    assert process.wait(timeout=600) == (GO_ON if signum in SCHEDULERS else 128 + signum)
     said = (tmp_path / "output.txt").read_text()
     assert (
         "Traceback" not in said and f"ddcal resume {tmp_path}/runs/tiny" in said and "trials save their state" in said
@@ -110,10 +110,10 @@ def test_the_second_stops_at_once(start, tmp_path, mode, signum):
     wait_for(lambda: "stopping" in (tmp_path / "output.txt").read_text(), process)
     time.sleep(1.1 if signum == signal.SIGTERM else 0.0)  # two at once are one
     press(process, signum)
-    assert process.wait(timeout=100) == 128 + signum
+    assert process.wait(timeout=600) == 128 + signum
     said = (tmp_path / "output.txt").read_text()
     assert "Traceback" not in said and "stopped at once; go on with:\n  ddcal resume" in said
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while group(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert group(process.pid) == [], "Ray's processes end with the one that started them"
@@ -132,7 +132,7 @@ def test_a_trial_that_was_stopped_in_the_middle_goes_on_to_the_same_bits(start, 
     search = {"trials": 1, "enqueue": [{"distill.ipc": 1}]}
     process = start(["--debug"], base, search=search)
     press(process)
-    assert process.wait(timeout=100) == 130
+    assert process.wait(timeout=600) == 130
     resumed = resume_study(tmp_path / "runs" / "tiny", debug=True)
     log = (tmp_path / "runs" / "tiny" / "logs" / "tiny-0000.log").read_text()
     assert "train: goes on from its checkpoint" in log
@@ -208,7 +208,7 @@ def test_a_study_stops_before_the_time_limit_of_its_job(monkeypatch):
         raise AssertionError("a study that could never do anything would be queued again and again")
     with interruptible() as interrupts, interrupts.deferred():
         with stopped_before(3599.0):
-            deadline = time.monotonic() + 170
+            deadline = time.monotonic() + 600
             while not interrupts.pressed:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
@@ -241,7 +241,7 @@ def test_a_terminal_that_is_gone_is_not_written_to(tmp_path, write_study):
         command = [sys.executable, "-c", "from ddcal.cli import main; main()", "run", str(file), "--debug"]
         os.execv(sys.executable, [*command, "--output", str(tmp_path / "runs")])
     log = tmp_path / "runs" / "tiny" / "logs" / "tiny-0000.log"
-    deadline = time.monotonic() + 170
+    deadline = time.monotonic() + 600
     while not (log.is_file() and "train: begins" in log.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -274,7 +274,7 @@ def test_sigterm_before_the_first_trial_while_ray_starts_and_at_the_end(tmp_path
         wait_for(lambda: moment in output.read_text(), process)
         time.sleep(2.0 if moment == "starting" else 0.0)
         press(process, signal.SIGTERM)
-        code = process.wait(timeout=170)
+        code = process.wait(timeout=600)
     finally:
         for pid in group(process.pid):
             os.kill(pid, signal.SIGKILL)

@@ -25,7 +25,7 @@ def ray(cluster, *arguments, **environment):
         cwd=cluster.folder,
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=600,
     )
 
 

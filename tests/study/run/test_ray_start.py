@@ -87,7 +87,7 @@ def test_a_limit_on_memory_that_torch_does_not_fit_into_is_one_sentence(write_st
 
     result = subprocess.run(
         [*DDCAL, "run", str(write_study()), "--output", str(tmp_path / "runs")],
-        capture_output=True, text=True, timeout=170, preexec_fn=limit, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=600, preexec_fn=limit, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
     )  # fmt: skip
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1, result.stderr
     assert "gives the program no memory" in result.stderr and "ulimit -v" in result.stderr

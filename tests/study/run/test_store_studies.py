@@ -54,7 +54,7 @@ def test_two_studies_at_once_compute_every_stage_once(write_study, tmp_path):
         subprocess.Popen([*common, f"name={name}"], env=environment, stdout=subprocess.PIPE, text=True)
         for name in ("one", "two")
     ]
-    printed = [process.communicate(timeout=170)[0] for process in processes]
+    printed = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     one, two = (load_study(tmp_path / "runs" / name) for name in ("one", "two"))
     assert [trial.metrics for trial in one.records] == [trial.metrics for trial in two.records]
@@ -254,7 +254,7 @@ def test_a_disk_that_takes_nothing(case, tmp_path):
     if not tried or tried.returncode:
         pytest.skip(f"no right to mount: {tried.stderr.decode().strip() if tried else 'no unshare here'}")
     result = subprocess.run(
-        [*command, sys.executable, "-c", MOUNTED, str(tmp_path), case], capture_output=True, text=True, timeout=170
+        [*command, sys.executable, "-c", MOUNTED, str(tmp_path), case], capture_output=True, text=True, timeout=600
     )
     assert result.returncode == 0 and result.stdout.endswith("done\n"), result.stderr
     assert list(tmp_path.iterdir()) == []

@@ -241,7 +241,7 @@ except StoreError as error:
     print(error, error.cure)
 log.close()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
     assert done.stderr == ""
     assert done.stdout.startswith("the log /dev/full cannot be written: No space left on device free space there")
 
