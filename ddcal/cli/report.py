@@ -21,23 +21,24 @@ report_app = typer.Typer(
 )
 app.add_typer(report_app, name="report")
 
+Output = Annotated[Path, typer.Option(metavar="DIR", help="The page, its studies and their store.")]
+Scale = Annotated[str, typer.Option(help="cpu: reduced, for 2 CPU cores; gpu: the published recipes.")]
+Datasets = Annotated[str, typer.Option(metavar="NAME,…", help="Datasets, separated by commas.")]
+Plan = Annotated[bool, typer.Option("--plan", help="Measure a few steps and tell what it would cost; nothing is run.")]
+Studies = Annotated[Path | None, typer.Option(metavar="DIR", help="The studies of the report; default: ddcal's own.")]
+PageFolder = Annotated[Path | None, typer.Option(metavar="OUT", help="Where the page goes; default: DIR/report.")]
+
 
 @report_app.command("paper")
 def report_paper(
-    output: Annotated[Path, typer.Option(metavar="DIR", help="The page, its studies and their store.")] = Path("paper"),
-    scale: Annotated[str, typer.Option(help="cpu: reduced, for 2 CPU cores; gpu: the published recipes.")] = "cpu",
-    datasets: Annotated[
-        str, typer.Option(metavar="NAME,…", help="Datasets, separated by commas.")
-    ] = "digits,fashion-mnist,cifar10",
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Measure a few steps and tell what it would cost; nothing is run.")
-    ] = False,
+    output: Output = Path("paper"),
+    scale: Scale = "cpu",
+    datasets: Datasets = "digits,fashion-mnist,cifar10",
+    plan: Plan = False,
     extra: Annotated[
         bool, typer.Option("--extra", help="Also run what the scale leaves out as dear: other losses at ipc 50.")
     ] = False,
-    studies: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The paper's studies; default: ddcal's own.")
-    ] = None,
+    studies: Studies = None,
     debug: Debug = False,
     address: Address = None,
     as_json: AsJson = False,
@@ -45,8 +46,7 @@ def report_paper(
     """Run what is missing of the paper's studies and write its tables and figures."""
     from ddcal.analysis.report.studies import paper_studies, studies_folder
 
-    names = [name.strip() for name in datasets.split(",") if name.strip()]
-    wanted = paper_studies(scale, names, studies_folder(studies), extra)
+    wanted = paper_studies(scale, _names(datasets), studies_folder(studies), extra)
 
     from ddcal.cli.console import make_console
 
@@ -62,27 +62,19 @@ def report_paper(
 
     progress = ReportProgress(make_console(), shlex.join(["ddcal", *sys.argv[1:]]))
     report = paper_report(wanted, output, scale, progress, debug=debug, address=address)
-    typer.echo(str(report.page))
-    if report.gaps:
-        typer.echo(f"{report.gaps} numbers are missing; the page says why", err=True)
+    _say_where(report.page, report.gaps)
 
 
 @report_app.command("scoreboard")
 def report_scoreboard(
-    output: Annotated[Path, typer.Option(metavar="DIR", help="The page, its studies and their store.")] = Path(
-        "scoreboard"
-    ),
-    scale: Annotated[str, typer.Option(help="cpu: reduced, for 2 CPU cores; gpu: the published recipes.")] = "cpu",
-    datasets: Annotated[str, typer.Option(metavar="NAME,…", help="Datasets, separated by commas.")] = "digits,cifar10",
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Measure a few steps and tell what it would cost; nothing is run.")
-    ] = False,
+    output: Output = Path("scoreboard"),
+    scale: Scale = "cpu",
+    datasets: Datasets = "digits,cifar10",
+    plan: Plan = False,
     sets: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Sets of your own, as in sets.yaml; may be repeated.")
     ] = None,
-    studies: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The scoreboard's studies; default: ddcal's own.")
-    ] = None,
+    studies: Studies = None,
     debug: Debug = False,
     address: Address = None,
     as_json: AsJson = False,
@@ -90,8 +82,7 @@ def report_scoreboard(
     """Compare sets under hard and soft labels, by recipes chosen on val; run what is missing."""
     from ddcal.analysis.scoreboard.studies import board_folder, boards
 
-    names = [name.strip() for name in datasets.split(",") if name.strip()]
-    wanted = boards(scale, names, board_folder(studies), sets or ())
+    wanted = boards(scale, _names(datasets), board_folder(studies), sets or ())
 
     from ddcal.cli.console import make_console
 
@@ -109,17 +100,23 @@ def report_scoreboard(
 
     progress = ReportProgress(make_console(), shlex.join(["ddcal", *sys.argv[1:]]))
     made = scoreboard(wanted, output, scale, progress, debug=debug, address=address)
-    typer.echo(str(made.page))
-    if made.gaps:
-        typer.echo(f"{made.gaps} numbers are missing; the page says why", err=True)
+    _say_where(made.page, made.gaps)
+
+
+def _names(datasets: str) -> list[str]:
+    return [name.strip() for name in datasets.split(",") if name.strip()]
+
+
+def _say_where(page: Path, gaps: int) -> None:
+    typer.echo(str(page))
+    if gaps:
+        typer.echo(f"{gaps} numbers are missing; the page says why", err=True)
 
 
 @report_app.command("study")
 def report_study(
     directory: StudyFolder,
-    output: Annotated[
-        Path | None, typer.Option(metavar="OUT", help="Where the page goes; default: DIR/report.")
-    ] = None,
+    output: PageFolder = None,
 ) -> None:
     """Write the page of a study; nothing is run."""
     from ddcal.study.record.results import load_study
@@ -134,9 +131,7 @@ def report_study(
 @app.command()
 def watch(
     directory: StudyFolder,
-    output: Annotated[
-        Path | None, typer.Option(metavar="OUT", help="Where the page goes; default: DIR/report.")
-    ] = None,
+    output: PageFolder = None,
     every: Annotated[float, typer.Option(metavar="SECONDS", min=1.0, help="Between two pages, at least.")] = 10.0,
     serve: Annotated[
         bool, typer.Option("--serve", help="Serve the page on 127.0.0.1 too, until Ctrl-C, for a browser elsewhere.")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
-from ddcal import __version__
-from ddcal.analysis.labels import REDUCED_NOTE
 from ddcal.analysis.report.artefacts import Artefacts
 from ddcal.analysis.report.cells import Collected
 from ddcal.analysis.report.comparison_table import put_comparison, put_overview
@@ -24,12 +20,11 @@ from ddcal.analysis.report.network_figures import (
 from ddcal.analysis.report.page import Page
 from ddcal.analysis.report.progress import ReportProgress
 from ddcal.analysis.report.running import load_finished, run_missing
-from ddcal.analysis.report.runs_table import put_runs
+from ddcal.analysis.report.runs_table import FULL_SCALE, put_facts, put_runs
 from ddcal.analysis.report.solvers import draw_solvers
 from ddcal.analysis.report.studies import STEMS, ReportStudy, study_names
 from ddcal.analysis.report.tables import ddnn_rows, put_table, table1_rows, table2_rows
 
-FULL_SCALE = "gpu"
 FIGURES, TABLES = "figures", "tables"
 """Folders of the files beside the page."""
 
@@ -94,25 +89,8 @@ def _introduction(page: Page, found: Sequence[Collected], scale: str) -> None:
         "scaling. ECE is the expected calibration error (top-1, 10 equal-width bins); 0 is perfect, and a perfectly "
         "calibrated network still shows its noise floor."
     )
-    if scale != FULL_SCALE:
-        page.text(
-            f"Scale {scale}: {REDUCED_NOTE}. Narrow networks, few iterations, a part of the training images: read the "
-            "numbers beside each other, not beside the paper's.",
-            "reduced",
-        )
     studies = [study for one in found for each in one.studies.values() for study in each]
-    facts = [f"ddcal {__version__}, page made {datetime.now():%Y-%m-%d %H:%M} on {platform.machine()}"]
-    if studies:
-        started = studies[0].started
-        versions = started.get("versions", {})
-        shown = ", ".join(
-            f"{name} {versions[name]}" for name in ("python", "torch", "ray", "optuna") if name in versions
-        )
-        facts.append(f"computed on {started['environment'].get('device', 'an unknown device')}; {shown}".rstrip("; "))
-    seconds = sum(study.seconds or 0.0 for study in studies)
-    trials = sum(len(study.records) for study in studies)
-    facts.append(f"{len(studies)} studies with {trials} trials, {seconds / 60:.1f} minutes of studies in all")
-    page.bullets(facts)
+    put_facts(page, studies, scale, ", not beside the paper's")
 
 
 def _sections(page: Page, found: Sequence[Collected], root: Path, *, reduced: bool) -> None:

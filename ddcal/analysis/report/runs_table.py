@@ -1,15 +1,50 @@
-"""The trials behind a page's numbers: settings, outcome, log, and the command that hands each on as a replay."""
+"""What a report was computed with, and the trials behind its numbers, each with the command of its replay."""
 
 from __future__ import annotations
 
+import platform
 import shlex
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ddcal import __version__
+from ddcal.analysis.labels import REDUCED_NOTE
 from ddcal.analysis.report.cells import Run
 from ddcal.analysis.report.page import Entry, Page, run_anchor
 from ddcal.study.record.results import StudyResults
+
+FULL_SCALE = "gpu"
+"""The scale of the published recipes; pages of any other say that they are reduced."""
+
+
+def put_facts(page: Page, studies: Sequence[StudyResults], scale: str, beside: str = "") -> None:
+    """Put on the page how a report was computed.
+
+    Args:
+        page: The page.
+        studies: Their results.
+        scale: Its name.
+        beside: What numbers at a reduced scale are not to be read beside, with a comma before it.
+    """
+    if scale != FULL_SCALE:
+        page.text(
+            f"Scale {scale}: {REDUCED_NOTE}. Narrow networks, few iterations, a part of the training images: read the "
+            f"numbers beside each other{beside}.",
+            "reduced",
+        )
+    facts = [f"ddcal {__version__}, page made {datetime.now():%Y-%m-%d %H:%M} on {platform.machine()}"]
+    if studies:
+        started = studies[0].started
+        versions = started.get("versions", {})
+        names = ("python", "torch", "ray", "optuna")
+        shown = ", ".join(f"{name} {versions[name]}" for name in names if name in versions)
+        facts.append(f"computed on {started['environment'].get('device', 'an unknown device')}; {shown}".rstrip("; "))
+    seconds = sum(study.seconds or 0.0 for study in studies)
+    trials = sum(len(study.records) for study in studies)
+    facts.append(f"{len(studies)} studies with {trials} trials, {seconds / 60:.1f} minutes of studies in all")
+    page.bullets(facts)
 
 
 def put_runs(page: Page, studies: Sequence[StudyResults], shown: Path | None = None) -> None:

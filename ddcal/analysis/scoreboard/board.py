@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
-from ddcal import __version__
-from ddcal.analysis.labels import REDUCED_NOTE
 from ddcal.analysis.report.cells import Run
 from ddcal.analysis.report.drawings import Drawings
 from ddcal.analysis.report.page import Page
 from ddcal.analysis.report.progress import ReportProgress
 from ddcal.analysis.report.running import load_finished, run_missing, study_state
-from ddcal.analysis.report.runs_table import put_runs
+from ddcal.analysis.report.runs_table import FULL_SCALE, put_facts, put_runs
 from ddcal.analysis.report.studies import ReportStudy
 from ddcal.analysis.scoreboard.choice import CHOSEN_BY, Chosen, choose, val_number
 from ddcal.analysis.scoreboard.files import write_csv, write_json, write_markdown
@@ -24,7 +20,6 @@ from ddcal.analysis.scoreboard.results import BoardResults, SetResults
 from ddcal.analysis.scoreboard.studies import Board, BoardSet, cells_study, supposed
 from ddcal.analysis.scoreboard.tables import put_calibrations, put_mts, put_paired, put_recipes, put_scores
 
-FULL_SCALE = "gpu"
 FIGURES, TABLES = "figures", "tables"
 """Folders of the files beside the page."""
 
@@ -133,23 +128,7 @@ def _introduction(page: Page, found: Sequence[BoardResults], scale: str) -> None
         "cross-validated on the set's own images (`ts_cv`) or fitted on real labelled ones (`ts_val`, the reference); "
         "MTS: masked temperature scaling (`mts`)."
     )
-    if scale != FULL_SCALE:
-        page.text(
-            f"Scale {scale}: {REDUCED_NOTE}. Narrow networks, few iterations, a part of the training images: read the "
-            "numbers beside each other.",
-            "reduced",
-        )
-    studies = [study for board in found for study in board.studies]
-    facts = [f"ddcal {__version__}, page made {datetime.now():%Y-%m-%d %H:%M} on {platform.machine()}"]
-    if studies:
-        started = studies[0].started
-        versions = started.get("versions", {})
-        shown = ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "ray") if name in versions)
-        facts.append(f"computed on {started['environment'].get('device', 'an unknown device')}; {shown}".rstrip("; "))
-    seconds = sum(study.seconds or 0.0 for study in studies)
-    trials = sum(len(study.records) for study in studies)
-    facts.append(f"{len(studies)} studies with {trials} trials, {seconds / 60:.1f} minutes of studies in all")
-    page.bullets(facts)
+    put_facts(page, [study for board in found for study in board.studies], scale)
 
 
 def _put_board(page: Page, board: BoardResults, drawings: Drawings, root: Path, shown: Path, *, reduced: bool) -> None:
