@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from torch import Tensor
 
 from ddcal.config import DataConfig, TrialConfig
 from ddcal.data import Dataset, dataset_fingerprint, load_dataset
@@ -12,9 +14,15 @@ from ddcal.pipeline.environment import Environment
 from ddcal.store.base import Entry, Store
 from ddcal.store.leases import Leases
 
+REMEMBERED_BYTES = 64 * 2**20
+"""The most that is remembered of a dataset: answers of 140 experts to 11,000 images of 10 classes."""
+
 
 class DatasetCache:
-    """Keeps the dataset that was loaded last, so that consecutive trials on the same data decode it once."""
+    """Keeps the dataset that was loaded last, so that consecutive trials on the same data decode it once.
+
+    What was computed of it may be remembered with it, as long as it is loaded.
+    """
 
     def __init__(self, derived: Path | None = None) -> None:
         """Begin with none.
@@ -25,14 +33,29 @@ class DatasetCache:
         self._derived = derived
         self._key: str | None = None
         self._dataset: Dataset | None = None
+        self._remembered: dict[Hashable, Tensor] = {}
 
     def get(self, config: DataConfig) -> Dataset:
         """Return the dataset of ``config``."""
         key = config.model_dump_json()
         if self._dataset is None or key != self._key:
             self._dataset = None
+            self._remembered.clear()
             self._dataset, self._key = load_dataset(config, self._derived), key
         return self._dataset
+
+    def remembered(self, name: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+        """Return what ``compute`` returns, or has returned before for the dataset that is loaded.
+
+        Args:
+            name: What it is, with all that it depends on beside the dataset.
+            compute: Called where it is not remembered: it was never asked for, or longer ago than `REMEMBERED_BYTES`.
+        """
+        found = self._remembered.pop(name, None)
+        self._remembered[name] = found = compute() if found is None else found
+        while len(self._remembered) > 1 and sum(one.nbytes for one in self._remembered.values()) > REMEMBERED_BYTES:
+            del self._remembered[next(iter(self._remembered))]
+        return found
 
     def fingerprint(self, config: DataConfig) -> str:
         """Return the fingerprint of ``config``'s files, which are not loaded."""

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from ddcal.calibration import fit_temperature, score_probabilities
-from ddcal.config import TrialConfig, resolve
+from ddcal.config import DataConfig, TrialConfig, resolve
 from ddcal.distill import SyntheticSet
 from ddcal.distill.experts import train_experts
 from ddcal.networks import predict_logits
-from ddcal.pipeline import TrialRunner, open_store, stage_keys
+from ddcal.pipeline import DatasetCache, TrialRunner, open_store, stage_keys
 from ddcal.pipeline.compute.labels import expert_networks, labelled_set
 from ddcal.pipeline.compute.train import logits_of
 from ddcal.pipeline.stages import STAGES
@@ -103,6 +103,52 @@ def test_stages_are_shared_with_trials_that_differ_in_labels(labelled, start):
     assert softer.cache_hits == ["experts", "distill"]
     assert not any(name.startswith(("labels/", "val/teacher")) for name in hard.metrics)
     assert softer.metrics["labels/confidence"] < labelled.metrics["labels/confidence"]
+
+
+def test_experts_are_asked_about_real_images_once(labelled, start, answers, monkeypatch):
+    """In one process and on one dataset; what they said is scored at each trial's own temperature."""
+    asked = []
+
+    def counted(network, images):
+        asked.append(len(images))
+        return predict_logits(network, images)
+
+    monkeypatch.setattr("ddcal.pipeline.compute.labels.predict_logits", counted)
+    runner = start(labels={**LABELS, "temperature": 2.5})
+    runner.run()
+    dataset, few = runner.dataset, 30
+    assert asked == [few, few]
+    found = load_file(runner.entries["labels"].folder / "labels.safetensors")
+    for split in ("val", "test"):
+        assert torch.allclose(found[split].double(), answers(getattr(dataset, split).images, 2, 2.5), atol=1e-6)
+    earlier = start(labels={**LABELS, "epoch": 1})
+    earlier.run()
+    assert asked[2:] == [few, few, len(dataset.val), len(dataset.val), len(dataset.test), len(dataset.test)]
+
+
+def test_what_is_remembered_is_of_the_dataset_that_is_loaded_and_bounded(monkeypatch):
+    datasets, computed = DatasetCache(), []
+
+    def ask(name, numbers=4):
+        def compute():
+            computed.append(name)
+            return torch.zeros(numbers)
+
+        return datasets.remembered(name, compute)
+
+    digits = DataConfig(name="digits")
+    datasets.get(digits)
+    assert ask("a") is ask("a") and computed == ["a"]
+    datasets.get(digits.model_copy(update={"train_images": 500}))
+    ask("a")
+    assert computed == ["a", "a"]
+    monkeypatch.setattr("ddcal.pipeline.place.REMEMBERED_BYTES", 40)  # two of four numbers
+    for name in ("b", "a", "c", "a", "b"):
+        ask(name)
+    assert computed == ["a", "a", "b", "c", "b"], "the one that was not asked for longest is forgotten"
+    ask("large", 100)
+    ask("large", 100)
+    assert computed[5:] == ["large"]
 
 
 def test_the_same_again_is_the_same_to_the_bit(labelled, start, tmp_path):

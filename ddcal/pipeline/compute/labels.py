@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from ddcal.pipeline.compute.experts import experts_of
 from ddcal.pipeline.costs import Cost
 from ddcal.pipeline.measuring import SCORED_IMAGES, images_like_train
 from ddcal.pipeline.place import TrialPlace
+from ddcal.pipeline.stages.experts import expert_keys
 from ddcal.pipeline.stages.labels import LABELS
 from ddcal.seeding import generator
 
@@ -33,12 +35,22 @@ def compute(place: TrialPlace) -> Found:
     assert synthetic is not None and experts is not None, "the trial has both"
     config, dataset, device = place.config, place.dataset, torch.device(place.environment.device)
     networks = list(expert_networks(experts, config, dataset, device))
+    keys = expert_keys(config, place.fingerprint, place.environment)
+
+    def to_real_images(split: str, images: Tensor) -> Tensor:
+        """Ask each expert once: trials that differ in their sets, or in the temperature, ask the same ones again."""
+        logits = [
+            place.datasets.remembered((key, config.labels.epoch, split), partial(answer, network, images))
+            for key, network in zip(keys, networks, strict=False)
+        ]
+        return mean_probabilities(logits, config.labels.temperature)
+
+    labels = mean_answer(networks, synthetic.images, config.labels.temperature)
     rows = {
-        "labels": mean_answer(networks, synthetic.images, config.labels.temperature),
-        "val": mean_answer(networks, dataset.val.images, config.labels.temperature),
-        "test": mean_answer(networks, dataset.test.images, config.labels.temperature),
+        "labels": labels,
+        "val": to_real_images("val", dataset.val.images),
+        "test": to_real_images("test", dataset.test.images),
     }
-    labels = rows["labels"]
     values = {
         "agreement": float((labels.argmax(1) == synthetic.classes).double().mean()),
         "confidence": float(labels.max(1).values.double().mean()),
@@ -82,23 +94,35 @@ def expert_networks(
         yield expert_network(experts, index, epoch, dataset, config.distill, device)
 
 
-def mean_answer(networks: list[nn.Module], images: Tensor, temperature: float) -> Tensor:
-    """Return the mean of several networks' softmax(logits / temperature), in float64, as float32 (N, K) on the CPU.
+def answer(network: nn.Module, images: Tensor) -> Tensor:
+    """Return a network's logits, float32 (N, K) on the CPU, for float32 images (N, C, S, S), which may be none."""
+    if len(images) == 0:
+        return predict_logits(network, torch.zeros(1, *images.shape[1:])).cpu()[:0]
+    return predict_logits(network, images).cpu()
+
+
+def mean_probabilities(logits: Sequence[Tensor], temperature: float) -> Tensor:
+    """Return the mean of softmax(logits / temperature), in float64, as float32 (N, K).
+
+    Args:
+        logits: float32 (N, K) of each network, on the CPU; of one at least.
+        temperature: Above 0; above 1 softer than the networks are.
+    """
+    total = (logits[0].double() / temperature).softmax(1)
+    for one in logits[1:]:
+        total = total + (one.double() / temperature).softmax(1)
+    return (total / len(logits)).float()
+
+
+def mean_answer(networks: Sequence[nn.Module], images: Tensor, temperature: float) -> Tensor:
+    """Return the `mean_probabilities` of what networks answer to images, float32 (N, K) on the CPU.
 
     Args:
         networks: Each maps float32 (N, C, S, S) to logits (N, K).
         images: float32 (N, C, S, S).
-        temperature: Above 0; above 1 softer than the networks are.
+        temperature: As there.
     """
-    if len(images) == 0:
-        classes = predict_logits(networks[0], torch.zeros(1, *images.shape[1:])).shape[1]
-        return torch.zeros(0, classes)
-    total: Tensor | None = None
-    for network in networks:
-        answer = (predict_logits(network, images).cpu().double() / temperature).softmax(1)
-        total = answer if total is None else total + answer
-    assert total is not None, "there is a network"
-    return (total / len(networks)).float()
+    return mean_probabilities([answer(network, images) for network in networks], temperature)
 
 
 def measure(config: TrialConfig, dataset: Dataset, device: str, compiled: bool = False) -> Cost:
