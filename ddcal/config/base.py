@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0.0, lt=3.4e38, allow_inf_nan=False)]  # fits into float32
-NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0, lt=3.4e38, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
 
 

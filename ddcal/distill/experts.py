@@ -168,6 +168,10 @@ class Experts:
     def __len__(self) -> int:
         return len(self._trajectories)
 
+    def first(self, count: int) -> Experts:
+        """Return the first ``count`` of them."""
+        return Experts(self._trajectories[:count])
+
     def weights(self, expert: int, epoch: int) -> Tensor:
         """Return an expert's weights after ``epoch`` epochs, float32 (P,); other epochs are not read."""
         trajectory = self._trajectories[expert]

@@ -87,6 +87,42 @@ def test_validate_says_so_and_the_study_is_right(tmp_path):
             ["distill.mtt.expert_epochs has no effect"],
         ),
         ({"distill.mtt.experts.epochs": 3, "labels.source": "experts", "distill.backbone": "dm"}, {}, []),
+        (
+            {"distill.coreset.hardest": True, "distill.coreset.factor": 2},
+            {"distill.backbone": ["herding", "k_center"]},
+            [
+                "distill.coreset.hardest has no effect where distill.backbone is 'herding' or 'k_center'",
+                "distill.coreset.factor has no effect",
+            ],
+        ),
+        ({"distill.coreset.hardest": True}, {"distill.backbone": ["herding", "el2n"]}, []),
+        (
+            {"distill.mtt.experts.count": 9, "distill.mtt.experts.epochs": 5, "distill.backbone": "el2n"},
+            {},
+            ["distill.mtt.experts.count has no effect where distill.backbone is 'el2n'"],
+        ),
+        ({"distill.mtt.experts.count": 9}, {"distill.backbone": ["el2n", "datm"]}, []),
+        (
+            {"distill.mtt.experts": {"count": 9, "epochs": 5}, "labels.source": "experts", "distill.backbone": "dm"},
+            {},
+            ["distill.mtt.experts.count has no effect where distill.backbone is 'dm'"],
+        ),
+        (
+            {"labels.experts": 3, "labels.temperature": 4.0},
+            {},
+            ["labels.experts has no effect where labels.source is 'set'", "labels.temperature has no effect"],
+        ),
+        ({"labels.experts": 3, "distill.mtt.experts.epochs": 3}, {"labels.source": ["set", "experts"]}, []),
+        (
+            {"distill.mask.ratio": 0.5, "distill.clip": 1.0},
+            {"distill.iterations": [1, 2], "distill.backbone": ["real", "herding"]},
+            [
+                "distill.mask.ratio has no effect where distill.backbone is 'real' or 'herding'",
+                "distill.clip has no effect",
+                "distill.iterations has no effect",
+            ],
+        ),
+        ({"distill.mask.ratio": 0.5}, {"distill.backbone": ["real", "dm"]}, []),
     ],
 )
 def test_settings_that_no_trial_reads_are_told(tiny_study, base, space, said):

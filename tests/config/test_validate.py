@@ -59,6 +59,11 @@ BROKEN = [
     ("key-list", HEAD + "base: {[1]: 2}\n", ["keys must be text"]),
     ("nan", HEAD + "base: {train: {lr: .nan}}\n", ["base.train.lr: '.nan' is not allowed", "finite"]),
     ("inf", HEAD + "base: {train: {lr: 1e999}}\n", ["base.train.lr: '1e999' is not allowed", "finite"]),
+    (
+        "beyond-float32",
+        HEAD + "base: {train: {weight_decay: 1.0e+300}, distill: {mtt: {label_lr: 1.0e+300}}}\n",
+        ["base.train.weight_decay: 1e+300 is not allowed", "base.distill.mtt.label_lr: 1e+300 is not allowed", "below"],
+    ),
     ("huge-int", HEAD + "search: {trials: " + "9" * 5000 + "}\n", ["search.trials", "ordinary size"]),
     ("missing-name", "objectives: {val/nll: min}\n", ["name: missing"]),
     ("missing-objectives", "name: x\n", ["objectives: missing", "val/nll"]),

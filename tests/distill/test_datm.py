@@ -204,7 +204,9 @@ def test_an_interrupted_run_ends_on_the_same_bits(formation, make_dataset, make_
     ],
 )
 def test_published_rows(dataset, ipc, row):
-    found = preset("published", "datm", dataset, ipc).values
+    row_of_dataset = preset("published", "datm", dataset, ipc)
+    assert row_of_dataset.notes == (), "a row as it stands"
+    found = row_of_dataset.values
     names = ("student_steps", "expert_epochs", "min_start", "first_max_start", "max_start", "expand_until", "batch")
     names += ("image_lr", "rate_lr", "label_lr")
     assert tuple(found.get(f"distill.mtt.{name}") for name in names) == row
@@ -242,6 +244,23 @@ def test_what_cannot_be_is_said(mtt, words):
     values = {"data": {"name": "cifar10"}, "distill": {"backbone": "datm", "ipc": 10, "mtt": mtt}}
     with pytest.raises(ValueError, match=words):
         TrialConfig.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("iterations", "until", "end"),
+    [(10000, None, None), (1001, None, None), (1000, None, 19), (100, None, 10), (100, 50, None)],
+)
+def test_a_plan_says_of_a_window_that_does_not_grow_to_its_end(iterations, until, end, dataset, make_config):
+    """The note's epoch is the end of the last iteration's window: the row of ipc 10 has 10 to 20 by iteration 1,000."""
+    mtt = {} if until is None else {"expand_until": until}
+    values = {"backbone": "datm", "ipc": 10, "iterations": iterations, "mtt": mtt}
+    distill = resolve(TrialConfig.model_validate({"data": {"name": "cifar10"}, "distill": values})).distill
+    notes = distill.spec.notes(distill)
+    assert len(notes) == (end is not None) and all(f"no student starts at epoch {end} or later" in one for one in notes)
+    window = {"min_start": 0, "first_max_start": 10, "max_start": 20, "expand_until": until or 1000, "label_lr": 0.0}
+    small = datm(make_config, iterations=iterations, mtt=window)
+    distiller = make_distiller(dataset, small, SEED, experts=Experts([torch.zeros(21, 331)]))
+    assert distiller.window(iterations - 1)[1] == (end or 20)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from torch.nn.functional import interpolate
 
 from ddcal.config import DataConfig, DistillConfig, TrialConfig, resolve
 from ddcal.data import load_dataset
-from ddcal.distill import distill, make_distiller
+from ddcal.distill import distill, images_per_class, make_distiller
 from ddcal.distill.experts import expert_network, train_experts
 from ddcal.distill.rded import AT_ONCE, Crops, drawn_crops, resized, stitched
+from ddcal.errors import BadInput
 from ddcal.seeding import generator
 
 
@@ -199,3 +200,10 @@ def test_more_crops_than_pixels_are_refused(make_dataset):
     dataset = make_dataset(per_class=90, classes=2)
     with pytest.raises(ValueError, match=r"factor is 9 but images of digits are 8 pixels high"):
         distill(dataset, settings({"factor": 9}), 0)
+    trial = {"data": {"name": "digits"}, "distill": {"backbone": "rded", "ipc": 1, "coreset": {"factor": 9}}}
+    with pytest.raises(ValueError, match=r"coreset\.factor is 9, but images have 8 pixels a side.*at most 8"):
+        TrialConfig.model_validate(trial)
+    own = TrialConfig.model_validate({**trial, "data": {"name": "npz", "root": "x.npz"}})  # the file says how many
+    with pytest.raises(BadInput, match=r"coreset\.factor is 9, but images have 8 pixels a side"):
+        images_per_class(resolve(own).distill, 2, 1, 8)
+    assert images_per_class(resolve(own).distill, 2, 1, 9) == 1

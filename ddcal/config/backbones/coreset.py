@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ddcal.config.backbones.base import REFERENCE_OF_DC, Backbone
 from ddcal.config.backbones.mtt import too_few_epochs
 from ddcal.config.base import Config, PositiveInt
+from ddcal.errors import BadInput
 
 if TYPE_CHECKING:
     from ddcal.config.trial import DistillConfig, TrialConfig
@@ -142,21 +143,43 @@ class RDED(_Coreset):
     unused = ("hardest",)
     presets = _presets(1, {"distill.coreset.factor": 2}, {"distill.coreset.factor": 1})
 
+    def images_per_class(self, distill: DistillConfig, classes: int, channels: int, size: int) -> int:
+        """Return how many stitched images of every class there are.
+
+        Raises:
+            BadInput: if there are more crops side by side than pixels.
+        """
+        if (factor := distill.coreset.factor or 1) > size:
+            raise BadInput(_too_small(factor, size))
+        return super().images_per_class(distill, classes, channels, size)
+
     def real_images(self, distill: DistillConfig) -> int:
         """Return how many different images of a class the crops are of."""
         return distill.ipc * (distill.coreset.factor or 1) ** 2
 
     def problems(self, trial: TrialConfig, published: Mapping[str, Any]) -> list[str]:
-        """Return whether there are fewer candidates than crops are taken."""
+        """Return whether there are fewer candidates, or pixels, than crops are taken."""
         coreset, ipc = trial.distill.coreset, trial.distill.ipc
-        factor = coreset.factor or published["distill.coreset.factor"]
+        factor, size = (
+            coreset.factor or published["distill.coreset.factor"],
+            trial.data.resolution or trial.data.spec.side,
+        )
         problems = super().problems(trial, published)
+        if size and factor > size:  # else the files say how many pixels there are
+            problems.append(_too_small(factor, size))
         if coreset.candidates < ipc * factor**2:
             problems.append(
                 f"distill.coreset.candidates is {coreset.candidates}, but distill.ipc {ipc} with "
                 f"distill.coreset.factor {factor} takes crops of {ipc * factor**2} images of a class: raise it"
             )
         return problems
+
+
+def _too_small(factor: int, size: int) -> str:
+    return (
+        f"distill.coreset.factor is {factor}, but images have {size} pixels a side: a crop needs one, so it must be at "
+        f"most {size}"
+    )
 
 
 def _too_late(epoch: int, epochs: int) -> str:

@@ -31,12 +31,11 @@ PUBLISHED: dict[str, Any] = {
     "cifar10": {
         "all": {
             "distill.mtt.expert_epochs": 2,
-            "distill.mtt.student_steps": 80,
-            "distill.mtt.min_start": 0,
-            "distill.mtt.rate_lr": 1e-05,
             "data.zca": True,
         },
         1: {
+            "distill.mtt.min_start": 0,
+            "distill.mtt.student_steps": 80,
             "distill.mtt.first_max_start": 4,
             "distill.mtt.max_start": 4,
             "distill.mtt.expand_until": 1000,
@@ -46,6 +45,8 @@ PUBLISHED: dict[str, Any] = {
             "distill.mtt.label_lr": 5.0,
         },
         10: {
+            "distill.mtt.min_start": 0,
+            "distill.mtt.student_steps": 80,
             "distill.mtt.first_max_start": 10,
             "distill.mtt.max_start": 20,
             "distill.mtt.expand_until": 1000,
@@ -62,6 +63,7 @@ PUBLISHED: dict[str, Any] = {
             "distill.mtt.expand_until": 2000,
             "distill.mtt.batch": None,
             "distill.mtt.image_lr": 1000.0,
+            "distill.mtt.rate_lr": 1e-05,
             "distill.mtt.label_lr": 2.0,
         },
         500: {
@@ -72,6 +74,7 @@ PUBLISHED: dict[str, Any] = {
             "distill.mtt.expand_until": None,
             "distill.mtt.batch": 1000,
             "distill.mtt.image_lr": 50.0,
+            "distill.mtt.rate_lr": 1e-05,
             "distill.mtt.label_lr": 10.0,
         },
         1000: {
@@ -82,6 +85,7 @@ PUBLISHED: dict[str, Any] = {
             "distill.mtt.expand_until": None,
             "distill.mtt.batch": 1000,
             "distill.mtt.image_lr": 50.0,
+            "distill.mtt.rate_lr": 1e-05,
             "distill.mtt.label_lr": 10.0,
         },
     },
@@ -237,6 +241,18 @@ class DATM(MTT):
     def soft_labels(self, distill: DistillConfig) -> bool:
         """Return whether labels are learned: unless ``label_lr`` is 0, as every published row has a rate."""
         return distill.mtt.label_lr != 0.0
+
+    def notes(self, distill: DistillConfig) -> list[str]:
+        """Return also that a window does not grow to its end."""
+        mtt, notes = distill.mtt, super().notes(distill)
+        first, last, until = mtt.first_max_start or 0, mtt.max_start or 0, mtt.expand_until or 1
+        end = first + (last - first) * ((distill.iterations or 1) - 1) // until
+        if end < last:
+            notes.append(
+                f"distill.mtt.expand_until is {until}, and distill.iterations {distill.iterations}: no student starts "
+                f"at epoch {end} or later, though distill.mtt.max_start is {last}; lower expand_until"
+            )
+        return notes
 
     def quiet(self, distill: DistillConfig, rate: float) -> DistillConfig:
         """Return also first images that an expert need not look at: a made-up one gets none right."""

@@ -52,7 +52,7 @@ class MTTConfig(Config):
 
     DATM (``datm``) alone has a window of start epochs, from ``min_start`` (T⁻) and below an end that grows from
     ``first_max_start`` (T) to ``max_start`` (T⁺) by iteration ``expand_until``; real ``first_images`` that an expert
-    classifies correctly (``correct``) or ``any``; and ``label_momentum``, which left out is ``momentum``.
+    classifies correctly (``correct``) or ``any``; and ``label_momentum``, which is ``momentum`` for MTT.
     """
 
     student_steps: PositiveInt | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ddcal.config.backbones import SECTIONS
+from ddcal.config.backbones import SECTIONS, Backbone
 from ddcal.config.names import nest
 from ddcal.config.presets import ZCA, preset_of
 from ddcal.config.space import combinations, trial_of
@@ -12,6 +12,11 @@ from ddcal.config.trial import TrialConfig, flatten
 
 _CHOOSING = ("distill.backbone", "train.loss", "labels.source")
 """Names that decide which sections a trial reads."""
+
+_OF_A_LOOP = ("distill.iterations", "distill.clip", "distill.update_limit", "distill.mask.")
+"""Names, or beginnings of names, that mean nothing where no images are learned."""
+
+_EXPERTS = "distill.mtt.experts."
 
 _DECIDING = ("distill.backbone", "distill.family", "distill.ipc", "data.name")
 
@@ -37,28 +42,34 @@ def zca_notes(study: StudyConfig) -> list[str]:
 
 
 def unused_notes(study: StudyConfig) -> list[str]:
-    """Return a sentence for each setting of a loss, or of a backbone, that no trial of a study has.
+    """Return a sentence for each setting of a loss, a backbone, a loop or of experts' labels that no trial has.
 
     Args:
         study: Without mistakes.
     """
-    given = [name for name in dict.fromkeys((*flatten(nest(study.base)[0]), *study.space)) if _of_a_section(name)]
+    given = [name for name in dict.fromkeys((*flatten(nest(study.base)[0]), *study.space)) if _may_be_unused(name)]
     if not given:
         return []
     trials = [trial_of(study, point) for point in combinations(study, _CHOOSING)]
     notes = []
     for name in given:
         if not any(_reads(trial, name) for trial in trials):
-            key, has = "train.loss", " or ".join(dict.fromkeys(repr(trial.train.loss) for trial in trials))
-            if name.startswith("distill."):
-                chosen = dict.fromkeys(repr(trial.distill.backbone) for trial in trials)
-                key, has = "distill.backbone", " or ".join(chosen)
+            key, chosen = {
+                "train": ("train.loss", [trial.train.loss for trial in trials]),
+                "labels": ("labels.source", [trial.labels.source for trial in trials]),
+                "distill": ("distill.backbone", [trial.distill.backbone for trial in trials]),
+            }[name.split(".")[0]]
+            has = " or ".join(dict.fromkeys(map(repr, chosen)))
             notes.append(f"{name} has no effect where {key} is {has}, as in every trial: leave it out")
     return notes
 
 
-def _of_a_section(name: str) -> bool:
+def _may_be_unused(name: str) -> bool:
     part, section, *inside = [*name.split("."), ""]
+    if part == "labels":
+        return section != "source"
+    if name.startswith(_OF_A_LOOP):
+        return True
     return bool(inside[:-1]) and section in {"train": LOSS_SECTIONS, "distill": SECTIONS}.get(part, ())
 
 
@@ -66,4 +77,13 @@ def _reads(trial: TrialConfig, name: str) -> bool:
     part, section, *_ = name.split(".")
     if part == "train":
         return section == trial.train.loss
-    return section == trial.distill.spec.section or (name.startswith("distill.mtt.experts.") and trial.experts > 0)
+    if part == "labels":
+        return trial.labels.by_experts
+    spec = trial.distill.spec
+    if name.startswith(_OF_A_LOOP):
+        return spec.learns
+    if name == f"{_EXPERTS}count":  # a coreset says how many by a setting of its own, and so do labels
+        return spec.takes_experts and type(spec).experts is Backbone.experts
+    if name.startswith(_EXPERTS) and trial.experts > 0:
+        return True
+    return section == spec.section and name.removeprefix(f"distill.{section}.") not in spec.unused

@@ -36,7 +36,10 @@ def begin(place: TrialPlace) -> DistillWork:
     Raises:
         BadInput: if a file of images that is to be imported has changed.
     """
-    experts = experts_of(place) if place.config.distill.spec.takes_experts else None
+    spec = place.config.distill.spec
+    experts = experts_of(place) if spec.takes_experts else None
+    if experts is not None:  # those that only label are no part of the stage's key
+        experts = experts.first(spec.experts(place.config.distill))
     work = DistillWork(place.config, place.dataset, place.environment.device, experts, place.environment.compile)
     if DISTILL.key(place.config, place.fingerprint, place.environment, place.keys) != place.keys[DISTILL.name]:
         raise BadInput(f"distill.file.images: {place.config.distill.file.images} changed meanwhile")

@@ -208,3 +208,48 @@ def test_one_that_learns_has_masks_points_pictures_and_goes_on_to_the_same_bits(
     unmasked = TrialRunner(plain, open_store(tmp_path / "cut"), Environment("cpu", 1))
     unmasked.run()
     assert unmasked.entries["distill"].files["synthetic.safetensors"] != found["synthetic.safetensors"]
+
+
+ASKING = '''
+from ddcal.config.backbones import Backbone
+from ddcal.distill import FixedImages
+from ddcal.distill.experts import expert_network
+from ddcal.distill.real import random_subset
+from ddcal.networks import predict_logits
+
+class Asking(Backbone):
+    """Takes one expert, and images that depend on all that it is given."""
+    name = "asking"
+    distiller = "my_lab.asking:Asked"
+    learns = False
+    takes_experts = True
+
+    def experts(self, distill):
+        return 1
+
+SPEC = Asking()
+
+class Asked(FixedImages):
+    def __init__(self, dataset, config, seed, device, experts):
+        self.images, self.labels = random_subset(dataset, config.ipc, seed)
+        for index in range(len(experts)):
+            network = expert_network(experts, index, 1, dataset, config, device)
+            self.images = self.images + predict_logits(network, self.images).mean()
+'''
+
+
+def test_experts_that_label_are_not_given_to_one_that_takes_fewer(own_package, tmp_path):
+    """The stage has one key with and without them, so it must have one set."""
+    own_package({"asking.py": ASKING})
+    distill = {"backbone": "my_lab.asking:SPEC", "ipc": 1, "probe": {"points": 0}}
+    distill["mtt"] = {"experts": {"epochs": 1, "batch_size": 256}}
+    trial = {"network": {"width": 4}, "train": {"networks": 1, "epochs": 1}, "distill": distill}
+    runners = []
+    for labels in ({}, {"source": "experts", "experts": 2}):
+        config = TrialConfig.model_validate({**trial, "labels": labels})
+        runners.append(TrialRunner(config, open_store(tmp_path / str(len(runners))), Environment("cpu", 1)))
+        runners[-1].run()
+    plain, labelled = runners
+    assert plain.keys["distill"] == labelled.keys["distill"]
+    found = [runner.entries["distill"].files["synthetic.safetensors"] for runner in runners]
+    assert found[0] == found[1]
