@@ -14,10 +14,24 @@ from ddcal.networks.norm import InstanceNorm, instance_norm
 
 
 def goes_side_by_side(network: nn.Module) -> bool:
-    """Return whether copies of the network can go side by side: a ConvNet whose norm looks at one map alone."""
+    """Return whether copies of the network can go side by side: a ConvNet whose norm looks at one map alone.
+
+    One that somebody has made another of (other blocks, another forward pass) does not.
+    """
     if not isinstance(network, ConvNet):
         return False
-    return all(isinstance(_parts(block)[1], InstanceNorm | nn.Identity) for block in network.blocks)
+    changed = type(network).forward is not Network.forward or type(network).features is not Network.features
+    return not changed and network.classifier.bias is not None and all(map(_goes, network.blocks))
+
+
+def _goes(block: nn.Module) -> bool:
+    if not isinstance(block, nn.Sequential) or len(block) != 4 or not isinstance(block[0], nn.Conv2d):
+        return False
+    convolution, norm, *rest = block
+    form = (convolution.stride, convolution.dilation, convolution.groups, convolution.padding_mode)
+    plain = form == ((1, 1), (1, 1), 1, "zeros") and convolution.bias is not None
+    learns_more = any(next(part.parameters(), None) is not None for part in rest)
+    return plain and not learns_more and isinstance(norm, InstanceNorm | nn.Identity)
 
 
 def first_width(network: Network) -> int:

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from ddcal.config import NetworkConfig
-from ddcal.networks import build_network
+from ddcal.networks import ConvNet, build_network
 from ddcal.networks.side_by_side import first_width, goes_side_by_side, logits_side_by_side
 from ddcal.seeding import generator
 
@@ -67,3 +67,49 @@ def test_what_goes_side_by_side(settings, goes):
     assert goes_side_by_side(network) == goes
     if goes:
         assert first_width(network) == 6
+
+
+def _appended(network):
+    network.blocks[1].append(torch.nn.Dropout(0.5))
+
+
+def _replaced(place, module):
+    def change(network):
+        network.blocks[1][place] = module
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "goes"),
+    [
+        (_replaced(2, torch.nn.GELU()), True),
+        (_appended, False),
+        (_replaced(2, torch.nn.PReLU()), False),
+        (_replaced(0, torch.nn.Conv2d(6, 6, 3, padding=1, bias=False)), False),
+        (_replaced(0, torch.nn.Conv2d(6, 6, 3, padding=2, dilation=2)), False),
+    ],
+)
+def test_a_convnet_that_was_changed_goes_side_by_side_only_where_that_is_the_same(change, goes):
+    network = convnet()
+    change(network)
+    network = network.double()
+    assert goes_side_by_side(network) == goes
+    if goes:
+        images = torch.randn(1, IMAGES, 1, 8, 8, generator=generator(3, "test", "images"), dtype=torch.float64)
+        weights = [one.detach()[None] for one in network.parameters() if one.ndim > 1]
+        torch.testing.assert_close(logits_side_by_side(network, images, weights)[0], network(images[0]))
+
+
+def test_a_convnet_with_a_pass_of_its_own_does_not_go_side_by_side():
+    class Scaled(ConvNet):
+        def features(self, images):
+            return 2.0 * super().features(images)
+
+    class Wider(ConvNet):
+        """Nothing but a constructor of its own."""
+
+        def __init__(self):
+            super().__init__(1, 8, CLASSES, width=12, depth=2)
+
+    assert not goes_side_by_side(Scaled(1, 8, CLASSES, width=6, depth=2)) and goes_side_by_side(Wider())

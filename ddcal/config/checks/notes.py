@@ -54,14 +54,18 @@ def unused_notes(study: StudyConfig) -> list[str]:
     notes = []
     for name in given:
         if not any(_reads(trial, name) for trial in trials):
-            key, chosen = {
-                "train": ("train.loss", [trial.train.loss for trial in trials]),
-                "labels": ("labels.source", [trial.labels.source for trial in trials]),
-                "distill": ("distill.backbone", [trial.distill.backbone for trial in trials]),
-            }[name.split(".")[0]]
-            has = " or ".join(dict.fromkeys(map(repr, chosen)))
+            key = {"train": "train.loss", "labels": "labels.source"}.get(name.split(".")[0], "distill.backbone")
+            has = " or ".join(dict.fromkeys(repr(_chosen(trial, key)) for trial in trials))
             notes.append(f"{name} has no effect where {key} is {has}, as in every trial: leave it out")
     return notes
+
+
+def _chosen(trial: TrialConfig, key: str) -> str:
+    return {
+        "train.loss": trial.train.loss,
+        "labels.source": trial.labels.source,
+        "distill.backbone": trial.distill.backbone,
+    }[key]
 
 
 def _may_be_unused(name: str) -> bool:
