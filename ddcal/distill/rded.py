@@ -21,7 +21,10 @@ LEAST_AREA = 0.08
 """Crops are squares of at least this share of the image's area, as torchvision's ``RandomResizedCrop``."""
 
 AT_ONCE = 32
-"""Candidates whose crops are scored together."""
+"""Candidates whose crops are scored together, at most."""
+
+CROPS_AT_ONCE = 160
+"""Crops of these: they are in memory at the size of the images."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,9 @@ class StitchedCrops(Coreset):
         candidates = indices[order[: self.config.coreset.candidates].sort().values]
         stream = generator(self.seed, "distill", "crops", label)
         crops = drawn_crops(len(candidates), self.config.coreset.crops, size, stream)
-        losses = torch.cat(
-            [
-                self.losses(candidates[part], crops.at(part), label)
-                for part in torch.arange(len(candidates)).split(AT_ONCE)
-            ]
-        )
+        at_once = max(1, min(AT_ONCE, CROPS_AT_ONCE // self.config.coreset.crops))
+        parts = torch.arange(len(candidates)).split(at_once)
+        losses = torch.cat([self.losses(candidates[part], crops.at(part), label) for part in parts])
         best = losses.min(1).values
         which = (losses <= best[:, None] * (1.0 + SLACK)).to(torch.uint8).argmax(1)  # the first of equals
         ranked = torch.tensor(in_order(best, self.taken))

@@ -6,10 +6,11 @@ import torch
 from torch.nn.functional import interpolate
 
 from ddcal.config import DataConfig, DistillConfig, TrialConfig, resolve
+from ddcal.config.resolved import resolve_distill
 from ddcal.data import load_dataset
 from ddcal.distill import distill, images_per_class, make_distiller
 from ddcal.distill.experts import expert_network, train_experts
-from ddcal.distill.rded import AT_ONCE, Crops, drawn_crops, resized, stitched
+from ddcal.distill.rded import AT_ONCE, Crops, StitchedCrops, drawn_crops, resized, stitched
 from ddcal.errors import BadInput
 from ddcal.seeding import generator
 
@@ -167,6 +168,20 @@ def test_how_many_candidates_are_scored_together_changes_nothing(make_dataset, m
     first = distill(dataset, config, 0)
     monkeypatch.setattr("ddcal.distill.rded.AT_ONCE", 7)
     torch.testing.assert_close(distill(dataset, config, 0).images, first.images, rtol=0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("crops", "together"), [(1, 32), (5, 160), (9, 153), (200, 200)])
+def test_many_crops_of_an_image_are_scored_with_those_of_fewer_others(crops, together, make_dataset):
+    class Watched(StitchedCrops):
+        def losses(self, indices, crops, label):
+            seen.append(crops.sides.numel())
+            return super().losses(indices, crops, label)
+
+    seen, dataset = [], make_dataset(per_class=40, classes=2)
+    config = resolve_distill(settings({"crops": crops}, ipc=2), "digits")
+    experts = train_experts(dataset, config, 0, torch.device("cpu"), count=1)
+    Watched(dataset, config, 0, torch.device("cpu"), experts).chosen(1)
+    assert max(seen) == together and sum(seen) == 40 * crops
 
 
 def test_stitching_is_for_large_images_alone_unless_it_is_asked_for():
