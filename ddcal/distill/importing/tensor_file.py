@@ -150,20 +150,12 @@ def check_tensors(
     label_path = (LABELS, config.labels) if config.labels else (IMAGES, path)
     if config.labels_are != "classes":
         faults += _soft_faults(tensors, config.labels_are, label_path, ipc, shape)
-    elif labels.dtype != torch.int64:
-        what = f"{labels.dtype} of shape {tuple(labels.shape)}"
-        mend = (
-            f": say {LABELS_ARE} 'logits' or 'probabilities', or store labels.argmax(1), the class of each"
-            if labels.ndim == 2
-            else ""
-        )
-        faults.append(Fault(*label_path, f"has labels of {what}; they must be whole numbers{mend}"))
-    elif labels.ndim != 1 or len(labels) != len(images):
-        faults.append(
-            Fault(
-                *label_path, f"has labels of shape {tuple(labels.shape)}; for these images it must be ({len(images)},)"
-            )
-        )
+    elif labels.dtype != torch.int64 or labels.ndim != 1 or len(labels) != len(images):
+        what = f"labels of shape {tuple(labels.shape)}; for these images it must be ({len(images)},)"
+        if labels.dtype != torch.int64:
+            what = f"labels of {labels.dtype} of shape {tuple(labels.shape)}; they must be whole numbers"
+        mend = f": say {LABELS_ARE} 'logits' or 'probabilities', or store labels.argmax(1), the class of each"
+        faults.append(Fault(*label_path, f"has {what}{mend if labels.ndim == 2 else ''}"))
     elif len(labels) == 0 or int(labels.min()) < 0:
         what = "no labels" if len(labels) == 0 else f"label {int(labels.min())}"
         faults.append(Fault(*label_path, f"has {what}; labels must be 0 … K-1"))

@@ -149,6 +149,13 @@ SHAPE = (3, 1, 8)
         (IMAGES, LABELS[:, None], {}, 2, []),
         (IMAGES, LABELS + 0.5, {}, 2, ["torch.float32 of shape (6,); they must be whole numbers"]),
         (IMAGES, torch.eye(3)[LABELS], {}, 2, ["of shape (6, 3); they must be whole numbers", "labels.argmax(1)"]),
+        (
+            IMAGES,
+            torch.eye(3).long()[LABELS],
+            {},
+            2,
+            ["of shape (6, 3); for these images it must be (6,)", "argmax(1)"],
+        ),
         (torch.tensor(1.0), LABELS, {}, 2, ["images of shape (); it must be (M, C, S, S)"]),
         (IMAGES, LABELS[:5], {}, 2, ["labels of shape (5,); for these images it must be (6,)"]),
         (IMAGES, LABELS - 1, {}, 2, ["label -1"]),
