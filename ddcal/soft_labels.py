@@ -41,15 +41,19 @@ def classes_in_order(labels: Tensor) -> Tensor:
     """Return the class that each image of a set stands for, int64 (N,), on the CPU.
 
     That is its label. Where labels are probabilities it is its place: sets are ordered by class, N / K images of each.
-    The most probable class may be another one, and would not give every class as many images.
+    The most probable class may be another one, and would not give every class as many images. Probabilities that are 0
+    and 1 alone are labels where they do.
 
     Args:
         labels: int64 (N,) or float (N, K), of a set that is ordered by class.
     """
     found = targets(labels)
-    if found.ndim != 2:
+    if labels.ndim != 2:
         return found.cpu()
-    return torch.arange(found.shape[1]).repeat_interleave(len(found) // max(1, found.shape[1]))
+    each = len(labels) // max(1, labels.shape[1])
+    if found.ndim == 1 and bool((torch.bincount(found, minlength=labels.shape[1]) == each).all()):
+        return found.cpu()
+    return torch.arange(labels.shape[1]).repeat_interleave(each)
 
 
 def repeated(labels: Tensor, times: int) -> Tensor:

@@ -26,6 +26,7 @@ def test_the_class_of_a_label_and_the_class_that_an_image_stands_for():
     shuffled = torch.eye(2)[[1, 0, 0, 1]]
     assert classes_in_order(shuffled).tolist() == [1, 0, 0, 1]
     assert classes_in_order(torch.tensor([1, 0])).tolist() == [1, 0]
+    assert classes_in_order(torch.eye(2)[[1, 1, 0, 1]]).tolist() == [0, 0, 1, 1], "one-hot, not as many of each"
 
 
 def test_labels_are_repeated_one_after_the_other():

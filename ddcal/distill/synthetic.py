@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ddcal.soft_labels import classes_in_order, hard_labels, probability_problem, targets
+from ddcal.soft_labels import classes_in_order, hard_labels, probability_problem
 from ddcal.untrusted import read_json
 
 TENSORS = "synthetic.safetensors"
@@ -49,27 +49,24 @@ class SyntheticSet:
                 f"images {tuple(self.images.shape)} and labels {tuple(self.labels.shape)} do not fit: "
                 "expected (M, C, H, W) and (M,), or (M, K) for soft labels"
             )
-        labels, classes = self.labels, 0
+        labels = self.labels
         if labels.ndim == 2 and labels.dtype == torch.float32:
             if problem := probability_problem(labels):
                 raise ValueError(f"soft labels: {problem}")
-            if classes := labels.shape[1]:
-                labels = targets(labels)
-        elif labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
-            raise ValueError(
-                f"labels are {labels.dtype} {tuple(labels.shape)}; they must be integers (M,), or float32 "
-                "probabilities (M, K)"
-            )
-        if labels.ndim == 2:
-            if not classes or not len(labels) or len(labels) % classes:
+            if not labels.shape[1] or not len(labels) or len(labels) % labels.shape[1]:
                 raise ValueError(
                     f"soft labels are {tuple(labels.shape)}; a distilled set has the same count of images of each of "
                     "its K classes, so M must be a multiple of K"
                 )
             return
+        if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+            raise ValueError(
+                f"labels are {labels.dtype} {tuple(labels.shape)}; they must be integers (M,), or float32 "
+                "probabilities (M, K)"
+            )
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(labels):
             raise ValueError("labels must be 0 … K-1, and every class must have images")
-        counts = torch.bincount(labels, minlength=classes)
+        counts = torch.bincount(labels)
         if len(counts) == 0 or int(counts.min()) != int(counts.max()):
             raise ValueError(f"images per class differ: {counts.tolist()}; a distilled set has the same count of each")
 

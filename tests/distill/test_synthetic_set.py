@@ -101,6 +101,8 @@ def test_soft_labels_are_kept_to_the_bit(tmp_path):
 def test_a_one_hot_set_stands_for_its_classes():
     one_hot = SyntheticSet(torch.zeros(4, 1, 4, 4), torch.eye(2)[[1, 0, 0, 1]], 2)
     assert one_hot.classes.tolist() == one_hot.hard_labels().tolist() == [1, 0, 0, 1]
+    sure = SyntheticSet(torch.zeros(4, 1, 4, 4), torch.eye(2)[[0, 0, 0, 1]], 2)  # of experts that are sure, and wrong
+    assert sure.classes.tolist() == [0, 0, 1, 1] and (sure.num_classes, sure.images_per_class) == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -113,8 +115,8 @@ def test_a_one_hot_set_stands_for_its_classes():
         (SOFT[:, None], "must be integers"),
         (torch.full((4, 3), 1 / 3), "M must be a multiple of K"),
         (torch.zeros(4, 0), "row 0 sums to 0"),
-        (torch.eye(3)[[0, 0, 1, 1]], "images per class differ: [2, 2, 0]"),
-        (torch.eye(2)[[0, 0, 0, 1]], "images per class differ: [3, 1]"),
+        (torch.tensor([0, 0, 0, 1]), "images per class differ: [3, 1]"),
+        (torch.eye(3)[[0, 0, 1, 1]], "M must be a multiple of K"),
     ],
 )
 def test_soft_labels_that_are_none_are_refused(labels, said):

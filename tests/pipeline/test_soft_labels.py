@@ -83,3 +83,23 @@ def test_held_out_and_folded_images_are_as_many_of_every_class(finished):
     for name in ("train_labels", "held_labels"):
         assert torch.equal(finished["soft"][0][name].argmax(1), finished["classes"][0][name])
     assert torch.equal(finished["soft"][1]["folds"], finished["classes"][1]["folds"])
+
+
+def test_experts_that_are_sure_and_wrong_leave_as_many_images_of_every_class(finished, make_trial, datasets, tmp_path):
+    """Rows that are 0 and 1 alone, as a low temperature makes them, of which one says another class."""
+    base = {"distill__backbone": "real", "distill__ipc": 4, "train__holdout": 0.25, "train__augment": "dsa"}
+    trial = resolve(make_trial(**base, calibrate__method="ts_cv", calibrate__draws=2))
+    dataset = datasets.get(trial.data)
+    made = distill(dataset, trial.distill, trial.seed)
+    wrong = made.labels.clone()
+    wrong[0] = 7
+    one = dataclasses.replace(made, labels=one_hot(wrong, 10).float())
+    train, folds = TrainWork(trial, dataset, one, "cpu"), FoldsWork(trial, dataset, one, "cpu")
+    for work in (train, folds):
+        while work.fraction < 1.0:
+            work.step()
+        work.write(tmp_path)
+    logits, found = load_file(tmp_path / LOGITS), load_file(tmp_path / FOLD_LOGITS)
+    said = torch.cat([logits["train_labels"], logits["held_labels"]])
+    assert sorted(said.tolist()) == sorted(wrong.tolist())
+    assert torch.equal(found["folds"], finished["classes"][1]["folds"])

@@ -19,7 +19,7 @@ from ddcal.calibration import accuracy
 from ddcal.config import TrialConfig
 from ddcal.config.calibrations import folds_within
 from ddcal.config.datasets import dataset_spec
-from ddcal.config.trial import folds_of
+from ddcal.config.trial import folds_of, held_out_per_class
 from ddcal.data import Dataset
 from ddcal.distill import SyntheticSet
 from ddcal.errors import BadInput
@@ -31,8 +31,7 @@ from ddcal.pipeline.measuring import BATCHES, SCORED_IMAGES, images_like_train
 from ddcal.pipeline.place import TrialPlace
 from ddcal.pipeline.stages.folds import FOLDS
 from ddcal.seeding import derive_seed, generator
-from ddcal.soft_labels import classes_in_order
-from ddcal.training import DDNNTraining
+from ddcal.training import DDNNTraining, split_holdout
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +94,8 @@ class FoldsWork:
         """
         self.config, self.dataset, self.device, self.compiled = config, dataset, device, compiled
         self.images, self.labels, _, _ = training_images(config, dataset, synthetic)
-        classes = classes_in_order(self.labels)
+        held = held_out_per_class(synthetic.images_per_class, config.train.holdout)
+        classes = synthetic.classes[split_holdout(synthetic.classes, held, config.seed)[0]]  # of these images
         per_class = int(torch.unique(classes, return_counts=True)[1].min())
         if per_class < 2:
             raise BadInput(
