@@ -30,6 +30,14 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", "\\n")
 
 
+def cut(text: str, most: int) -> str:
+    """Return text in at most so many characters; of a longer one the middle is left out: a path ends with a name."""
+    if len(text) <= most:
+        return text
+    end = most // 2
+    return f"{text[: most - 3 - end]}...{text[len(text) - end :]}"
+
+
 class BadInput(ValueError):
     """The user gave something that cannot be used; the message says what and what would be right (exit code 2)."""
 

@@ -48,8 +48,8 @@ def _tables(trial: Trial) -> Iterator[FurtherTable]:
 
     sets = tuple(f"{kind}_{what}" for kind in SETS for what in ("coverage", "size"))
     yield FurtherTable(
-        f"prediction sets on test, for a probability of {config.evaluate.coverage:g}: how many hold the right class, "
-        "and how many classes they have",
+        f"prediction sets on test that are to hold the right class with a probability of {config.evaluate.coverage:g}: "
+        "the share that does, and the mean number of classes",
         ("calibration", *(f"{kind.upper()} {what}" for kind in SETS for what in ("coverage", "size"))),
         rows(sets),
     )
@@ -59,9 +59,12 @@ def _tables(trial: Trial) -> Iterator[FurtherTable]:
         rows(("over_confidence", "under_confidence")),
     )
     disagreement = metrics.get("test/disagreement")
-    apart = "" if disagreement is None else f"; two of them disagree on {disagreement:.4f} of the images"
+    networks = config.train.networks
+    together = f"{networks} networks" if networks > 1 else "1 network"
+    told = disagreement is not None and networks > 1
+    apart = f"; two of them disagree on {disagreement:.4f} of the images" if told else ""
     yield FurtherTable(
-        f"the mean of the probabilities of {config.train.networks} networks on test{apart}",
+        f"the mean of the probabilities of {together} on test{apart}",
         ("calibration", "ECE", "NLL", "accuracy"),
         rows(("ensemble/ece", "ensemble/nll", "ensemble/accuracy")),
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 RAW = "raw"
 """A network without calibration, which as a trial's own is the method ``none``."""
 
-REDUCED_NOTE = "reduced scale: not comparable with the published column"
+REDUCED_NOTE = "reduced scale: not comparable with published numbers"
 """What every table and figure says that was not made at the paper's scale."""
 
 MAX_WIDTH = 13.5

@@ -16,7 +16,7 @@ from ddcal.cli.sheets import Sheet
 from ddcal.cli.status_words import status_table
 from ddcal.study.mlflow.client import server_address
 from ddcal.study.record.chance import chance_warning
-from ddcal.study.record.confirmation import sentence, standing
+from ddcal.study.record.confirmation import standing
 from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial
 from ddcal.study.record.status import Status, finished_words
 
@@ -136,7 +136,6 @@ def pareto_table(results: StudyResults) -> Sheet:
 def print_confirmation(found: list[Confirmed], results: StudyResults, console: Console) -> None:
     """Print what the search reported beside the mean over fresh seeds, a table a leader, and what that says."""
     best = results.best
-    records = [asdict(one) for one in found]
     for leader in dict.fromkeys(one.trial_key for one in found):
         rows = [one for one in found if one.trial_key == leader]
         mark = " (winner)" if best is not None and leader == best.trial_key else ""
@@ -150,10 +149,7 @@ def print_confirmation(found: list[Confirmed], results: StudyResults, console: C
     console.print("intervals: of the mean, Student's t over seeds, cut to what is possible")
     if best is None:
         return
-    for record in records:
-        if record["trial_key"] == best.trial_key and record["metric"] in (*results.study.objectives, WINNER_METRIC):
-            console.print(f"{best.trial_key}, {record['metric']}: {sentence(record)}")
-    if first := standing(records, best.trial_key, WINNER_METRIC):
+    if first := standing([asdict(one) for one in found], best.trial_key, WINNER_METRIC):
         console.print(first)
 
 

@@ -15,7 +15,7 @@ from ddcal.cli.console import print_command, shown_path
 from ddcal.cli.display import Display, can_display
 from ddcal.cli.sheets import packed
 from ddcal.cli.status_words import study_display
-from ddcal.errors import BadInput
+from ddcal.errors import BadInput, cut
 from ddcal.pipeline.durations import duration
 from ddcal.study.record.results import Trial
 from ddcal.study.record.status import Status, status_line, study_status
@@ -97,7 +97,7 @@ class StudyProgress:
         fields += [] if trial.seconds is None else [("", f"{trial.seconds:.1f} s")]
         fields += [("", f"(cached: {', '.join(trial.cache_hits)})")] if trial.cache_hits else []
         if trial.error and trial.outcome != "pruned":
-            fields.append(("", trial.error.splitlines()[0][:160]))
+            fields.append(("", cut(trial.error.splitlines()[0], 160)))
         head = f"{self.finished:>{len(str(total))}}/{total}  {trial.trial_key}  {trial.outcome:<10}"
         width = 10_000 if self._display is None else self._display.size[0]
         for place, line in enumerate(packed([("", head), *fields], width - 6)):

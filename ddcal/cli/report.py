@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ddcal.cli.base import Address, AsJson, Debug, StudyFolder, Verbs, app
+from ddcal.cli.base import Address, Debug, StudyFolder, Verbs, app
+from ddcal.errors import BadInput
 
 if TYPE_CHECKING:
     from ddcal.study.record.status import Status
@@ -25,6 +26,7 @@ Output = Annotated[Path, typer.Option(metavar="DIR", help="The page, its studies
 Scale = Annotated[str, typer.Option(help="cpu: reduced, for 2 CPU cores; gpu: the published recipes.")]
 Datasets = Annotated[str, typer.Option(metavar="NAME,…", help="Datasets, separated by commas.")]
 Plan = Annotated[bool, typer.Option("--plan", help="Measure a few steps and tell what it would cost; nothing is run.")]
+PlanAsJson = Annotated[bool, typer.Option("--json", help="With --plan: print JSON instead of text.")]
 Studies = Annotated[Path | None, typer.Option(metavar="DIR", help="The studies of the report; default: ddcal's own.")]
 PageFolder = Annotated[Path | None, typer.Option(metavar="OUT", help="Where the page goes; default: DIR/report.")]
 
@@ -41,11 +43,12 @@ def report_paper(
     studies: Studies = None,
     debug: Debug = False,
     address: Address = None,
-    as_json: AsJson = False,
+    as_json: PlanAsJson = False,
 ) -> None:
     """Run what is missing of the paper's studies and write its tables and figures."""
     from ddcal.analysis.report.studies import paper_studies, studies_folder
 
+    _check_json(as_json, plan)
     wanted = paper_studies(scale, _names(datasets), studies_folder(studies), extra)
 
     from ddcal.cli.console import make_console
@@ -77,11 +80,12 @@ def report_scoreboard(
     studies: Studies = None,
     debug: Debug = False,
     address: Address = None,
-    as_json: AsJson = False,
+    as_json: PlanAsJson = False,
 ) -> None:
     """Compare sets under hard and soft labels, by recipes chosen on val; run what is missing."""
     from ddcal.analysis.scoreboard.studies import board_folder, boards
 
+    _check_json(as_json, plan)
     wanted = boards(scale, _names(datasets), board_folder(studies), sets or ())
 
     from ddcal.cli.console import make_console
@@ -101,6 +105,11 @@ def report_scoreboard(
     progress = ReportProgress(make_console(), shlex.join(["ddcal", *sys.argv[1:]]))
     made = scoreboard(wanted, output, scale, progress, debug=debug, address=address)
     _say_where(made.page, made.gaps)
+
+
+def _check_json(as_json: bool, plan: bool) -> None:
+    if as_json and not plan:
+        raise BadInput("--json goes with --plan alone: a report is a page")
 
 
 def _names(datasets: str) -> list[str]:

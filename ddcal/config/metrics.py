@@ -65,7 +65,11 @@ def possible(metric: str, low: float, high: float) -> tuple[float, float]:
 
 
 def better(metric: str) -> Literal["min", "max"]:
-    """Return the direction in which a metric such as ``test/raw/accuracy`` is better; an unknown one is an error."""
+    """Return the direction in which a metric such as ``test/raw/accuracy`` is better.
+
+    One that is not in the tables counts as an error, which is better lower: a study names none as its objective, and
+    coverages and sizes of prediction sets have no direction of their own.
+    """
     name = metric.rpartition("/")[2]
     known = METRICS | SHIFT_METRICS
     return known[name].better if name in known else "min"

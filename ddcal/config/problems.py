@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddcal.credentials import masked
-from ddcal.errors import BadInput, one_line
+from ddcal.errors import BadInput, cut, one_line
 
 KeyPath = tuple[str | int, ...]
 """The keys and list positions that lead to a value of a study."""
@@ -76,7 +76,7 @@ def problem_at(path: KeyPath, message: str, value: Any = NOTHING) -> Problem:
         value: The offending value, shown in at most 80 characters; left out where there is none to show.
     """
     shown = "" if value is NOTHING else masked(repr(value))
-    return Problem(".".join(map(str, path)), shown if len(shown) <= 80 else shown[:77] + "...", message)
+    return Problem(".".join(map(str, path)), cut(shown, 80), message)
 
 
 def suggestion(word: object, options: Collection[str]) -> str:

@@ -18,11 +18,19 @@ MARKERS = "osD^vP*X<>hd"
 
 @dataclass(frozen=True)
 class Point:
-    """A mean with its interval; the ends are the mean itself where there is none."""
+    """A mean with its interval; the ends are the mean itself where there is none.
+
+    Attributes:
+        mean: The mean.
+        low: The lower end.
+        high: The upper end.
+        told: Of a difference, whether there is an interval and it does not hold 0.
+    """
 
     mean: float
     low: float
     high: float
+    told: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,10 +121,10 @@ def plot_paired(
         place.axvline(0.0, color="black", lw=0.8)
         for row, point in zip(rows, points, strict=True):
             if point is not None:
-                told = point.low > 0.0 or point.high < 0.0
                 place.errorbar(
                     point.mean, row, xerr=[[point.mean - point.low], [point.high - point.mean]],
-                    color=COLOURS[row % len(COLOURS)], marker="o", mfc=None if told else "white", ms=6, lw=1.4, ls="",
+                    color=COLOURS[row % len(COLOURS)], marker="o", ms=6, lw=1.4, ls="",
+                    mfc=None if point.told else "white",
                 )  # fmt: skip
         place.set_title(literal(name), fontsize=9)
         place.grid(axis="x", alpha=0.3)

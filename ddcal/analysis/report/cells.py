@@ -10,6 +10,7 @@ from typing import Any
 
 from ddcal.config.metrics import possible
 from ddcal.config.trial import flatten
+from ddcal.errors import cut
 from ddcal.statistics import mean_interval, standard_deviation
 from ddcal.study.record.results import StudyResults, Trial
 
@@ -68,8 +69,9 @@ class Run:
                 if one.metric in metrics and one.violation(metrics[one.metric]) > 0.0
             ]
             return f"{self.trial.trial_key} is infeasible: {'; '.join(missed) or 'a constraint is violated'}"
-        reason = (self.trial.error or "").splitlines()
-        return f"{self.trial.trial_key} {outcome.replace('_', ' ')}: {reason[0][:200] if reason else 'no reason given'}"
+        lines = (self.trial.error or "").splitlines()
+        reason = cut(lines[0], 200) if lines else "no reason given"
+        return f"{self.trial.trial_key} {outcome.replace('_', ' ')}: {reason}"
 
 
 @dataclass(frozen=True)

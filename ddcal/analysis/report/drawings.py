@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-DRAWING_VERSION = 4
+DRAWING_VERSION = 5
 """Raised where a figure shows something else for the same trials."""
 
 
@@ -57,8 +57,9 @@ class Drawings:
         draw: Callable[[], Drawn],
         *,
         gaps: Iterable[str] = (),
+        words: Sequence[str] = (),
     ) -> None:
-        """Put a picture on the page; drawn now unless it is there for the same trials.
+        """Put a picture on the page; drawn now unless it is there for the same trials and words.
 
         Args:
             name: Of its files, without suffix.
@@ -66,10 +67,11 @@ class Drawings:
             runs: The trials that decide over it.
             draw: Draws it; may raise `Lost`.
             gaps: Why something is missing in it.
+            words: What it shows beside what follows from trials, such as titles that a user chose.
         """
         reasons = list(gaps)
         png, stamp = self.folder / f"{name}.png", self.folder / f"{name}.json"
-        digest = _digest(runs)
+        digest = _digest(runs, words)
         known = _stamped(stamp, digest)
         if known is None:
             if not runs:
@@ -96,9 +98,9 @@ class Drawings:
         return files
 
 
-def _digest(runs: Sequence[Run]) -> str:
+def _digest(runs: Sequence[Run], words: Sequence[str]) -> str:
     identity = [[*sorted((run.trial.keys or {}).items()), ("trial", run.trial.trial_key)] for run in runs]
-    return hashlib.sha256(json.dumps([__version__, DRAWING_VERSION, identity]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([__version__, DRAWING_VERSION, identity, list(words)]).encode()).hexdigest()
 
 
 def _stamped(stamp: Path, digest: str) -> dict[str, Any] | None:

@@ -43,15 +43,18 @@ SCRIPT = """
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
   const valueOf = (row, place) => row.cells[place].textContent.trim();
+  const numberOf = (row, place) =>  // of "-0.8 [-1.2, -0.4] 2 3", a mean with its interval and links, it is the mean
+    row.cells[place].classList.contains("number") ? parseFloat(valueOf(row, place)) : Number(valueOf(row, place));
   const sort = (head, place) => {
     const down = head.getAttribute("aria-sort") === "ascending";
     heads.forEach(one => one.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const missing = text => text === "" || text === "\u2013";
+    const missing = text => text === "" || text.startsWith("\u2013");
     const order = (a, b) => {
       const x = valueOf(a, place), y = valueOf(b, place);
       if (missing(x) || missing(y)) return missing(x) - missing(y);
-      const by = isNaN(x) || isNaN(y) ? x.localeCompare(y, "en", {numeric: true}) : x - y;
+      const p = numberOf(a, place), q = numberOf(b, place);
+      const by = isNaN(p) || isNaN(q) ? x.localeCompare(y, "en", {numeric: true}) : p - q;
       return down ? -by : by;
     };
     body.append(...[...body.rows].sort(order));

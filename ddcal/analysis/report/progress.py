@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from ddcal.analysis.report.studies import ReportStudy
+from ddcal.errors import cut
 from ddcal.pipeline.durations import duration
 from ddcal.study.record.results import Trial
 from ddcal.study.run.interrupt import end_now, say, say_stopping
@@ -83,7 +84,7 @@ class ReportProgress:
         self._finished += 1
         if trial.outcome not in ("complete", "infeasible"):
             reason = (trial.error or "").splitlines()[:1]
-            self.say(f"  {trial.trial_key} {trial.outcome}: {reason[0][:200] if reason else 'no reason is known'}")
+            self.say(f"  {trial.trial_key} {trial.outcome}: {cut(reason[0], 200) if reason else 'no reason is known'}")
         now, total = time.monotonic(), self._present.config.search.trials
         if now - self._said >= LINE_SECONDS and self._finished < total:
             self._said = now

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +68,26 @@ def read_scales(folder: Path, known: Collection[str] = (ANY, MINUTES, EXTRA, *ST
         BadInput: if the file is not YAML, or is not made like that.
     """
     path = folder / SCALES
-    scales = read_rows(path)
-    for scale, datasets in scales.items() if isinstance(scales, dict) else [("", None)]:
-        if not isinstance(datasets, dict):
-            raise BadInput(f"{path}: {scale or 'the file'} must map datasets to studies")
-        for dataset, rows in datasets.items():
-            for stem in rows or {}:
+    scales: dict[str, dict[str, Any]] = _mapping(path, "the file", "scales to datasets", read_rows(path))
+    for scale, datasets in scales.items():
+        for dataset, rows in _mapping(path, scale, "datasets to studies", datasets).items():
+            for stem, changes in _mapping(path, f"{scale}.{dataset}", "studies to changes", rows or {}).items():
+                place = f"{scale}.{dataset}.{stem}"
                 if stem not in known:
-                    raise BadInput(f"{path}: {scale}.{dataset}.{stem} is no study{suggestion(str(stem), known)}")
+                    raise BadInput(f"{path}: {place} is no study{suggestion(str(stem), known)}")
+                values = _mapping(path, place, "names to values", changes or {})
+                if stem == EXTRA:
+                    for extra, value in values.items():
+                        _mapping(path, f"{place}.{extra}", "names to values", value or {})
+                if stem == MINUTES and (wrong := {k: v for k, v in values.items() if not isinstance(v, int | float)}):
+                    raise BadInput(f"{path}: {place} has {wrong}; give numbers")
     return scales
+
+
+def _mapping(path: Path, place: str, what: str, value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise BadInput(f"{path}: {place} is {value!r}; it must map {what}")
+    return value
 
 
 def read_rows(path: Path) -> Any:
@@ -89,9 +100,9 @@ def read_rows(path: Path) -> Any:
     try:
         rows = reader.read(read_text(path))
     except Refused as refused:
-        raise BadInput(f"{path}: {refused.problem}") from None
+        raise BadInput(str(replace(refused.problem, file=str(path)))) from None
     if reader.problems:
-        raise BadInput(f"{path}: {reader.problems[0]}")
+        raise BadInput(str(replace(reader.problems[0], file=str(path))))
     return rows
 
 
@@ -151,11 +162,17 @@ def _study(rows: Mapping[str, Any], dataset: str, stem: str, folder: Path, extra
         for row in (ANY, stem):
             if row in place and place[row] is None:
                 return None
-            changes |= place.get(row) or {}
+            changes = changed(changes, place.get(row))
     if extra:
-        changes |= own[EXTRA][stem] or {}
+        changes = changed(changes, own[EXTRA][stem])
     study = changed_study(folder / f"{stem}.yaml", changes)
     return ReportStudy(dataset, stem, study, None if extra else (own.get(MINUTES) or {}).get(stem))
+
+
+def changed(changes: Mapping[str, Any], row: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return changes with those of a row behind them: also a section that was there before comes in their place."""
+    row = row or {}
+    return {name: value for name, value in changes.items() if name not in row} | dict(row)
 
 
 def changed_study(path: Path, changes: Mapping[str, Any]) -> StudyConfig:

@@ -69,7 +69,8 @@ def val_number(run: Run) -> ValNumber | None:
 def choose(numbers: Sequence[ValNumber]) -> dict[str, Chosen]:
     """Return for each ``labels.source`` the recipe with the highest mean over seeds; of equal ones the first.
 
-    A recipe that lacks a seed that another one has is not compared: its mean would be of other sets.
+    A recipe that lacks a seed that others have is not compared: its mean would be of other sets. Where no recipe has
+    all seeds, those are compared that have the most of them, and the same.
     """
     found: dict[str, dict[Recipe, dict[int, float]]] = {}
     for one in numbers:
@@ -78,9 +79,13 @@ def choose(numbers: Sequence[ValNumber]) -> dict[str, Chosen]:
 
 
 def _best(source: str, recipes: Mapping[Recipe, Mapping[int, float]]) -> Chosen:
-    most = max(len(values) for values in recipes.values())
-    whole = {recipe: values for recipe, values in recipes.items() if len(values) == most}
-    means = {recipe: math.fsum(values.values()) / most for recipe, values in whole.items()}
+    of_each = [frozenset(values) for values in recipes.values()]
+    shared = max(of_each, key=lambda seeds: (len(seeds), of_each.count(seeds)))
+    means = {
+        recipe: math.fsum(values.values()) / len(values)
+        for recipe, values in recipes.items()
+        if values.keys() == shared
+    }
     best = max(means, key=lambda recipe: means[recipe])
     others = [value for recipe, value in means.items() if recipe != best]
-    return Chosen(source, best, means[best], most, len(others), max(others, default=None))
+    return Chosen(source, best, means[best], len(shared), len(others), max(others, default=None))

@@ -38,8 +38,9 @@ def records(board: BoardResults, shown: Path) -> Iterator[dict[str, Any]]:
                     yield _record(board, *what, name, f"{metric}/{calibration}", value, shown)
             for other, value in mts_differences(one, labels).items():
                 yield _record(board, *what, name, f"ece/mts less {other}", value, shown)
+        differing = "by experts less its own" if one.soft_itself else "soft less hard"
         for metric, value in paired(one).items():
-            yield _record(board, *what, "soft less hard", metric, value, shown)
+            yield _record(board, *what, differing, metric, value, shown)
 
 
 def _record(
@@ -127,7 +128,8 @@ def write_markdown(boards: Sequence[BoardResults], path: Path) -> Path:
                     scale, digits = (100.0, 1) if metric == "ece" else (1.0, 3)
                     cells += [written(one.number(labels, name, metric), scale, digits) for name in CALIBRATIONS]
                 seeds = str(len(scores["accuracy"].values))
-                lines.append(f"| {' | '.join([one.one.row.title, labels_of(one, labels), *cells, seeds])} |")
+                title = one.one.row.title.replace("|", "\\|")
+                lines.append(f"| {' | '.join([title, labels_of(one, labels), *cells, seeds])} |")
         lines.append("")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines), encoding="utf-8")

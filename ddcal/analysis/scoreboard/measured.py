@@ -71,7 +71,7 @@ def derived(
     Args:
         of: Takes a value of each part.
         parts: What it is computed of.
-        runs: The trials that hand it on; default: those of the first part.
+        runs: The trials that hand it on, as far as their seeds count; default: those of the first part.
         low: The least value that is possible.
         high: The largest.
     """
@@ -80,7 +80,7 @@ def derived(
     if not shared and not gaps:
         gaps = ("no seed has all the trials that it is made of",)
     values = {seed: of(*(part.values[seed] for part in parts)) for seed in shared}
-    return Measured(values, tuple(runs or parts[0].runs), gaps, low, high)
+    return Measured(values, tuple(run for run in runs or parts[0].runs if run.seed in values), gaps, low, high)
 
 
 def difference(first: Measured, second: Measured) -> Measured:

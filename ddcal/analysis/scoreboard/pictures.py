@@ -10,7 +10,7 @@ from ddcal.analysis.report.cells import Run
 from ddcal.analysis.report.drawings import Drawings, Drawn
 from ddcal.analysis.scoreboard.measured import Measured
 from ddcal.analysis.scoreboard.results import CALIBRATIONS, HARD, LABELS, SOFT, BoardResults, SetResults
-from ddcal.analysis.scoreboard.tables import paired
+from ddcal.analysis.scoreboard.tables import compared, labels_of, paired
 
 if TYPE_CHECKING:
     import pandas
@@ -21,17 +21,19 @@ def draw_plane(board: BoardResults, drawings: Drawings, reduced: bool) -> None:
 
     def draw() -> Drawn:
         panels = [(method_label(name), [_points(one, name) for one in board.sets]) for name in CALIBRATIONS]
+        soft = [one.one.row.title for one in board.sets if one.soft_itself]
         caption = (
             "Accuracy against ECE on the test images, mean and 95 % interval over seeds; a line leads from a set's "
-            "hard labels (filled) to the soft ones on the same images (open). Down and to the right is better; "
-            "intervals may leave the frame. "
+            "hard labels (filled) to the soft ones on the same images (open)"
+            + (f"; {', '.join(soft)}: labels of its own (filled) that are soft too" if soft else "")
+            + ". Down and to the right is better; intervals may leave the frame. "
             "`ts_val` has seen real labels of `val`; the others none beyond the training images."
         )
         figure = plot_plane(panels, title=f"Scoreboard: {board.dataset}", reduced=reduced)
         return Drawn(figure, _plane_frame(board), caption)
 
     alt = f"Accuracy against ECE on {board.dataset}, a marker a set, filled for hard and open for soft labels"
-    drawings.put(f"plane-{board.dataset}", alt, cell_runs(board), draw)
+    drawings.put(f"plane-{board.dataset}", alt, cell_runs(board), draw, words=_titles(board))
 
 
 def draw_paired(board: BoardResults, drawings: Drawings, reduced: bool) -> None:
@@ -45,17 +47,21 @@ def draw_paired(board: BoardResults, drawings: Drawings, reduced: bool) -> None:
             "Soft less hard labels on the same images, each with its own recipe: mean and 95 % interval over seeds; "
             "filled where the interval does not hold 0. Accuracy: above 0 soft labels are better; ECE: below 0."
         )
-        figure = plot_paired([one.one.row.title for one in board.sets], columns,
+        figure = plot_paired(list(map(compared, board.sets)), columns,
                              title=f"Soft against hard labels: {board.dataset}", reduced=reduced)  # fmt: skip
         return Drawn(figure, _paired_frame(board), caption)
 
     alt = f"Differences of soft from hard labels on {board.dataset}, a row a set and a panel a number"
-    drawings.put(f"soft-hard-{board.dataset}", alt, cell_runs(board), draw)
+    drawings.put(f"soft-hard-{board.dataset}", alt, cell_runs(board), draw, words=_titles(board))
 
 
 def cell_runs(board: BoardResults) -> list[Run]:
     """Return the trials of all cells that have come to their end."""
     return [run for one in board.sets for run in one.runs if run.gap is None]
+
+
+def _titles(board: BoardResults) -> list[str]:
+    return [one.one.row.title for one in board.sets]
 
 
 def _points(one: SetResults, calibration: str) -> SetPoints:
@@ -70,7 +76,7 @@ def _point(value: Measured) -> Point | None:
     if value.mean is None:
         return None
     low, high = value.interval or (value.mean, value.mean)
-    return Point(100.0 * value.mean, 100.0 * low, 100.0 * high)
+    return Point(100.0 * value.mean, 100.0 * low, 100.0 * high, value.sign != 0)
 
 
 def _row(what: dict[str, Any], value: Measured) -> dict[str, Any]:
@@ -84,7 +90,7 @@ def _plane_frame(board: BoardResults) -> pandas.DataFrame:
     rows = []
     for one in board.sets:
         for labels in LABELS:
-            what = {"set": one.one.name, "labels": labels}
+            what = {"set": one.one.name, "labels": labels_of(one, labels)}
             rows.append(_row(what | {"number": "accuracy"}, one.accuracy(labels)))
             rows += [_row(what | {"number": f"ece/{name}"}, one.number(labels, name, "ece")) for name in CALIBRATIONS]
     return pandas.DataFrame(rows)

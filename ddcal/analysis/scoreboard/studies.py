@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from ddcal.analysis.report.studies import (
     MINUTES,
     SCALES,
     ReportStudy,
+    changed,
     changed_study,
     read_rows,
     read_scales,
@@ -23,9 +24,11 @@ from ddcal.analysis.report.studies import (
 from ddcal.analysis.scoreboard.choice import SEED, SOURCE, Chosen
 from ddcal.config import StudyConfig
 from ddcal.config.base import Config
+from ddcal.config.problems import ConfigError
 from ddcal.config.reading.study_paths import from_folder, with_trial_paths
 from ddcal.config.shipped import shipped_folder
 from ddcal.config.space import grid_points
+from ddcal.config.trial import flatten
 from ddcal.errors import BadInput
 
 FULL, RECIPES, CELLS = "full", "recipes", "cells"
@@ -133,6 +136,8 @@ def read_sets(paths: Iterable[Path]) -> dict[str, SetRow]:
                     problems.append(f"{path}: {key}: {each['msg'][0].lower()}{each['msg'][1:]}; a set has title, kind "
                                     f"({', '.join(KINDS)}) and base")  # fmt: skip
                 continue
+            if twin := next((key for key, other in found.items() if key != name and other.title == one.title), ""):
+                problems.append(f"{path}: {name}.title is that of {twin}, and tables name sets by it: take another one")
             found[str(name)] = one.model_copy(update={"base": with_trial_paths(one.base, from_folder(path.parent))})
     random = [name for name, row in found.items() if row.kind == RANDOM]
     if not problems and len(random) != 1:
@@ -162,8 +167,7 @@ def boards(scale: str, datasets: Sequence[str], folder: Path, sets: Sequence[Pat
         sets: Further files like `SETS`.
 
     Raises:
-        BadInput: for a scale, dataset or set that is not right.
-        ConfigError: if a change does not fit its study.
+        BadInput: for a scale, dataset or set that is not right, or a change that does not fit its study.
     """
     rows = read_sets([folder / SETS, *sets])
     known = (ANY, MINUTES, SEEDS, *STEMS, *KINDS, *rows)
@@ -188,12 +192,16 @@ def _board(scale: Mapping[str, Any], dataset: str, rows: Mapping[str, SetRow], f
             for row in (ANY, stem, *of_set):
                 if row in place and place[row] is None:
                     return None
-                changes |= place.get(row) or {}
-        for key, value in rows[set_name].base.items() if set_name else ():
-            changes.pop(f"base.{key}", None)  # a line of one's own has the last word
-            changes[f"base.{key}"] = value
+                changes = changed(changes, place.get(row))
+        if set_name:  # a line of one's own has the last word
+            changes = changed(changes, {f"base.{key}": value for key, value in rows[set_name].base.items()})
         changes["space.seed"] = {"choice": list(range(count))}
-        return ReportStudy(dataset, stem, changed_study(folder / f"{stem}.yaml", changes), minutes.get(stem))
+        try:
+            config = changed_study(folder / f"{stem}.yaml", changes)
+        except ConfigError as error:
+            who = f"set {set_name}" if set_name else whole
+            raise BadInput("\n".join(f"{who}: {line}" for line in str(error).splitlines())) from error
+        return ReportStudy(dataset, stem, config, minutes.get(stem))
 
     found = []
     for name, row in rows.items():
@@ -201,10 +209,33 @@ def _board(scale: Mapping[str, Any], dataset: str, rows: Mapping[str, SetRow], f
         recipes = study(RECIPES, name, min(seeds[CHOICE], count))
         cells = study(CELLS, name, count)
         if recipes is not None and cells is not None:
+            _check_base(name, row, {**recipes.config.space, **cells.config.space})
             found.append(BoardSet(name, row, recipes, cells, count))
         elif row.kind == RANDOM:
             raise BadInput(f"{folder / SCALES}: {name} of {dataset} is left out, and the scores need random images")
+    _check_images(found)
     return Board(dataset, study(FULL, None, seeds[FULL]), tuple(found))
+
+
+def _check_base(name: str, row: SetRow, searched: Collection[str]) -> None:
+    """Refuse a line that sets what every set of the board has alike: it would change nothing, or the data."""
+    for key in flatten(row.base):
+        if key == "data.name":
+            raise BadInput(f"set {name}: base has {key}: the sets of a board are of one dataset, that of --datasets")
+        if key in searched:
+            raise BadInput(f"set {name}: base has {key}, which {RECIPES}.yaml or {CELLS}.yaml search: leave it out")
+
+
+def _check_images(sets: Sequence[BoardSet]) -> None:
+    """Refuse sets with more or fewer images a class than the random ones, which the scores hold them against."""
+    counts = {one.name: flatten(one.recipes.config.base).get("distill.ipc") for one in sets}
+    wanted = next(counts[one.name] for one in sets if one.row.kind == RANDOM)
+    for name, count in counts.items():
+        if count != wanted:
+            raise BadInput(
+                f"set {name}: distill.ipc is {count}, and {wanted} for the random images that it is held against: all "
+                f"sets of a board have the same (base.distill.ipc in the row any of {SCALES})"
+            )
 
 
 def cells_study(one: BoardSet, chosen: Mapping[str, Chosen]) -> ReportStudy:

@@ -49,6 +49,11 @@ def labels_of(one: SetResults, labels: str) -> str:
     return ("its own" if labels == HARD else "by experts") if one.soft_itself else labels
 
 
+def compared(one: SetResults) -> str:
+    """Return what a row of soft less hard labels is called: of a set with soft labels of its own it compares others."""
+    return f"{one.one.row.title}, by experts less its own" if one.soft_itself else one.one.row.title
+
+
 def put_recipes(page: Page, board: BoardResults) -> None:
     """Put on the page which recipe each set got under each kind of labels, by which number of ``val``."""
     rows: Rows = []
@@ -72,7 +77,9 @@ def put_scores(page: Page, board: BoardResults) -> None:
     for one in board.sets:
         for labels in LABELS:
             found = score_numbers(board, one, labels)
-            cells = [number(found[name], scale, 1) for name, (_, scale) in SCORES.items()]
+            cells: list[Entry] = [number(found[name], scale, 1) for name, (_, scale) in SCORES.items()]
+            if one.soft_itself:  # nothing is missing: it has no such score
+                cells[list(SCORES).index("label_robust_score")] = "–"
             rows.append([one.one.row.title, labels_of(one, labels), *cells, _images(board, one)])
     columns = ["set", "labels", *(head for head, _ in SCORES.values()), "images a class"]
     page.table(columns, rows, caption="Accuracy on `test`, and DD-Ranking's scores in percent", sortable=True)
@@ -86,6 +93,8 @@ def put_scores(page: Page, board: BoardResults) -> None:
         "stays, and all training images count by their mean.",
         "note",
     )
+    if soft := [one.one.row.title for one in board.sets if one.soft_itself]:
+        page.text(f"Without a label-robust score, as their own labels are soft: {', '.join(soft)}.", "note")
 
 
 def put_calibrations(page: Page, board: BoardResults, metric: str, caption: str, scale: float, digits: int) -> None:
@@ -111,13 +120,15 @@ def paired(one: SetResults) -> dict[str, Measured]:
 
 
 def put_paired(page: Page, board: BoardResults) -> None:
-    """Put soft − hard of every set on the page, with what it says."""
-    each = {one.one.name: paired(one) for one in board.sets}
-    titles = {one.one.name: one.one.row.title for one in board.sets}
+    """Put soft − hard of every set on the page, and in words those of sets that have hard labels."""
     rows: Rows = [
-        [titles[name], *(number(value, 100.0, 1, signed=True, strong=value.sign != 0) for value in found.values())]
-        for name, found in each.items()
+        [
+            compared(one),
+            *(number(value, 100.0, 1, signed=True, strong=value.sign != 0) for value in paired(one).values()),
+        ]
+        for one in board.sets
     ]
+    each = {one.one.row.title: paired(one) for one in board.sets if not one.soft_itself}
     columns = ["set", "accuracy", *(f"ECE, {method_label(name)}" for name in CALIBRATIONS)]
     page.table(columns, rows, caption="Soft labels less hard ones on the same images, in points", sortable=True)
     page.text(
@@ -127,11 +138,11 @@ def put_paired(page: Page, board: BoardResults) -> None:
     )
     page.bullets(
         [
-            counted("Soft labels and accuracy", {titles[n]: found["accuracy"] for n, found in each.items()}, "higher"),
+            counted("Soft labels and accuracy", {title: found["accuracy"] for title, found in each.items()}, "higher"),
             *(
                 counted(
                     f"Soft labels and ECE, {method_label(name)}",
-                    {titles[n]: found[f"ece/{name}"] for n, found in each.items()},
+                    {title: found[f"ece/{name}"] for title, found in each.items()},
                     "lower",
                 )
                 for name in CALIBRATIONS
@@ -166,7 +177,7 @@ def put_mts(page: Page, board: BoardResults) -> None:
 
 
 def counted(what: str, found: Mapping[str, Measured], better: str) -> str:
-    """Return in words on how many sets a difference is better, worse, or not to be told.
+    """Return in words on how many sets a difference is better, worse, not to be told, or missing.
 
     Args:
         what: What the difference is of.
@@ -174,16 +185,18 @@ def counted(what: str, found: Mapping[str, Measured], better: str) -> str:
         better: ``higher`` or ``lower``, which is the better direction.
     """
     told: dict[int, list[str]] = {1: [], -1: [], 0: []}
+    missing = [name for name, value in found.items() if not value.values]
     for name, value in found.items():
         if value.values:
             told[value.sign].append(name)
-    total = sum(map(len, told.values()))
-    if not total:
+    total = len(found)
+    if len(missing) == total:
         return f"{what}: not run."
     signs: tuple[tuple[int, str], ...] = ((1, "higher"), (-1, "lower"), (0, "not told apart"))
     good = 1 if better == "higher" else -1
     ordered = sorted(signs, key=lambda sign: (sign[0] == 0, sign[0] != good))
     parts = [f"{word} on {_of(told[sign], total)}" for sign, word in ordered if told[sign]]
+    parts += [f"missing on {_of(missing, total)}"] if missing else []
     return f"{what}: {'; '.join(parts)}."
 
 

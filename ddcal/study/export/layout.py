@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from ddcal.config.reading.yaml_reader import parse_yaml
 from ddcal.config.trial import flatten
-from ddcal.errors import BadInput
+from ddcal.errors import BadInput, cut
 from ddcal.pipeline.stages import STAGES
 from ddcal.untrusted import MAX_BYTES, Untrusted, open_below, parse_json, plain_name
 
@@ -198,5 +198,4 @@ def _name(key: str) -> str:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    return cut(repr(value), 200)

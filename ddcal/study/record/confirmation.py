@@ -139,14 +139,6 @@ def verdict(one: Mapping[str, Any]) -> str:
     return f"{one['seeds']} seeds cannot tell them apart, {more}"
 
 
-def sentence(one: Mapping[str, Any]) -> str:
-    """Return a record as one sentence, with its verdict."""
-    return (
-        f"search {one['searched']:.4f}, fresh seeds {one['mean']:.4f} [{one['low']:.4f}, {one['high']:.4f}]: "
-        f"{verdict(one)}"
-    )
-
-
 def standing(leaders: Sequence[Mapping[str, Any]], winner: str, metric: str) -> str | None:
     """Return whether the winner is still first by a metric; None where fewer than two leaders have it.
 

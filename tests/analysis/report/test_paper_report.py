@@ -87,7 +87,7 @@ def test_every_table_and_figure_is_there_as_picture_and_numbers(made):
     assert masks == {"raw", "ts_val", "elements, 2 draws", "elements, 1 draw", "pixels, 2 draws", "patches, 2 draws"}
     text = (output / "index.html").read_text()
     assert "The accuracy before and after calibration is equal in all 6 trials of mts, ts_holdout and ts_cv." in text
-    assert text.count("reduced scale: not comparable with the published column") >= 5
+    assert text.count("reduced scale: not comparable with published numbers") >= 5
 
 
 def test_numbers_are_those_of_the_ledger(made):

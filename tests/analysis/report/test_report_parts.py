@@ -1,18 +1,27 @@
 """The parts of a report: its studies, its cells, its words."""
 
+import html
+import json
 import math
+import re
+import shutil
+import subprocess
+from dataclasses import replace
 
 import pandas
 import pytest
+from matplotlib.figure import Figure
 
 from ddcal.analysis.report.cells import Cell, Run
 from ddcal.analysis.report.comparison_table import missing_rows, paired_difference
+from ddcal.analysis.report.drawings import Drawings, Drawn
 from ddcal.analysis.report.numbers import Row
-from ddcal.analysis.report.page import Page, rich_text
+from ddcal.analysis.report.page import Number, Page, rich_text
 from ddcal.analysis.report.solvers import plot_solvers, verdict
 from ddcal.analysis.report.studies import STEMS, paper_studies, read_scales, studies_folder
 from ddcal.errors import BadInput
 
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 SCALES = [(scale, name) for scale, rows in read_scales(studies_folder()).items() for name in rows if name != "any"]
 
 
@@ -130,3 +139,54 @@ def test_a_page_escapes_what_it_is_given(tmp_path):
     text = page.write().read_text()
     assert not any(mark in text for mark in ("<i>", "<u>", "<td><td>", "<c>"))
     assert "&lt;u&gt;x&lt;/u&gt;" in text
+
+
+SORTED = """
+<script>
+const table = document.querySelector("table.sortable"), found = [];
+for (const head of table.tHead.rows[0].cells) {
+  head.click();
+  found.push([...table.tBodies[0].rows].map(row => row.cells[0].textContent));
+}
+document.body.textContent = JSON.stringify(found);
+</script></body>
+"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
+def test_numbers_with_intervals_and_signs_are_sorted_as_numbers(made_study, tmp_path):
+    """Also those with links behind them; what is missing comes last, with its gap."""
+    study = made_study("some", ["complete"] * 2)
+    runs = tuple(Run(study, trial) for trial in study.records)
+    texts = {"a": "+1.2 [+0.1, +2.3]", "b": "-0.8 [-1.0, -0.6]", "c": "-2.4 [-9.0, +4.2]", "d": "+10.0", "e": "-0.8"}
+    rows = [[name, Number(text, runs)] for name, text in texts.items()]
+    page = Page("page", tmp_path)
+    page.table(["set", "difference"], [["f", Number("\u2013", (), ("boom",))], *rows], sortable=True)
+    path = tmp_path / "clicked.html"
+    path.write_text(page.write().read_text().replace("</body>", SORTED))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    ran = subprocess.run([BROWSER, *options, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=600)
+    found = json.loads(html.unescape(re.search("<body>(.*?)</body>", ran.stdout, re.DOTALL)[1]))
+    assert found == [list("abcdef"), list("cbeadf")]
+
+
+def test_a_figure_is_drawn_again_where_its_words_changed(made_study, tmp_path):
+    study, drawn = made_study("some", ["complete"]), []
+
+    def draw():
+        drawn.append(1)
+        return Drawn(Figure(), pandas.DataFrame({"a": [1]}), "caption")
+
+    drawings, runs = Drawings(tmp_path, Page("page", tmp_path)), [Run(study, trial) for trial in study.records]
+    for words in (["DM"], ["DM"], ["mine"]):
+        drawings.put("one", "alt", runs, draw, words=words)
+    assert len(drawn) == 2
+
+
+def test_the_error_of_a_trial_keeps_its_end(made_study):
+    """A path ends with a name."""
+    (trial,) = made_study("some", ["failed"]).records
+    failed = replace(trial, error=f"StoreError: /{'long/' * 60}evaluation.json is missing")
+    gap = Run(made_study("other", ["failed"]), failed).gap
+    assert gap.startswith("some-0000 failed: StoreError: /long/") and gap.endswith("long/evaluation.json is missing")
+    assert len(gap) < 250

@@ -51,5 +51,13 @@ def test_a_recipe_that_lacks_a_seed_is_not_compared():
     assert choose([lucky, *whole]) == {SOURCES[0]: Chosen(SOURCES[0], whole[0].recipe, 0.4, 2, 0, None)}
 
 
+def test_where_no_recipe_has_all_seeds_the_same_are_compared():
+    """The first has seed 0 alone, the others seed 1: a lucky seed does not win."""
+    lucky = ValNumber(SOURCES[0], recipe(0.1, 10), 0, 0.9)
+    others = [ValNumber(SOURCES[0], recipe(lr, 10), 1, value) for lr, value in ((0.01, 0.4), (0.03, 0.5))]
+    for order in itertools.permutations([lucky, *others]):
+        assert choose(order) == {SOURCES[0]: Chosen(SOURCES[0], recipe(0.03, 10), 0.5, 1, 1, 0.4)}
+
+
 def test_the_choice_is_given_numbers_of_val_alone():
     assert {field.name for field in dataclasses.fields(ValNumber)} == {"source", "recipe", "seed", "value"}

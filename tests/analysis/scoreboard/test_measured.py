@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ddcal.analysis.report.cells import Run
 from ddcal.analysis.scoreboard.measured import Measured, constant, derived, difference
 from ddcal.analysis.scoreboard.tables import counted, written
 
@@ -42,9 +43,23 @@ def test_what_lacks_a_part_is_a_gap():
     assert constant(Measured({0: 0.2, 1: 0.4}), [3, 4]).values == pytest.approx({3: 0.3, 4: 0.3})
 
 
+def test_a_difference_is_handed_on_by_the_trials_of_its_seeds_alone(made_study):
+    """Seed 1 failed under the second labels: its trial under the first is no part of the difference."""
+    first, second = (made_study(name, ["complete"] * 2) for name in ("first", "second"))
+    for study in (first, second):
+        for seed, trial in enumerate(study.records):
+            trial.config_values["seed"] = seed
+    runs = [[Run(study, trial) for trial in study.records] for study in (first, second)]
+    both = Measured({0: 0.5, 1: 0.6}, tuple(runs[0])), Measured({0: 0.3}, (runs[1][0],), ("second-0001 failed: boom",))
+    found = difference(*both)
+    assert found.runs == (runs[0][0], runs[1][0]) and found.values == pytest.approx({0: 0.2})
+    assert found.gaps == ("second-0001 failed: boom",)
+
+
 def test_what_it_says():
     sets = {"A": Measured({0: 0.1, 1: 0.1001}), "B": Measured({0: -0.1, 1: 0.1}), "C": Measured({})}
-    assert counted("Soft", sets, "higher") == "Soft: higher on 1 of 2 (A); not told apart on 1 of 2 (B)."
+    told = "higher on 1 of 3 (A); not told apart on 1 of 3 (B); missing on 1 of 3 (C)"
+    assert counted("Soft", sets, "higher") == f"Soft: {told}."
     assert counted("MTS", {"A": sets["A"], "D": sets["A"]}, "lower") == "MTS: higher on all of them."
     assert counted("Soft", {"C": Measured({})}, "lower") == "Soft: not run."
     assert written(Measured({0: 0.1, 1: 0.1}), 100.0, 1, signed=True) == "+10.0 [+10.0, +10.0]"

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import yaml
 from conftest import tiny_board
 from rich.console import Console
 from sklearn.datasets import load_digits
@@ -19,6 +20,7 @@ from ddcal.analysis.scoreboard.scores import augmentation_robust_score, label_ro
 from ddcal.analysis.scoreboard.studies import RECIPES, board_folder, boards, cells_study, supposed
 from ddcal.cli import app
 from ddcal.config.space import trial_of
+from ddcal.errors import BadInput
 from ddcal.study import load_study
 
 LINE = "mine: {title: my set, kind: imported, base: {distill.backbone: dm, distill.dm.image_lr: 2.0}}\n"
@@ -184,7 +186,8 @@ def test_shuffled_test_labels_change_no_choice(tmp_path):
 
 def test_shipped_boards_are_whole():
     """Every dataset of every scale has studies that are right, and its cells hold each recipe on every seed."""
-    for scale, dataset in (("cpu", "digits"), ("cpu", "cifar10"), ("gpu", "cifar10")):
+    scales = yaml.safe_load((board_folder() / "scales.yaml").read_text())
+    for scale, dataset in ((scale, name) for scale, rows in scales.items() for name in rows if name != "any"):
         (board,) = boards(scale, [dataset], board_folder())
         assert board.full is not None and sum(one.row.kind == "random" for one in board.sets) == 1
         names = [study.config.name for study in board.first] + [one.cells.config.name for one in board.sets]
@@ -219,7 +222,16 @@ def test_a_line_adds_a_set(tmp_path):
         ("mine: {title: t, kind: other, base: {}}", ["mine.kind", "'coreset'"]),
         ("mine: {title: t, base: {}}", ["mine.kind", "required"]),
         ("mine: {title: t, kind: random, base: {}}", ["exactly one set", "real", "mine"]),
-        ("mine: {title: t, kind: imported, base: {distill.bakbone: dm}}", ["base.distill.bakbone", "did you mean"]),
+        (
+            "mine: {title: t, kind: imported, base: {distill.bakbone: dm}}",
+            ["set mine: ", "base.distill.bakbone", "did you mean"],
+        ),
+        ("mine: {title: t, kind: imported, base: {distill.ipc: 5}}", ["set mine: distill.ipc is 5", "10"]),
+        ("mine: {title: t, kind: imported, base: {train.lr: 1.0}}", ["set mine: base has train.lr", "leave it out"]),
+        ("mine: {title: t, kind: imported, base: {train: {epochs: 5}}}", ["set mine: base has train.epochs"]),
+        ("mine: {title: t, kind: imported, base: {data.name: mnist}}", ["set mine: base has data.name", "--datasets"]),
+        ("mine: {title: MTT, kind: imported, base: {}}", ["mine.title is that of mtt"]),
+        ("1: {title: t, kind: imported, base: {}}", ["mine.yaml:1: '1' is a key"]),
         ("[1, 2]", ["must map names of sets"]),
         ("mine: [", ["mine.yaml"]),
     ],
@@ -240,6 +252,7 @@ def test_lines_that_are_not_right_are_refused(line, words, tmp_path):
         (["--datasets", "digits,digits"], ["twice"]),
         (["--studies", "{tmp}"], ["--studies", "recipes.yaml"]),
         (["--sets", "{tmp}/none.yaml"], ["none.yaml"]),
+        (["--json"], ["--json goes with --plan"]),
     ],
 )
 def test_bad_names_of_a_scoreboard_are_refused(arguments, words, tmp_path):
@@ -247,3 +260,34 @@ def test_bad_names_of_a_scoreboard_are_refused(arguments, words, tmp_path):
     assert result.exit_code == 2 and not (tmp_path / "out").exists()
     for word in words:
         assert word in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("cpu: {digits: 3}", "cpu.digits is 3; it must map studies to changes"),
+        ("cpu: {digits: {dm: 5}}", "cpu.digits.dm is 5; it must map names to values"),
+        ("cpu: {any: {any: [1]}, digits: {}}", r"cpu.any.any is \[1\]; it must map names to values"),
+        ("cpu: {digits: {minutes: {recipes: soon}}}", "cpu.digits.minutes has {'recipes': 'soon'}; give numbers"),
+        ("[1]", r"the file is \[1\]; it must map scales to datasets"),
+        ("cpu: {digits: {}}", "seeds.choice of digits is None; give a number from 1"),
+    ],
+)
+def test_scales_that_are_not_right_are_refused(text, said, tmp_path):
+    folder = tiny_board(tmp_path)
+    (folder / "scales.yaml").write_text(text)
+    with pytest.raises(BadInput, match=said):
+        boards("cpu", ["digits"], folder)
+
+
+def test_a_later_row_wins_also_where_an_earlier_one_set_the_same(tmp_path):
+    """`full` of the dataset replaces all of ``train``, also what `any` of the dataset has set of it before."""
+    folder = tiny_board(tmp_path)
+    scales = folder / "scales.yaml"
+    lines = "{any: {base.train.weight_decay: 0.25}, full: {base.train: {epochs: 2, networks: 1}}}"
+    scales.write_text(
+        scales.read_text().replace("  digits: {}", f"    full: {{base.train: {{epochs: 1}}}}\n  digits: {lines}")
+    )
+    (board,) = boards("tiny", ["digits"], folder)
+    assert board.full.config.base["train"] == {"epochs": 2, "networks": 1}
+    assert board.sets[0].recipes.config.base["train"]["weight_decay"] == 0.25

@@ -123,6 +123,13 @@ def test_an_edited_place_is_told_how_it_is_said(copy):
     assert result.exit_code == 2 and "config.data.root" in result.output and "--data-root PLACE" in result.output
 
 
+def test_an_edited_place_that_is_long_keeps_the_name_of_its_file(copy):
+    recorded = Path(read_run(copy)["config"]["data"]["root"])
+    text = (copy / "run.yaml").read_text()
+    (copy / "run.yaml").write_text(text.replace(str(recorded), f"/{'folder/' * 40}my.npz"))
+    assert "folder/my.npz', but was exported as" in ddcal("replay", copy).output
+
+
 # What decides
 
 

@@ -13,7 +13,7 @@ from ddcal.analysis.comparison import compare_studies, find_studies
 from ddcal.cli import app
 from ddcal.errors import BadInput
 from ddcal.study import load_study, run_study
-from ddcal.study.record.confirmation import optimism, read_confirmation, seeds_enough, sentence, standing, verdict
+from ddcal.study.record.confirmation import optimism, read_confirmation, seeds_enough, standing, verdict
 from ddcal.study.record.ledger import LEDGER
 from ddcal.study.record.status import study_status
 from ddcal.study.run.confirm import compare, confirm, confirmation_study, leading_trials
@@ -101,8 +101,6 @@ def record(metric="val/ece", searched=0.036, mean=0.051, low=0.04, high=0.06, se
 )
 def test_the_verdict_on_the_number_of_the_search(one, said):
     assert verdict(one) == said
-    numbers = f"search {one['searched']:.4f}, fresh seeds {one['mean']:.4f} [{one['low']:.4f}, {one['high']:.4f}]"
-    assert sentence(one) == f"{numbers}: {said}"
 
 
 def test_seeds_are_enough_where_the_interval_ends_before_the_number_of_the_search():
@@ -130,10 +128,10 @@ def test_the_verdicts_are_printed(results):
     confirm(results, top=2, seeds=2, debug=True)
     shown = CliRunner().invoke(app, ["confirm", str(results.directory), "--top", "2", "--seeds", "2", "--debug"])
     assert shown.exit_code == 0, shown.output
-    for one in read_confirmation(results.directory):
-        assert one["verdict"] == verdict(one) and one["verdict"] in shown.output
-        if one["trial_key"] == results.best.trial_key and one["metric"] != "test/ece":
-            assert f"{one['trial_key']}, {one['metric']}: {sentence(one)}" in shown.output
+    verdicts = [one["verdict"] for one in read_confirmation(results.directory)]
+    assert verdicts == list(map(verdict, read_confirmation(results.directory)))
+    for one in verdicts:
+        assert shown.output.count(one) == verdicts.count(one), one  # each is said once
 
 
 def test_a_confirmation_is_no_study_of_its_own(results):
