@@ -160,8 +160,8 @@ def importance_table(found: list[Importance]) -> Sheet:
         share = "too few" if one.share is None else f"{one.share:.3f}"
         interval = "" if one.low is None else f"{one.low:.2f} to {one.high:.2f}"
         rows.append([one.objective, one.name, share, interval, one.better or "", str(one.trials), one.where])
-    columns = ("objective", "name", "share", "80 % interval", "better", "trials", "active where")
-    right = ("share", "80 % interval", "trials")
+    columns = ("objective", "name", "share", "82 % interval", "better", "trials", "active where")
+    right = ("share", "82 % interval", "trials")
     return Sheet("share of the variance explained (fANOVA)", columns, rows, right, heads=2, packed=True)
 
 

@@ -119,7 +119,7 @@ def _names(datasets: str) -> list[str]:
 def _say_where(page: Path, gaps: int) -> None:
     typer.echo(str(page))
     if gaps:
-        typer.echo(f"{gaps} numbers are missing; the page says why", err=True)
+        typer.echo(f"{gaps} number{'s are' if gaps > 1 else ' is'} missing; the page says why", err=True)
 
 
 @report_app.command("study")

@@ -140,8 +140,12 @@ def _put_board(page: Page, board: BoardResults, drawings: Drawings, root: Path, 
     put_paired(page, board)
     draw_paired(board, drawings, reduced)
     page.heading("Calibration", 3)
-    put_calibrations(page, board, "ece", "ECE on `test` in percent; bold: the lowest without real labels", 100.0, 1)
-    put_calibrations(page, board, "nll", "NLL on `test` in nats; bold: the lowest without real labels", 1.0, 3)
+    put_calibrations(
+        page, board, "ece", "ECE on `test` in percent; bold: the lowest that is not fitted on real labels", 100.0, 1
+    )
+    put_calibrations(
+        page, board, "nll", "NLL on `test` in nats; bold: the lowest that is not fitted on real labels", 1.0, 3
+    )
     page.heading("Where MTS stands", 3)
     put_mts(page, board)
     page.heading("The recipes", 3)

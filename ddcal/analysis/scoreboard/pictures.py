@@ -27,7 +27,8 @@ def draw_plane(board: BoardResults, drawings: Drawings, reduced: bool) -> None:
             "hard labels (filled) to the soft ones on the same images (open)"
             + (f"; {', '.join(soft)}: labels of its own (filled) that are soft too" if soft else "")
             + ". Down and to the right is better; intervals may leave the frame. "
-            "`ts_val` has seen real labels of `val`; the others none beyond the training images."
+            "`ts_val` is fitted on real labels of `val`, the others on none beyond the training images; recipes are "
+            "chosen on `val` for all."
         )
         figure = plot_plane(panels, title=f"Scoreboard: {board.dataset}", reduced=reduced)
         return Drawn(figure, _plane_frame(board), caption)

@@ -98,7 +98,7 @@ def put_scores(page: Page, board: BoardResults) -> None:
 
 
 def put_calibrations(page: Page, board: BoardResults, metric: str, caption: str, scale: float, digits: int) -> None:
-    """Put a metric of every cell on the page, a column a calibration; the lowest without real labels is bold."""
+    """Put a metric of every cell on the page, a column a calibration; the lowest but for ``ts_val`` is bold."""
     rows: Rows = []
     for one in board.sets:
         for labels in LABELS:
@@ -169,6 +169,10 @@ def put_mts(page: Page, board: BoardResults) -> None:
     ]
     columns = ["set", "labels", *(f"less {method_label(name)}" for name in OTHERS)]
     page.table(columns, rows, caption="ECE of MTS less that of others on the same networks, in points", sortable=True)
+    page.text(
+        "Mean and 95 % interval over seeds; bold where the interval does not hold 0. Below 0 MTS has the lower ECE.",
+        "note",
+    )
     page.bullets(
         counted(f"MTS, ECE less that of {method_label(name)}",
                 {f"{title} ({labels})": found[name] for (title, labels), found in each.items()}, "lower")

@@ -77,7 +77,7 @@ def test_every_number_on_the_page_leads_to_a_trial_with_its_replay(made):
     plain = re.sub("</?span>", "", text)
     for key in cells:
         assert f"--to replay-{key} &amp;&amp; ddcal replay replay-{key}" in plain, key
-    assert "numbers are missing" not in printed and "reduced scale" in text
+    assert "missing;" not in printed and "reduced scale" in text
 
 
 @pytest.mark.slow
