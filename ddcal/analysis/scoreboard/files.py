@@ -60,6 +60,7 @@ def _record(
         "high_95": high,
         "seeds": len(value.values),
         "values": [value.values[seed] for seed in sorted(value.values)],
+        "of_seeds": sorted(value.values),
         "trials": list(dict.fromkeys(run.trial.trial_key for run in value.runs)),
         "replay": "" if first is None else replay_command(first, shown / first.study.directory.name),
         "gaps": list(value.gaps),
@@ -74,7 +75,7 @@ def write_csv(board: BoardResults, path: Path, shown: Path) -> Path:
         writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
         writer.writeheader()
         for row in rows:
-            lists = {name: " ".join(map(str, row[name])) for name in ("values", "trials")}
+            lists = {name: " ".join(map(str, row[name])) for name in ("values", "of_seeds", "trials")}
             writer.writerow(row | lists | {"gaps": "; ".join(row["gaps"])})
     return path
 

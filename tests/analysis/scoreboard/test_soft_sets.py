@@ -64,6 +64,7 @@ def test_its_rows_say_what_is_compared_and_the_words_leave_it_out(board, tmp_pat
 
 def test_files_name_its_labels(board, tmp_path):
     found = {(one["set"], one["labels"]) for one in records(board, tmp_path)}
+    assert all(len(one["values"]) == len(one["of_seeds"]) == one["seeds"] for one in records(board, tmp_path))
     own = {("datm", "its own"), ("datm", "by experts"), ("datm", "by experts less its own")}
     assert found == own | {("real", "hard"), ("real", "soft"), ("real", "soft less hard"), ("full", "hard")}
     lines = write_markdown([board], tmp_path / "board.md").read_text().splitlines()
