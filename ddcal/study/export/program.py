@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.export import Dim, ExportedProgram
 
-from ddcal.errors import BadInput
+from ddcal.errors import BadInput, cut
 from ddcal.pipeline.calibrated import CalibratedModel
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -90,4 +90,4 @@ def load_onnx(path: Path) -> Predict:
 def first_line(error: Exception) -> str:
     """Return an error's kind and first line that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
+    return f"{type(error).__name__}: {cut(lines[0], 200) if lines else ''}"

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote
 
 from ddcal.config import StudyConfig
 from ddcal.credentials import has_credentials, masked, without_credentials
+from ddcal.errors import cut
 from ddcal.study.record.rights import file_rights
 
 SQLITE = "sqlite:///"
@@ -181,4 +182,4 @@ def refused(error: Exception) -> bool:
 def one_line(error: Exception, uri: str = "") -> str:
     """Return an error's kind and first line, with passwords masked: those of addresses in it, and that of ``uri``."""
     text = masked(str(error), uri)
-    return f"{type(error).__name__}: {text.splitlines()[0][:200] if text else ''}"
+    return f"{type(error).__name__}: {cut(text.splitlines()[0], 200) if text else ''}"

@@ -7,7 +7,8 @@ import mlflow
 import pytest
 
 from ddcal.study import run_study
-from ddcal.study.mlflow.client import artifact_location, sqlite_path, sqlite_uri, tracking_uri
+from ddcal.study.export.program import first_line
+from ddcal.study.mlflow.client import artifact_location, one_line, sqlite_path, sqlite_uri, tracking_uri
 from ddcal.study.mlflow.sync import sync_study
 
 ODD = "why? 100% a%20b#ü [x]&y=z"
@@ -62,3 +63,11 @@ def test_a_root_of_any_name_has_its_database_and_artefacts(tiny_study, tmp_path,
     assert len([*(root / "mlartifacts").rglob("reliability.png")]) == 1
     assert [path.name for path in tmp_path.iterdir()] == [ODD] and [*(tmp_path / ODD).iterdir()] == [root]
     assert sorted(path.name for path in root.iterdir()) == ["mlartifacts", "mlflow.db", "store", "tiny"]
+
+
+@pytest.mark.parametrize("said", [one_line, first_line])
+def test_an_error_about_a_long_path_names_the_file(said):
+    error = FileNotFoundError(2, "No such file or directory", f"/{'folder/' * 40}model.onnx")
+    told = said(error)
+    assert told.startswith("FileNotFoundError: [Errno 2] No such file or directory: '/folder/")
+    assert told.endswith("folder/model.onnx'") and len(told) < 250
