@@ -66,3 +66,11 @@ def test_nothing_is_shown_that_was_not_measured(results):
     metrics = results.best.metrics
     usual = {name: value for name, value in metrics.items() if re.fullmatch(r"(val|test)/((raw|ts_\w+)/)?[a-z]+", name)}
     assert "test/raw/ece" in usual and further_tables(replace(results.best, metrics=usual)) == []
+
+
+def test_of_one_network_none_disagrees(results):
+    values = results.best.config_values
+    one = replace(results.best, config_values=values | {"train": values["train"] | {"networks": 1}})
+    title = further_tables(one)[2].title
+    assert title == "the mean of the probabilities of 1 network on test"
+    assert "of 2 networks on test; two of them disagree on" in further_tables(results.best)[2].title
