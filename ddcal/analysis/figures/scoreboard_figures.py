@@ -24,7 +24,7 @@ class Point:
         mean: The mean.
         low: The lower end.
         high: The upper end.
-        told: Of a difference, whether there is an interval and it does not hold 0.
+        told: Of a difference, whether it has seeds enough for a test and its interval does not hold 0.
     """
 
     mean: float

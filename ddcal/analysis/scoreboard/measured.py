@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ddcal.analysis.report.cells import MIN_SEEDS, Cell, Run
+from ddcal.analysis.report.comparison_table import MARKED_SEEDS
 from ddcal.config.metrics import METRICS
 from ddcal.statistics import mean_interval
 
@@ -44,9 +45,14 @@ class Measured:
         return max(low, self.low), min(high, self.high)
 
     @property
+    def testable(self) -> bool:
+        """Whether it has seeds enough for a mark: below `MARKED_SEEDS` an interval is shown, and nothing said of it."""
+        return len(self.values) >= MARKED_SEEDS
+
+    @property
     def sign(self) -> int:
-        """1 or -1 where the whole interval is above or below 0; 0 where the two cannot be told apart."""
-        if self.interval is None:
+        """1 or -1 where it is `testable` and the whole interval is above or below 0; 0 where nothing is told apart."""
+        if self.interval is None or not self.testable:
             return 0
         return (self.interval[0] > 0.0) - (self.interval[1] < 0.0)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ddcal.analysis.figures.scoreboard_figures import Point, SetPoints, plot_paired, plot_plane
 from ddcal.analysis.labels import method_label
 from ddcal.analysis.report.cells import Run
+from ddcal.analysis.report.comparison_table import MARKED_SEEDS
 from ddcal.analysis.report.drawings import Drawings, Drawn
 from ddcal.analysis.scoreboard.measured import Measured
 from ddcal.analysis.scoreboard.results import CALIBRATIONS, HARD, LABELS, SOFT, BoardResults, SetResults
@@ -46,7 +47,8 @@ def draw_paired(board: BoardResults, drawings: Drawings, reduced: bool) -> None:
         columns = [(title, [_point(found[name]) for found in each]) for name, title in names.items()]
         caption = (
             "Soft less hard labels on the same images, each with its own recipe: mean and 95 % interval over seeds; "
-            "filled where the interval does not hold 0. Accuracy: above 0 soft labels are better; ECE: below 0."
+            f"filled where that of {MARKED_SEEDS} seeds or more does not hold 0. Accuracy: above 0 soft labels are "
+            "better; ECE: below 0."
         )
         figure = plot_paired(list(map(compared, board.sets)), columns,
                              title=f"Soft against hard labels: {board.dataset}", reduced=reduced)  # fmt: skip

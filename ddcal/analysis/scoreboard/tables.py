@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from ddcal.analysis.labels import method_label
+from ddcal.analysis.report.comparison_table import MARKED_SEEDS
 from ddcal.analysis.report.page import Entry, Number, Page
 from ddcal.analysis.scoreboard.measured import Measured, difference
 from ddcal.analysis.scoreboard.results import (
@@ -132,8 +133,8 @@ def put_paired(page: Page, board: BoardResults) -> None:
     columns = ["set", "accuracy", *(f"ECE, {method_label(name)}" for name in CALIBRATIONS)]
     page.table(columns, rows, caption="Soft labels less hard ones on the same images, in points", sortable=True)
     page.text(
-        "Each with its own recipe. Mean and 95 % interval over seeds; bold where the interval does not hold 0. Above 0 "
-        "a soft label is more accurate; below 0 its ECE is lower.",
+        f"Each with its own recipe. Mean and 95 % interval over seeds; bold where that of {MARKED_SEEDS} seeds or more "
+        "does not hold 0. Above 0 a soft label is more accurate; below 0 its ECE is lower.",
         "note",
     )
     page.bullets(
@@ -170,7 +171,8 @@ def put_mts(page: Page, board: BoardResults) -> None:
     columns = ["set", "labels", *(f"less {method_label(name)}" for name in OTHERS)]
     page.table(columns, rows, caption="ECE of MTS less that of others on the same networks, in points", sortable=True)
     page.text(
-        "Mean and 95 % interval over seeds; bold where the interval does not hold 0. Below 0 MTS has the lower ECE.",
+        f"Mean and 95 % interval over seeds; bold where that of {MARKED_SEEDS} seeds or more does not hold 0. Below 0 "
+        "MTS has the lower ECE.",
         "note",
     )
     page.bullets(
@@ -181,7 +183,7 @@ def put_mts(page: Page, board: BoardResults) -> None:
 
 
 def counted(what: str, found: Mapping[str, Measured], better: str) -> str:
-    """Return in words on how many sets a difference is better, worse, not to be told, or missing.
+    """Return in words on how many sets a difference is better, worse, not to be told, not to be tested, or missing.
 
     Args:
         what: What the difference is of.
@@ -190,8 +192,9 @@ def counted(what: str, found: Mapping[str, Measured], better: str) -> str:
     """
     told: dict[int, list[str]] = {1: [], -1: [], 0: []}
     missing = [name for name, value in found.items() if not value.values]
+    few = [name for name, value in found.items() if value.values and not value.testable]
     for name, value in found.items():
-        if value.values:
+        if value.testable:
             told[value.sign].append(name)
     total = len(found)
     if len(missing) == total:
@@ -200,6 +203,7 @@ def counted(what: str, found: Mapping[str, Measured], better: str) -> str:
     good = 1 if better == "higher" else -1
     ordered = sorted(signs, key=lambda sign: (sign[0] == 0, sign[0] != good))
     parts = [f"{word} on {_of(told[sign], total)}" for sign, word in ordered if told[sign]]
+    parts += [f"fewer than {MARKED_SEEDS} seeds, too few for a test, on {_of(few, total)}"] if few else []
     parts += [f"missing on {_of(missing, total)}"] if missing else []
     return f"{what}: {'; '.join(parts)}."
 

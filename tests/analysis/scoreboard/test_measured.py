@@ -18,14 +18,21 @@ def test_the_interval_is_that_of_a_t_test():
 
 def test_a_difference_is_paired_by_seed():
     draw = np.random.default_rng(1)
-    level, first, second = draw.normal(0.5, 0.1, 4), draw.normal(0.01, 0.001, 4), draw.normal(0.0, 0.001, 4)
+    level, first, second = draw.normal(0.5, 0.1, 5), draw.normal(0.01, 0.001, 5), draw.normal(0.0, 0.001, 5)
     a = Measured(dict(enumerate(level + first)) | {7: 0.9})
     b = Measured({9: 0.1} | dict(enumerate(level + second)))
     found = difference(a, b)
     test = stats.ttest_rel(level + first, level + second).confidence_interval(0.95)
-    assert sorted(found.values) == [0, 1, 2, 3] and found.interval == pytest.approx((test.low, test.high))
+    assert sorted(found.values) == [0, 1, 2, 3, 4] and found.interval == pytest.approx((test.low, test.high))
     assert found.sign == 1 and difference(b, a).sign == -1
     assert Measured({0: 0.1, 1: -0.1}).sign == 0 and Measured({0: 0.1}).sign == 0
+
+
+def test_nothing_is_marked_below_five_seeds():
+    """method.md, Variance: the interval of four is shown, however far it is from 0."""
+    four = {seed: 0.1 + 0.001 * seed for seed in range(4)}
+    assert Measured(four).interval[0] > 0.09 and (Measured(four).sign, Measured(four).testable) == (0, False)
+    assert (Measured(four | {4: 0.1}).sign, Measured(four | {4: 0.1}).testable) == (1, True)
 
 
 def test_an_interval_holds_nothing_that_cannot_be():
@@ -57,10 +64,17 @@ def test_a_difference_is_handed_on_by_the_trials_of_its_seeds_alone(made_study):
 
 
 def test_what_it_says():
-    sets = {"A": Measured({0: 0.1, 1: 0.1001}), "B": Measured({0: -0.1, 1: 0.1}), "C": Measured({})}
-    told = "higher on 1 of 3 (A); not told apart on 1 of 3 (B); missing on 1 of 3 (C)"
-    assert counted("Soft", sets, "higher") == f"Soft: {told}."
-    assert counted("MTS", {"A": sets["A"], "D": sets["A"]}, "lower") == "MTS: higher on all of them."
+    seeds = range(5)
+    sets = {
+        "A": Measured({seed: 0.1 + 0.001 * seed for seed in seeds}),
+        "B": Measured({seed: (-1) ** seed * 0.1 for seed in seeds}),
+        "C": Measured({}),
+        "D": Measured({0: 0.1, 1: 0.101, 2: 0.1}),
+    }
+    told = "higher on 1 of 4 (A); not told apart on 1 of 4 (B)"
+    few = "fewer than 5 seeds, too few for a test, on 1 of 4 (D)"
+    assert counted("Soft", sets, "higher") == f"Soft: {told}; {few}; missing on 1 of 4 (C)."
+    assert counted("MTS", {"A": sets["A"], "E": sets["A"]}, "lower") == "MTS: higher on all of them."
     assert counted("Soft", {"C": Measured({})}, "lower") == "Soft: not run."
     assert written(Measured({0: 0.1, 1: 0.1}), 100.0, 1, signed=True) == "+10.0 [+10.0, +10.0]"
     assert written(Measured({0: -0.0001}), 100.0, 1, signed=True) == "+0.0"
