@@ -88,7 +88,7 @@ def write_json(boards: Sequence[BoardResults], path: Path, shown: Path) -> Path:
             "recipes": [
                 {
                     "set": one.one.name,
-                    "labels": labels,
+                    "labels": labels_of(one, labels),
                     "recipe": dict(chosen.recipe),
                     CHOSEN_BY: chosen.value,
                     "second": chosen.second,

@@ -2,13 +2,16 @@
 
 import csv
 import itertools
+import json
+from dataclasses import replace
 
 import pytest
 
 from ddcal.analysis.report.cells import Run
 from ddcal.analysis.report.drawings import Drawings
 from ddcal.analysis.report.page import Page
-from ddcal.analysis.scoreboard.files import records, write_markdown
+from ddcal.analysis.scoreboard.choice import Chosen
+from ddcal.analysis.scoreboard.files import records, write_json, write_markdown
 from ddcal.analysis.scoreboard.pictures import draw_plane
 from ddcal.analysis.scoreboard.results import CALIBRATIONS, BoardResults, SetResults
 from ddcal.analysis.scoreboard.studies import board_folder, boards
@@ -71,6 +74,14 @@ def test_files_name_its_labels(board, tmp_path):
     heads, *rows = [line.count("|") for line in lines if line.startswith("|")]
     assert len(rows) == 6 and set(rows) == {heads}
     assert sum(line.startswith("| DATM | its own |") for line in lines) == 1
+
+
+def test_recipes_have_the_same_names_as_numbers(board, tmp_path):
+    soft = board.sets[1]
+    chosen = {source: Chosen(source, (("train.lr", 0.1),), 0.5, 2) for source in ("set", "experts")}
+    one = replace(board, sets=[board.sets[0], replace(soft, chosen=chosen)])
+    found = json.loads(write_json([one], tmp_path / "board.json", tmp_path).read_text())["digits"]
+    assert [(each["set"], each["labels"]) for each in found["recipes"]] == [("datm", "its own"), ("datm", "by experts")]
 
 
 def test_the_picture_says_which_marks_are_soft(board, tmp_path):
