@@ -15,7 +15,7 @@ from ddcal.credentials import has_credentials, without_credentials
 
 OPTIONS = ("endpoint_override", "scheme", "region")
 FORM = "s3://BUCKET/PREFIX?endpoint_override=HOST:PORT&scheme=https&region=REGION (all behind the bucket is optional)"
-NO_CREDENTIALS = "credentials do not belong into a study: they come from the environment or ~/.aws"
+NO_CREDENTIALS = "credentials do not belong in a study: they come from the environment or ~/.aws"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 _ENDPOINT = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?")
@@ -76,7 +76,7 @@ def tracking_problem(uri: str | None) -> str | None:
     where = "MLFLOW_TRACKING_URI (the same address with its password)"
     if plain.startswith(("http:", "https:")):
         where = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-    return f"a password does not belong into a study: write {plain}, and put the rest into the environment: {where}"
+    return f"a password does not belong in a study: write {plain}, and put the rest into the environment: {where}"
 
 
 def variable_of(address: str) -> str | None:

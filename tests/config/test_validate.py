@@ -93,7 +93,7 @@ BROKEN = [
         GOOD + "storage: {store: 's3://abc?endpoint_override=http://h'}\n",
         ["must be HOST or HOST:PORT"],
     ),
-    ("store-secret", GOOD + "storage: {store: 's3://key:secret@abc/x'}\n", ["credentials do not belong into a study"]),
+    ("store-secret", GOOD + "storage: {store: 's3://key:secret@abc/x'}\n", ["credentials do not belong in a study"]),
     ("store-twice", GOOD + "storage: {store: 's3://abc?region=a&region=b'}\n", ["region is given twice"]),
     ("store-dots", GOOD + "storage: {store: 's3://abc/x/../y'}\n", ["prefix 'x/../y'"]),
     ("output-s3", GOOD + "storage: {output: 's3://abc/x/../y'}\n", ["storage.output", "the prefix 'x/../y'"]),
