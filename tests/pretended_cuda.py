@@ -160,6 +160,7 @@ class PretendedCuda(TorchDispatchMode):
             self._set(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
             before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
             self.changed.callback(lambda: torch.use_deterministic_algorithms(before[0], warn_only=before[1]))
+            torch.use_deterministic_algorithms(False)  # as a process begins, whatever ran in this one before
             conversion = torch.__future__
             self._set(
                 conversion.set_overwrite_module_params_on_conversion,
