@@ -1,7 +1,9 @@
 """Ctrl-C on the command line: real processes, and SIGINT to the whole process group as a terminal sends it."""
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -80,13 +82,22 @@ def statuses(root):
     return {run.data.tags.get("ddcal.trial_key"): run.info.status for run in runs}
 
 
+def recorded(root):
+    """How many runs MLflow's database has, which may be about to be made."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{root}/mlflow.db?mode=ro", uri=True)) as database:
+            return database.execute("SELECT count(*) FROM runs").fetchone()[0]
+    except sqlite3.Error:
+        return 0
+
+
 @pytest.mark.slow
 @MODES
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_the_first_saves_everything_and_says_how_to_go_on(start, tmp_path, mode, signum):
     """All processes get it, Ray's too: from a terminal, by `timeout`, SLURM and systemd."""
     process = start(mode)
-    time.sleep(0.5)
+    wait_for(lambda: recorded(tmp_path / "runs") == 2, process)  # or a busy machine ends before MLflow has begun
     press(process, signum)
     assert process.wait(timeout=600) == (GO_ON if signum in SCHEDULERS else 128 + signum)
     said = (tmp_path / "output.txt").read_text()
