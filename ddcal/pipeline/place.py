@@ -15,7 +15,7 @@ from ddcal.store.base import Entry, Store
 from ddcal.store.leases import Leases
 
 REMEMBERED_BYTES = 64 * 2**20
-"""The most that is remembered of a dataset: answers of 140 experts to 11,000 images of 10 classes."""
+"""The most that is remembered of a dataset: answers of 140 experts to 12,000 images of 10 classes."""
 
 
 class DatasetCache:
