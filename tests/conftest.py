@@ -64,6 +64,7 @@ def ray_session():
     from stores import AWS
 
     from ddcal.study.run.ray_executor import ENVIRONMENT
+    from ddcal.study.run.ray_start import start_ray
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
@@ -71,15 +72,9 @@ def ray_session():
             patch.setenv(name, value)
         import ray
 
-        ray.init(
-            num_cpus=2,
-            num_gpus=0,
-            include_dashboard=False,
-            object_store_memory=256 * 2**20,
-            namespace="ddcal",
-            log_to_driver=False,
-            _temp_dir=str(HOME / "ray"),
-        )
+        options = {"num_cpus": 2, "num_gpus": 0, "include_dashboard": False, "object_store_memory": 256 * 2**20}
+        options |= {"namespace": "ddcal", "log_to_driver": False, "_temp_dir": str(HOME / "ray")}
+        start_ray(ray, options)
         assert os.environ["RAY_AUTH_MODE"] == "token"
         yield ray
         ray.shutdown()

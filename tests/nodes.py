@@ -15,8 +15,11 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_health_check_period_ms": "1000",  # a dead node is noticed after 5 seconds, not 15
-    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_timeout_ms": "10000",  # one that is only busy is not dead
 }
+
+ATTEMPTS = 3
+"""So often a node is started: Ray gives its processes 30 seconds to find each other, too few on a busy machine."""
 
 
 def free_port():
@@ -55,7 +58,15 @@ class Cluster:
 
     def start_node(self):
         """Start one more node."""
-        number = len(self.sessions)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self.sessions.append(self._start_node(len(self.sessions)))
+                return
+            except AssertionError:
+                if attempt == ATTEMPTS:
+                    raise
+
+    def _start_node(self, number):
         port = self.address.rpartition(":")[2]
         if number:
             place = [f"--address={self.address}"]
@@ -66,22 +77,20 @@ class Cluster:
             place = ["--head", f"--port={port}", "--include-dashboard=false"]
         place += [] if number else [f"--ray-client-server-port={free_port()}"]
         ports = ("node-manager", "object-manager", "metrics-export", "runtime-env-agent")
-        self.sessions.append(
-            self._ray(
-                "start",
-                *place,
-                f"--temp-dir={self.folder / str(number)}",
-                f"--num-cpus={self.cpus}",
-                "--num-gpus=0",
-                f"--object-store-memory={80 * 2**20}",
-                "--include-log-monitor=false",
-                "--disable-usage-stats",
-                *(f"--{name}-port={free_port()}" for name in ports),
-                f"--dashboard-agent-listen-port={free_port()}",
-                f"--dashboard-agent-grpc-port={free_port()}",
-                "--min-worker-port=0",
-                "--max-worker-port=0",
-            )
+        return self._ray(
+            "start",
+            *place,
+            f"--temp-dir={self.folder / str(number)}",
+            f"--num-cpus={self.cpus}",
+            "--num-gpus=0",
+            f"--object-store-memory={80 * 2**20}",
+            "--include-log-monitor=false",
+            "--disable-usage-stats",
+            *(f"--{name}-port={free_port()}" for name in ports),
+            f"--dashboard-agent-listen-port={free_port()}",
+            f"--dashboard-agent-grpc-port={free_port()}",
+            "--min-worker-port=0",
+            "--max-worker-port=0",
         )
 
     def kill_node(self, number):
@@ -105,7 +114,7 @@ class Cluster:
         code = "from ray.scripts.scripts import main; main()"
         with (self.folder / "start.log").open("a") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", code, *arguments],
+                [*self.before(arguments), sys.executable, "-c", code, *arguments],
                 env=self.environment,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -113,10 +122,18 @@ class Cluster:
                 stderr=log,
                 start_new_session=True,
             )
-        if process.wait(120) != 0:
+        try:
+            status = process.wait(600)
+        except subprocess.TimeoutExpired:
+            status = None
+        if status != 0:
             kill_session(process.pid)
             raise AssertionError((self.folder / "start.log").read_text()[-3000:])
         return process.pid
+
+    def before(self, arguments):
+        """Return the command through which `ray` with these arguments is run; empty for none."""
+        return []
 
 
 def kill_session(session):

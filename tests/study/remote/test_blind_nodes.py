@@ -3,7 +3,6 @@
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import nodes
@@ -19,6 +18,9 @@ from ddcal.study.remote.parts import read_parts
 pytestmark = pytest.mark.slow
 
 
+MOUNT = 'mount -t tmpfs tmpfs "{}" && exec "$@"'
+
+
 class BlindCluster(nodes.Cluster):
     """A head without CPUs, and one node that sees something else where the driver's folder is."""
 
@@ -32,19 +34,8 @@ class BlindCluster(nodes.Cluster):
             self.close()
             raise
 
-    def _ray(self, *arguments):
-        if self.hidden is None:
-            return super()._ray(*arguments)
-        mount = f'mount -t tmpfs tmpfs "{self.hidden}" && exec "$@"'
-        code = "from ray.scripts.scripts import main; main()"
-        with (self.folder / "start.log").open("a") as log:
-            process = subprocess.Popen(
-                ["unshare", "-m", "sh", "-c", mount, "sh", sys.executable, "-c", code, *arguments],
-                env=self.environment, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
-        assert process.wait(300) == 0, (self.folder / "start.log").read_text()[-3000:]
-        return process.pid
+    def before(self, arguments):
+        return [] if self.hidden is None else ["unshare", "-m", "sh", "-c", MOUNT.format(self.hidden), "sh"]
 
 
 @pytest.fixture

@@ -11,22 +11,29 @@ MOST_SECONDS = 600
 def asking():
     """Return what a worker does: it asks again and again, and returns how often it was told to go on."""
 
-    def ask_until_told(name):  # inside a function it is sent by value: a worker does not find this file
+    def ask_until_told(name, sign=None):  # inside a function it is sent by value: a worker does not find this file
         signalled, asked, until = SignalledToStop(name), 0, time.monotonic() + MOST_SECONDS
         while not signalled():
             assert time.monotonic() < until, "nobody was told"
             asked += 1
+            if sign is not None:
+                sign.touch()
             time.sleep(0.05)
         return asked
 
     return ask_until_told
 
 
-def test_every_worker_is_told_and_one_that_asks_later_too(ray_session):
+def test_every_worker_is_told_and_one_that_asks_later_too(ray_session, tmp_path):
+    signs = [tmp_path / "one", tmp_path / "other"]
     asked = threading.Event()
     worker = ray_session.remote(num_cpus=0)(asking())
     with stop_signal(ray_session, asked.is_set) as name:
-        here, workers = SignalledToStop(name), [worker.remote(name) for _ in range(2)]
+        here, workers = SignalledToStop(name), [worker.remote(name, sign) for sign in signs]
+        until = time.monotonic() + MOST_SECONDS
+        while not all(sign.exists() for sign in signs):
+            assert time.monotonic() < until, "they do not ask"
+            time.sleep(0.05)
         assert not here()
         done, _ = ray_session.wait(workers, timeout=1.0)
         assert not done
