@@ -139,16 +139,28 @@ def database_rights(study: StudyConfig) -> int | None:
     return file_rights(study.storage.access) if study.tracking.uri is None else None
 
 
+_EMPTY: dict[str, bytes] = {}
+"""Empty databases that MLflow has made in this process, of 1 MB; each knows the folder in which the process was."""
+
+
 def create_database(path: Path, rights: int | None = None) -> None:
-    """Make an MLflow database that is there in full or not at all: killed half-way, MLflow would refuse it for ever."""
+    """Make an MLflow database that is there in full or not at all: killed half-way, MLflow would refuse it for ever.
+
+    MLflow goes through its whole history for that, 2 CPU seconds; further ones of a process are copies of the first.
+    """
     import mlflow
 
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    here = os.getcwd()
     try:
-        mlflow.MlflowClient(tracking_uri=sqlite_uri(temporary)).search_experiments(max_results=1)
+        if here in _EMPTY:
+            temporary.write_bytes(_EMPTY[here])
+        else:
+            mlflow.MlflowClient(tracking_uri=sqlite_uri(temporary)).search_experiments(max_results=1)
+            _EMPTY[here] = temporary.read_bytes()
         if rights is not None:
             temporary.chmod(rights)  # SQLite gives its own files beside it the same
         try:

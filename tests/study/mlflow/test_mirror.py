@@ -409,6 +409,7 @@ def test_a_database_is_there_in_full_or_not_at_all(by_hand, monkeypatch):
 
     database = by_hand.directory / "mlflow.db"
     with monkeypatch.context() as patch:
+        patch.setattr("ddcal.study.mlflow.client._EMPTY", {})
         patch.setattr(mlflow.MlflowClient, "search_experiments", killed)
         with pytest.raises(KeyboardInterrupt):
             by_hand.mirror.advance()

@@ -8,6 +8,7 @@ import pytest
 
 from ddcal.study import run_study
 from ddcal.study.export.program import first_line
+from ddcal.study.mlflow import client
 from ddcal.study.mlflow.client import artifact_location, one_line, sqlite_path, sqlite_uri, tracking_uri
 from ddcal.study.mlflow.sync import sync_study
 
@@ -48,6 +49,25 @@ def test_artefacts_of_any_experiment_lie_in_a_folder_of_the_root(tmp_path, exper
     assert folder.parent == tmp_path / "mlartifacts" and Path(os.path.normpath(folder)) == folder
 
 
+def test_further_databases_of_a_process_are_as_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "_EMPTY", {})
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second", "third"):
+        if name == "third":  # MLflow writes down the folder that it is made in
+            (tmp_path / "elsewhere").mkdir()
+            monkeypatch.chdir(tmp_path / "elsewhere")
+        client.create_database(tmp_path / f"{name}.db", 0o640)
+        assert (tmp_path / f"{name}.db").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "first.db").read_bytes() == (tmp_path / "second.db").read_bytes()
+    for name in ("first", "second", "third"):
+        speaks = mlflow.MlflowClient(tracking_uri=sqlite_uri(tmp_path / f"{name}.db"))
+        (default,) = speaks.search_experiments()
+        place = tmp_path / ("elsewhere/mlruns" if name == "third" else "mlruns")
+        assert Path(default.artifact_location.removeprefix("file://")).parent == place
+        speaks.create_run(speaks.create_experiment("one"))
+    assert not [path for path in tmp_path.rglob(".*")]
+
+
 def test_a_root_of_any_name_has_its_database_and_artefacts(tiny_study, tmp_path, monkeypatch):
     """`?` began the options of the database's URI, `%20` was decoded: another file than `create_database` made."""
     monkeypatch.chdir(tmp_path)
@@ -55,11 +75,11 @@ def test_a_root_of_any_name_has_its_database_and_artefacts(tiny_study, tmp_path,
     study = tiny_study(search={"searcher": "random", "trials": 1}, tracking={"experiment": "50 %?"})
     assert run_study(study, output=root, debug=True).unsent == 0
     assert "has everything (0 events were new)" in sync_study(root / "tiny")
-    client = mlflow.MlflowClient(tracking_uri=tracking_uri(study, root))
-    runs = client.search_runs([client.get_experiment_by_name("50 %?").experiment_id])
+    speaks = mlflow.MlflowClient(tracking_uri=tracking_uri(study, root))
+    runs = speaks.search_runs([speaks.get_experiment_by_name("50 %?").experiment_id])
     assert sorted(run.data.tags["ddcal.role"] for run in runs) == ["study", "trial"]
     (trial,) = (run for run in runs if run.data.tags["ddcal.role"] == "trial")
-    assert "reliability.png" in [file.path for file in client.list_artifacts(trial.info.run_id)]
+    assert "reliability.png" in [file.path for file in speaks.list_artifacts(trial.info.run_id)]
     assert len([*(root / "mlartifacts").rglob("reliability.png")]) == 1
     assert [path.name for path in tmp_path.iterdir()] == [ODD] and [*(tmp_path / ODD).iterdir()] == [root]
     assert sorted(path.name for path in root.iterdir()) == ["mlartifacts", "mlflow.db", "store", "tiny"]
