@@ -124,9 +124,9 @@ class ResourcesConfig(Config):
     ``gpu`` is a share of a GPU, or ``auto``: measured by the first trial of each kind. ``on_oom: grow`` tries a trial
     that ran out of GPU memory once more with the next larger share.
 
-    ``precision: tf32`` has NVIDIA's GPUs round what convolutions and products take to 10 bits; ``compile`` translates
-    the loops of first derivatives into machine code (the guide's page speed says what it brings and needs). Both are
-    part of every result's identity where they are not the default.
+    ``precision: tf32`` has NVIDIA's GPUs round what convolutions take to 10 bits (products of matrices stay exact);
+    ``compile`` translates the loops of first derivatives into machine code (the guide's page speed says what it brings
+    and needs). Both are part of every result's identity where they are not the default.
     """
 
     cpu: NonNegativeFloat = 1.0

@@ -131,7 +131,10 @@ def _ends(domain: Domain) -> tuple[float, float]:
 def _ticks(axes: Axes, place: int, domain: Domain) -> None:
     marks: list[tuple[float, str]]
     if domain.kind == "choice":
-        marks = [(_choice_height(domain, i), _short(choice)) for i, choice in enumerate(domain.corners)]
+        labels = [_short(choice) for choice in domain.corners]
+        if len(set(labels)) < len(labels):  # cut, two choices look the same
+            labels = [literal(str(choice)) for choice in domain.corners]
+        marks = [(_choice_height(domain, i), label) for i, label in enumerate(labels)]
     else:
         low, high = (float(corner) for corner in domain.corners)  # type: ignore[arg-type]
         scale = Scale(domain.kind == "loguniform", low, high)

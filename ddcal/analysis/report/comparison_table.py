@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ddcal.analysis.report.artefacts import Artefacts
 from ddcal.analysis.report.cells import Cell, Collected, Run, per_class
 from ddcal.analysis.report.curves import BACKBONES
 from ddcal.analysis.report.methods import BY_NAME, METHODS, TUNED, method_cell, real_labels
-from ddcal.analysis.report.numbers import Row, number, write_rows
+from ddcal.analysis.report.numbers import Row, labels_used, number, write_rows
 from ddcal.analysis.report.page import Entry, Number, Page
 from ddcal.analysis.report.tables import val_images
 from ddcal.config.calibrations import calibration
@@ -95,36 +95,33 @@ def verdict_sentences(rows: Sequence[Row]) -> list[str]:
     for kind in MTS_KINDS:
         if kind not in by_name:
             continue
-        told: dict[str, list[str]] = {}
-        seeds: set[int] = set()
-        for name, row in by_name.items():
-            difference = paired_difference(by_name[kind].cell, row.cell) if name not in MTS_KINDS else None
-            if difference is not None:
-                seeds.add(difference.seeds)
-                told.setdefault(difference.verdict, []).append(f"{row.label} ({_points(difference.mean)})")
-        if not told:
-            continue
-        parts = [
-            f"{word} {_listed(told[verdict])}"
-            for verdict, word in (
-                (LOWEST, "lower than"),
-                (HIGHEST, "higher than"),
-                ("not told apart", "not told apart from"),
-            )
-            if verdict in told
-        ]
-        least = min(seeds)
-        ground = (
-            f"95 % interval of the paired difference over {least} seeds"
-            if least >= MARKED_SEEDS
-            else f"mean of {least} seed{'s' * (least != 1)}, too few for a test"
-        )
-        cell = by_name[kind].cell
-        assert cell.mean is not None
-        sentences.append(
-            f"{BY_NAME[kind].label}: ECE {100 * cell.mean:.1f} %, {'; '.join(parts)} (points of ECE; {ground})."
-        )
+        differences = {
+            row.label: difference
+            for name, row in by_name.items()
+            if name not in MTS_KINDS and (difference := paired_difference(by_name[kind].cell, row.cell)) is not None
+        }
+        if differences:
+            cell = by_name[kind].cell
+            assert cell.mean is not None
+            parts = [_told(differences, seeds) for seeds in sorted({one.seeds for one in differences.values()})[::-1]]
+            sentences.append(f"{BY_NAME[kind].label}: ECE {100 * cell.mean:.1f} %, {'; '.join(parts)}.")
     return sentences
+
+
+def _told(differences: Mapping[str, Difference], seeds: int) -> str:
+    """Return what is told of the differences over so many seeds, and on what ground."""
+    words = {LOWEST: "lower than", HIGHEST: "higher than", "not told apart": "not told apart from"}
+    parts = []
+    for verdict, word in words.items():
+        found = {name: one for name, one in differences.items() if (one.seeds, one.verdict) == (seeds, verdict)}
+        if found:
+            parts.append(f"{word} {_listed([f'{name} ({_points(one.mean)})' for name, one in found.items()])}")
+    ground = (
+        f"95 % interval of the paired difference over {seeds} seeds"
+        if seeds >= MARKED_SEEDS
+        else f"mean of {seeds} seed{'s' * (seeds != 1)}, too few for a test"
+    )
+    return f"{'; '.join(parts)} (points of ECE; {ground})"
 
 
 def accuracy_sentences(found: Collected, backbone: str, ipc: int) -> list[str]:
@@ -167,7 +164,7 @@ def put_comparison(page: Page, found: Collected, artefacts: Artefacts, folder: P
                 number(row, interval=True, strong=row.method == best),
                 number(nll[row.method], interval=True),
                 number(accuracy[row.method]),
-                f"{row.real_labels:,}",
+                labels_used(row),
                 str(len(row.cell.runs)),
             ]
             for row in ece
@@ -213,7 +210,7 @@ def _picture(ece: Iterable[Row], nll: dict[str, Row], path: Path, title: str, re
             "calibration": row.label,
             "ECE (%)": number(row, interval=True).text,
             "NLL": number(nll[row.method], interval=True).text,
-            "real labels": f"{row.real_labels:,}",
+            "real labels": labels_used(row),
             "seeds": str(len(row.cell.runs)),
         }
         for row in ece

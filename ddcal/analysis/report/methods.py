@@ -105,16 +105,20 @@ def tuned(found: Collected, where: Mapping[str, Any]) -> list[Run]:
     return [best[seed] for seed in sorted(best)]
 
 
-def real_labels(method: Method, backbone: str, val_images: int) -> int:
+def real_labels(method: Method, backbone: str, val_images: int | None) -> int | None:
     """Return how many real labelled images a method was fitted or chosen on, beside the training set itself.
+
+    None where it was on ``val`` and nobody knows any more how many that has.
 
     Args:
         method: The calibration.
         backbone: What its networks were trained on; MTS of ``full`` masks ``val``.
-        val_images: How many images ``val`` has.
+        val_images: How many images ``val`` has; None: unknown.
     """
     if method.name == TUNED:
         return val_images
-    if method.name not in CALIBRATIONS:
+    if method.name not in CALIBRATIONS or not real_labels_used(
+        method.name, 1, full_data=not BACKBONES[backbone].distills
+    ):
         return 0
-    return real_labels_used(method.name, val_images, full_data=not BACKBONES[backbone].distills)
+    return val_images

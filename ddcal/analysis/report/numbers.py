@@ -67,14 +67,19 @@ def number(row: Row, *, interval: bool = False, strong: bool = False) -> Number:
     return Number(text, cell.runs, cell.gaps, strong)
 
 
+def labels_used(row: Row) -> str:
+    """Return how many real labels a row's method has used, for a table; a dash where that is unknown."""
+    return "–" if row.real_labels is None else f"{row.real_labels:,}"
+
+
 def run_frame(rows: Sequence[Row]) -> pandas.DataFrame:
     """Return the rows' trials as `ddcal.analysis.paper_tables.beside_published` takes them: a row a trial.
 
-    A trial's number is the mean over its networks, so ``network`` is always 0.
+    A trial's number is the mean over its ``networks``.
     """
     import pandas
 
-    names = ["dataset", "backbone", "ipc", "method", "seed", "network", "value"]
+    names = ["dataset", "backbone", "ipc", "method", "seed", "networks", "value"]
     found = [
         {
             "dataset": row.dataset,
@@ -82,7 +87,7 @@ def run_frame(rows: Sequence[Row]) -> pandas.DataFrame:
             "ipc": row.ipc,
             "method": row.method,
             "seed": run.seed,
-            "network": 0,
+            "networks": run.trial.config.train.networks,
             "value": value,
         }
         for row in rows

@@ -12,7 +12,7 @@ from ddcal.analysis.paper_tables import TableName, beside_published, published, 
 from ddcal.analysis.report.artefacts import Artefacts, Lost
 from ddcal.analysis.report.cells import Cell, Collected, per_class
 from ddcal.analysis.report.methods import BY_NAME, FDNN_METHODS, MTS, method_cell, real_labels
-from ddcal.analysis.report.numbers import Row, number, run_frame, write_rows
+from ddcal.analysis.report.numbers import Row, labels_used, number, run_frame, write_rows
 from ddcal.analysis.report.page import Entry, Page
 from ddcal.pictures import save_figure
 
@@ -76,7 +76,7 @@ def put_table(page: Page, name: TableName, rows: Sequence[Row], folder: Path, *,
         cells = table_cells(beside_published(frame, name, reduced=reduced))
         figure = plot_table(cells, title=table_title(name), footnote=source(name), reduced=reduced)
         files.append(save_figure(figure, folder / f"{name}.png"))
-    told = any(row.real_labels is not None for row in rows)
+    told = name == "table2"
     columns = [
         "dataset",
         "networks",
@@ -88,7 +88,7 @@ def put_table(page: Page, name: TableName, rows: Sequence[Row], folder: Path, *,
     entries: list[list[Entry]] = []
     for row in rows:
         record = theirs.get(_row_key(row, name))
-        used = ["–" if row.real_labels is None else f"{row.real_labels:,}"] if told else []
+        used = [labels_used(row)] if told else []
         entries.append([row.dataset, row.label, number(row), *used, _published(record), _setting(record)])
     page.table(columns, entries, caption=table_title(name), files=files)
     if reduced:
@@ -101,15 +101,15 @@ def put_table(page: Page, name: TableName, rows: Sequence[Row], folder: Path, *,
     )
 
 
-def val_images(found: Collected, stem: str, artefacts: Artefacts) -> int:
-    """Return how many images ``val`` has in the trials of a stem; 0 where none is left to tell."""
+def val_images(found: Collected, stem: str, artefacts: Artefacts) -> int | None:
+    """Return how many images ``val`` has in the trials of a stem; None where none is left to tell."""
     for run in found.runs(stem):
         if run.gap is None:
             try:
                 return artefacts.val_images(run)
             except Lost:
                 continue
-    return 0
+    return None
 
 
 def _row(found: Collected, cell: Cell, stem: str, name: str, label: str) -> Row:

@@ -13,12 +13,14 @@ import pytest
 from matplotlib.figure import Figure
 
 from ddcal.analysis.report.cells import Cell, Run
-from ddcal.analysis.report.comparison_table import missing_rows, paired_difference
+from ddcal.analysis.report.comparison_table import missing_rows, paired_difference, verdict_sentences
 from ddcal.analysis.report.drawings import Drawings, Drawn
-from ddcal.analysis.report.numbers import Row
+from ddcal.analysis.report.methods import BY_NAME, real_labels
+from ddcal.analysis.report.numbers import Row, labels_used, run_frame
 from ddcal.analysis.report.page import Number, Page, rich_text
 from ddcal.analysis.report.solvers import plot_solvers, verdict
 from ddcal.analysis.report.studies import STEMS, paper_studies, read_scales, studies_folder
+from ddcal.analysis.statistics import over_seeds
 from ddcal.errors import BadInput
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -62,6 +64,37 @@ def test_the_interval_of_a_cell_is_student_t(made_study):
     assert high - 0.3 == pytest.approx(0.3 - low) == pytest.approx(half)
     assert cell(made_study, "low", [0.1, 0.2, 0.3]).interval == (0.0, pytest.approx(0.2 + half))  # no ECE is below 0
     assert cell(made_study, "two", [0.1]).interval is None and Cell("test/ece").mean is None
+
+
+def test_what_was_compared_on_fewer_seeds_is_told_apart(made_study):
+    """A failed seed of one method leaves the tests of the others as they are."""
+    values = {"mts": [0.1] * 5, "raw": [0.2, 0.21, 0.19, 0.2, 0.22], "ts_val": [0.05] * 4, "ts_train": [0.1] * 5}
+    rows = [
+        Row("digits", "dsa", 1, method, BY_NAME[method].label, cell(made_study, method, found))
+        for method, found in values.items()
+    ]
+    label = {method: BY_NAME[method].label for method in values}
+    assert verdict_sentences(rows) == [
+        f"{label['mts']}: ECE 10.0 %, lower than {label['raw']} (-10.4); not told apart from {label['ts_train']} (+0.0) "
+        "(points of ECE; 95 % interval of the paired difference over 5 seeds); "
+        f"higher than {label['ts_val']} (+5.0) (points of ECE; mean of 4 seeds, too few for a test)."
+    ]
+
+
+def test_real_labels_that_nobody_can_count_are_not_none():
+    assert [real_labels(BY_NAME[name], "dsa", None) for name in ("raw", "mts", "ts_val")] == [0, 0, None]
+    assert [real_labels(BY_NAME[name], "full", None) for name in ("raw", "mts", "ts_val")] == [0, None, None]
+    assert [real_labels(BY_NAME[name], "full", 40) for name in ("raw", "mts", "ts_val")] == [0, 40, 40]
+    row = Row("digits", "dsa", 1, "ts_val", "TS", Cell("test/ece"))
+    assert [labels_used(replace(row, real_labels=count)) for count in (None, 0, 1234)] == ["–", "0", "1,234"]
+
+
+def test_networks_of_a_table_are_all_that_were_trained(made_study):
+    found = cell(made_study, "a", [0.1, 0.2, 0.3])
+    for run in found.runs:
+        run.trial.config_values["train"] = {**run.trial.config_values.get("train", {}), "networks": 2}
+    frame = over_seeds(run_frame([Row("digits", "dsa", 1, "mts", "MTS", found)]), ["method"], "value")
+    assert frame[["sets", "networks"]].to_dict("records") == [{"sets": 3, "networks": 6}]
 
 
 @pytest.mark.parametrize(
