@@ -75,8 +75,9 @@ def test_what_was_compared_on_fewer_seeds_is_told_apart(made_study):
     ]
     label = {method: BY_NAME[method].label for method in values}
     assert verdict_sentences(rows) == [
-        f"{label['mts']}: ECE 10.0 %, lower than {label['raw']} (-10.4); not told apart from {label['ts_train']} (+0.0) "
-        "(points of ECE; 95 % interval of the paired difference over 5 seeds); "
+        f"{label['mts']}: ECE 10.0 %, lower than {label['raw']} (-10.4); "
+        f"not told apart from {label['ts_train']} (+0.0) (points of ECE; 95 % interval of the "
+        "paired difference over 5 seeds); "
         f"higher than {label['ts_val']} (+5.0) (points of ECE; mean of 4 seeds, too few for a test)."
     ]
 
