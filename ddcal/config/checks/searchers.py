@@ -25,6 +25,7 @@ class Searcher:
         kinds: The kinds of domain that it takes.
         constraints: Whether it takes constraints. Searchers that learn nothing (random, grid) do: there a constraint
             decides which trials are feasible, and promises no more.
+        learns: Whether suggestions depend on the outcomes of earlier trials.
         package: A package that it needs and that ddcal does not install by itself; the extra has the searcher's name
             without hyphens.
     """
@@ -33,16 +34,17 @@ class Searcher:
     conditions: bool = True
     kinds: frozenset[str] = ALL
     constraints: bool = True
+    learns: bool = True
     package: str | None = None
 
 
 SEARCHERS = {
     "tpe": Searcher(),
-    "random": Searcher(),
+    "random": Searcher(learns=False),
     "nsga2": Searcher(),
     "gp": Searcher(conditions=False),
     "cma-es": Searcher(several=False, conditions=False, kinds=NUMBERS, constraints=False, package="cmaes"),
-    "grid": Searcher(kinds=FINITE),
+    "grid": Searcher(kinds=FINITE, learns=False),
 }
 
 

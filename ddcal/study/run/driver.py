@@ -268,7 +268,7 @@ class StudyDriver:
     @property
     def _may_ask(self) -> bool:
         asked = self.finished + len(self._running) + len(self._waiting)
-        held_back = len(self._waiting) >= self.study.search.concurrency
+        held_back = len(self._waiting) >= self.search.ahead
         return asked < self.study.search.trials and not held_back and not self.search.through
 
     @property

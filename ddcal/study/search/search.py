@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 
 from ddcal.config import StudyConfig
 from ddcal.config.baselines import enqueued_points
+from ddcal.config.checks.searchers import SEARCHERS
 from ddcal.config.space import active, drawn_point, finite, grid_points, grid_size, search_order
 from ddcal.config.study import Domain
 from ddcal.seeding import derive_seed
@@ -36,6 +37,9 @@ only the names that all trials have, and draw the others at random."""
 
 FIXED = "fixed_params"
 """Where Optuna keeps the values that a trial is to have, in its system attributes: those of enqueued trials, too."""
+
+AHEAD = 16
+"""So many trials may be held back, if more than run at a time, where a searcher learns nothing from outcomes."""
 
 DRAWS = 100
 """So often a point is drawn that no trial has had, before the first such point of the grid is taken."""
@@ -93,6 +97,12 @@ class StudySearch:
         self._tried: dict[str, int] = {}  # point → the first trial that had it, where points can be counted
         for trial in self.optuna.get_trials(deepcopy=False):
             self._note(trial.number, trial.params)
+
+    @property
+    def ahead(self) -> int:
+        """How many trials may be asked for and held back: as many as run, or more where outcomes teach nothing."""
+        concurrency = self.config.search.concurrency
+        return concurrency if SEARCHERS[self.config.search.searcher].learns else max(concurrency, AHEAD)
 
     @property
     def through(self) -> bool:

@@ -10,6 +10,7 @@ from ddcal.study import load_study
 from ddcal.study.mlflow.follower import Tracking
 from ddcal.study.record.lock import DriverLock
 from ddcal.study.run.driver import StudyDriver
+from ddcal.study.search.search import AHEAD
 
 SPACE = {"distill.ipc": {"choice": [1, 2, 3]}, "calibrate.mask.ratio": {"choice": [0.0, 0.25, 0.5]}}
 
@@ -19,9 +20,10 @@ def drive(tiny_study, tmp_path):
     """drive([(ipc, mask ratio), …], …) -> a driver that asks for these trials first."""
     drivers = []
 
-    def begin(first=(), *, space=SPACE, trials=None, concurrency=3, earlier=None):
+    def begin(first=(), *, space=SPACE, trials=None, concurrency=3, earlier=None, searcher="tpe"):
         enqueue = [{"distill.ipc": ipc, "calibrate.mask.ratio": ratio} for ipc, ratio in first]
         search = {"trials": trials or len(first), "concurrency": concurrency, "enqueue": enqueue}
+        search |= {"searcher": searcher}
         folder = tmp_path / "tiny"
         folder.mkdir(exist_ok=True)
         study = tiny_study(space=space, search=search)
@@ -108,11 +110,21 @@ def test_a_study_never_ends_or_hangs_for_a_lease_elsewhere(drive):
     assert numbers(driver, 2) == [0, None], "one is handed out and waits itself; nobody would ask again otherwise"
 
 
-def test_no_more_trials_are_held_back_than_run_at_a_time(drive):
-    driver = drive([(1, ratio) for ratio in (0.0, 0.25, 0.5, 0.0, 0.25, 0.5)], concurrency=2)
+@pytest.mark.parametrize(("searcher", "handed_out", "waiting"), [("tpe", None, 2), ("random", 5, 4), ("grid", 5, 4)])
+def test_a_searcher_that_learns_is_not_asked_far_ahead(drive, searcher, handed_out, waiting):
+    """No more trials are held back than run at a time; of one that learns nothing, many more."""
+    first = [(1, 0.0), (1, 0.25), (1, 0.5), (1, 0.0), (1, 0.25), (2, 0.0), (2, 0.25)]
+    driver = drive(first, concurrency=2, searcher=searcher)
+    driver.next_assignment()
+    assert numbers(driver, 1) == [handed_out]
+    assert len(driver._waiting) == waiting
+
+
+def test_nobody_is_asked_ahead_without_end(drive):
+    driver = drive([(1, 0.0)] * 40, concurrency=2, searcher="random")
     driver.next_assignment()
     assert numbers(driver, 4) == [None] * 4
-    assert len(driver._waiting) == 2
+    assert len(driver._waiting) == AHEAD
 
 
 def test_when_nothing_runs_a_trial_is_handed_out(drive):
