@@ -14,6 +14,9 @@ from ddcal.study.search.search import AHEAD
 
 SPACE = {"distill.ipc": {"choice": [1, 2, 3]}, "calibrate.mask.ratio": {"choice": [0.0, 0.25, 0.5]}}
 
+RATIOS = [index / 100 for index in range(40)]
+MANY = {"distill.ipc": {"choice": [1, 2]}, "calibrate.mask.ratio": {"choice": RATIOS}}
+
 
 @pytest.fixture
 def drive(tiny_study, tmp_path):
@@ -113,15 +116,15 @@ def test_a_study_never_ends_or_hangs_for_a_lease_elsewhere(drive):
 @pytest.mark.parametrize(("searcher", "handed_out", "waiting"), [("tpe", None, 2), ("random", 5, 4), ("grid", 5, 4)])
 def test_a_searcher_that_learns_is_not_asked_far_ahead(drive, searcher, handed_out, waiting):
     """No more trials are held back than run at a time; of one that learns nothing, many more."""
-    first = [(1, 0.0), (1, 0.25), (1, 0.5), (1, 0.0), (1, 0.25), (2, 0.0), (2, 0.25)]
-    driver = drive(first, concurrency=2, searcher=searcher)
+    first = [*((1, ratio) for ratio in RATIOS[:5]), (2, 0.0), (2, 0.01)]
+    driver = drive(first, space=MANY, concurrency=2, searcher=searcher)
     driver.next_assignment()
     assert numbers(driver, 1) == [handed_out]
     assert len(driver._waiting) == waiting
 
 
 def test_nobody_is_asked_ahead_without_end(drive):
-    driver = drive([(1, 0.0)] * 40, concurrency=2, searcher="random")
+    driver = drive([(1, ratio) for ratio in RATIOS], space=MANY, concurrency=2, searcher="random")
     driver.next_assignment()
     assert numbers(driver, 4) == [None] * 4
     assert len(driver._waiting) == AHEAD
