@@ -60,6 +60,24 @@ def test_stages_of_one_kind_differ_in_nothing_that_costs(stage, changes, same, m
     assert (kinds[0] == kinds[1]) == same
 
 
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"max_start": 9, "expert_epochs": 3}, True),
+        ({"min_start": 2, "first_max_start": 3, "expand_until": 2}, True),
+        ({"experts": {"count": 3}, "label_momentum": 0.5}, True),
+        ({"student_steps": 4}, False),
+        ({"batch": 5}, False),
+        ({"gradient": "tesla"}, False),
+    ],
+)
+def test_which_epochs_of_experts_are_read_costs_nothing(changes, same, make_trial):
+    mtt = {"max_start": 5, "student_steps": 2}
+    trials = [resolve(make_trial(distill__backbone="datm", distill__mtt=mtt | more)) for more in ({}, changes)]
+    kinds = [STAGES["distill"].kind(trial) for trial in trials]
+    assert (kinds[0] == kinds[1]) == same
+
+
 @pytest.mark.parametrize(("iterations", "points"), [(1, 3), (2, 3), (3, 3), (5, 3), (2, 0), (5, 1)])
 def test_the_amount_of_a_stage_is_what_the_work_does(iterations, points, make_trial, datasets, monkeypatch):
     trial = resolve(make_trial(distill__iterations=iterations, distill__probe__points=points, train__epochs=iterations))

@@ -70,6 +70,7 @@ class Backbone:
         clip: The setting that is the largest norm of a gradient.
         usual: Setting of its section → values with which it is no part of the key, as stores are older than it.
         unused: Settings of its section that have no effect on it, as several backbones share the section.
+        costless: Counts of its section that change neither the time nor the memory of an iteration.
     """
 
     name: str = ""
@@ -89,6 +90,7 @@ class Backbone:
     clip: str = "distill.clip"
     usual: Mapping[str, tuple[object, ...]] = {}
     unused: tuple[str, ...] = ()
+    costless: tuple[str, ...] = ()
 
     def own(self, distill: DistillConfig) -> Any:
         """Return its section of ``distill`` as the model that checks it."""
@@ -169,7 +171,7 @@ class Backbone:
 
     def cost_values(self, distill: DistillConfig) -> dict[str, Any]:
         """Return the settings of its section that change what an iteration costs: no rates, but counts."""
-        values = self.own(distill).model_dump(exclude=set(self.unused))
+        values = self.own(distill).model_dump(exclude={*self.unused, *self.costless})
         counts = {self.section: {name: value for name, value in values.items() if isinstance(value, int)}}
         return counts | formation_values(distill)
 

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 NonNegativeInt = Annotated[int, Field(ge=0)]
 
-DIFFICULTY = ("min_start", "first_max_start", "expand_until", "first_images", "label_momentum")
+WINDOW = ("min_start", "first_max_start", "expand_until")
+"""Settings of the section ``mtt`` that say, with ``max_start``, at which epochs a student of DATM starts."""
+
+DIFFICULTY = (*WINDOW, "first_images", "label_momentum")
 """Settings of the section ``mtt`` that DATM alone has."""
 
 
@@ -280,6 +283,7 @@ class MTT(Backbone):
     no_batch_norm = NO_STATISTICS
     no_formation = ""
     usual = {"remainder": (None, "last"), "label_lr": (None, 0.0)}  # noqa: RUF012 - never changed
+    costless = ("max_start", "expert_epochs", *WINDOW)  # which epochs of experts are read
     presets = {  # noqa: RUF012 - never changed
         "published": PUBLISHED,
         "rethinking": RETHINKING,
