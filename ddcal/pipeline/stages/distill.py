@@ -157,6 +157,13 @@ class DistillStage(Stage):
             learned += 8 * distill.ipc * distill.formation.factor**2 * shape.classes**2
         return 2 * (learned + _progress_size(shape) + MANIFEST_BYTES)
 
+    def memory(self, config: TrialConfig) -> dict[str, Any]:
+        """Return its settings, without counts of the backbone that cost nothing."""
+        settings, spec = self.settings(config), config.distill.spec
+        for name in spec.costless:
+            settings[spec.section].pop(name, None)
+        return {self.name: settings}
+
     def what_to_halve(self, config: TrialConfig) -> list[str]:
         """Return the backbone's settings, and the width of the distilling network."""
         width = width_of(config.network, config.distill.network)

@@ -82,6 +82,23 @@ def test_a_change_makes_another_group_of_the_stages_whose_memory_it_changes(chan
     assert {stage for stage in before if before[stage] != after[stage]} == changed
 
 
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"max_start": 30}, True),
+        ({"expert_epochs": 3}, True),
+        ({"min_start": 2, "first_max_start": 5, "expand_until": 9}, True),
+        ({"student_steps": 4}, False),
+        ({"batch": 50}, False),
+    ],
+)
+def test_which_epochs_of_experts_are_read_is_no_memory(change, same):
+    datm = {"distill.backbone": "datm"}
+    before, after = groups_of(datm), groups_of(datm | {f"distill.mtt.{name}": value for name, value in change.items()})
+    assert (before["distill"] == after["distill"]) == same
+    assert before["train"] == after["train"]
+
+
 def test_two_ratios_of_a_mask_are_one_group():
     assert groups_of({"distill.mask.ratio": 0.3}) == groups_of({"distill.mask.ratio": 0.5})
 
