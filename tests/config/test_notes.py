@@ -123,6 +123,16 @@ def test_validate_says_so_and_the_study_is_right(tmp_path):
             ],
         ),
         ({"distill.mask.ratio": 0.5}, {"distill.backbone": ["real", "dm"]}, []),
+        (
+            {"evaluate.coverage": 0.8, "evaluate.also": ["signs"], "evaluate.shift.images": 100},
+            {},
+            [
+                "evaluate.coverage has no effect where evaluate.also has no 'conformal', as in every trial: leave it",
+                "evaluate.shift.images has no effect where evaluate.shift has no corruptions and no datasets, as in",
+            ],
+        ),
+        ({"evaluate.also": ["signs"]}, {"evaluate.coverage": [0.8, 0.9]}, ["evaluate.coverage has no effect"]),
+        ({"evaluate": {"also": ["conformal"], "coverage": 0.8, "shift": {"corruptions": ["blur"], "images": 9}}}, {}, []),
     ],
 )
 def test_settings_that_no_trial_reads_are_told(tiny_study, base, space, said):

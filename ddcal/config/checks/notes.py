@@ -18,6 +18,9 @@ _OF_A_LOOP = ("distill.iterations", "distill.clip", "distill.update_limit", "dis
 
 _EXPERTS = "distill.mtt.experts."
 
+_COVERAGE, _SHIFTED = "evaluate.coverage", "evaluate.shift.images"
+"""Settings of what is evaluated where it is asked for."""
+
 _DECIDING = ("distill.backbone", "distill.family", "distill.ipc", "data.name")
 
 
@@ -42,7 +45,7 @@ def zca_notes(study: StudyConfig) -> list[str]:
 
 
 def unused_notes(study: StudyConfig) -> list[str]:
-    """Return a sentence for each setting of a loss, a backbone, a loop or of experts' labels that no trial has.
+    """Return a sentence for each setting of a loss, backbone, loop, experts' labels or evaluation that no trial has.
 
     Args:
         study: Without mistakes.
@@ -54,10 +57,18 @@ def unused_notes(study: StudyConfig) -> list[str]:
     notes = []
     for name in given:
         if not any(_reads(trial, name) for trial in trials):
-            key = {"train": "train.loss", "labels": "labels.source"}.get(name.split(".")[0], "distill.backbone")
-            has = " or ".join(dict.fromkeys(repr(_chosen(trial, key)) for trial in trials))
-            notes.append(f"{name} has no effect where {key} is {has}, as in every trial: leave it out")
+            notes.append(f"{name} has no effect where {_where(trials, name)}, as in every trial: leave it out")
     return notes
+
+
+def _where(trials: list[TrialConfig], name: str) -> str:
+    """Return why no trial reads a setting."""
+    if name == _COVERAGE:
+        return "evaluate.also has no 'conformal'"
+    if name == _SHIFTED:
+        return "evaluate.shift has no corruptions and no datasets"
+    key = {"train": "train.loss", "labels": "labels.source"}.get(name.split(".")[0], "distill.backbone")
+    return f"{key} is {' or '.join(dict.fromkeys(repr(_chosen(trial, key)) for trial in trials))}"
 
 
 def _chosen(trial: TrialConfig, key: str) -> str:
@@ -72,7 +83,7 @@ def _may_be_unused(name: str) -> bool:
     part, section, *inside = [*name.split("."), ""]
     if part == "labels":
         return section != "source"
-    if name.startswith(_OF_A_LOOP):
+    if name.startswith(_OF_A_LOOP) or name in (_COVERAGE, _SHIFTED):
         return True
     return bool(inside[:-1]) and section in {"train": LOSS_SECTIONS, "distill": SECTIONS}.get(part, ())
 
@@ -83,6 +94,8 @@ def _reads(trial: TrialConfig, name: str) -> bool:
         return section == trial.train.loss
     if part == "labels":
         return trial.labels.by_experts
+    if part == "evaluate":
+        return trial.evaluate.shift.asked if name == _SHIFTED else "conformal" in trial.evaluate.also
     spec = trial.distill.spec
     if name.startswith(_OF_A_LOOP):
         return spec.learns
