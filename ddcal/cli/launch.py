@@ -12,7 +12,7 @@ import typer
 
 from ddcal.cli.base import Address, AsJson, Debug, Overrides, StudyFile, StudyFolder, TakeOver, app
 from ddcal.cli.completion import complete_study
-from ddcal.config.checks.notes import unused_notes, zca_notes
+from ddcal.config.checks.notes import expert_notes, unused_notes, zca_notes
 from ddcal.config.checks.searchers import trials_sentence
 from ddcal.config.places import is_url
 from ddcal.config.reading.loading import read_study, study_problems
@@ -59,7 +59,8 @@ def validate(
 
         reports = [(file, *with_data_problems(file, study, problems, warnings)) for file, study, problems in reports]
     warnings += (warning for report in checked for warning in report.warnings)
-    warnings += (note for _, study, _ in reports if study is not None for note in unused_notes(study))
+    right = [study for _, study, _ in reports if study is not None]
+    warnings += (note for study in right for note in (*unused_notes(study), *expert_notes(study)))
     for warning in dict.fromkeys(warnings):
         typer.echo(f"warning: {warning}", err=True)
     for file, study, problems in [] if as_json else reports:

@@ -7,7 +7,10 @@ from typer.testing import CliRunner
 
 from ddcal.cli import app
 from ddcal.config import StudyConfig
-from ddcal.config.checks.notes import unused_notes, zca_notes
+from ddcal.config.checks.notes import expert_notes, unused_notes, zca_notes
+from ddcal.config.space import trial_of
+from ddcal.pipeline import Environment
+from ddcal.pipeline.stages.experts import expert_keys
 
 ZCA_ROWS = {
     "published": {("cifar10", 1), ("cifar10", 10), ("cifar100", 1), ("cifar100", 50)},
@@ -132,7 +135,11 @@ def test_validate_says_so_and_the_study_is_right(tmp_path):
             ],
         ),
         ({"evaluate.also": ["signs"]}, {"evaluate.coverage": [0.8, 0.9]}, ["evaluate.coverage has no effect"]),
-        ({"evaluate": {"also": ["conformal"], "coverage": 0.8, "shift": {"corruptions": ["blur"], "images": 9}}}, {}, []),
+        (
+            {"evaluate": {"also": ["conformal"], "coverage": 0.8, "shift": {"corruptions": ["blur"], "images": 9}}},
+            {},
+            [],
+        ),
     ],
 )
 def test_settings_that_no_trial_reads_are_told(tiny_study, base, space, said):
@@ -141,10 +148,56 @@ def test_settings_that_no_trial_reads_are_told(tiny_study, base, space, said):
     assert len(found) == len(said) and all(one.startswith(part) for one, part in zip(found, said, strict=True)), found
 
 
+@pytest.mark.parametrize(
+    ("base", "space", "longest"),
+    [
+        ({"distill.backbone": "dm"}, {"labels.epoch": [2, 5]}, 5),
+        ({"distill.backbone": "dm"}, {"labels.epoch": {"int": [1, 9]}}, 9),
+        ({"distill.backbone": "dm"}, {"labels.epoch": [5]}, None),
+        ({"distill.backbone": "dm", "labels.epoch": 5}, {"distill.ipc": [1, 2]}, None),
+        ({"distill.backbone": "dm", "distill.mtt.experts.epochs": 5}, {"labels.epoch": [2, 5]}, None),
+        ({"distill.backbone": "mtt"}, {"labels.epoch": [1, 2]}, None),
+        ({"distill.backbone": "el2n"}, {"labels.epoch": [1, 2]}, None),
+        ({}, {"distill.backbone": ["mtt", "dm"], "labels.epoch": [1, 2]}, 2),
+        (
+            {"labels.source": "set"},
+            {
+                "labels.source": ["set", "experts"],
+                "labels.epoch": {"choice": [3, 4], "when": {"labels.source": ["experts"]}},
+            },
+            4,
+        ),
+        ({"distill.backbone": "dm"}, {"distill.mtt.experts.epochs": [4, 6], "labels.epoch": [1, 2]}, None),
+    ],
+)
+def test_experts_that_are_trained_anew_for_each_epoch_are_told(tiny_study, base, space, longest):
+    found = expert_notes(tiny_study(base={"labels.source": "experts", **base}, space=space))
+    if longest is None:
+        assert found == []
+    else:
+        (said,) = found
+        assert said.startswith(
+            "labels.epoch is searched and distill.mtt.experts.epochs is left out: experts are trained"
+        )
+        assert f"set that to {longest}, the largest" in said
+
+
+def test_what_the_note_on_experts_says_is_so(tiny_study):
+    """With its cure all trials have the experts of one key."""
+    space = {"labels.epoch": {"choice": [2, 5]}}
+    keys = {}
+    for epochs in (None, 5):
+        study = tiny_study(base={"labels.source": "experts", "distill.mtt.experts.epochs": epochs}, space=space)
+        trials = [trial_of(study, {"labels.epoch": epoch}) for epoch in (2, 5)]
+        keys[epochs] = {expert_keys(trial, "0" * 64, Environment("cpu", 1))[0] for trial in trials}
+    assert len(keys[None]) == 2 and len(keys[5]) == 1
+
+
 def test_validate_and_plan_say_so(write_study):
-    path = write_study({"train.kl.temperature": 4.0})
+    space = {"labels.epoch": {"choice": [2, 3]}}
+    path = write_study({"train.kl.temperature": 4.0, "labels.source": "experts"}, space=space)
     for verb in ("validate", "plan"):
         said = CliRunner().invoke(app, [verb, str(path)])
-        assert said.exit_code == 0 and "train.kl.temperature has no effect" in " ".join(said.output.split()), (
-            said.output
-        )
+        words = " ".join(said.output.split())
+        assert said.exit_code == 0 and "train.kl.temperature has no effect" in words, said.output
+        assert "experts are trained anew for each value" in words, said.output

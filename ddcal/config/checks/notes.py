@@ -16,7 +16,7 @@ _CHOOSING = ("distill.backbone", "train.loss", "labels.source")
 _OF_A_LOOP = ("distill.iterations", "distill.clip", "distill.update_limit", "distill.mask.")
 """Names, or beginnings of names, that mean nothing where no images are learned."""
 
-_EXPERTS = "distill.mtt.experts."
+_EXPERTS, _EPOCH = "distill.mtt.experts.", "labels.epoch"
 
 _COVERAGE, _SHIFTED = "evaluate.coverage", "evaluate.shift.images"
 """Settings of what is evaluated where it is asked for."""
@@ -59,6 +59,29 @@ def unused_notes(study: StudyConfig) -> list[str]:
         if not any(_reads(trial, name) for trial in trials):
             notes.append(f"{name} has no effect where {_where(trials, name)}, as in every trial: leave it out")
     return notes
+
+
+def expert_notes(study: StudyConfig) -> list[str]:
+    """Return a sentence where experts are trained anew for each value of ``labels.epoch``, as they end with it.
+
+    Args:
+        study: Without mistakes.
+    """
+    if _EPOCH not in study.space:
+        return []
+    lengths: dict[str, set[int]] = {}  # of experts of trials that differ in nothing but when they label
+    for point in combinations(study, (*_CHOOSING, _EPOCH, f"{_EXPERTS}epochs")):
+        trial = trial_of(study, point)
+        if trial.labels.by_experts:
+            others = repr({name: value for name, value in point.items() if name != _EPOCH})
+            lengths.setdefault(others, set()).add(trial.distill.mtt.kept_epochs)
+    longest = max((max(found) for found in lengths.values() if len(found) > 1), default=None)
+    if longest is None:
+        return []
+    return [
+        f"{_EPOCH} is searched and {_EXPERTS}epochs is left out: experts are trained anew for each value; set that to "
+        f"{longest}, the largest, and all trials share them"
+    ]
 
 
 def _where(trials: list[TrialConfig], name: str) -> str:
