@@ -11,6 +11,7 @@ from ddcal.config.resolved import resolve_distill
 from ddcal.distill import distill, make_distiller
 from ddcal.distill.experts import ExpertTraining
 from ddcal.distill.limits import clipped, limited
+from ddcal.distill.mtt import LOWEST_RATE
 from ddcal.divergence import LOSS_LIMIT, VALUE_LIMIT, loss_problem, value_problem
 from ddcal.errors import DivergedError
 
@@ -126,6 +127,20 @@ def test_no_number_moves_by_more_than_the_limit(backbone, dataset, make_config):
 
 def listed(value):
     return value if isinstance(value, list) else [value]
+
+
+def test_a_students_rate_is_held_by_no_limit_of_updates_and_never_below_the_lowest(dataset, make_config):
+    """The first gradient is the same with the limit and without, and so is the rate after it."""
+    rates = []
+    for limit in (None, 1e-4):
+        distiller = make_distiller(dataset, make_config("mtt", update_limit=limit, mtt={"rate_lr": 1.0}), 0)
+        before = distiller.images.clone()
+        distiller.step()
+        moved = float((distiller.images - before).abs().max())
+        assert moved > 2e-4 if limit is None else moved <= 1.01e-4
+        rates.append(distiller.learning_rate)
+    assert rates[0] == rates[1] >= LOWEST_RATE
+    assert abs(rates[0] - 0.05) > 1e-4
 
 
 @pytest.mark.parametrize("backbone", ["dc", "dm", "mtt"])
