@@ -86,11 +86,11 @@ class DistillConfig(Config):
 
     ``family`` says whose recipe fills in what is left out: that of the backbone's authors (``published``), that of the
     paper on calibration (``rethinking``), which differs for MTT, or the authors' with what their public codes do
-    otherwise (``reference``: the schedule, DC on MNIST, MTT's batches). ``clip`` is the largest norm of a gradient of
-    all images together (RTP has its own, ``rtp.clip``), ``update_limit`` the most by which any learned number but the
-    student's rate (MTT, DATM) may change in one update; left out, nothing is limited. ``backbone`` may be your own, by
-    its import path or entry point, and ``settings`` are its settings, which it checks itself (own-backbone.md).
-    ``formation`` has several smaller images in each stored one (distillation.md).
+    otherwise (``reference``: the schedule, DC on MNIST, batches of MTT and DATM). ``clip`` is the largest norm of a
+    gradient of all images together (RTP has its own, ``rtp.clip``), ``update_limit`` the most by which any learned
+    number but the student's rate (MTT, DATM) may change in one update; left out, nothing is limited. ``backbone`` may
+    be your own, by its import path or entry point, and ``settings`` are its settings, which it checks itself
+    (own-backbone.md). ``formation`` has several smaller images in each stored one (distillation.md).
     """
 
     backbone: BackboneName = "dsa"

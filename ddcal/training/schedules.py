@@ -9,10 +9,10 @@ def rate_factor(schedule: str, epoch: int, epochs: int) -> float:
     """Return what the learning rate is multiplied by in an epoch.
 
     ``step``: 1 in the first half and 0.1 from epoch ⌈epochs/2⌉ on (method.md, Evaluation training); one epoch alone has
-    1. ``step_reference``: as the public codes of DC, DSA, DM and MTT cut it, 0.1 from epoch ⌊epochs/2⌋ + 1 on, so
-    after 501 of 1,000 epochs and 151 of 300, where it also `restarts`. (Told 1,000, those codes train 1,001, and cut
-    at the end of the epoch, after 502.) ``cosine``: (1 + cos(π · epoch / epochs)) / 2, which is 1 in the first epoch
-    and would be 0 in the one after the last (Loshchilov, Hutter, ICLR 2017, without restarts, epoch by epoch).
+    1. ``step_reference``: as the public codes of DC, DSA, DM, MTT and DATM cut it, 0.1 from epoch ⌊epochs/2⌋ + 1
+    on, so after 501 of 1,000 epochs and 151 of 300, where it also `restarts`. (Told 1,000, those codes train 1,001, and
+    cut at the end of the epoch, after 502.) ``cosine``: (1 + cos(π · epoch / epochs)) / 2, which is 1 in the first
+    epoch and would be 0 in the one after the last (Loshchilov, Hutter, ICLR 2017, without restarts, epoch by epoch).
     ``constant``: 1.
 
     Args:

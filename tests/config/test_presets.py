@@ -140,6 +140,8 @@ def test_a_remainder_of_one_batch_is_refused():
         ("mtt", "cifar10", 10, {"schedule": "step_reference"}),
         ("mtt", "tiny-imagenet", 50, {"schedule": "step_reference", "remainder": "first"}),
         ("mtt", "tiny-imagenet", 10, {"schedule": "step_reference"}),
+        ("datm", "cifar10", 10, {"schedule": "step_reference", "batch_size": 128}),
+        ("datm", "tiny-imagenet", 50, {"schedule": "step_reference", "batch_size": 128}),
         ("rtp", "cifar10", 1, {}),
         ("full", "cifar10", 1, {}),
     ],

@@ -173,6 +173,13 @@ PUBLISHED: dict[str, Any] = {
     },
 }
 
+REFERENCE_OF_DATM: dict[str, Any] = {
+    "source": "the public code of DATM",
+    # Its configs train on sets in batches of 128; that the batches of a pass are taken from its end changes nothing, as
+    # `distill.mtt.batch` divides the images in all of them.
+    "any": {"all": {"train.schedule": "step_reference", "train.batch_size": 128}},
+}
+
 
 class DATM(MTT):
     """``datm``: its settings are those of ``mtt``, with `DIFFICULTY` of its own beside them."""
@@ -180,7 +187,7 @@ class DATM(MTT):
     name = "datm"
     distiller = "ddcal.distill.datm:DifficultyAligned"
     version = 1
-    presets = {"published": PUBLISHED}  # noqa: RUF012 - never changed
+    presets = {"published": PUBLISHED, "reference": REFERENCE_OF_DATM}  # noqa: RUF012 - never changed
 
     def fill(self, section: dict[str, Any]) -> None:
         """Make explicit where the window begins, and that it does not grow where nothing says so."""
