@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from ddcal.config.base import checked_name
 from ddcal.config.components import find_component
@@ -14,6 +14,8 @@ TRAIN_BOUNDS = (1.0, 20.0)
 HELD_OUT_BOUNDS = (0.05, 20.0)
 """Temperatures of fits on images that the network was not trained on."""
 HISTOGRAM_BINS = 15
+
+Seen = Literal["val", "train", "held", "folds", "masked", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,13 @@ class Calibration:
         numbers: How many numbers it keeps for one network, from (classes, images that it was fitted on).
         keeps_accuracy: Whether the order of the classes is that of the logits, for every image.
         version: Of a user's own: raised where numbers change.
+
+    Raises:
+        ValueError: for another ``sees``, or what means nothing beside it.
     """
 
     title: str
-    sees: Literal["val", "train", "held", "folds", "masked", "nothing"] = "val"
+    sees: Seen = "val"
     finds_ratio: bool = False
     bounds: tuple[float, float] | None = HELD_OUT_BOUNDS
     calibrator: str = ""
@@ -44,6 +49,14 @@ class Calibration:
     numbers: Callable[[int, int], int] = lambda classes, images: (2 * images + 1) * classes
     keeps_accuracy: bool = True
     version: int = 1
+
+    def __post_init__(self) -> None:
+        if self.sees not in get_args(Seen):
+            raise ValueError(f"sees is {self.sees!r}; it must be one of {', '.join(get_args(Seen))}")
+        if self.calibrator and self.sees == "nothing":
+            raise ValueError(f"sees is 'nothing', on which {self.calibrator} cannot be fitted")
+        if self.finds_ratio and self.sees != "masked":
+            raise ValueError(f"finds_ratio is of a mask, but sees is {self.sees!r}: it must be 'masked'")
 
     @property
     def real_labels(self) -> bool:

@@ -100,7 +100,18 @@ def masked_bytes(config: TrialConfig, shape: DatasetShape) -> int:
 def calibrator_bytes(config: TrialConfig, shape: DatasetShape) -> int:
     """Return the size of one network's calibrator, where it is more than a temperature."""
     spec = config.calibrate.spec
-    return 8 * spec.numbers(shape.classes, shape.val) + CALIBRATOR_BYTES if spec.calibrator else 0
+    return 8 * spec.numbers(shape.classes, _fitted_images(config, shape)) + CALIBRATOR_BYTES if spec.calibrator else 0
+
+
+def _fitted_images(config: TrialConfig, shape: DatasetShape) -> int:
+    """Return the most images that a calibrator is fitted on; an image counts once a mask."""
+    spec = config.calibrate.spec
+    if spec.real_labels:
+        return shape.val
+    trained, held = train_images(config, shape)
+    if spec.masks:
+        return config.calibrate.draws * (trained if config.distill.spec.distills else shape.val)
+    return held if spec.sees == "held" else trained
 
 
 def trajectory_bytes(config: TrialConfig, shape: DatasetShape) -> int:

@@ -57,7 +57,7 @@ def soft_problems(trial: TrialConfig) -> list[str]:
     """Return what cannot take labels that are probabilities."""
     method, fitted = trial.calibrate.method, trial.calibrate.spec
     problems = [said] if (said := soft_problem(trial.train)) else []
-    if fitted.calibrator and fitted.sees in ("train", "held", "folds"):
+    if fitted.calibrator and fitted.sees in ("train", "held", "folds", "masked"):
         problems.append(
             f"calibrate.method is {method!r}, which is fitted on classes, but the labels of the distilled images are "
             "probabilities: use a method that fits one temperature, or one that sees val"

@@ -98,27 +98,30 @@ def calibrate(
     Args:
         config: Resolved.
         logits: The train stage's tensors.
-        masked: The masked training images (DDNN) or ``val`` (FDNN) of ``mts`` and ``mts_distilled``.
+        masked: The masked training images (DDNN) or ``val`` (FDNN) of methods that mask.
         folds: The folds stage's tensors, of ``ts_cv`` and ``mts_distilled``.
     """
     settings, count = config.calibrate, config.train.networks
     method, spec, bounds, solver = settings.method, settings.spec, settings.bounds, settings.solver
+    unfitted = _unfitted(config) if spec.calibrator else None
     told: dict[str, Any] = {}
-    if spec.calibrator:
-        unfitted = _unfitted(config)
-        seen = [_seen(spec, index, logits, folds) for index in range(count)]
-        fitted = [unfitted.fit(*logits_labels) for logits_labels in seen]
-        return Calibrated({"fits": [{"calibrator": one.name, **one.facts()} for one in fitted]}, fitted)
-    if spec.sees == "nothing":
-        fits = [TemperatureFit(temperature=1.0, nll=math.nan, at_bound=False)] * count
-    elif spec.masks:
+    of_masks: tuple[Tensor, Tensor] | None = None
+    if spec.masks:
         assert masked is not None, "masks need images"
         ratio = settings.mask.ratio
         if spec.finds_ratio:
             assert folds is not None, "the ratio comes from the folds"
             told = _chosen_ratio(masked, settings.draws, accuracy(folds["logits"], folds["labels"]))
             ratio = told["mask_ratio"]
-        of_networks, labels = masked.logits(ratio, settings.draws)
+        of_masks = masked.logits(ratio, settings.draws)
+    if unfitted is not None:
+        seen = [_seen(spec, index, logits, folds, of_masks) for index in range(count)]
+        fitted = [unfitted.fit(*logits_labels) for logits_labels in seen]
+        return Calibrated({"fits": [{"calibrator": one.name, **one.facts()} for one in fitted], **told}, fitted)
+    if spec.sees == "nothing":
+        fits = [TemperatureFit(temperature=1.0, nll=math.nan, at_bound=False)] * count
+    elif of_masks is not None:
+        of_networks, labels = of_masks
         fits = [fit_masked(of_network, labels, bounds, solver) for of_network in of_networks]
     elif spec.sees == "folds":
         assert folds is not None, "cross-validation needs folds"
@@ -143,7 +146,7 @@ def calibrators_of(values: dict[str, Any], folder: Path, method: str) -> list[Ca
     Raises:
         ValueError: if a calibrator's files are not there.
     """
-    own = None if method in CALIBRATIONS else _calibrator_class(method)
+    own = _calibrator_class(method) if method not in CALIBRATIONS and calibration(method).calibrator else None
     return [
         TemperatureScaling(temperature=fit["temperature"])
         if "calibrator" not in fit
@@ -171,9 +174,16 @@ def _calibrator_class(method: str) -> Callable[..., Calibrator]:
 
 
 def _seen(
-    spec: Calibration, network: int, logits: dict[str, Tensor], folds: dict[str, Tensor] | None
+    spec: Calibration,
+    network: int,
+    logits: dict[str, Tensor],
+    folds: dict[str, Tensor] | None,
+    of_masks: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the logits (N, K) and labels (N,) that a calibrator of a network is fitted on."""
+    """Return the logits (N, K) and labels (N,) that a calibrator of a network is fitted on, of all mask draws."""
+    if of_masks is not None:
+        of_networks, labels = of_masks
+        return of_networks[network].flatten(0, 1), repeated(labels, of_networks.shape[1])
     if spec.sees == "folds":
         assert folds is not None, "cross-validation needs folds"
         return folds["logits"], folds["labels"]
@@ -220,6 +230,8 @@ def measure(config: TrialConfig, dataset: Dataset, device: str, compiled: bool =
 
     def fit() -> object:
         logits, used = masked_logits(network, images, labels, ratio, draws, config.seed, settings.mask.unit)
+        if settings.spec.calibrator:
+            return _unfitted(config).fit(logits.flatten(0, 1).cpu(), repeated(used, len(logits)).cpu())
         return fit_masked(logits, used, settings.bounds, settings.solver)
 
     looks = MASKED_RATIOS if chosen else 1
