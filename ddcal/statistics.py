@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 LEVEL = 0.95
 
+MARKED_SEEDS = 5
+"""With fewer seeds a number is told, and not whether it can be told from chance (method.md, Variance)."""
+
 
 class MeanInterval(NamedTuple):
     """A mean over runs with the interval of 95 % of Student's t; of one run the interval is not known."""

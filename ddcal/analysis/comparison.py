@@ -11,6 +11,7 @@ from typing import Any
 
 from ddcal.config import TrialConfig
 from ddcal.errors import BadInput
+from ddcal.study.record.confirmation import confirmed_word
 from ddcal.study.record.ledger import LEDGER
 from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial, load_study
 
@@ -136,7 +137,7 @@ def _facts(results: StudyResults) -> dict[str, Any]:
         "trials": "\n".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "none",
         "seconds": None if results.seconds is None else round(results.seconds, 1),
         "winner": None if best is None else best.trial_key,
-        "confirmed": None if best is None else "no",
+        "confirmed": None if best is None else confirmed_word(results.confirmed(best)),
         "fresh seeds": None,
     }
     if best is None:
@@ -153,7 +154,7 @@ def _facts(results: StudyResults) -> dict[str, Any]:
         if metric == "ece":
             facts[f"{fact} noise floor"] = metrics.get("test/ece_noise_floor")
     for one in results.confirmed(best) or ():
-        facts |= {"confirmed": "yes", "fresh seeds": one["seeds"]}
+        facts["fresh seeds"] = one["seeds"]
         ends = zip(("", *ENDS), (one["mean"], one["low"], one["high"]), strict=True)
         facts |= {f"{FRESH}{one['metric']}{end}": value for end, value in ends}
     return facts

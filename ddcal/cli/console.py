@@ -16,7 +16,7 @@ from ddcal.cli.sheets import Sheet
 from ddcal.cli.status_words import status_table
 from ddcal.study.mlflow.client import server_address
 from ddcal.study.record.chance import chance_warning
-from ddcal.study.record.confirmation import standing
+from ddcal.study.record.confirmation import confirmed_words, standing
 from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial
 from ddcal.study.record.status import Status, finished_words
 
@@ -69,7 +69,7 @@ def print_summary(results: StudyResults, console: Console) -> None:
     front = ", ".join(str(trial.number) for trial in results.pareto)
     console.print(
         f"winner: {best.trial_key} (lowest val/nll of the Pareto front: trials {front}; "
-        f"{'' if results.confirmed(best) else 'not '}confirmed on fresh seeds)"
+        f"{confirmed_words(results.confirmed(best))})"
     )
     for name, value in best.values.items():
         console.print(f"  {name:<24} {value:.4g}" if isinstance(value, float) else f"  {name:<24} {value}")

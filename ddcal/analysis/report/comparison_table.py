@@ -18,11 +18,9 @@ from ddcal.analysis.report.page import Entry, Number, Page
 from ddcal.analysis.report.tables import val_images
 from ddcal.config.calibrations import calibration
 from ddcal.pictures import save_figure
-from ddcal.statistics import mean_interval
+from ddcal.statistics import MARKED_SEEDS, mean_interval
 
 STEM = "calibration"
-MARKED_SEEDS = 5
-"""With fewer shared seeds a difference is told, and not whether it can be told from chance (method.md, Variance)."""
 
 NAMES = {"real": "random real images", "dsa": "DSA"}
 MTS_KINDS = ("mts", "mts_distilled", TUNED)

@@ -29,6 +29,7 @@ from ddcal.analysis.report.study_tables import (
 )
 from ddcal.errors import BadInput, StoreError
 from ddcal.study.record.chance import chance_warning
+from ddcal.study.record.confirmation import confirmed_words
 from ddcal.study.record.results import PARETO, TRIALS, WINNER_METRIC, StudyResults, Trial
 from ddcal.study.record.status import Status, study_state
 
@@ -124,9 +125,8 @@ def _introduction(page: Page, results: StudyResults) -> None:
     if state in STATES:
         facts.append(STATES[state])
     if best is not None:
-        confirmed = "confirmed" if results.confirmed(best) else "not confirmed"
         so_far = " so far" if state == "running" else ""
-        facts.append(f"winner{so_far}: {best.trial_key}; {confirmed} on fresh seeds")
+        facts.append(f"winner{so_far}: {best.trial_key}; {confirmed_words(results.confirmed(best))}")
     else:
         facts.append(results.no_winner)
     environment = results.started["environment"]

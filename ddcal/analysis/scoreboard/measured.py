@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ddcal.analysis.report.cells import MIN_SEEDS, Cell, Run
-from ddcal.analysis.report.comparison_table import MARKED_SEEDS
 from ddcal.config.metrics import METRICS
-from ddcal.statistics import mean_interval
+from ddcal.statistics import MARKED_SEEDS, mean_interval
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from ddcal.analysis.figures.scoreboard_figures import Point, SetPoints, plot_paired, plot_plane
 from ddcal.analysis.labels import method_label
 from ddcal.analysis.report.cells import Run
-from ddcal.analysis.report.comparison_table import MARKED_SEEDS
 from ddcal.analysis.report.drawings import Drawings, Drawn
 from ddcal.analysis.scoreboard.measured import Measured
 from ddcal.analysis.scoreboard.results import CALIBRATIONS, HARD, LABELS, SOFT, BoardResults, SetResults
 from ddcal.analysis.scoreboard.tables import compared, labels_of, paired
+from ddcal.statistics import MARKED_SEEDS
 
 if TYPE_CHECKING:
     import pandas

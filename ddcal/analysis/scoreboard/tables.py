@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from ddcal.analysis.labels import method_label
-from ddcal.analysis.report.comparison_table import MARKED_SEEDS
 from ddcal.analysis.report.page import Entry, Number, Page
 from ddcal.analysis.scoreboard.measured import Measured, difference
 from ddcal.analysis.scoreboard.results import (
@@ -18,6 +17,7 @@ from ddcal.analysis.scoreboard.results import (
     SetResults,
 )
 from ddcal.analysis.scoreboard.scores import EVEN
+from ddcal.statistics import MARKED_SEEDS
 
 Rows = list[list[Entry]]
 

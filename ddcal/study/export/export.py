@@ -36,6 +36,7 @@ from ddcal.study.export.models import (
 )
 from ddcal.study.export.own import recorded_sources
 from ddcal.study.record.chance import chance_facts, chance_warning
+from ddcal.study.record.confirmation import confirmed_words
 from ddcal.study.record.references import Reference
 from ddcal.study.record.results import StudyResults, Trial
 from ddcal.study.record.study_store import cache_place
@@ -218,7 +219,7 @@ def _readme(folder: Path, results: StudyResults, trial: Trial, run: dict[str, An
     table = "\n".join(["| calibration | test ECE | test NLL | test accuracy |", "|-|-|-|-|", *rows]) if rows else ""
     warning = chance_warning(trial)
     warned = f"\n**Beware:** {warning}.\n" if warning else ""
-    confirmed = "confirmed on fresh seeds, see run.yaml" if run["confirmed"] else "not confirmed on fresh seeds"
+    confirmed = confirmed_words(run["confirmed"]) + (", see run.yaml" if run["confirmed"] else "")
     return f"""# {trial.trial_key}
 
 One run of the study **{results.study.name}** ({trial.outcome}; {confirmed}). Run it again and compare:

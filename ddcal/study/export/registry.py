@@ -13,6 +13,7 @@ from ddcal.study.export.layout import LOCK
 from ddcal.study.export.models import PLACES, PREPROCESSING
 from ddcal.study.mlflow.client import connect, database_rights, one_line, tracking_uri
 from ddcal.study.mlflow.moved import bring_home
+from ddcal.study.record.confirmation import confirmed_word
 from ddcal.study.record.results import StudyResults, Trial
 
 FOLDER = "export"
@@ -120,7 +121,7 @@ def _tags(results: StudyResults, trial: Trial, digest: str) -> dict[str, str]:
         "ddcal.study": results.study.name,
         "ddcal.trial_key": trial.trial_key,
         "ddcal.outcome": trial.outcome or "",
-        "ddcal.confirmed": "yes" if results.confirmed(trial) else "no",
+        "ddcal.confirmed": confirmed_word(results.confirmed(trial)),
         "ddcal.calibration": trial.config.calibrate.method,
         "ddcal.git_commit": results.started.get("git_commit") or "",
         DIGEST: digest,

@@ -8,12 +8,12 @@ import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ddcal.config.metrics import better, possible
-from ddcal.statistics import half_width, runs_enough
+from ddcal.statistics import MARKED_SEEDS, half_width, runs_enough
 from ddcal.study.record.folder_files import replace_text
 from ddcal.untrusted import read_json
 
@@ -86,7 +86,10 @@ def _sha256(content: Mapping[str, Any]) -> str:
 
 
 def usable_confirmation(directory: Path) -> list[dict[str, Any]]:
-    """Return `read_confirmation`, intervals cut to what can be; empty where there is none, or, warned of, damage."""
+    """Return `read_confirmation` as this version would say it; empty where there is none, or, warned of, damage.
+
+    Intervals are cut to what can be, and a verdict that an earlier version gave on few seeds is today's.
+    """
     try:
         leaders = read_confirmation(directory)
     except FileNotFoundError:
@@ -99,7 +102,32 @@ def usable_confirmation(directory: Path) -> list[dict[str, Any]]:
         return []
     for one in leaders:  # an earlier version wrote intervals with values that cannot be
         one["low"], one["high"] = possible(one["metric"], one["low"], one["high"])
+        if "verdict" in one and few_seeds(one):  # it marked from two seeds on
+            one["verdict"] = verdict(one)
     return leaders
+
+
+def few_seeds(one: Mapping[str, Any]) -> bool:
+    """Return whether a record has so few seeds that they settle nothing (method.md, Variance)."""
+    return int(one["seeds"]) < MARKED_SEEDS
+
+
+def confirmed_word(found: Sequence[Mapping[str, Any]] | Literal[False]) -> str:
+    """Return whether a trial was confirmed: ``yes``, ``no`` or ``too few seeds``.
+
+    Args:
+        found: Its records of `read_confirmation`; False or empty where it has none.
+    """
+    if not found:
+        return "no"
+    return "too few seeds" if any(map(few_seeds, found)) else "yes"
+
+
+def confirmed_words(found: Sequence[Mapping[str, Any]] | Literal[False]) -> str:
+    """Return `confirmed_word` as a part of a sentence."""
+    if found and confirmed_word(found) != "yes":
+        return f"{min(one['seeds'] for one in found)} fresh seeds settle nothing"
+    return "confirmed on fresh seeds" if found else "not confirmed on fresh seeds"
 
 
 def optimism(one: Mapping[str, Any]) -> float:
@@ -113,29 +141,35 @@ def optimism(one: Mapping[str, Any]) -> float:
 
 
 def told_apart(one: Mapping[str, Any]) -> bool:
-    """Return whether the search's number lies outside the 95 % interval of the mean over fresh seeds."""
-    return not one["low"] <= one["searched"] <= one["high"]
+    """Return whether the search's number lies outside the 95 % interval of the mean over fresh seeds, and these are
+    `MARKED_SEEDS` or more.
+    """
+    return not few_seeds(one) and not one["low"] <= one["searched"] <= one["high"]
 
 
 def seeds_enough(one: Mapping[str, Any]) -> int | None:
     """Return how many fresh seeds would tell the mean from the search's number, as `told_apart` does.
 
-    So many give a 95 % interval that ends before the search's number, if mean and standard deviation stay what they
-    are. None if that takes more than `MOST_SEEDS`.
+    So many, at least `MARKED_SEEDS`, give a 95 % interval that ends before the search's number, if mean and standard
+    deviation stay what they are. None if that takes more than `MOST_SEEDS`.
     """
     count, deviation = one["seeds"], one.get("std")
     if deviation is None:  # of an earlier version: from the end of the interval that was not cut
         deviation = max(one["high"] - one["mean"], one["mean"] - one["low"]) / half_width(1.0, count)
-    return runs_enough(deviation, optimism(one), MOST_SEEDS)
+    enough = runs_enough(deviation, optimism(one), MOST_SEEDS)
+    return None if enough is None else max(enough, MARKED_SEEDS)
 
 
 def verdict(one: Mapping[str, Any]) -> str:
     """Return in a few words what fresh seeds say of the search's number."""
     by = optimism(one)
+    seen = f"{'optimistic' if by > 0 else 'pessimistic'} by {abs(by):.4f}"
     if told_apart(one):
-        return f"{'optimistic' if by > 0 else 'pessimistic'} by {abs(by):.4f}"
+        return seen
     count = seeds_enough(one)
     more = f"about {count} would" if count else f"nor would {MOST_SEEDS}"
+    if few_seeds(one):
+        return f"looks {seen if by else 'right'}; {one['seeds']} seeds settle nothing, {more}"
     return f"{one['seeds']} seeds cannot tell them apart, {more}"
 
 
@@ -148,10 +182,14 @@ def standing(leaders: Sequence[Mapping[str, Any]], winner: str, metric: str) -> 
         metric: That winners are chosen by.
     """
     sign = 1.0 if better(metric) == "min" else -1.0
-    means = {one["trial_key"]: one["mean"] for one in leaders if one["metric"] == metric}
+    of_metric = [one for one in leaders if one["metric"] == metric]
+    means = {one["trial_key"]: one["mean"] for one in of_metric}
     if winner not in means or len(means) < 2:
         return None
+    fewest = min(one["seeds"] for one in of_metric)
+    few = f"; {fewest} seeds settle nothing" if fewest < MARKED_SEEDS else ""
     first = min(means, key=lambda key: sign * means[key])
     if sign * means[first] >= sign * means[winner]:
-        return f"the winner stays first of {len(means)} by mean {metric}"
-    return f"by mean {metric} {first} comes first of {len(means)}: {means[first]:.4f}, the winner {means[winner]:.4f}"
+        return f"the winner stays first of {len(means)} by mean {metric}{few}"
+    shown = f"{means[first]:.4f}, the winner {means[winner]:.4f}"
+    return f"by mean {metric} {first} comes first of {len(means)}: {shown}{few}"

@@ -7,13 +7,24 @@ from dataclasses import replace
 
 import pytest
 from ledgers import plain_events, write_plain
+from rich.console import Console
 from typer.testing import CliRunner
 
 from ddcal.analysis.comparison import compare_studies, find_studies
+from ddcal.analysis.report.study_page import study_report
 from ddcal.cli import app
+from ddcal.cli.console import print_summary
 from ddcal.errors import BadInput
 from ddcal.study import load_study, run_study
-from ddcal.study.record.confirmation import optimism, read_confirmation, seeds_enough, standing, verdict
+from ddcal.study.export.export import export_trial
+from ddcal.study.record.confirmation import (
+    optimism,
+    read_confirmation,
+    seeds_enough,
+    standing,
+    verdict,
+    write_confirmation,
+)
 from ddcal.study.record.ledger import LEDGER
 from ddcal.study.record.status import study_status
 from ddcal.study.run.confirm import compare, confirm, confirmation_study, leading_trials
@@ -103,10 +114,24 @@ def test_the_verdict_on_the_number_of_the_search(one, said):
     assert verdict(one) == said
 
 
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        (record(seeds=4, std=0.001), "looks optimistic by 0.0150; 4 seeds settle nothing, about 5 would"),
+        (record(searched=0.066, seeds=2, std=0.005), "looks pessimistic by 0.0150; 2 seeds settle nothing"),
+        (record(seeds=3, std=0.01, searched=0.045), "looks optimistic by 0.0060; 3 seeds settle nothing, about 14"),
+        (record(seeds=3, std=0.01, searched=0.051), "looks right; 3 seeds settle nothing, nor would 1000"),
+    ],
+)
+def test_below_five_seeds_the_verdict_settles_nothing(one, said):
+    """method.md, Variance: also where the search's number lies outside the interval."""
+    assert verdict(one).startswith(said)
+
+
 def test_seeds_are_enough_where_the_interval_ends_before_the_number_of_the_search():
     """Student's t of tables: 2.160 · 0.01 / √14 = 0.00577 < 0.006 < 2.179 · 0.01 / √13 = 0.00604."""
     assert seeds_enough(record(searched=0.045, std=0.01)) == 14
-    assert seeds_enough(record(searched=0.05, std=0.0)) == 2
+    assert seeds_enough(record(searched=0.05, std=0.0)) == 5, "method.md, Variance: nothing is marked below 5"
     assert optimism(record(searched=0.045)) == pytest.approx(0.006)
 
 
@@ -122,6 +147,30 @@ def test_whether_the_winner_stays_first():
     assert standing([winner, other], "a", "val/nll") == "by mean val/nll b comes first of 2: 0.2500, the winner 0.3000"
     assert standing([winner, other], "b", "val/nll") == "the winner stays first of 2 by mean val/nll"
     assert standing([winner], "a", "val/nll") is None and standing([winner, other], "c", "val/nll") is None
+    few = standing([winner, other | {"seeds": 3}], "b", "val/nll")
+    assert few == "the winner stays first of 2 by mean val/nll; 3 seeds settle nothing"
+
+
+@pytest.mark.parametrize("seeds", [2, 4, 5])
+def test_what_is_said_of_the_winner_after_so_many_seeds(results, seeds):
+    """The page, the terminal, ``summary.json``, `compare` and an export have the same words; below 5 nothing counts."""
+    one = record(searched=0.036, std=0.005, seeds=seeds) | {"trial_key": results.best.trial_key}
+    leaders = [one | {"verdict": "optimistic by 0.0150"}]  # an earlier version said so from 2 seeds on
+    write_confirmation(results.directory, seeds, "tiny-confirm", leaders)
+    marked, found = seeds >= 5, results.confirmed(results.best)
+    said = "optimistic by 0.0150"
+    said = said if marked else f"looks {said}; {seeds} seeds settle nothing, about 5 would"
+    assert results.summary()["winner"]["confirmed"][0]["verdict"] == found[0]["verdict"] == said
+    words = "confirmed on fresh seeds" if marked else f"{seeds} fresh seeds settle nothing"
+    page = study_report(results).read_text()
+    assert f"{results.best.trial_key}; {words}" in page and f">{said}<" in page
+    console = Console(width=200, record=True)
+    print_summary(results, console)
+    assert f"; {words})" in console.export_text()
+    (facts,) = compare_studies([results]).facts.values()
+    assert facts["confirmed"] == ("yes" if marked else "too few seeds") and facts["fresh seeds"] == seeds
+    folder = export_trial(results, results.best, results.directory.parent / "out")
+    assert f"; {words}, see run.yaml)" in (folder / "README.md").read_text()
 
 
 def test_the_verdicts_are_printed(results):
@@ -154,7 +203,8 @@ def test_a_confirmation_is_no_study_of_its_own(results):
         write_plain(again / LEDGER, [first, *others])
     assert "confirms" not in first["study"]
     (facts,) = compare_studies(find_studies([root])).facts.values()
-    assert facts["winner"] == results.best.trial_key and (facts["confirmed"], facts["fresh seeds"]) == ("yes", 2)
+    assert facts["winner"] == results.best.trial_key
+    assert (facts["confirmed"], facts["fresh seeds"]) == ("too few seeds", 2)
     (ece,) = [one for one in read_confirmation(results.directory) if one["metric"] == "val/ece"]
     shown = [facts[f"fresh seeds val/ece{end}"] for end in ("", " low", " high")]
     assert shown == [ece["mean"], ece["low"], ece["high"]]
