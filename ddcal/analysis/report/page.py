@@ -20,7 +20,7 @@ h3 { margin-top: 2rem; } p, li { max-width: 52rem; } code { font: 0.85em ui-mono
 .wide { overflow-x: auto; } table { border-collapse: collapse; margin: 0.8rem 0; font-size: 0.92rem; }
 th, td { padding: 0.25rem 0.7rem; text-align: left; border-bottom: 1px solid #ddd; vertical-align: top; }
 th { border-bottom: 2px solid #444; } th.number { text-align: right; }
-td.number { text-align: right; white-space: nowrap; }
+td.number { text-align: right; white-space: nowrap; } td.number sup.trials { white-space: normal; }
 tr:target { background: #fff3b0; } caption { text-align: left; font-weight: 600; padding: 0.4rem 0; }
 figure { margin: 1.2rem 0; } figure img { max-width: 100%; height: auto; }
 figcaption, .note { color: #333; font-size: 0.92rem; max-width: 52rem; }
@@ -259,7 +259,7 @@ class Page:
             f' <a href="#{run_anchor(run)}" title="{html.escape(run.trial.trial_key, quote=True)}">{place}</a>'
             for place, run in enumerate(others, start=2)
         )
-        more = f"<sup>{more}</sup>" if more else ""
+        more = f'<sup class="trials">{more}</sup>' if more else ""
         key = html.escape(first.trial.trial_key, quote=True)
         return f'<a href="#{run_anchor(first)}" title="{key}">{html.escape(entry.text)}</a>{more}{mark}'
 

@@ -204,6 +204,32 @@ def test_numbers_with_intervals_and_signs_are_sorted_as_numbers(made_study, tmp_
     assert found == [list("abcdef"), list("cbeadf")]
 
 
+WIDTHS = """
+<script>
+const wide = document.querySelector(".wide"), cell = wide.querySelector("td.number"), link = cell.querySelector("a");
+const found = [innerWidth, wide.scrollWidth - wide.clientWidth, link.getClientRects().length];
+document.body.textContent = JSON.stringify([...found, cell.querySelectorAll("a").length]);
+</script></body>
+"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
+def test_the_links_of_ten_trials_do_not_make_a_table_wider_than_the_page(made_study, tmp_path):
+    """As the table of soft less hard labels: the links are broken into lines, a number with its interval is not."""
+    study = made_study("some", ["complete"] * 10)
+    number = Number("-10.0 [-12.3, -10.4]", tuple(Run(study, trial) for trial in study.records))
+    columns = ["set", "accuracy", *(f"ECE, {name}" for name in ("raw", "TS, cross-validated", "MTS", "TS, real val"))]
+    page = Page("page", tmp_path)
+    page.table(columns, [["random real images, by experts less its own", *[number] * 5]], sortable=True)
+    path = tmp_path / "wide.html"
+    path.write_text(page.write().read_text().replace("</body>", WIDTHS))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,900"]
+    options.append(f"--user-data-dir={tmp_path / 'profile'}")
+    ran = subprocess.run([BROWSER, *options, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=600)
+    found = json.loads(html.unescape(re.search("<body>(.*?)</body>", ran.stdout, re.DOTALL)[1]))
+    assert found == [1280, 0, 1, 10]
+
+
 def test_a_figure_is_drawn_again_where_its_words_changed(made_study, tmp_path):
     study, drawn = made_study("some", ["complete"]), []
 
