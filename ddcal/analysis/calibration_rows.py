@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ddcal.config.calibrations import reported
 from ddcal.study.record.results import Trial
 
 TEACHER = "teacher"
 """The experts that gave the labels: no calibration of the networks, but what they are to answer like."""
-
-REPORTED = ("raw", "ts_train", "", "ts_val", TEACHER)
-"""What evaluations have; the trial's own calibration has no name there, and few have a teacher."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +58,11 @@ def calibration_rows(trial: Trial) -> tuple[str, list[CalibrationRow]]:
     title = f"on test, mean of {networks} network{'s' * (networks != 1)}, {bins} bins"
     raw = metrics.get("test/raw/nll")
     rows = []
-    for name in REPORTED:
-        prefix = f"test/{name}/" if name else "test/"
-        ece, nll, accuracy = (metrics.get(prefix + metric) for metric in ("ece", "nll", "accuracy"))
-        if ece is None or nll is None or accuracy is None or (not name and method in REPORTED):
+    for name, prefix in (reported(method) | {TEACHER: f"{TEACHER}/"}).items():
+        ece, nll, accuracy = (metrics.get(f"test/{prefix}{metric}") for metric in ("ece", "nll", "accuracy"))
+        if ece is None or nll is None or accuracy is None:
             continue
-        own, teacher = not name or name == method, name == TEACHER
+        teacher = name == TEACHER
         worse = raw is not None and nll > raw and not teacher
-        rows.append(CalibrationRow(name or method, ece, nll, accuracy, own, worse, teacher))
+        rows.append(CalibrationRow(name, ece, nll, accuracy, not prefix, worse, teacher))
     return title + (f"; ECE noise floor {noise:.4f}" if noise is not None else ""), rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ddcal.analysis.calibration_rows import REPORTED, TEACHER
+from ddcal.config.calibrations import reported
 from ddcal.study.record.results import Trial
 
 SETS = ("thr", "aps", "raps")
@@ -36,7 +36,7 @@ def further_tables(trial: Trial) -> list[FurtherTable]:
 
 def _tables(trial: Trial) -> Iterator[FurtherTable]:
     metrics, config = trial.metrics or {}, trial.config
-    names = _calibrations(trial)
+    names = {name: f"test/{prefix}" for name, prefix in reported(config.calibrate.method).items()}
 
     def rows(endings: tuple[str, ...]) -> list[list[str]]:
         found = []
@@ -103,13 +103,3 @@ def _shift_tables(trial: Trial, names: dict[str, str]) -> Iterator[FurtherTable]
         ],
         words=2,
     )
-
-
-def _calibrations(trial: Trial) -> dict[str, str]:
-    """Return what each calibration is called → what its metrics on ``test`` begin with."""
-    method = trial.config.calibrate.method
-    return {
-        name or method: f"test/{name}/" if name else "test/"
-        for name in REPORTED
-        if name != TEACHER and (name or method not in REPORTED)
-    }

@@ -150,6 +150,24 @@ CALIBRATIONS: dict[str, Calibration] = {
 REFERENCES = ("ts_train", "ts_val")
 """Methods that every trial's own calibration is shown beside."""
 
+RAW = "raw"
+"""What networks without calibration are called in tables: a trial's own calibration may be that, too (``none``)."""
+
+
+def reported(method: str) -> dict[str, str]:
+    """Return the calibrations that an evaluation has numbers of → what these are called by after the split.
+
+    The trial's own numbers have no name there. It stands once: where it is raw or one of `REFERENCES`, in that one's
+    place.
+
+    Args:
+        method: Of the trial, as ``calibrate.method``.
+    """
+    own = RAW if method == "none" else method
+    first, last = REFERENCES
+    names = (RAW, first, *(() if own in (RAW, *REFERENCES) else (own,)), last)
+    return {name: "" if name == own else f"{name}/" for name in names}
+
 
 def calibration(method: str) -> Calibration:
     """Return what a calibration is.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ddcal import __version__
+from ddcal.config.calibrations import reported
 from ddcal.config.places import is_url
 from ddcal.config.reading.yaml_reader import dump_yaml
 from ddcal.errors import StoreError
@@ -210,11 +211,10 @@ def _readme(folder: Path, results: StudyResults, trial: Trial, run: dict[str, An
     values = "\n".join(f"| `{name}` | {value} |" for name, value in trial.values.items())
     metrics = trial.metrics or {}
     rows = []
-    for calibration in ("raw", "ts_train", "", "ts_val"):
-        prefix = f"test/{calibration}/" if calibration else "test/"
-        if f"{prefix}ece" in metrics:
-            label = calibration or f"{run['config']['calibrate']['method']} (this run)"
-            cells = [f"{metrics[prefix + name]:.4f}" for name in ("ece", "nll", "accuracy")]
+    for calibration, prefix in reported(trial.config.calibrate.method).items():
+        if f"test/{prefix}ece" in metrics:
+            label = calibration if prefix else f"{calibration} (this run)"
+            cells = [f"{metrics[f'test/{prefix}{name}']:.4f}" for name in ("ece", "nll", "accuracy")]
             rows.append(f"| {label} | {' | '.join(cells)} |")
     table = "\n".join(["| calibration | test ECE | test NLL | test accuracy |", "|-|-|-|-|", *rows]) if rows else ""
     warning = chance_warning(trial)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddcal.config.calibrations import reported
 from ddcal.config.places import is_url
 from ddcal.errors import BadInput, StoreError
 from ddcal.pipeline.compute.diagram import DIAGRAM
@@ -16,9 +17,6 @@ from ddcal.untrusted import Untrusted, read_bytes
 
 if TYPE_CHECKING:
     from ddcal.study.record.results import StudyResults, Trial
-
-CALIBRATIONS = ("raw", "ts_train", "", "ts_val")
-"""What a trial reports on a split: its own calibration has no name there."""
 
 SHOWN_METRICS = {"ece": "ECE", "nll": "NLL", "accuracy": "accuracy"}
 FIGURES = ("pareto.png", "history.png", "importance.png")
@@ -39,11 +37,11 @@ class ShownTrial:
         metrics = self.metrics or {}
         split = "test" if "test/ece" in metrics else "val"
         rows = []
-        for name in CALIBRATIONS:
-            prefix = f"{split}/{name}/" if name else f"{split}/"
-            if f"{prefix}ece" in metrics:
-                own = f"{self.config.calibrate.method} (this trial)" if split == "test" else "not calibrated yet"
-                rows.append([name or own, *(metrics.get(f"{prefix}{metric}") for metric in SHOWN_METRICS)])
+        own = self.config.calibrate.method if split == "test" else "not calibrated yet"
+        for name, prefix in reported(own).items():
+            if f"{split}/{prefix}ece" in metrics:
+                label = f"{name} (this trial)" if split == "test" and not prefix else name
+                rows.append([label, *(metrics.get(f"{split}/{prefix}{metric}") for metric in SHOWN_METRICS)])
         warning = chance_warning(self)
         return "".join(
             (
