@@ -277,6 +277,22 @@ def test_an_edited_value_is_named(copy, key, value):
     assert key.split("|")[-1] in result.output and "exported as" in result.output
 
 
+def test_the_file_that_was_edited_is_named(copy):
+    """The other one is as it was exported; of an older export only one of the two is known."""
+    path = copy / "run.lock.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    said = ddcal("replay", copy).output
+    assert f"{path}: config.seed is 1, but was exported as 0" in said and "run.yaml" not in said
+    path.write_text(path.read_text().replace('"seed": 1', '"seed": 0'))
+    run, old = copy / "run.yaml", (copy / "run.yaml").read_text()
+    run.write_text(old.replace("\n  seed: 0\n", "\n  seed: 2\n"))
+    said = ddcal("replay", copy).output
+    assert f"{run}: config.seed is 2, but was exported as 0" in said and "run.lock.json" not in said
+    run.write_text("".join(line for line in run.read_text().splitlines(True) if "sha256 of" not in line))
+    said = ddcal("replay", copy).output
+    assert "config.seed is 2, but was exported as 0" in said and "if that was edited, restore it" in said
+
+
 @pytest.mark.parametrize(
     "key", ["config|seed", "config|train", "metrics|val/nll", "stages|calibrate", "versions", "tolerance", "target"]
 )

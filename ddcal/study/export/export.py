@@ -20,6 +20,7 @@ from ddcal.store.opening import open_store
 from ddcal.study.export.layout import (
     FORMAT_VERSION,
     LOCK,
+    LOCK_SUM,
     NOT_COMPARED,
     RUN,
     SOURCE,
@@ -181,17 +182,18 @@ def _write(
         run["components"] = sources
     if ready is not None:
         run["models"] = write_models(folder, ready)
-    header = (
-        f"# {trial.trial_key}: the whole of one run. `ddcal replay .` in this folder runs it again and compares.\n"
-        "# run.lock.json holds the same values: an edit here is noticed and named.\n"
-    )
     (folder / "MLproject").write_text(f"name: {trial.trial_key}\nentry_points:\n  main:\n    command: ddcal replay .\n")
     pictures = _draw_distilled(folder, results, trial, store)
     (folder / "README.md").write_text(_readme(folder, results, trial, run, pictures))
     others = [folder / "MLproject", folder / "README.md", *pictures, folder / DIAGRAM, folder / SHIFT_PICTURE]
     run["files"] = {path.name: file_sha256(path) for path in others if path.is_file()}
-    (folder / RUN).write_text(header + dump_yaml(run))
     (folder / LOCK).write_text(json.dumps(run, indent=1, sort_keys=True) + "\n")
+    header = (
+        f"# {trial.trial_key}: the whole of one run. `ddcal replay .` in this folder runs it again and compares.\n"
+        f"# {LOCK} holds the same values: an edit of either is noticed and named.\n"
+        f"{LOCK_SUM}{file_sha256(folder / LOCK)}\n"
+    )
+    (folder / RUN).write_text(header + dump_yaml(run))
 
 
 def _draw_distilled(folder: Path, results: StudyResults, trial: Trial, store: Store) -> list[Path]:

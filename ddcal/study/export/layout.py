@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,9 @@ from ddcal.pipeline.stages import STAGES
 from ddcal.untrusted import MAX_BYTES, Untrusted, open_below, parse_json, plain_name
 
 RUN, LOCK = "run.yaml", "run.lock.json"
+LOCK_SUM = f"# sha256 of {LOCK}: "
+"""Begins a comment at the head of `RUN`, which tells which of the two was edited; older exports have none."""
+
 FORMAT_VERSION = 1
 NOT_COMPARED = ("reliability.png", "shift.png", "pictures.safetensors")
 """Pictures: drawn from evaluation.json, which is compared, or of the way to images that are; older stages have none."""
@@ -102,8 +106,9 @@ def read_run(folder: Path | str) -> dict[str, Any]:
             that is not of its type.
     """
     folder = Path(folder)
-    run, lock = _read(folder, RUN, parse_yaml), _read(folder, LOCK, parse_json)
-    _check_unedited(folder, flatten(run), flatten(lock))
+    texts = {name: _text(folder, name) for name in (RUN, LOCK)}
+    run, lock = _mapping(folder / RUN, texts[RUN], parse_yaml), _mapping(folder / LOCK, texts[LOCK], parse_json)
+    _check_unedited(folder, flatten(run), flatten(lock), _lock_edited(texts))
     if run.get("format_version") != FORMAT_VERSION:
         raise ExportError(
             f"{folder / RUN}: format_version is {_short(run.get('format_version'))}, this ddcal reads {FORMAT_VERSION}"
@@ -118,11 +123,11 @@ def read_run(folder: Path | str) -> dict[str, Any]:
     return run
 
 
-def _read(folder: Path, name: str, parse: Callable[[str], Any]) -> dict[str, Any]:
+def _text(folder: Path, name: str) -> str:
     path = folder / name
     try:
         with open_below(folder, name, max_bytes=MAX_BYTES) as stream:
-            values = parse(stream.read(MAX_BYTES).decode())
+            return stream.read(MAX_BYTES).decode()
     except FileNotFoundError as error:
         raise ExportError(f"{folder} is not an export: {name} is missing") from error
     except OSError as error:
@@ -131,21 +136,38 @@ def _read(folder: Path, name: str, parse: Callable[[str], Any]) -> dict[str, Any
         raise ExportError(f"{path} cannot be read: it is not UTF-8 text (byte {error.start})") from error
     except Untrusted as error:
         raise ExportError(f"{path} {error}") from error
+
+
+def _mapping(path: Path, text: str, parse: Callable[[str], Any]) -> dict[str, Any]:
+    try:
+        values = parse(text)
+    except Untrusted as error:
+        raise ExportError(f"{path} {error}") from error
     if not isinstance(values, dict):
         raise ExportError(f"{path} is not a mapping")
     return values
 
 
-def _check_unedited(folder: Path, run: dict[str, Any], lock: dict[str, Any]) -> None:
+def _lock_edited(texts: Mapping[str, str]) -> bool | None:
+    """Return whether run.lock.json is another than run.yaml says at its head; None where that says nothing."""
+    head = takewhile(lambda line: line.startswith("#"), texts[RUN].splitlines())
+    said = next((line.removeprefix(LOCK_SUM) for line in head if line.startswith(LOCK_SUM)), None)
+    return None if said is None else said != hashlib.sha256(texts[LOCK].encode()).hexdigest()
+
+
+def _check_unedited(folder: Path, run: dict[str, Any], lock: dict[str, Any], lock_edited: bool | None) -> None:
     absent = object()
+    here, other, name = (lock, run, LOCK) if lock_edited else (run, lock, RUN)
     edited = [
-        f"{folder / RUN}: {_name(key)} is {_shown(run, key)}, but was exported as {_shown(lock, key)}"
+        f"{folder / name}: {_name(key)} is {_shown(here, key)}, but was exported as {_shown(other, key)}"
         for key in sorted(run.keys() | lock.keys())
         if run.get(key, absent) != lock.get(key, absent) or type(run.get(key)) is not type(lock.get(key))
     ]
     if edited:
         left = [f"and {len(edited) - 20} more"] if len(edited) > 20 else []
         cure = "restore the exported values, or run a study of your own with these"
+        if lock_edited is None:
+            cure += f"; this {RUN} does not say whether {LOCK} is as it was exported: if that was edited, restore it"
         if len(edited) == 1 and "config.data.root" in {key for key in run if run[key] != lock.get(key, absent)}:
             cure = "restore it: where the same data lies here is said by --data-root PLACE or $DDCAL_DATA"
         raise ExportError("\n".join([*edited[:20], *left, cure]))
