@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddcal.errors import StoreError
-from ddcal.pipeline.compute.diagram import DIAGRAM
+from ddcal.pipeline.compute.diagram import DIAGRAM, SHIFT_PICTURE
 from ddcal.store.opening import open_store
 from ddcal.study.record.events import TrialFinished
 
@@ -63,7 +63,11 @@ class TrialPictures:
         """
         if not store:
             return
-        found = [_diagram(event, store, cache), *self._distilled(event.keys.get("distill"), data, store, cache)]
+        diagram = Path(event.diagram).name if event.diagram else DIAGRAM  # the path is of before any move
+        found = [_evaluated(event, store, cache, diagram)]
+        if any(name.startswith("test/shift/") for name in event.metrics or ()):
+            found.append(_evaluated(event, store, cache, SHIFT_PICTURE))
+        found += self._distilled(event.keys.get("distill"), data, store, cache)
         yield from (picture for picture in found if picture is not None)
 
     def _distilled(
@@ -80,14 +84,13 @@ class TrialPictures:
         return self._pictures.picture(opened, key, data), self._pictures.progress(opened, key)
 
 
-def _diagram(event: TrialFinished, store: str, cache: str | None) -> Path | None:
-    """Return the trial's reliability diagram, fetched from the store if that is elsewhere."""
+def _evaluated(event: TrialFinished, store: str, cache: str | None, name: str) -> Path | None:
+    """Return a picture of the trial's evaluation, fetched from the store if that is elsewhere."""
     key = event.keys.get("evaluate")
     if not key or not event.metrics:
         return None
-    name = Path(event.diagram).name if event.diagram else DIAGRAM  # the path is of before any move
     try:
         return open_store(store, cache).file("evaluate", key, name)
     except StoreError as error:
-        logger.warning("no reliability diagram for MLflow: %s", error)
+        logger.warning("no %s for MLflow: %s", name, error)
         return None

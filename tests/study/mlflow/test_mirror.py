@@ -125,12 +125,14 @@ def test_one_parent_run_a_study(tracked):
     assert [children[key].data.tags.get("ddcal.winner") for key in ("tiny-0000", "tiny-0001")] == ["winner", None]
 
 
-def test_a_trial_that_learns_images_shows_how(tiny_study, tmp_path):
+def test_a_trial_shows_how_it_learned_images_and_what_corruptions_change(tiny_study, tmp_path):
     base = {"distill": {"backbone": "dc", "iterations": 4, "matching": {"outer": 1, "inner": 1}}}
+    base["evaluate"] = {"shift": {"corruptions": ["contrast"], "images": 20}}
     results = run_study(tiny_study(base=base, search={"trials": 1}, tracking={}), output=tmp_path, debug=True)
     client, _, children = runs_of(f"sqlite:///{tmp_path}/mlflow.db")
     (run,) = children.values()
-    assert artifacts(client, run) == {"config.yaml", "metrics.json", "reliability.png", "distilled.png", "progress.png"}
+    pictures = {"reliability.png", "shift.png", "distilled.png", "progress.png"}
+    assert artifacts(client, run) == {"config.yaml", "metrics.json"} | pictures
     export_trial(results, results.best, tmp_path / "best")
     readme = (tmp_path / "best" / "README.md").read_text()
     for name in ("distilled.png", "progress.png"):
