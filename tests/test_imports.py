@@ -181,6 +181,12 @@ def test_nobody_compares_the_name_of_a_backbone(path):
         assert [line for line in path.read_text().splitlines() if BACKBONE_COMPARED.search(line)] == []
 
 
+def test_no_test_imports_a_conftest():
+    """Which of several that would be depends on the folders that pytest is given."""
+    for path in Path(__file__).parent.rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) conftest\b", path.read_text(), re.MULTILINE), path
+
+
 def test_the_walk_sees_imports_in_functions_and_relative_ones():
     text = "from . import keys\nfrom ..study import x\nfrom ddcal import cli\ndef f():\n    import ray.tune\n"
     names = [name for name, _ in imported(PACKAGE / "pipeline" / "imaginary.py", text)]

@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import yaml
-from conftest import tiny_board
 from rich.console import Console
 from sklearn.datasets import load_digits
+from tiny_boards import tiny_board
 from typer.testing import CliRunner
 
 from ddcal.analysis.report.progress import ReportProgress

@@ -3,8 +3,6 @@
 import shutil
 from pathlib import Path
 
-import pytest
-
 from ddcal.analysis.report.studies import SCALES
 from ddcal.analysis.scoreboard.studies import board_folder
 
@@ -48,8 +46,3 @@ def tiny_board(folder: Path, dataset: str = "digits", data: str = "{name: digits
     scales = copy / SCALES
     scales.write_text(scales.read_text() + TINY.format(dataset=dataset, data=data))
     return copy
-
-
-@pytest.fixture(scope="session")
-def tiny_studies(tmp_path_factory) -> Path:
-    return tiny_board(tmp_path_factory.mktemp("scoreboard-studies"))
