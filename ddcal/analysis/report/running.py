@@ -20,25 +20,45 @@ State = Literal["missing", "unfinished", "finished"]
 DECISIVE = ("trial", "base", "space", "objectives", "constraints")
 """What of a study decides over its numbers."""
 
+POINTS = "search.enqueue"
+
 
 def study_state(study: StudyConfig, root: Path) -> State:
     """Return how far a study is in the output root.
+
+    Raises:
+        BadInput: as `check_settings`.
+    """
+    results = check_settings(study, root)
+    if results is None:
+        return "missing"
+    ended = all(trial.outcome is not None for trial in results.records)
+    return "finished" if ended and len(results.records) >= study.search.trials else "unfinished"
+
+
+def check_settings(study: StudyConfig, root: Path, *, points: bool = True) -> StudyResults | None:
+    """Return what the output root has of a study; None if it was not begun.
+
+    Args:
+        study: As it would be run now.
+        root: The output root.
+        points: Whether its points (``search.enqueue``) are known already.
 
     Raises:
         BadInput: if a study of that name was run there with other settings.
     """
     directory = root / study.name
     if not begun(directory):
-        return "missing"
+        return None
     results = load_study(directory)
-    if differing := _differing(results.study, study):
+    differing = [name for name in _differing(results.study, study) if points or name != POINTS]
+    if differing:
         shown = ", ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
         raise BadInput(
             f"{directory} was run with other settings ({shown}): take another --output, or move that folder away "
             "(finished stages stay in the store either way)"
         )
-    ended = all(trial.outcome is not None for trial in results.records)
-    return "finished" if ended and len(results.records) >= study.search.trials else "unfinished"
+    return results
 
 
 def run_missing(
@@ -105,5 +125,5 @@ def _differing(recorded: StudyConfig, wanted: StudyConfig) -> list[str]:
     values = [flatten(study.model_dump(mode="json", include=set(DECISIVE))) for study in (recorded, wanted)]
     names = dict.fromkeys([*values[0], *values[1]])
     missing = object()
-    points = ["search.enqueue"] if recorded.search.enqueue != wanted.search.enqueue else []
+    points = [POINTS] if recorded.search.enqueue != wanted.search.enqueue else []
     return points + [name for name in names if values[0].get(name, missing) != values[1].get(name, missing)]

@@ -10,7 +10,7 @@ from ddcal.analysis.report.cells import Run
 from ddcal.analysis.report.drawings import Drawings
 from ddcal.analysis.report.page import Page
 from ddcal.analysis.report.progress import ReportProgress
-from ddcal.analysis.report.running import load_finished, run_missing, study_state
+from ddcal.analysis.report.running import check_settings, load_finished, run_missing, study_state
 from ddcal.analysis.report.runs_table import FULL_SCALE, put_facts, put_runs
 from ddcal.analysis.report.studies import ReportStudy
 from ddcal.analysis.scoreboard.choice import CHOSEN_BY, Chosen, choose, val_number
@@ -56,10 +56,11 @@ def scoreboard(
         address: As in `ddcal.study.run_study`.
 
     Raises:
-        BadInput: if the folder has studies of other settings.
+        BadInput: if the folder has studies of other settings, before anything is run.
         KeyboardInterrupt: on Ctrl-C; the same call goes on.
     """
     root = output.absolute()
+    check_cells(boards, root)
     try:
         run_missing([study for board in boards for study in board.first], root, progress, debug=debug, address=address)
         progress.say(f"recipes are chosen by {CHOSEN_BY}; now the cells with these, on every seed")
@@ -83,6 +84,17 @@ def scoreboard(
     )
     put_runs(page, [study for board in found for study in board.studies], output)
     return Scoreboard(page.write(), page.missing)
+
+
+def check_cells(boards: Sequence[Board], root: Path) -> None:
+    """Refuse cells of other settings before recipes are run for them; which recipe they have may not be known yet.
+
+    Raises:
+        BadInput: as `ddcal.analysis.report.running.check_settings`.
+    """
+    for one in (one for board in boards for one in board.sets):
+        chosen = recipes_of(one, root) if study_state(one.recipes.config, root) == "finished" else {}
+        check_settings(cells_study(one, chosen or supposed(one)).config, root, points=bool(chosen))
 
 
 def recipes_of(one: BoardSet, root: Path) -> dict[str, Chosen]:

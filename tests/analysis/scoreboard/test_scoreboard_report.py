@@ -14,14 +14,16 @@ from tiny_boards import tiny_board
 from typer.testing import CliRunner
 
 from ddcal.analysis.report.progress import ReportProgress
-from ddcal.analysis.report.running import run_missing
-from ddcal.analysis.scoreboard.board import recipes_of
+from ddcal.analysis.report.running import run_missing, study_state
+from ddcal.analysis.scoreboard.board import check_cells, recipes_of
 from ddcal.analysis.scoreboard.scores import augmentation_robust_score, label_robust_score
 from ddcal.analysis.scoreboard.studies import RECIPES, board_folder, boards, cells_study, supposed
 from ddcal.cli import app
 from ddcal.config.space import trial_of
 from ddcal.errors import BadInput
 from ddcal.study import load_study
+from ddcal.study.record.events import StudyStarted
+from ddcal.study.record.ledger import Ledger
 
 LINE = "mine: {title: my set, kind: imported, base: {distill.backbone: dm, distill.dm.image_lr: 2.0}}\n"
 
@@ -291,3 +293,42 @@ def test_a_later_row_wins_also_where_an_earlier_one_set_the_same(tmp_path):
     (board,) = boards("tiny", ["digits"], folder)
     assert board.full.config.base["train"] == {"epochs": 2, "networks": 1}
     assert board.sets[0].recipes.config.base["train"]["weight_decay"] == 0.25
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """begin(study) -> the output root, which has the beginning of this study."""
+
+    def write(study):
+        folder = tmp_path / "out" / study.name
+        folder.mkdir(parents=True)
+        ledger = Ledger(folder)
+        environment = {"device": "cpu", "threads": 1, "precision": "float32"}
+        facts = {"environment": environment, "versions": {}, "git_commit": None, "store": "", "study_id": study.name}
+        ledger.append(StudyStarted, study=study.model_dump(mode="json"), **facts)
+        ledger.close()
+        return folder.parent
+
+    return write
+
+
+def test_cells_of_other_settings_are_refused_before_recipes_are_run(tmp_path, begin):
+    studies = tiny_board(tmp_path)
+    (board,) = boards("tiny", ["digits"], studies)
+    cells = cells_study(board.sets[1], supposed(board.sets[1])).config
+    root = begin(cells.model_copy(update={"base": {**cells.base, "seed": 7}}))
+    options = ["--scale", "tiny", "--datasets", "digits", "--studies", studies, "--debug"]
+    result = report("--output", root, *options)
+    assert result.exit_code == 2 and [path.name for path in root.iterdir()] == [cells.name]
+    assert f"{cells.name} was run with other settings" in result.output.replace("\n", " ")
+
+
+def test_cells_with_another_recipe_count_only_once_one_is_chosen(tmp_path, begin):
+    """Recipes that are not finished may still choose what these cells have."""
+    (board,) = boards("tiny", ["digits"], tiny_board(tmp_path))
+    cells = cells_study(board.sets[1], supposed(board.sets[1])).config
+    search = cells.search.model_copy(update={"enqueue": cells.search.enqueue[::-1]})
+    root = begin(cells.model_copy(update={"search": search}))
+    check_cells([board], root)
+    with pytest.raises(BadInput, match=r"search\.enqueue"):
+        study_state(cells, root)
