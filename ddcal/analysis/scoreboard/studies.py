@@ -41,6 +41,9 @@ KINDS = (RANDOM, "coreset", "distilled", "imported")
 SEEDS, CHOICE = "seeds", "choice"
 """Rows of `SCALES` that are no study: how many seeds each kind of set has, and how many the choice of a recipe."""
 
+VARIED = ("train.augment", "calibrate.method")
+"""What the cells of one recipe differ in, besides labels and seed; a board finds them by it."""
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,31}")
 
 
@@ -209,12 +212,32 @@ def _board(scale: Mapping[str, Any], dataset: str, rows: Mapping[str, SetRow], f
         recipes = study(RECIPES, name, min(seeds[CHOICE], count))
         cells = study(CELLS, name, count)
         if recipes is not None and cells is not None:
+            _check_spaces(folder, recipes.config.space, cells.config.space)
             _check_base(name, row, {**recipes.config.space, **cells.config.space})
             found.append(BoardSet(name, row, recipes, cells, count))
         elif row.kind == RANDOM:
             raise BadInput(f"{folder / SCALES}: {name} of {dataset} is left out, and the scores need random images")
     _check_images(found)
     return Board(dataset, study(FULL, None, seeds[FULL]), tuple(found))
+
+
+def _check_spaces(folder: Path, recipes: Collection[str], cells: Collection[str]) -> None:
+    """Refuse studies whose cells would not have the recipe that is chosen for them, or not be found."""
+    where = {stem: f"{folder / stem}.yaml (or {SCALES} beside it)" for stem in (RECIPES, CELLS)}
+    problems = [
+        f"{where[CELLS]}: space.{name} is not in the space of {RECIPES}.yaml: cells would have another {name} than the "
+        f"recipe that is chosen for them; put it into both, with one value where nothing is to be chosen, or into none"
+        for name in cells
+        if name not in (*recipes, *VARIED, SOURCE)
+    ]
+    problems += [f"{where[CELLS]}: space.{name} is missing: cells are told apart by it" for name in VARIED
+                 if name not in cells]  # fmt: skip
+    problems += [f"{where[RECIPES]}: space.{name} is no part of a recipe: the cells of each vary it" for name in VARIED
+                 if name in recipes]  # fmt: skip
+    if SOURCE not in recipes:
+        problems.append(f"{where[RECIPES]}: space.{SOURCE} is missing: a recipe is chosen for each kind of labels")
+    if problems:
+        raise BadInput("; ".join(problems))
 
 
 def _check_base(name: str, row: SetRow, searched: Collection[str]) -> None:

@@ -295,6 +295,31 @@ def test_a_later_row_wins_also_where_an_earlier_one_set_the_same(tmp_path):
     assert board.sets[0].recipes.config.base["train"]["weight_decay"] == 0.25
 
 
+@pytest.mark.parametrize(
+    ("stem", "without", "added", "words"),
+    [
+        ("recipes", ["train.lr"], [], ["cells.yaml", "space.train.lr is not in the space of recipes.yaml"]),
+        ("recipes", ["labels.temperature", "labels.source"], [], ["recipes.yaml", "space.labels.source is missing"]),
+        ("cells", ["calibrate.method"], [], ["cells.yaml", "space.calibrate.method is missing"]),
+        ("cells", [], ["train.weight_decay"], ["cells.yaml", "space.train.weight_decay is not in the space"]),
+        ("recipes", [], ["train.augment"], ["recipes.yaml", "space.train.augment is no part of a recipe"]),
+    ],
+)
+def test_cells_have_what_recipes_are_chosen_among(stem, without, added, words, tmp_path):
+    """A rate that recipes have in their base alone would be that of ``cells.yaml`` in the cells."""
+    folder = tiny_board(tmp_path)
+    study, scales = (yaml.safe_load((folder / name).read_text()) for name in (f"{stem}.yaml", "scales.yaml"))
+    for name in without:
+        del study["space"][name]
+    study["space"] |= {name: {"choice": ["dsa" if name == "train.augment" else 0.5]} for name in added}
+    del scales["tiny"]["any"]["recipes"]  # it has a space, too
+    (folder / f"{stem}.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    (folder / "scales.yaml").write_text(yaml.safe_dump(scales))
+    with pytest.raises(BadInput) as caught:
+        boards("tiny", ["digits"], folder)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
 @pytest.fixture
 def begin(tmp_path):
     """begin(study) -> the output root, which has the beginning of this study."""
