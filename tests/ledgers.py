@@ -2,6 +2,9 @@
 
 import json
 
+from ddcal.study.record.events import StudyFinished, StudyStarted, TrialFinished, TrialStarted
+from ddcal.study.record.ledger import Ledger
+
 CHAIN = ("line", "after", "check")
 
 
@@ -14,3 +17,17 @@ def plain_events(path):
 def write_plain(path, events):
     """Write events as an earlier version did."""
     path.write_text("".join(json.dumps(event) + "\n" for event in events))
+
+
+def write_failed(root, study):
+    """Write the folder of a study whose every trial has failed."""
+    folder = root / study.name
+    folder.mkdir(parents=True)
+    ledger = Ledger(folder)
+    environment = {"device": "cpu", "threads": 1, "precision": "float32"}
+    ledger.append(StudyStarted, study=study.model_dump(mode="json"), environment=environment, store=str(root / "store"))
+    for number in range(study.search.trials):
+        ledger.append(TrialStarted, number=number, trial_key=f"{study.name}-{number:04d}", values={}, config={})
+        ledger.append(TrialFinished, number=number, outcome="failed", metrics={}, error="no memory", seconds=1.0)
+    ledger.append(StudyFinished, seconds=9.0, interrupted=False)
+    ledger.close()

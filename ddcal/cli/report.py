@@ -15,6 +15,8 @@ from ddcal.cli.base import Address, Debug, StudyFolder, Verbs, app
 from ddcal.errors import BadInput
 
 if TYPE_CHECKING:
+    from ddcal.analysis.report.paper import PaperReport
+    from ddcal.analysis.scoreboard.board import Scoreboard
     from ddcal.study.record.status import Status
 
 report_app = typer.Typer(
@@ -65,7 +67,7 @@ def report_paper(
 
     progress = ReportProgress(make_console(), shlex.join(["ddcal", *sys.argv[1:]]))
     report = paper_report(wanted, output, scale, progress, debug=debug, address=address)
-    _say_where(report.page, report.gaps)
+    _say_where(report)
 
 
 @report_app.command("scoreboard")
@@ -104,7 +106,7 @@ def report_scoreboard(
 
     progress = ReportProgress(make_console(), shlex.join(["ddcal", *sys.argv[1:]]))
     made = scoreboard(wanted, output, scale, progress, debug=debug, address=address)
-    _say_where(made.page, made.gaps)
+    _say_where(made)
 
 
 def _check_json(as_json: bool, plan: bool) -> None:
@@ -116,10 +118,18 @@ def _names(datasets: str) -> list[str]:
     return [name.strip() for name in datasets.split(",") if name.strip()]
 
 
-def _say_where(page: Path, gaps: int) -> None:
-    typer.echo(str(page))
-    if gaps:
-        typer.echo(f"{gaps} number{'s are' if gaps > 1 else ' is'} missing; the page says why", err=True)
+def _say_where(made: PaperReport | Scoreboard) -> None:
+    """Say where the page is and what it lacks.
+
+    Raises:
+        typer.Exit: with code 1 if no trial came to its end.
+    """
+    typer.echo(str(made.page))
+    if made.gaps:
+        typer.echo(f"{made.gaps} number{'s are' if made.gaps > 1 else ' is'} missing; the page says why", err=True)
+    if not made.completed:
+        typer.echo("no trial came to its end", err=True)
+        raise typer.Exit(1)
 
 
 @report_app.command("study")

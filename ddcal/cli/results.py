@@ -130,8 +130,8 @@ def confirm(
 
     from ddcal.cli.console import make_console, print_confirmation
     from ddcal.cli.progress import StudyProgress
+    from ddcal.study.run.confirm import MIN_SEEDS, confirmations, leading_trials
     from ddcal.study.run.confirm import confirm as confirm_leaders
-    from ddcal.study.run.confirm import confirmations
 
     console = make_console(stderr=as_json)
     for earlier in confirmations(results):
@@ -147,8 +147,14 @@ def confirm(
         )
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], indent=2))
-    else:
+    elif found:
         print_confirmation(found, load_study(directory), console)
+    measured = {one.trial_key for one in found}
+    for leader in leading_trials(results, top):
+        if leader.trial_key not in measured:
+            typer.echo(f"{leader.trial_key}: fewer than {MIN_SEEDS} of its seeds finished", err=True)
+    if not found:
+        raise typer.Exit(1)
 
 
 @app.command()

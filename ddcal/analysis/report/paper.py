@@ -31,10 +31,17 @@ FIGURES, TABLES = "figures", "tables"
 
 @dataclass(frozen=True)
 class PaperReport:
-    """What `paper_report` has made: the page's file, and how many numbers and figures are missing on it."""
+    """What `paper_report` has made.
+
+    Attributes:
+        page: The page's file.
+        gaps: How many numbers and figures are missing on it.
+        completed: Whether at least one trial behind it came to its end.
+    """
 
     page: Path
     gaps: int
+    completed: bool
 
 
 def paper_report(
@@ -77,8 +84,9 @@ def paper_report(
         "Every number above links to the trials that it is the mean of: the number itself to the first, the small "
         "figures after it to the others. The last column hands a trial on as a folder that anyone can replay."
     )
-    put_runs(page, [study for one in found for stem in STEMS for study in one.studies[stem]], output)
-    return PaperReport(page.write(), page.missing)
+    behind = [study for one in found for stem in STEMS for study in one.studies[stem]]
+    put_runs(page, behind, output)
+    return PaperReport(page.write(), page.missing, any(study.completed for study in behind))
 
 
 def _introduction(page: Page, found: Sequence[Collected], scale: str) -> None:

@@ -28,10 +28,17 @@ JSON, MARKDOWN = "scoreboard.json", "scoreboard.md"
 
 @dataclass(frozen=True)
 class Scoreboard:
-    """What `scoreboard` has made: the page's file, and how many numbers and figures are missing on it."""
+    """What `scoreboard` has made.
+
+    Attributes:
+        page: The page's file.
+        gaps: How many numbers and figures are missing on it.
+        completed: Whether at least one trial behind it came to its end.
+    """
 
     page: Path
     gaps: int
+    completed: bool
 
 
 def scoreboard(
@@ -82,8 +89,9 @@ def scoreboard(
         "others. The last column hands a trial on as a folder that anyone can replay. Scores link to the trials of "
         f"their own set. All of it as data: `{output / files[1].name}`; as Markdown: `{output / files[0].name}`."
     )
-    put_runs(page, [study for board in found for study in board.studies], output)
-    return Scoreboard(page.write(), page.missing)
+    behind = [study for board in found for study in board.studies]
+    put_runs(page, behind, output)
+    return Scoreboard(page.write(), page.missing, any(study.completed for study in behind))
 
 
 def check_cells(boards: Sequence[Board], root: Path) -> None:

@@ -9,7 +9,7 @@ import signal
 from html.parser import HTMLParser
 
 import pytest
-from ledgers import plain_events, write_plain
+from ledgers import plain_events, write_failed, write_plain
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -160,6 +160,16 @@ def test_a_failed_trial_is_a_gap_with_its_reason(made, tmp_path):
         for r in (report("--output", output, *options), result)
     ]
     assert missing[1] > missing[0]
+
+
+def test_a_report_of_which_every_trial_has_failed_has_failed(tiny_studies, tmp_path):
+    output = tmp_path / "out"
+    for study in paper_studies("tiny", ["digits"], tiny_studies):
+        write_failed(output, study.config)
+    options = ["--scale", "tiny", "--datasets", "digits", "--studies", tiny_studies, "--debug"]
+    result = report("--output", output, *options)
+    assert result.exit_code == 1 and "no trial came to its end" in result.output, result.output
+    assert "failed: no memory" in (output / "index.html").read_text()
 
 
 def test_it_goes_on_after_ctrl_c(tiny_studies, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import yaml
+from ledgers import write_failed
 from rich.console import Console
 from sklearn.datasets import load_digits
 from tiny_boards import tiny_board
@@ -184,6 +185,17 @@ def test_shuffled_test_labels_change_no_choice(tmp_path):
         accuracies.append([trial.metrics["test/accuracy"] for trial in records])
     assert chosen[0] == chosen[1] and len(chosen[0]) == 2
     assert np.mean(accuracies[0]) > np.mean(accuracies[1]) + 0.1  # what the choice could have seen
+
+
+def test_a_scoreboard_of_which_every_trial_has_failed_has_failed(tmp_path):
+    studies, output = tiny_board(tmp_path), tmp_path / "out"
+    for board in boards("tiny", ["digits"], studies, ()):
+        for study in board.first:
+            write_failed(output, study.config)
+    options = ["--scale", "tiny", "--datasets", "digits", "--studies", studies, "--debug"]
+    result = report("--output", output, *options)
+    assert result.exit_code == 1 and "no trial came to its end" in result.output, result.output
+    assert "failed: no memory" in (output / "index.html").read_text()
 
 
 def test_shipped_boards_are_whole():

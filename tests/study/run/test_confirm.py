@@ -259,6 +259,27 @@ def test_a_confirmation_of_another_study_of_that_name_is_none_of_it(results, tin
     assert {one.seeds for one in found} == {3} and len(load_study(root / "tiny-confirm-2").records) == 3
 
 
+def test_leaders_of_which_fresh_trials_failed_are_named(results):
+    """Exit code 1 where nothing was measured; fresh trials that failed are not run again."""
+    confirm(results, top=2, seeds=2, debug=True)
+    first, second = leading_trials(results, 2)
+    fresh = results.directory.parent / "tiny-confirm" / LEDGER
+    command = ["confirm", str(results.directory), "--top", "2", "--seeds", "2", "--debug"]
+    for failing, leaders, code in ((1, [second], 0), (4, [first, second], 1)):
+        events = plain_events(fresh)
+        for event in [one for one in events if one["event"] == "trial_finished"][-failing:]:
+            event |= {"outcome": "out_of_memory", "metrics": {}, "error": "out of memory"}
+        write_plain(fresh, events)
+        shown = CliRunner().invoke(app, command)
+        assert shown.exit_code == code, shown.output
+        missing = [f"{leader.trial_key}: fewer than 2 of its seeds finished" for leader in leaders]
+        assert [line for line in shown.output.splitlines() if "fewer than" in line] == missing
+        measured = [f"{first.trial_key} (winner) on 2 fresh seeds" in shown.output, "intervals" in shown.output]
+        assert measured == [not code] * 2
+    shown = CliRunner().invoke(app, [*command, "--json"])
+    assert shown.exit_code == 1 and json.loads(shown.stdout) == []
+
+
 def stop():
     raise KeyboardInterrupt
 
