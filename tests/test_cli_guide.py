@@ -1,7 +1,9 @@
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from terminals import run_in_terminal
 from typer.testing import CliRunner
 
 from ddcal.cli import app
@@ -32,6 +34,16 @@ def test_every_topic_is_listed_with_a_sentence_and_shown():
 def test_a_topic_that_is_not_there_is_one_sentence():
     result = invoke("metric")
     assert (result.exit_code == 2 and "did you mean 'metrics'" in result.output) or "has no such topic" in result.output
+
+
+@pytest.mark.skipif(shutil.which("less") is None, reason="no less is installed")
+@pytest.mark.parametrize("less", [None, "-i"])
+def test_a_terminal_shows_a_topic_without_escape_codes(monkeypatch, less):
+    for name in ("LESS", "PAGER", "MANPAGER"):
+        monkeypatch.delenv(name, raising=False)
+    options = {} if less is None else {"LESS": less}
+    shown, code = run_in_terminal(["-m", "ddcal", "guide", "own-data"], when={"own data": "q"}, environment=options)
+    assert code == 0 and "\x1b[1m" in shown and "ESC" not in shown, shown
 
 
 def test_the_page_of_settings_has_every_setting():

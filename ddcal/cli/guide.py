@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -45,6 +46,7 @@ def guide(
     from rich.markdown import Markdown
 
     console = Console()
+    os.environ["LESS"] = f"-R {os.environ.get('LESS', '-FX')}"  # without -R `less` spells escape codes out
     with console.pager(styles=True):
         console.print(Markdown(text))
 
