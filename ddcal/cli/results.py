@@ -26,18 +26,22 @@ def pareto(
     from ddcal.analysis.figures.study_figures import FIGURES, plot_pareto
     from ddcal.cli.console import make_console, pareto_table
     from ddcal.study.record.chance import chance_warning
-    from ddcal.study.record.results import load_study, trial_rows
-    from ddcal.study.record.rights import as_access_says
+    from ddcal.study.record.results import PARETO, load_study, trial_rows
+    from ddcal.study.record.rights import as_access_says, or_elsewhere, where_allowed
 
     results = load_study(directory)
-    with as_access_says(results.study.storage.access):
-        results.write()
-        picture = plot_pareto(results, to or directory / FIGURES / "pareto.png")
+    with as_access_says(results.study.storage.access), or_elsewhere("--to"):
+        made = [directory / PARETO] if where_allowed(results.write) else []
+        if to is not None or made:
+            made.insert(0, plot_pareto(results, to or directory / FIGURES / "pareto.png"))
     if as_json:
         typer.echo(json.dumps(trial_rows(results.study, results.pareto), indent=2))
     else:
         make_console().print(pareto_table(results))
-        typer.echo(f"{picture}  {directory / 'pareto.csv'}")
+        if made:
+            typer.echo("  ".join(map(str, made)))
+    if not made:
+        typer.echo(f"{directory} may not be written: there is no new picture; --to PNG draws it elsewhere", err=True)
     if results.best is not None and (warning := chance_warning(results.best)):
         typer.echo(f"warning: {warning}", err=True)
 
@@ -52,10 +56,10 @@ def plots(
     """Draw a study: front, history, parallel coordinates, importances."""
     from ddcal.analysis.figures.study_figures import draw_study
     from ddcal.study.record.results import load_study
-    from ddcal.study.record.rights import as_access_says
+    from ddcal.study.record.rights import as_access_says, or_elsewhere
 
     results = load_study(directory)
-    with as_access_says(results.study.storage.access):
+    with as_access_says(results.study.storage.access), or_elsewhere("--to"):
         pictures = draw_study(results, to)
     for picture in pictures:
         typer.echo(picture)

@@ -31,6 +31,7 @@ from ddcal.errors import BadInput, StoreError
 from ddcal.study.record.chance import chance_warning
 from ddcal.study.record.confirmation import confirmed_words
 from ddcal.study.record.results import PARETO, TRIALS, WINNER_METRIC, StudyResults, Trial
+from ddcal.study.record.rights import or_elsewhere, where_allowed
 from ddcal.study.record.status import Status, study_state
 
 REPORT = "report"
@@ -70,12 +71,18 @@ def study_report(
         reload: After how many seconds a browser loads it again; None for never.
 
     Raises:
-        BadInput: if ``output`` is a file.
+        BadInput: if ``output`` is a file, or the page may not be written there.
     """
     folder = (output or results.directory / REPORT).absolute()
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"--output {output}: is a file; give a folder")
     page = Page(f"Study {results.study.name}", folder, reload)
+    with or_elsewhere("--output"):
+        return _write(page, results, hurried, status)
+
+
+def _write(page: Page, results: StudyResults, hurried: bool, status: Status | None) -> Path:
+    folder = page.folder
     if status is not None:
         put_status(page, status)
     drawings, artefacts, best = Drawings(folder / "figures", page), Artefacts(), results.best
@@ -96,7 +103,7 @@ def study_report(
         put_confirmation(page, results)
     page.heading("Objectives and trials")
     if study_state(results.directory, results.interrupted) != "running":  # its driver writes the tables
-        results.write()
+        where_allowed(results.write)
     for path in draw_study(results, folder / "figures", hurried=hurried):
         parallel = "Every complete trial as a line over the searched names, coloured by rank; darker is better."
         page.picture(path, f"{path.stem} of {results.study.name}", CAPTIONS.get(path.name, parallel))

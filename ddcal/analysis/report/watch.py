@@ -57,7 +57,8 @@ def watch_study(
             results = load_study(directory)
             status = study_status(directory, results)
             running = status.state == "running"
-            page = _write(results, output, status, every if running else None)
+            reload = every if running else None
+            page = study_report(results, output, hurried=running, status=status, reload=reload)
             say(status)
             if not running:
                 return status
@@ -71,13 +72,6 @@ def watch_study(
     finally:
         if page is not None:
             without_reload(page)
-
-
-def _write(results: Any, output: Path | None, status: Status, reload: float | None) -> Path:
-    try:
-        return study_report(results, output, hurried=reload is not None, status=status, reload=reload)
-    except PermissionError as error:
-        raise BadInput(f"{error.filename}: {error.strerror}: give a folder of your own with --output") from error
 
 
 def _size(directory: Path) -> int:

@@ -7,11 +7,12 @@ already keeps the rights that it has.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ddcal.config.study import Access
+from ddcal.errors import REFUSED, BadInput
 
 _GROUP = 0o070
 _SETGID = 0o2000  # what is made inside belongs to the folder's group
@@ -63,3 +64,33 @@ def as_access_says(access: Access) -> Iterator[None]:
         yield
     finally:
         os.umask(before)
+
+
+def where_allowed(write: Callable[[], None]) -> bool:
+    """Write, and return whether that was allowed: many may look at a study who may not write into its folder.
+
+    Raises:
+        OSError: for any other reason why it cannot be written.
+    """
+    try:
+        write()
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        return False
+    return True
+
+
+@contextmanager
+def or_elsewhere(option: str) -> Iterator[None]:
+    """Say which option takes a folder of one's own, where one may not write.
+
+    Raises:
+        BadInput: instead of an OSError by which that is refused.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        raise BadInput(f"{error.filename}: {error.strerror}: give a folder of your own with {option}") from error
