@@ -96,18 +96,29 @@ def slots(study: StudyConfig, machine: Machine) -> tuple[int, str]:
     With ``gpu: auto`` the first trial of a group has a GPU to itself; how many the next ones share is measured then,
     so at least one a GPU is counted.
     """
-    resources, asked = study.resources, study.resources.gpu
+    resources = study.resources
     limits = [(study.search.concurrency, "search.concurrency")]
-    if resources.cpus:
-        count = math.floor(machine.cpus / resources.cpus + 1e-9)
+    if (count := cpu_slots(study, machine.cpus)) is not None:
         limits.append((count, f"{resources.cpus_key} ({machine.cpus} CPUs here)"))
-    if on_cuda(study):
-        share = 1.0 if isinstance(asked, str) else float(asked)
-        # Ray places no trial on parts of two GPUs.
-        each = machine.gpus * math.floor(1 / share + 1e-9) if share <= 1 else math.floor(machine.gpus / share + 1e-9)
+    if (count := gpu_slots(study, machine.gpus)) is not None:
         there = f"{machine.gpus} GPU{'s' * (machine.gpus != 1)} here" if machine.gpus else "no GPU here"
-        limits.append((each, f"resources.gpu ({there})"))
+        limits.append((count, f"resources.gpu ({there})"))
     return min(limits, key=lambda limit: limit[0])
+
+
+def cpu_slots(study: StudyConfig, cpus: int) -> int | None:
+    """Return for how many trials the CPUs of a machine are enough; None where trials ask for none."""
+    return math.floor(cpus / study.resources.cpus + 1e-9) if study.resources.cpus else None
+
+
+def gpu_slots(study: StudyConfig, gpus: int) -> int | None:
+    """Return for how many trials the GPUs of a machine are enough, as `slots` counts them; None on the CPU."""
+    asked = study.resources.gpu
+    if not on_cuda(study):
+        return None
+    share = 1.0 if isinstance(asked, str) else float(asked)
+    # Ray places no trial on parts of two GPUs.
+    return gpus * math.floor(1 / share + 1e-9) if share <= 1 else math.floor(gpus / share + 1e-9)
 
 
 def _network(study: StudyConfig, config: TrialConfig) -> str:

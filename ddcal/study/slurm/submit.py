@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 
 from ddcal.config import StudyConfig
 from ddcal.config.shipped import shipped_folder
 from ddcal.errors import BadInput, ResourceError
+from ddcal.study.plan.side_by_side import cpu_slots, gpu_slots
 
 OPTIONS_END = "#SBATCH --output=%x-%j.out"
 
@@ -63,23 +65,35 @@ def left_idle(study: StudyConfig, nodes: int, cpus: int, gpus: int) -> str | Non
         gpus: How many GPUs each has.
 
     Raises:
-        BadInput: if its trials need a GPU and none is asked for.
+        BadInput: if no node has the CPUs or GPUs that one of its trials asks for.
     """
     resources, at_once = study.resources, study.search.concurrency
-    if resources.gpu and not gpus:
-        raise BadInput(f"--gpus 0, but a trial asks for resources.gpu: {resources.gpu}; give --gpus N, N on each node")
-    if gpus and not resources.gpu:
+    on_cpus, on_gpus = cpu_slots(study, cpus), gpu_slots(study, gpus)
+    if on_gpus == 0:
+        raise BadInput(
+            f"--gpus {gpus}, but a trial asks for resources.gpu: {resources.gpu}; give --gpus N, N on each node"
+        )
+    if on_cpus == 0:
+        raise BadInput(
+            f"--cpus {cpus}, but a trial asks for {resources.cpus_key}: {resources.cpus:g}; "
+            f"give --cpus {ceil(resources.cpus)} or more"
+        )
+    if gpus and on_gpus is None:
         return f"--gpus {gpus}, but trials ask for none: set resources.gpu to 1, to a share such as 0.25, or to auto"
-    if gpus:
-        share = 1.0 if resources.gpu == "auto" else resources.gpu
-        there, kind = nodes * gpus, "GPUs"
-    else:
-        share, there, kind = max(resources.cpu, float(resources.threads)), nodes * cpus, "CPUs"
-    room = int(there / share)
-    if at_once >= min(room, study.search.trials):
+    each = min(fit for fit in (on_cpus, on_gpus) if fit is not None)  # a trial lies on one node
+    room, trials = nodes * each, study.search.trials
+    most = min(room if on_gpus is None else nodes * on_gpus, trials)  # with as many CPUs as it takes
+    if min(at_once, room) >= most:
         return None
-    trials = f"{at_once} trial{'s' * (at_once != 1)} at a time leave{'s' * (at_once == 1)}"
-    return f"search.concurrency: {trials} some of {there} {kind} idle; {room} would fit"
+    there = _counted(nodes * gpus, "GPU") if gpus else _counted(nodes * cpus, "CPU")
+    enough = f"--cpus {ceil(ceil(most / nodes) * resources.cpus)}"
+    if at_once < room:
+        more = f", and {most} with {enough}" if most > room else ""
+        leaves = f"{_counted(at_once, 'trial')} at a time leave{'s' * (at_once == 1)} some of {there} idle"
+        return f"search.concurrency: {leaves}; {room if room < trials else f'all {trials}'} would fit{more}"
+    cure = enough if at_once >= most else f"{enough} and search.concurrency: {most}"
+    leaves = f"{_counted(each, 'trial')} on each node leave{'s' * (each == 1)} some of {there} idle"
+    return f"--cpus {cpus}: a trial takes {resources.cpus:g} of them, and {leaves}; {cure} would use them"
 
 
 def submit(file: Path) -> str:
@@ -94,6 +108,10 @@ def submit(file: Path) -> str:
     if done.returncode:
         raise ResourceError(f"sbatch refuses {file}: {(done.stderr or done.stdout).strip()}")
     return done.stdout.strip()
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _set(text: str, pattern: str, line: str) -> str:

@@ -48,7 +48,26 @@ def test_nothing_else_gets_into_the_file(tmp_path, options, more):
     [
         ({}, 2, (1, 8, 4), "--gpus 4, but trials ask for none: set resources.gpu to 1"),
         ({"gpu": 1}, 1, (2, 8, 4), "search.concurrency: 1 trial at a time leaves some of 8 GPUs idle; 8 would fit"),
-        ({"gpu": 0.25}, 8, (1, 8, 4), "8 trials at a time leave some of 4 GPUs idle; 16 would fit"),
+        ({"gpu": 0.25}, 8, (1, 16, 4), "8 trials at a time leave some of 4 GPUs idle; 16 would fit"),
+        (
+            {"gpu": 0.25},
+            8,
+            (1, 8, 4),
+            "8 trials on each node leave some of 4 GPUs idle; --cpus 16 and search.concurrency: 16",
+        ),
+        (
+            {"cpu": 4, "gpu": 1},
+            8,
+            (2, 8, 4),
+            "--cpus 8: a trial takes 4 of them, and 2 trials on each node leave some of 8 GPUs "
+            "idle; --cpus 16 would use them",
+        ),
+        ({"cpu": 2, "gpu": 0.25}, 4, (2, 8, 4), "leave some of 8 GPUs idle; 8 would fit, and 20 with --cpus 20"),
+        ({"cpu": 0, "gpu": 0.25}, 4, (1, 1, 4), "leave some of 4 GPUs idle; 16 would fit"),
+        ({"gpu": 0.75}, 4, (1, 8, 4), None),  # Ray places no trial on parts of two
+        ({"gpu": 2}, 1, (1, 8, 4), "1 trial at a time leaves some of 4 GPUs idle; 2 would fit"),
+        ({}, 1, (4, 8, 0), "1 trial at a time leaves some of 32 CPUs idle; all 20 would fit"),
+        ({"cpu": 3}, 2, (1, 8, 0), None),  # two CPUs are left, for no trial
         ({"gpu": "auto"}, 4, (1, 8, 4), None),
         ({"gpu": 1}, 8, (2, 8, 4), None),
         ({"cpu": 2, "threads": 4}, 3, (2, 8, 0), "3 trials at a time leave some of 16 CPUs idle; 4 would fit"),
@@ -62,6 +81,19 @@ def test_what_would_be_idle_is_said(tiny_study, resources, concurrency, asked, s
     if resources.get("gpu"):
         with pytest.raises(BadInput, match="--gpus 0, but a trial asks for"):
             left_idle(study, 1, 8, 0)
+
+
+@pytest.mark.parametrize(
+    ("resources", "asked", "said"),
+    [
+        ({"threads": 16}, (2, 8, 0), "--cpus 8, but a trial asks for resources.threads: 16; give --cpus 16 or more"),
+        ({"cpu": 12, "gpu": 1}, (2, 8, 4), "--cpus 8, but a trial asks for resources.cpu: 12; give --cpus 12 or more"),
+        ({"gpu": 2}, (2, 8, 1), "--gpus 1, but a trial asks for resources.gpu: 2"),
+    ],
+)
+def test_nodes_on_which_no_trial_fits_are_refused(tiny_study, resources, asked, said):
+    with pytest.raises(BadInput, match=said):
+        left_idle(tiny_study(resources=resources), *asked)
 
 
 def test_the_file_is_printed_or_submitted(write_study, tmp_path, monkeypatch):
