@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,13 @@ from ddcal.errors import (
     disk_error,
     memory_error,
 )
+
+WRONG_KIND = {
+    errno.EISDIR: "is a folder: give a file",
+    errno.EEXIST: "is a file: give a folder",
+    errno.ENOTDIR: "lies below a file: give a folder",
+}
+"""What is said of a place that cannot be what it is to be."""
 
 
 class Verbs(TyperGroup):
@@ -54,7 +62,7 @@ class Verbs(TyperGroup):
 
 
 def _of_this_machine(error: Exception) -> tuple[str | None, int]:
-    """Return one sentence on an error that this machine is to blame for, and the exit code; None for any other."""
+    """Return one sentence on an error of this machine or of a place that was given, and the exit code; else None."""
     short = memory_error(error)
     if short is not None:
         said = str(short).strip().splitlines() or [type(short).__name__]
@@ -63,6 +71,8 @@ def _of_this_machine(error: Exception) -> tuple[str | None, int]:
     found = disk_error(error, FULL | REFUSED | LOST)
     if found is not None and isinstance(error, OSError):
         return f"{found.filename or 'a file'}: {found.strerror}; {cure_of(found)}", 1
+    if isinstance(error, OSError) and error.filename is not None and error.errno in WRONG_KIND:
+        return f"{error.filename} {WRONG_KIND[error.errno]}", 2
     return None, 1
 
 

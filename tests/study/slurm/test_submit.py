@@ -115,6 +115,13 @@ def test_the_file_is_printed_or_submitted(write_study, tmp_path, monkeypatch):
     assert refused.exit_code == 2 and "sbatch: error: invalid partition" in refused.output
 
 
+def test_an_output_root_that_is_a_file_is_one_sentence(write_study, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for place, said in (("file", "is a file: give a folder"), ("file/runs", "lies below a file: give a folder")):
+        refused = CliRunner().invoke(app, ["launch", "slurm", str(write_study()), "--output", str(tmp_path / place)])
+        assert refused.exit_code == 2 and refused.output.endswith(f"\n{tmp_path / place} {said}\n"), refused.output
+
+
 def test_what_a_task_has(tmp_path):
     environment = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_CPUS_PER_TASK": "8"}
     task = Task.here(tmp_path, environment | {"CUDA_VISIBLE_DEVICES": "0,3"})
