@@ -12,7 +12,7 @@ from typing import Any
 from ddcal.config import TrialConfig
 from ddcal.errors import BadInput
 from ddcal.study.record.confirmation import confirmed_word
-from ddcal.study.record.ledger import LEDGER
+from ddcal.study.record.ledger import LEDGER, begun
 from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial, load_study
 
 TEST_FACTS = {
@@ -47,7 +47,8 @@ class Comparison:
 def find_studies(places: Sequence[Path]) -> list[StudyResults]:
     """Return the studies at ``places``, each a study's folder or an output root that has some; none twice.
 
-    Confirmations (`ddcal confirm`) are folded into the study whose leaders they run: it has what they found.
+    Confirmations (`ddcal confirm`) are folded into the study whose leaders they run: it has what they found. In an
+    output root, what a driver has left that was killed as it began is passed over.
 
     Raises:
         BadInput: if a place is neither, or is the confirmation of a study that is not beside it.
@@ -57,7 +58,7 @@ def find_studies(places: Sequence[Path]) -> list[StudyResults]:
         if (place / LEDGER).is_file():
             there = [_confirmed_study(load_study(place), place)]
         else:
-            folders = sorted(path.parent for path in place.glob(f"*/{LEDGER}"))
+            folders = sorted(path.parent for path in place.glob(f"*/{LEDGER}") if begun(path.parent))
             there = [results for folder in folders if (results := load_study(folder)).confirms is None]
         if not there:
             raise BadInput(f"{place} is not a study's folder (it has no {LEDGER}), nor an output root with studies")

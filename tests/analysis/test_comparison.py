@@ -5,8 +5,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ddcal.analysis.comparison import compare_studies
+from ddcal.analysis.comparison import compare_studies, find_studies
 from ddcal.cli import app
+from ddcal.study.record.ledger import LEDGER
 
 OUTCOMES = ("complete", "complete", "failed")
 
@@ -72,6 +73,19 @@ def test_other_objectives_give_no_picture(made_study, tmp_path):
     result = ddcal("compare", first.directory, second.directory, "--to", tmp_path / "x.png")
     assert result.exit_code == 2 and "two objectives that all studies share" in result.output
     assert ddcal("compare", first.directory, second.directory).exit_code == 0
+
+
+def test_what_a_kill_before_the_first_line_has_left_is_passed_over(made_study, write_study):
+    directory = made_study("first", OUTCOMES).directory
+    left = directory.parent / "left behind"
+    left.mkdir()
+    (left / LEDGER).write_text('{"event": "study_st')
+    write_study(search={"trials": 1}).rename(left / "study.yaml")
+    assert [one.directory for one in find_studies([directory.parent])] == [directory]
+    for verb in ("compare", "status"):
+        result = ddcal(verb, left)
+        assert result.exit_code == 2 and f"`ddcal resume '{left}'` begins it" in result.output, result.output
+    assert ddcal("resume", left, "--debug").exit_code == 0 and ddcal("status", left).exit_code == 0
 
 
 def test_a_folder_without_studies_is_named(tmp_path):

@@ -35,6 +35,7 @@ from ddcal.study.record.events import (
     TrialPoints,
     TrialStarted,
 )
+from ddcal.study.record.folder_files import STUDY
 from ddcal.untrusted import Untrusted, open_regular
 
 __all__ = ["FIDELITY_STEPS", "LEDGER", "DamagedLedger", "Ledger", "Outcome", "begun", "parse_event", "read_ledger"]
@@ -142,6 +143,16 @@ def no_study(directory: Path | str) -> BadInput:
             "machine and names its folder"
         )
     return BadInput(f"{directory} is not a study's folder: it has no {LEDGER}")
+
+
+def not_begun(directory: Path | str) -> BadInput:
+    """Return the error of a folder whose ledger has not even one line."""
+    if not (Path(directory) / STUDY).is_file():
+        return BadInput(f"{directory}: {LEDGER} does not begin with the study; it cannot be read")
+    return BadInput(
+        f"{directory} has not begun: {LEDGER} has no line yet, as after a kill in the first moments: "
+        f"`ddcal resume {shlex.quote(str(directory))}` begins it"
+    )
 
 
 def write_whole(stream: FileIO, content: bytes) -> None:

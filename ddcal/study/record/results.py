@@ -36,7 +36,7 @@ from ddcal.study.record.events import (
     TrialStarted,
 )
 from ddcal.study.record.folder_files import replace_text, write_csv
-from ddcal.study.record.ledger import LEDGER, DamagedLedger, in_short, no_study, read_ledger, step_of
+from ddcal.study.record.ledger import LEDGER, DamagedLedger, in_short, no_study, not_begun, read_ledger, step_of
 from ddcal.study.record.recorded import as_begun, log_of, recorded_store, recorded_study
 from ddcal.study.record.shown import ShownStudy, ShownTrial
 
@@ -192,7 +192,7 @@ class StudyResults(ShownStudy):
                     self.repaired += event.lost
                     self.interrupted, self.ending = True, None  # what was lost is to be run again
         if not self.started:
-            raise BadInput(f"{directory}: {LEDGER} does not begin with the study; it cannot be read")
+            raise not_begun(directory)
         try:
             if self.started.get("paths") is None and trials:
                 self.started["study"] = as_begun(self.started["study"], next(iter(trials.values()))["config_values"])
