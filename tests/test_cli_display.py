@@ -2,6 +2,7 @@
 
 import io
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from terminals import run_in_terminal, screen
 
 from ddcal.cli.progress import StudyProgress
 from ddcal.study import load_study, run_study
+from ddcal.study.run.runner import Start
 
 DDCAL = ["-c", "from ddcal.cli import main; main()"]
 SLOWER = {"train.epochs": 200}
@@ -108,7 +110,7 @@ def test_ctrl_c_leaves_a_whole_screen(write_study, tmp_path):
     left = [line for line in screen(written) if line and "^C" not in line]
     folder = tmp_path / "runs" / "tiny"
     command = "".join(left[left.index("go on with:") + 1 : -1])
-    assert command.strip() == f"ddcal resume {folder}" and left[-1] == "interrupted"
+    assert command.strip() == f"ddcal resume {folder} --debug" and left[-1] == "interrupted"
     assert "stopped: 0 of 2 trials are finished, the others keep their state" in left
     assert not [line for line in left if "in use" in line or "stopping" in line], left
     assert load_study(folder).interrupted
@@ -132,6 +134,15 @@ def test_elsewhere_there_are_lines_now_and_then(tiny_study, tmp_path):
     assert any(line.startswith("tiny: 0 of 2 trials finished, 1 running; running: tiny-0000 ") for line in lines)
     assert sum(line.startswith(("1/2  tiny-0000  complete", "2/2  tiny-0001  complete")) for line in lines) == 2
     assert "\x1b" not in stream.getvalue()
+
+
+def test_the_command_that_goes_on_has_what_the_study_was_run_with(tiny_study, tmp_path):
+    console, folder = Console(file=io.StringIO(), width=200), tmp_path / "my runs" / "tiny"
+    with pytest.raises(KeyboardInterrupt), StudyProgress(console, address="10.0.0.7:6379", debug=True) as progress:
+        progress.on_start(Start(tiny_study(), folder, 0, "starting"))
+        raise KeyboardInterrupt
+    command = console.file.getvalue().splitlines()[-1]
+    assert shlex.split(command) == ["ddcal", "resume", str(folder), "--address", "10.0.0.7:6379", "--debug"]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +52,7 @@ def slurm(
     written = root / f"{study.name}.sbatch"
     written.write_text(text)
     typer.echo(f"{submit(written)} ({written})")
-    typer.echo(f"ddcal status {root / study.name}")
+    typer.echo(f"ddcal status {shlex.quote(str(root / study.name))}")
 
 
 @app.command(hidden=True)
@@ -63,7 +64,7 @@ def slurm_task(
     """Do what a task of a SLURM job does: run the study, or give this node to it."""
     study = read_study(study_file(file), overrides or ())
 
-    from ddcal.cli.launch import run
+    from ddcal.cli.launch import begin
     from ddcal.study.run.interrupt import interruptible
     from ddcal.study.slurm.task import Task, give_node, ray_head, wait_for_nodes
 
@@ -79,4 +80,4 @@ def slurm_task(
             there = wait_for_nodes(task, ray)
             if there < task.tasks:
                 typer.echo(f"warning: {there} of {task.tasks} nodes have joined", err=True)
-            run(file, overrides, output=root, address=address, resume=True, take_over=True)
+            begin(study, root, address=address, lasting=False, resume=True, take_over=True)

@@ -111,7 +111,30 @@ def run(
     study = read_study(study_file(file), [*(overrides or ()), *extra])
     if seed is not None and "seed" in study.space:
         raise BadInput(f"--seed {seed}: this study searches over seeds (space.seed); give --set space.seed=[{seed}]")
+    begin(study, output, debug=debug, address=address, resume=resume, take_over=take_over)
 
+
+def begin(
+    study: StudyConfig,
+    output: Path | None,
+    *,
+    debug: bool = False,
+    address: str | None = None,
+    lasting: bool = True,
+    resume: bool = False,
+    take_over: bool = False,
+) -> None:
+    """Do what ``ddcal run`` does with a study that was read.
+
+    Args:
+        study: The study.
+        output: As in `run_study`.
+        debug: As in `run_study`.
+        address: As in `run_study`.
+        lasting: Whether the Ray at ``address`` is still there when the study goes on.
+        resume: As in `run_study`.
+        take_over: As in `run_study`.
+    """
     from ddcal.cli.console import make_console
 
     console = make_console()
@@ -129,11 +152,17 @@ def run(
             study, output=output, debug=debug, address=address, hooks=hooks, resume=resume, take_over=take_over
         )
 
-    _show(console, work)
+    _show(console, work, address if lasting else None, debug)
 
 
-def _show(console: Console, work: Callable[[Hooks], StudyResults]) -> None:
+def _show(console: Console, work: Callable[[Hooks], StudyResults], address: str | None, debug: bool) -> None:
     """Do a driver's work on a study, with its progress and its summary on the console.
+
+    Args:
+        console: Where to print.
+        work: Does the work.
+        address: As in `run_study`, for the command that goes on with it.
+        debug: As in `run_study`, for the same.
 
     Raises:
         typer.Exit: with another code than 0 if the study has not all that it should.
@@ -141,7 +170,7 @@ def _show(console: Console, work: Callable[[Hooks], StudyResults]) -> None:
     from ddcal.cli.console import print_summary
     from ddcal.cli.progress import StudyProgress
 
-    with StudyProgress(console) as progress:
+    with StudyProgress(console, address=address, debug=debug) as progress:
         results = work(with_pictures(progress.hooks))
     print_summary(results, console)
     if results.uncopied is not None:
@@ -209,7 +238,7 @@ def resume(
     def work(hooks: Hooks) -> StudyResults:
         return resume_study(directory, trials=trials, debug=debug, address=address, hooks=hooks, take_over=take_over)
 
-    _show(console, work)
+    _show(console, work, address, debug)
 
 
 def is_through(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from signal import SIGHUP
 
@@ -35,9 +36,27 @@ READ_SHARE = 0.05
 class StudyProgress:
     """The callbacks of `run_study` as lines, with a display below them on a terminal."""
 
-    def __init__(self, console: Console, line_seconds: float = LINE_SECONDS) -> None:
-        """Report to ``console``; where it is no terminal, with a line at least every ``line_seconds``."""
+    def __init__(
+        self,
+        console: Console,
+        line_seconds: float = LINE_SECONDS,
+        *,
+        command: Sequence[str] | None = None,
+        address: str | None = None,
+        debug: bool = False,
+    ) -> None:
+        """Begin.
+
+        Args:
+            console: Where to print.
+            line_seconds: Where it is no terminal, there is a line at least so often.
+            command: What goes on with the work after Ctrl-C; default: ``ddcal resume`` with the study's folder.
+            address: Of the Ray that it is to go on on, as in `run_study`.
+            debug: Whether it is to go on without Ray, as in `run_study`.
+        """
         self.console = console
+        self._command = command
+        self._options = [*([] if address is None else ["--address", address]), *(["--debug"] if debug else [])]
         self.started: Start | None = None
         self.finished = 0
         self._display: Display | None = None
@@ -124,7 +143,8 @@ class StudyProgress:
             say(2, f"{words}\n")
 
     def _resume(self, start: Start) -> str:
-        return f"ddcal resume {shlex.quote(shown_path(start.directory))}"
+        command = self._command or ("ddcal", "resume", shown_path(start.directory))
+        return shlex.join([*command, *self._options])
 
     def _say(self, line: str) -> None:
         self._said = time.monotonic()

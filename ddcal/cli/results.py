@@ -140,7 +140,8 @@ def confirm(
     console = make_console(stderr=as_json)
     for earlier in confirmations(results):
         console.print(f"there already: {earlier.study.name}, {earlier.study.description}", markup=False)
-    with StudyProgress(console) as progress:
+    command = ["ddcal", "confirm", str(directory), "--top", str(top), "--seeds", str(seeds)]
+    with StudyProgress(console, command=command, address=address, debug=debug) as progress:
         found = confirm_leaders(
             results,
             top=top,

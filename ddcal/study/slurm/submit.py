@@ -103,7 +103,8 @@ def submit(file: Path) -> str:
         ResourceError: if there is no SLURM here, or it refuses the job.
     """
     if shutil.which("sbatch") is None:
-        raise ResourceError(f"sbatch is not on this machine: run `sbatch {file}` where jobs are submitted")
+        command = f"sbatch {shlex.quote(str(file))}"
+        raise ResourceError(f"sbatch is not on this machine: run `{command}` where jobs are submitted")
     done = subprocess.run(["sbatch", str(file)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ResourceError(f"sbatch refuses {file}: {(done.stderr or done.stdout).strip()}")

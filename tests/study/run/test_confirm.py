@@ -227,6 +227,14 @@ def test_a_confirmation_that_was_stopped_goes_on(results):
     assert confirm(results, top=1, seeds=3, debug=True) == found, "and a third time nothing runs"
 
 
+def test_ctrl_c_says_how_the_confirmation_goes_on(results, monkeypatch):
+    stopped = property(lambda self: Hooks(on_start=self.on_start, on_finished=lambda trial: stop()))
+    monkeypatch.setattr("ddcal.cli.progress.StudyProgress.hooks", stopped)
+    command = ["confirm", str(results.directory), "--top", "1", "--seeds", "2", "--debug"]
+    shown = CliRunner().invoke(app, command)
+    assert shown.exit_code == 130 and f"go on with:\n  ddcal {' '.join(command)}\n" in shown.output, shown.output
+
+
 def test_more_leaders_or_seeds_are_added_to_a_confirmation(results):
     """Beside the first, from the store where it has them; a leader's interval is over all its seeds."""
     root = results.directory.parent

@@ -306,7 +306,7 @@ def test_ctrl_c_says_how_to_go_on(write_study, tmp_path, monkeypatch):
     monkeypatch.setattr(StudyProgress, "hooks", property(lambda self: replace(hooks(self), on_trial=interrupt_at(1))))
     result = CliRunner().invoke(app, ["run", str(write_study()), "--output", str(tmp_path / "runs"), "--debug"])
     assert result.exit_code == 130 and "0 of 2 trials are finished" in result.output
-    assert f"go on with:\n  ddcal resume {tmp_path}/runs/tiny\n" in result.output
+    assert f"go on with:\n  ddcal resume {tmp_path}/runs/tiny --debug\n" in result.output
 
 
 def test_the_order_of_objectives_and_space_is_kept(tiny_study, tmp_path):

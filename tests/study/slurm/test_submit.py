@@ -97,19 +97,22 @@ def test_nodes_on_which_no_trial_fits_are_refused(tiny_study, resources, asked, 
 
 
 def test_the_file_is_printed_or_submitted(write_study, tmp_path, monkeypatch):
-    command = ["launch", "slurm", str(write_study()), "--output", str(tmp_path / "runs"), "--nodes", "2"]
+    root = tmp_path / "my runs"
+    command = ["launch", "slurm", str(write_study()), "--output", str(root), "--nodes", "2"]
     printed = CliRunner().invoke(app, [*command, "--print"])
-    assert printed.exit_code == 0 and "#SBATCH --nodes=2\n" in printed.output and not (tmp_path / "runs").exists()
+    assert printed.exit_code == 0 and "#SBATCH --nodes=2\n" in printed.output and not root.exists()
     programs = tmp_path / "programs"
     programs.mkdir()
     monkeypatch.setenv("PATH", str(programs))
     missing = CliRunner().invoke(app, command)
-    assert missing.exit_code == 2 and "sbatch is not on this machine: run `sbatch" in missing.output
-    assert (tmp_path / "runs" / "tiny.sbatch").read_text() == printed.stdout
+    said = f"sbatch is not on this machine: run `sbatch '{root}/tiny.sbatch'` where"
+    assert missing.exit_code == 2 and said in missing.output
+    assert (root / "tiny.sbatch").read_text() == printed.stdout
     (programs / "sbatch").write_text('#!/bin/sh\necho "Submitted batch job 12"\n')
     (programs / "sbatch").chmod(0o700)
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0 and "Submitted batch job 12" in done.output
+    assert done.output.endswith(f"\nddcal status '{root}/tiny'\n")
     (programs / "sbatch").write_text('#!/bin/sh\necho "sbatch: error: invalid partition" >&2\nexit 1\n')
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code == 2 and "sbatch: error: invalid partition" in refused.output
