@@ -171,7 +171,7 @@ def _pictures(page: Page, results: StudyResults, trial: Trial, drawings: Drawing
         if "evaluate" in (trial.keys or {}):
             draw_reliability(run, f"reliability-{trial.trial_key}", _title(trial), drawings, artefacts)
         draw_set(run, drawings, artefacts, "The first images of every class of its set, as pictures.")
-    except (Lost, StoreError) as error:
+    except (Lost, StoreError, BadInput) as error:  # BadInput: a study of another ddcal
         page.gaps([str(error)])
 
 

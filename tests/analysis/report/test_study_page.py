@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import pytest
+from ledgers import plain_events, write_plain
 
 from ddcal.analysis.report.study_page import study_report
 from ddcal.errors import BadInput
@@ -119,6 +120,20 @@ def test_the_page_of_a_study_that_crashed_or_runs(made_study, lines):
     text = study_report(left).read_text()
     assert "the study was stopped before its end" in text and len(left.records) == lines // 2
     assert all(f'id="run-{trial.trial_key}"' in text for trial in left.records)
+
+
+def test_the_page_of_a_study_of_another_ddcal_says_what_cannot_be_read(made_study):
+    results = made_study("some", ("complete",) * 2)
+    events = plain_events(results.directory / LEDGER)
+    for event in events:
+        event |= {"config": {"train": {"of_tomorrow": 1}}} if event["event"] == "trial_started" else {}
+        event |= {"keys": {"distill": "a", "evaluate": "b"}} if event["event"] == "trial_finished" else {}
+    write_plain(results.directory / LEDGER, events)
+    results = load_study(results.directory)
+    text = study_report(results).read_text()
+    for trial in results.pareto:
+        assert f"the config of {trial.trial_key} in it is not one: train.of_tomorrow" in text
+    assert all(f'id="run-{trial.trial_key}"' in text for trial in results.records)
 
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
