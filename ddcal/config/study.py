@@ -268,13 +268,17 @@ class Constraint(Config):
         return self.bound - value if self.at_least else value - self.bound
 
 
+LONGEST_NAME = 64
+"""In characters: of a study."""
+
+
 class StudyConfig(Config):
     """A whole study; ``base`` is a partial TrialConfig, ``space`` maps dotted trial names to domains.
 
     ``confirms`` is the name of the study whose leaders this one runs on fresh seeds: ``ddcal confirm`` writes it.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    name: Annotated[str, Field(pattern=rf"^[A-Za-z0-9][A-Za-z0-9_.-]{{0,{LONGEST_NAME - 1}}}$")]
     description: str = ""
     trial: Literal["ddnn", "distill"] = "ddnn"
     base: dict[str, Any] = Field(default_factory=dict)

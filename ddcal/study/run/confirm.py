@@ -14,6 +14,7 @@ from typing import Any
 
 from ddcal.config import StudyConfig
 from ddcal.config.metrics import possible
+from ddcal.config.study import LONGEST_NAME
 from ddcal.errors import BadInput
 from ddcal.seeding import derive_seed
 from ddcal.statistics import mean_interval, standard_deviation
@@ -98,8 +99,8 @@ def confirm(
         hooks: As in `run_study`.
 
     Raises:
-        BadInput: if there is no feasible trial, too few seeds, the study is a confirmation itself, or another
-            confirmation of it is there.
+        BadInput: if there is no feasible trial, too few seeds, the study is a confirmation itself, another
+            confirmation of it is there, or its name is so long that none has room for its own.
     """
     if seeds < MIN_SEEDS:
         raise BadInput(f"--seeds {seeds}: an interval needs at least {MIN_SEEDS}")
@@ -108,6 +109,7 @@ def confirm(
     leaders = leading_trials(results, top)
     if not leaders:
         raise BadInput(f"{results.directory}: no trial is feasible, so there is nothing to confirm")
+    _check_name(results, f"{results.study.name}-confirm")
     study = confirmation_study(results, leaders, seeds)
     for name in _names(study.name):
         if not fetch_begun(study.model_copy(update={"name": name}), results.directory.parent / name):
@@ -157,7 +159,21 @@ def fresh_trials(there: Sequence[StudyResults]) -> list[Trial]:
 
 def _free_name(results: StudyResults, name: str) -> str:
     """Return the name of a new confirmation: the first that no folder has."""
-    return next(one for one in _names(name) if not begun(results.directory.parent / one))
+    free = next(one for one in _names(name) if not begun(results.directory.parent / one))
+    _check_name(results, free)
+    return free
+
+
+def _check_name(results: StudyResults, name: str) -> None:
+    """Raise BadInput if a study cannot have the name of a confirmation."""
+    if len(name) > LONGEST_NAME:
+        study = results.study.name
+        room = LONGEST_NAME - len(name) + len(study)
+        raise BadInput(
+            f"the study that confirms {study} would be called {name}, and a name has at most {LONGEST_NAME} "
+            f"characters: run it again under one of at most {room} (its finished stages are in the store), and confirm "
+            "that one"
+        )
 
 
 def _names(name: str) -> Iterator[str]:

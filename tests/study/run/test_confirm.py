@@ -298,6 +298,20 @@ def test_seeds_are_fresh_also_where_the_study_searched_them(results, tiny_study)
     assert len(set(study.space["seed"].corners) - {0, 1}) == 4 and study.search.trials == 4
 
 
+def test_a_name_that_leaves_no_room_for_that_of_a_confirmation_is_said(tiny_study, tmp_path):
+    one = {"searcher": "random", "trials": 1}
+    long = run_study(tiny_study(name="n" * 57, search=one), output=tmp_path, debug=True)
+    shown = CliRunner().invoke(app, ["confirm", str(long.directory), "--seeds", "2", "--debug"])
+    assert (
+        shown.exit_code == 2
+        and "a name has at most 64 characters: run it again under one of at most 56" in shown.output
+    )
+    shorter = run_study(tiny_study(name="n" * 55, search=one), output=tmp_path, debug=True)
+    assert confirm(shorter, top=1, seeds=2, debug=True)
+    with pytest.raises(BadInput, match=r"would be called n+-confirm-2, .* under one of at most 54"):
+        confirm(shorter, top=1, seeds=3, debug=True)
+
+
 def test_one_seed_is_no_interval(results):
     with pytest.raises(BadInput, match="--seeds 1"):
         confirm(results, top=1, seeds=1, debug=True)
