@@ -12,7 +12,7 @@ import typer
 
 from ddcal.cli.base import Address, AsJson, Debug, Overrides, StudyFile, StudyFolder, TakeOver, app
 from ddcal.cli.completion import complete_study
-from ddcal.config.checks.notes import expert_notes, unused_notes, zca_notes
+from ddcal.config.checks.notes import expert_notes, searched_notes, unused_notes, zca_notes
 from ddcal.config.checks.searchers import trials_sentence
 from ddcal.config.places import is_url
 from ddcal.config.reading.loading import read_study, study_problems
@@ -60,7 +60,8 @@ def validate(
         reports = [(file, *with_data_problems(file, study, problems, warnings)) for file, study, problems in reports]
     warnings += (warning for report in checked for warning in report.warnings)
     right = [study for _, study, _ in reports if study is not None]
-    warnings += (note for study in right for note in (*unused_notes(study), *expert_notes(study)))
+    for one in right:
+        warnings += (*unused_notes(one), *expert_notes(one), *searched_notes(one, overrides or ()))
     for warning in dict.fromkeys(warnings):
         typer.echo(f"warning: {warning}", err=True)
     for file, study, problems in [] if as_json else reports:
@@ -111,6 +112,8 @@ def run(
     study = read_study(study_file(file), [*(overrides or ()), *extra])
     if seed is not None and "seed" in study.space:
         raise BadInput(f"--seed {seed}: this study searches over seeds (space.seed); give --set space.seed=[{seed}]")
+    for note in searched_notes(study, overrides or ()):
+        typer.echo(f"warning: {note}", err=True)
     begin(study, output, debug=debug, address=address, resume=resume, take_over=take_over)
 
 
@@ -205,6 +208,8 @@ def plan(
 ) -> None:
     """Tell what a study would cost; nothing of it is run."""
     study = read_study(study_file(file), overrides or ())
+    for note in searched_notes(study, overrides or ()):
+        typer.echo(f"warning: {note}", err=True)
 
     from ddcal.cli.console import make_console
     from ddcal.cli.plan_tables import print_plan, probe_progress

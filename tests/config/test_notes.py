@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from ddcal.cli import app
 from ddcal.config import StudyConfig
-from ddcal.config.checks.notes import expert_notes, unused_notes, zca_notes
+from ddcal.config.checks.notes import expert_notes, searched_notes, unused_notes, zca_notes
 from ddcal.config.space import trial_of
 from ddcal.pipeline import Environment
 from ddcal.pipeline.stages.experts import expert_keys
@@ -201,3 +201,38 @@ def test_validate_and_plan_say_so(write_study):
         words = " ".join(said.output.split())
         assert said.exit_code == 0 and "train.kl.temperature has no effect" in words, said.output
         assert "experts are trained anew for each value" in words, said.output
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["base.train.lr=0.5"], ["base.train.lr=0.5 has no effect", "give --set space.train.lr=[0.5]"]),
+        (["base.train={lr: 0.5, epochs: 2}"], ["base.train.lr=0.5 has no effect"]),
+        (["base={train.lr: 0.5, distill.ipc: 1}"], ["base.train.lr=0.5 has no effect"]),
+        (["base.distill.backbone=dc"], ["give --set space.distill.backbone=[dc]"]),
+        (["base.distill.mask.ratio=0.5"], []),  # has an effect on real images
+        (["base.train.lr=0.5", "space.train.lr=null"], []),
+        (["base.distill.ipc=1", "search.trials=1", "nonsense"], []),
+    ],
+)
+def test_a_set_of_what_is_searched_is_told(tiny_study, overrides, said):
+    space = {
+        "train.lr": {"choice": [0.1, 0.5]},
+        "distill.backbone": {"choice": ["real", "dc"]},
+        "distill.mask.ratio": {"choice": [0.1], "when": {"distill.backbone": ["dc"]}},
+    }
+    if "space.train.lr=null" in overrides:
+        del space["train.lr"]
+    found = searched_notes(tiny_study(space=space), overrides)
+    assert len(found) == min(1, len(said)) and all(part in found[0] for part in said), found
+
+
+def test_validate_plan_and_run_say_that_a_set_has_no_effect(write_study, tmp_path):
+    path, name = write_study(search={"trials": 1}), "calibrate.mask.ratio"
+    for value, warned in ((f"base.{name}=0.5", True), (f"space.{name}=[0.5]", False)):
+        for verb in (["validate"], ["plan"], ["run", "--debug", "--output", str(tmp_path / value)]):
+            said = CliRunner().invoke(app, [*verb, str(path), "--set", value])
+            warning = f"warning: --set {value} has no effect, as this study searches over space.{name}"
+            assert said.exit_code == 0 and (warning in said.stderr) == ("has no effect" in said.output) == warned, (
+                said.output
+            )

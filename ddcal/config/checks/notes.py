@@ -1,10 +1,14 @@
-"""What `validate` and `plan` say of a study in which nothing is wrong, but which may not be what was meant."""
+"""What `validate`, `plan` and `run` say of a study in which nothing is wrong, but which may not be what was meant."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Iterable
 
 from ddcal.config.backbones import SECTIONS, Backbone
 from ddcal.config.names import nest
 from ddcal.config.presets import ZCA, preset_of
+from ddcal.config.reading.overrides import parse_overrides
 from ddcal.config.space import combinations, trial_of
 from ddcal.config.study import StudyConfig
 from ddcal.config.training import LOSS_SECTIONS
@@ -92,6 +96,26 @@ def _where(trials: list[TrialConfig], name: str) -> str:
         return "evaluate.shift has no corruptions and no datasets"
     key = {"train": "train.loss", "labels": "labels.source"}.get(name.split(".")[0], "distill.backbone")
     return f"{key} is {' or '.join(dict.fromkeys(repr(_chosen(trial, key)) for trial in trials))}"
+
+
+def searched_notes(study: StudyConfig, overrides: Iterable[str]) -> list[str]:
+    """Return a sentence for each value of ``--set base.…`` that no trial has, as every trial has a searched one.
+
+    Args:
+        study: Without mistakes.
+        overrides: The ``--set`` arguments that it was read with.
+    """
+    notes = []
+    for key, given, _ in parse_overrides(overrides)[0]:
+        for full, value in flatten({key: given}).items():
+            name = full.removeprefix("base.")
+            if name != full and name in study.space and not study.space[name].when:
+                shown = value if isinstance(value, str) else json.dumps(value)
+                notes.append(
+                    f"--set {full}={shown} has no effect, as this study searches over space.{name}: "
+                    f"give --set space.{name}=[{shown}]"
+                )
+    return notes
 
 
 def _chosen(trial: TrialConfig, key: str) -> str:
