@@ -1,5 +1,6 @@
 """The files beside the package: every study validates and says how to launch itself; the cluster file is one."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,21 @@ NO_STUDIES = [
 STUDIES = sorted(path for path in (ROOT / "studies").rglob("*.yaml") if path not in (*CLOUDS, KUBERNETES, *NO_STUDIES))
 CLUSTER = ROOT / "ray_cluster.yaml"
 CLUSTERS = [CLUSTER, *CLOUDS]
+
+
+def test_ray_down_finds_ray_on_the_hosts(tmp_path):
+    """It calls plain `ray stop` in a login shell: not found, Ray went on and `ray down` said that no node was left."""
+    (command,) = (line for line in yaml.safe_load(CLUSTER.read_text())["setup_commands"] if ".bashrc" in line)
+    for folder, name in (("ddcal-venv/bin", "ray"), ("", ".bashrc")):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / name).write_text("#!/bin/sh\necho found\n" if name == "ray" else "")
+        (tmp_path / folder / name).chmod(0o700)
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    for _ in range(2):
+        subprocess.run(["bash", "-c", command], env=environment, check=True, timeout=300)
+    assert (tmp_path / ".bashrc").read_text().count("\n") == 1
+    called = ["bash", "-c", "source ~/.bashrc; ray stop"]
+    assert subprocess.run(called, env=environment, capture_output=True, text=True, timeout=300).stdout == "found\n"
 
 
 def test_there_are_studies():
