@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from ddcal.analysis.calibration_rows import calibration_rows
 from ddcal.analysis.further_rows import further_tables
 from ddcal.cli.sheets import Sheet
 from ddcal.cli.status_words import status_table
+from ddcal.errors import printable
 from ddcal.study.mlflow.client import server_address
 from ddcal.study.record.chance import chance_warning
 from ddcal.study.record.confirmation import confirmed_words, standing
@@ -27,6 +30,16 @@ if TYPE_CHECKING:
     from ddcal.study.search.importance import Importance
 
 
+class PlainConsole(Console):
+    """A console that spells out control characters: what a ledger or a store says is anybody's."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the pieces of text of an object, without what a terminal would obey."""
+        for piece in super().render(renderable, options):
+            plain = piece.control or piece.text.isprintable()
+            yield piece if plain else Segment(printable(piece.text), piece.style)
+
+
 def make_console(stderr: bool = False) -> Console:
     """Return a console that wraps on a terminal alone: lines in a file or a pipe stay whole."""
     plain: dict[str, Any] = {
@@ -35,8 +48,8 @@ def make_console(stderr: bool = False) -> Console:
         "markup": False,
         "emoji": False,
     }  # paths have brackets
-    console = Console(**plain)
-    return console if console.is_terminal else Console(**plain, width=200)
+    console = PlainConsole(**plain)
+    return console if console.is_terminal else PlainConsole(**plain, width=200)
 
 
 def print_summary(results: StudyResults, console: Console) -> None:

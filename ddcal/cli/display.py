@@ -16,6 +16,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from ddcal.cli.console import PlainConsole
 from ddcal.study.run.interrupt import say
 
 TICK_SECONDS = 0.2
@@ -46,7 +47,7 @@ class Display:
         self._terminal = os.dup(console.file.fileno())
         encoding = getattr(console.file, "encoding", None) or "utf-8"
         self._stream = os.fdopen(os.dup(self._terminal), "w", encoding=encoding, errors="replace")
-        self._console = Console(file=self._stream, highlight=False, markup=False, emoji=False, force_terminal=True)
+        self._console = PlainConsole(file=self._stream, highlight=False, markup=False, emoji=False, force_terminal=True)
         self._over = threading.Event()
         self._pieces: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -12,6 +12,7 @@ import typer
 from ddcal.cli.base import Address, AsJson, Debug, StudyFolder, app
 from ddcal.cli.completion import complete_folder
 from ddcal.cli.launch import with_pictures
+from ddcal.errors import one_line
 
 
 @app.command()
@@ -96,7 +97,7 @@ def compare(
     else:
         make_console().print(studies_table(shown_facts(found)))
     for warning in found.warnings:
-        typer.echo(f"not comparable: {warning}", err=True)
+        typer.echo(f"not comparable: {one_line(warning)}", err=True)
     for written in filter(None, (picture, as_csv)):
         typer.echo(str(written), err=as_json)
 

@@ -12,7 +12,7 @@ import typer
 
 from ddcal.cli.base import AsJson, Verbs, app
 from ddcal.config.places import is_url
-from ddcal.errors import BadInput, ResourceError, StoreError
+from ddcal.errors import BadInput, ResourceError, StoreError, one_line
 
 if TYPE_CHECKING:
     from ddcal.store.base import Store
@@ -49,7 +49,7 @@ def store_verify(root: StorePlace) -> None:
     checked = list(verify_store(existing_store(root)))
     faults = [(stage, key, fault) for stage, key, fault in checked if fault is not None]
     for stage, key, fault in faults:
-        typer.echo(f"{stage}/{key}: {fault}", err=True)
+        typer.echo(one_line(f"{stage}/{key}: {fault}"), err=True)  # the key is a folder's name
     typer.echo(f"{len(checked) - len(faults)} of {len(checked)} artefacts are whole")
     if faults:
         raise typer.Exit(1)

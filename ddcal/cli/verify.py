@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ddcal.cli.base import AsJson, StudyFolder, app
+from ddcal.errors import one_line
 
 
 @app.command()
@@ -29,7 +30,8 @@ def verify(
         typer.echo(json.dumps([asdict(part) | {"whole": part.whole} for part in parts], indent=2))
     else:
         for part in parts:
-            typer.echo(f"{part.name}: {part.fault or 'whole'}{f': {part.mended}' if part.mended else ''}")
+            said = f"{part.name}: {part.fault or 'whole'}{f': {part.mended}' if part.mended else ''}"
+            typer.echo(one_line(said))  # it repeats names that may be anybody's
     if any(part.mendable and part.mended is None for part in parts):
         typer.echo(f"what can be mended:  ddcal verify {shlex.quote(str(directory))} --repair", err=True)
     if not all(part.whole for part in parts):

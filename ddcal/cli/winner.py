@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ddcal.cli.base import AsJson, StudyFolder, app
-from ddcal.errors import BadInput
+from ddcal.errors import BadInput, one_line
 
 
 @app.command()
@@ -56,7 +56,7 @@ def export(
         check_registry(results, register)
     chosen = results.pareto if pareto else [results.trial(trial) if trial is not None else results.best]
     if not chosen or chosen[0] is None:
-        typer.echo(f"{directory}: {results.no_winner}; --trial ID exports one all the same", err=True)
+        typer.echo(f"{directory}: {one_line(results.no_winner)}; --trial ID exports one all the same", err=True)
         raise typer.Exit(1)
     for one in chosen:
         if models is not None and one is not None:

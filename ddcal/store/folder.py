@@ -116,12 +116,11 @@ class FileStore(Store):
 
     def file(self, stage: str, key: str, name: str) -> Path | None:
         """Return one file of an entry, or None."""
-        folder = self.root / stage / key
         try:
-            open_below(folder, name).close()
+            open_below(self.root, f"{stage}/{key}/{name}").close()
         except (OSError, Untrusted):
             return None
-        return folder / name
+        return self.root / stage / key / name
 
     def read(self, name: str, max_bytes: int = MAX_READ) -> bytes | None:
         """Return a file's bytes, or None."""

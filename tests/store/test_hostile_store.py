@@ -256,6 +256,17 @@ def test_names_of_single_files_are_plain(folder, name):
             deed(name)
 
 
+def test_a_file_of_an_entry_is_none_outside_the_store(folder, tmp_path):
+    """The key may be of somebody's ledger."""
+    outside, store = tmp_path / "outside", folder.open()
+    outside.mkdir()
+    (outside / "id_rsa").write_text("mine")
+    (Path(folder.where) / "train" / ("cd" * 32)).symlink_to(outside)
+    for key in (str(outside), "../../../outside", f"{KEY}/../../../../outside", "cd" * 32):
+        assert store.file("train", key, "id_rsa") is None, key
+    assert store.file("train", KEY, "a.txt").read_text() == "hello"
+
+
 # Checkpoints
 
 

@@ -9,6 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 Outcome = Literal["complete", "pruned", "failed", "out_of_memory", "infeasible", "killed"]
 
 Number = Annotated[int, Field(ge=0, lt=2**31)]
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]{0,199}$")]
+"""A trial's key, a stage, or a stage's key: it becomes part of paths, and a ledger may be anybody's."""
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
 Metrics = dict[str, Annotated[float, Field(allow_inf_nan=False)] | None]
 """Name → value; null where it was NaN or infinite."""
@@ -57,10 +59,10 @@ class TrialStarted(_Event):
 
     event: Literal["trial_started"] = "trial_started"
     number: Number
-    trial_key: str
+    trial_key: Name
     values: dict[str, Any]
     config: dict[str, Any]
-    keys: dict[str, str] | None = None
+    keys: dict[Name, Name] | None = None
     duplicate_of: Number | None = None
     attempt: Number = 1
     gpu: Seconds = 0.0
@@ -118,7 +120,7 @@ class TrialFinished(_Event):
     number: Number
     outcome: Outcome
     metrics: Metrics
-    keys: dict[str, str] = {}
+    keys: dict[Name, Name] = {}
     cache_hits: list[str] = []
     stage_seconds: dict[str, Seconds] = {}
     stage_gpus: dict[str, Seconds] = {}
@@ -136,7 +138,7 @@ class Best(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    trial_key: str
+    trial_key: Name
     metrics: Metrics | None
 
 

@@ -271,6 +271,14 @@ def test_once_gone_on_with_the_lines_of_earlier_versions_are_protected_too(old, 
         (7, lambda event: event | {"event": "trial_ended"}, "no event that this version of ddcal knows"),
         (7, lambda event: {k: v for k, v in event.items() if k != "event"}, "no event"),
         (7, lambda event: [event], "line 7"),
+        (5, lambda event: event | {"trial_key": "/home/me"}, "trial_key: .*with which values trial 1 began"),
+        (5, lambda event: event | {"trial_key": "../../me"}, "trial_key: "),
+        (5, lambda event: event | {"trial_key": "\x1b[2J"}, "trial_key: "),
+        (5, lambda event: event | {"trial_key": ""}, "trial_key: "),
+        (5, lambda event: event | {"keys": {"train": ".."}}, r"keys\.train: "),
+        (7, lambda event: event | {"keys": {"evaluate": "/home/me/.ssh"}}, r"keys\.evaluate: .*trial 1's result"),
+        (7, lambda event: event | {"keys": {"../evaluate": "0" * 64}}, "keys"),
+        (11, lambda event: event | {"best": {"trial_key": "a/b", "metrics": None}}, r"best\.trial_key: "),
         (6, lambda event: event | {"points": []}, "points: "),
         (6, lambda event: event | {"points": [{"progress": "0.5"}]}, "progress from 0 to 1"),
         (6, lambda event: event | {"points": [{"stage": "train"}]}, "progress from 0 to 1"),
@@ -284,6 +292,14 @@ def test_without_checksums_an_event_of_another_form_is_noticed(old, line, change
     write_plain(old / LEDGER, events)
     with pytest.raises(DamagedLedger, match=words):
         list(read_ledger(old))
+
+
+def test_names_may_have_any_letters(old):
+    events = plain_events(old / LEDGER)
+    keys = {"Größe": "0" * 64, "my_stage.2": "a-b"}
+    write_plain(old / LEDGER, [events[0], events[1] | {"trial_key": "größe-0000", "keys": keys}, *events[2:]])
+    first = list(read_ledger(old))[1]
+    assert (first.trial_key, first.keys) == ("größe-0000", keys)
 
 
 @pytest.mark.parametrize("garbage", ["{", "", "null", '"text"', "[" * 100_000, '{"event": NaN}', "{}", "1e999"])

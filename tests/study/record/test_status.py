@@ -10,6 +10,8 @@ from ledgers import plain_events, write_plain
 from typer.testing import CliRunner
 
 from ddcal.cli import app
+from ddcal.cli.console import make_console
+from ddcal.cli.sheets import Sheet
 from ddcal.errors import BadInput
 from ddcal.pipeline.heartbeat import heartbeat_file
 from ddcal.study import run_study
@@ -219,3 +221,15 @@ def test_workers_say_what_they_are_at_and_stop_saying_it(tiny_study, tmp_path):
     run_study(tiny_study(search={"trials": 1}), output=tmp_path, debug=True, hooks=Hooks(on_advance=look))
     assert stages and stages <= KEYS.keys()
     assert files == {".tiny-0000.now"} and not list(logs.glob(".*"))
+
+
+def test_what_a_ledger_says_is_nothing_that_a_terminal_obeys(study_folder, capsys):
+    folder = study_folder(["complete"], ended="whole")
+    events = plain_events(folder / "ledger.jsonl")
+    write_plain(folder / "ledger.jsonl", [*events[:-1], events[-1] | {"ending": "over\x1b[2J\x9b1m"}])
+    output = CliRunner().invoke(app, ["status", str(folder)]).output
+    assert "ended: over\\x1b[2J\\x9b1m\n" in output and "\x1b" not in output
+    make_console().print(Sheet("title\x1b]0;x", ("a\x1b[2J", "b"), [["\x9b1m", "two\nlines"]]))
+    said = capsys.readouterr().out
+    assert "title\\x1b]0;x" in said and "a\\x1" in said and "\\x9b" in said
+    assert said.replace("\n", "").isprintable() and len(said.splitlines()) == 7
