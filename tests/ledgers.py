@@ -31,3 +31,10 @@ def write_failed(root, study):
         ledger.append(TrialFinished, number=number, outcome="failed", metrics={}, error="no memory", seconds=1.0)
     ledger.append(StudyFinished, seconds=9.0, interrupted=False)
     ledger.close()
+
+
+def add_session(path, **sections):
+    """Add what whoever can write to a ledger may: that a driver went on with other sections of the study."""
+    events = plain_events(path)
+    resumed = {"event": "study_resumed", "time": events[-1]["time"], "study": events[0]["study"] | sections}
+    write_plain(path, [*events, resumed | {"paths": "folder"}])

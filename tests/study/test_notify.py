@@ -8,11 +8,13 @@ import signal
 import threading
 
 import pytest
+from ledgers import add_session
 from typer.testing import CliRunner
 
 from ddcal.cli import app
 from ddcal.errors import BadInput
 from ddcal.study import load_study, notify, resume_study, run_study
+from ddcal.study.record.ledger import LEDGER
 from ddcal.study.run.runner import Hooks
 
 SECRET = "s3cretword"
@@ -79,6 +81,22 @@ def test_a_stop_is_told_and_the_end_after_it_again(tiny_study, tmp_path, told):
     assert [(one["outcome"], one["finished"]) for one in told()] == [("stopped", 1)]
     resume_study(tmp_path / "tiny", debug=True)
     assert [(one["outcome"], one["finished"]) for one in told()] == [("stopped", 1), ("finished", 2)]
+
+
+def test_who_goes_on_with_a_file_runs_no_command_of_the_ledger(tiny_study, tmp_path, told):
+    """Whoever can write to a study's place, a bucket say, can write its ledger."""
+
+    def study(trials, **sections):
+        return tiny_study(search={"searcher": "random", "trials": trials}, **sections)
+
+    directory = run_study(study(1), output=tmp_path, debug=True).directory
+    add_session(directory / LEDGER, notify={"command": f"touch {tmp_path / 'theirs'}"})
+    assert load_study(directory).study.notify.command.startswith("touch")
+    results = run_study(study(2), output=tmp_path, debug=True, resume=True)
+    assert results.sessions == 3 and not (tmp_path / "theirs").exists()
+    assert load_study(directory).study.notify.command is None
+    run_study(study(3, notify=TELL, description="mine"), output=tmp_path, debug=True, resume=True)
+    assert [one["finished"] for one in told()] == [3] and load_study(directory).study.description == "mine"
 
 
 def test_a_failure_is_told_with_its_error(tiny_study, tmp_path, told):

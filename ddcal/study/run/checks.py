@@ -1,4 +1,4 @@
-"""Whether the trials of a study can use the data sets that they ask for, before any of them runs."""
+"""Whether the trials of a study can use the data and the files that they ask for, before any of them runs."""
 
 from __future__ import annotations
 
@@ -132,6 +132,21 @@ def refuse_data(study: StudyConfig) -> list[str]:
         raise report.errors[0]
     if report.problems:
         raise ConfigError(report.problems)
+    return report.warnings
+
+
+def refuse_files(study: StudyConfig) -> list[str]:
+    """Raise now for files that no trial could import, and where there is no compiler; return the warnings.
+
+    Raises:
+        ConfigError: if there are such.
+    """
+    from ddcal.pipeline.environment import compile_problems
+    from ddcal.pipeline.imported import check_imports
+
+    report = check_imports(study)
+    if problems := report.problems + compile_problems(study):
+        raise ConfigError(problems)
     return report.warnings
 
 

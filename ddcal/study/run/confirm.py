@@ -119,7 +119,7 @@ def confirm(
     if any(values not in ended for values in study.search.enqueue):  # else nothing is left to run: no Ray is needed
         same = next((one for one in earlier if _same(one.study, study)), None)
         if same is not None:
-            resume_study(same.directory, debug=debug, address=address, hooks=hooks)
+            resume_study(same.directory, given=study, debug=debug, address=address, hooks=hooks)
         else:
             study = study.model_copy(update={"name": _free_name(results, study.name)})
             run_study(study, output=results.directory.parent, debug=debug, address=address, hooks=hooks)

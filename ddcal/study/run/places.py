@@ -11,7 +11,7 @@ from ddcal.config.places import taken_by
 from ddcal.config.reading.study_paths import from_folder, with_study_paths
 from ddcal.config.trial import flatten
 from ddcal.errors import BadInput, ResourceError
-from ddcal.study.mlflow.client import sqlite_path, tracking_uri
+from ddcal.study.mlflow.client import sqlite_path, tracking_uri, without_password
 from ddcal.study.mlflow.cursor import CURSOR
 from ddcal.study.record.confirmation import CONFIRMATION
 from ddcal.study.record.folder_files import STUDY
@@ -73,6 +73,18 @@ def refuse_other(study: StudyConfig, directory: Path) -> None:
             f"{directory} was begun with other settings ({'; '.join(changed[:5])}{'; ...' * (len(changed) > 5)}): "
             f"`ddcal resume {shlex.quote(str(directory))}` goes on with them; for these take another name or --output"
         )
+
+
+def with_given(study: StudyConfig, given: StudyConfig) -> StudyConfig:
+    """Return a recorded study with what may change (`MAY_CHANGE`) as it is given now, but for its number of trials.
+
+    So whoever can write to a ledger, on S3 say, has no command run, and no address told, by those who have a file of
+    their own. A password of the same tracking URI that an earlier version has recorded stays.
+    """
+    changed = {"description": given.description, "notify": given.notify}
+    if without_password(study).tracking != given.tracking:
+        changed["tracking"] = given.tracking
+    return study.model_copy(update=changed)
 
 
 def is_foreign(directory: Path) -> bool:

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ddcal.config import ConfigError, StudyConfig, read_study
+from ddcal.config import StudyConfig, read_study
 from ddcal.config.places import is_url, tracking_problem
 from ddcal.errors import BadInput, ResourceError, StoreError
 from ddcal.pipeline import Advance, Environment, Store
-from ddcal.pipeline.environment import compile_problems, gpu_device, study_environment
-from ddcal.pipeline.imported import check_imports
+from ddcal.pipeline.environment import gpu_device, study_environment
 from ddcal.store.leases import Leases, open_leases
+from ddcal.study.mlflow.cursor import CURSOR
 from ddcal.study.mlflow.follower import Tracking
 from ddcal.study.mlflow.opening import make_mirror
 from ddcal.study.notify import check_notify, notified
@@ -29,11 +29,19 @@ from ddcal.study.record.results import StudyResults, Trial, load_study
 from ddcal.study.record.rights import as_access_says, make_folder
 from ddcal.study.record.study_store import check_remote_store, store_place
 from ddcal.study.remote.output import fetch_begun, open_copying, output_bucket, refuse_begun
-from ddcal.study.run.checks import refuse_data
+from ddcal.study.run.checks import refuse_data, refuse_files
 from ddcal.study.run.cluster_leases import cluster_leases
 from ddcal.study.run.driver import StudyDriver
 from ddcal.study.run.interrupt import Interrupts, end_process, interruptible, say, stopped_before
-from ddcal.study.run.places import check_name, check_place, is_foreign, refuse_lost_ledger, refuse_other, study_at
+from ddcal.study.run.places import (
+    check_name,
+    check_place,
+    is_foreign,
+    refuse_lost_ledger,
+    refuse_other,
+    study_at,
+    with_given,
+)
 from ddcal.study.run.ray_executor import check_resources, check_shared, ray_runtime, run_on_ray
 from ddcal.study.run.takeover import rebuild_journal
 from ddcal.study.run.unusable import stop_sentence, stops_the_study
@@ -136,14 +144,11 @@ def run_study(
         fetch_begun(study, directory)
     elif not begun(directory):
         refuse_begun(study)
-    if resume and (begun(directory) or (directory / STUDY).is_file()):
-        trials = study.search.trials
-        if begun(directory):
-            refuse_other(study, directory)
-            trials = max(trials, len(load_study(directory).records))
-        return resume_study(
-            directory, trials=trials, debug=debug, catch=catch, address=address, hooks=hooks, take_over=take_over
-        )
+    options: dict[str, Any] = {"debug": debug, "catch": catch, "address": address, "take_over": take_over}
+    if resume and begun(directory):
+        refuse_other(study, directory)
+        trials = max(study.search.trials, len(load_study(directory).records))
+        return resume_study(directory, trials=trials, given=study, hooks=hooks, **options)
     if begun(directory):
         raise ResourceError(
             f"{directory} exists: `ddcal resume {shlex.quote(str(directory))}` goes on with it; to begin anew take "
@@ -151,15 +156,14 @@ def run_study(
         )
     refuse_lost_ledger(directory)
     relative = not root.is_absolute() and not study.storage.on_s3
-    return _run(
-        study, directory, None, debug=debug, catch=catch, address=address, hooks=hooks or Hooks(), relative=relative
-    )
+    return _run(study, directory, None, hooks=hooks or Hooks(), relative=relative, **options)
 
 
 def resume_study(
     directory: Path | str,
     *,
     trials: int | None = None,
+    given: StudyConfig | None = None,
     debug: bool = False,
     catch: bool = True,
     address: str | None = None,
@@ -174,6 +178,7 @@ def resume_study(
     Args:
         directory: The study's folder.
         trials: The new number of trials in all; None keeps it.
+        given: The study as its file has it now: how it is tracked and told of is as it says; None: as the ledger says.
         debug: As in `run_study`.
         catch: As in `run_study`.
         address: As in `run_study`.
@@ -191,7 +196,7 @@ def resume_study(
         folder = Path(directory).absolute()
         return _run(study, folder, None, debug=debug, catch=catch, address=address, hooks=hooks, take_over=take_over)
     earlier = load_study(directory)
-    study = earlier.study
+    study = earlier.study if given is None else with_given(earlier.study, given)
     if trials is not None:
         if trials < len(earlier.records):
             raise BadInput(f"--trials {trials}: {directory} has {len(earlier.records)} trials already")
@@ -217,8 +222,8 @@ def _run(
         stack.enter_context(stopped_before(study.stop.before_seconds))
         check_installed(study.search.searcher)
         check_notify(study)
-        _check_data(study)
-        _check_files(study)
+        for warning in (*refuse_data(study), *refuse_files(study)):
+            logger.warning("%s", warning)
         check_remote_store(study)
         output_bucket(study)
         finished = 0 if earlier is None else sum(trial.outcome is not None for trial in earlier.records)
@@ -310,11 +315,13 @@ def _driver(
     try:
         copying = open_copying(study, directory, fresh=earlier is None, take_over=take_over)
         copied = None if copying is None else lambda: copying.copied
-        tracking = Tracking(make_mirror(study, directory, copied))
         if earlier is not None:
             earlier = load_study(directory)  # now that nobody else writes
             if copying is not None and not (directory / JOURNAL).exists():  # it is not on S3
                 rebuild_journal(study, directory, earlier.records)
+            if study.tracking != earlier.study.tracking:  # it is of another MLflow, and this one may have nothing
+                (directory / CURSOR).unlink(missing_ok=True)
+        tracking = Tracking(make_mirror(study, directory, copied))
         driver = StudyDriver(
             study,
             directory,
@@ -370,21 +377,6 @@ def _abandon(driver: StudyDriver, on_lost: Callable[[str], None] | None, error: 
 
 def _read_only(place: Path) -> bool:
     return place.is_dir() and not os.access(place, os.W_OK)
-
-
-def _check_data(study: StudyConfig) -> None:
-    """Raise now rather than once in every trial, for every dataset that the study can ask for, and warn of odd ones."""
-    for warning in refuse_data(study):
-        logger.warning("%s", warning)
-
-
-def _check_files(study: StudyConfig) -> None:
-    """Raise ConfigError now for files that no trial could import, or no compiler; warn of what is not what is said."""
-    report = check_imports(study)
-    if problems := report.problems + compile_problems(study):
-        raise ConfigError(problems)
-    for warning in report.warnings:
-        logger.warning("%s", warning)
 
 
 def _debug_device(study: StudyConfig) -> str:

@@ -142,6 +142,17 @@ def test_one_command_begins_a_study_goes_on_with_it_and_says_that_it_is_done(stu
     assert len(load_study(tmp_path / "tiny").records) == TRIALS + 1
 
 
+def test_a_study_that_goes_on_with_another_mlflow_has_everything_there(study, undisturbed, empty_database, tmp_path):
+    shutil.copy(empty_database, tmp_path / "other.db")
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, output=tmp_path, debug=True, hooks=Hooks(on_trial=interrupt_at(3)))
+    uri = f"sqlite:///{tmp_path}/other.db"
+    elsewhere = study.model_copy(update={"tracking": type(study.tracking)(uri=uri)})
+    results = run_study(elsewhere, output=tmp_path, debug=True, resume=True)
+    assert results.study.tracking.uri == uri
+    assert_same(results, undisturbed)
+
+
 def test_the_command_refuses_a_study_of_other_settings(study, undisturbed):
     before = (undisturbed.directory / LEDGER).read_bytes()
     other = study.model_copy(update={"objectives": {"val/nll": "min"}, "description": "another"})
