@@ -23,6 +23,9 @@ LOCK = "driver.lock"
 WAIT_SECONDS = 150.0
 """How long to wait for a job that is ending, and for the kernel's lock of a machine that is gone (NFS: 90 seconds)."""
 
+RELEASE_SECONDS = 2.0
+"""How long a driver may take from the removal of its file to the end of its process's lock."""
+
 
 class DriverLock:
     """Held by the driver for as long as it works on a folder.
@@ -57,13 +60,15 @@ class DriverLock:
                 raise
             temporary = self.path.with_name(f".{LOCK}.new")
             temporary.unlink(missing_ok=True)  # a link, perhaps
-            temporary.write_text(json.dumps(described()))
+            self._content = json.dumps(described()).encode()
+            temporary.write_bytes(self._content)
             os.replace(temporary, self.path)
 
     def release(self) -> None:
-        """Give the lock back; where the folder has become read-only, the end of this process does."""
-        with suppress(OSError):
-            self.path.unlink(missing_ok=True)
+        """Give the lock back if it is still this driver's; in a read-only folder, the end of this process does."""
+        with suppress(OSError, Untrusted):
+            if read_bytes(self.path, MAX_TEXT) == self._content:
+                self.path.unlink(missing_ok=True)
         self._living.close()
 
     def _check(self, directory: Path, take_over: bool) -> bool:
@@ -72,6 +77,7 @@ class DriverLock:
             content = read_bytes(self.path, MAX_TEXT)
             holder = Holder.parse(content)
         except FileNotFoundError:
+            self._wait_until_alone(directory, alone)
             return False
         except ValueError as error:
             raise BadInput(
@@ -88,6 +94,17 @@ class DriverLock:
         if alone and (holder.dead or proved):
             return True
         raise BadInput(in_use(str(directory), holder, job, take_over, str(self.path)))
+
+    def _wait_until_alone(self, directory: Path, alone: bool) -> None:
+        """Wait for a driver that is giving its lock back; raise BadInput if the file was removed while one lives."""
+        deadline = time.monotonic() + RELEASE_SECONDS
+        while not (alone := alone or _flock(self._living)):
+            if time.monotonic() > deadline:
+                raise BadInput(
+                    f"{directory} is in use: its {LOCK} was removed, but its driver still runs: end that one (if its "
+                    "machine is gone, the file server notices within minutes)"
+                )
+            time.sleep(0.05)
 
 
 def in_use(what: str, holder: Holder, job: Job | Pod | None, take_over: bool, lock: str) -> str:

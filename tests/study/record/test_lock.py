@@ -3,6 +3,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from dataclasses import asdict, replace
 
 import pytest
@@ -88,6 +89,36 @@ def test_a_living_holder_that_looks_dead_from_here_keeps_its_lock(tmp_path, chan
     lock.release()
     held_by(tmp_path, replace(Holder.here(), **change))
     assert DriverLock(tmp_path).taken_over
+
+
+def test_a_lock_that_was_removed_lets_nobody_in_while_its_driver_lives(tmp_path, monkeypatch):
+    monkeypatch.setattr("ddcal.study.record.lock.RELEASE_SECONDS", 0.2)
+    lock = DriverLock(tmp_path)
+    (tmp_path / LOCK).unlink()
+    with pytest.raises(BadInput, match="was removed, but its driver still runs"):
+        DriverLock(tmp_path)
+    assert not (tmp_path / LOCK).exists()
+    lock.release()
+    assert not DriverLock(tmp_path).taken_over
+
+
+def test_a_driver_that_gives_its_lock_back_is_waited_for(tmp_path):
+    lock = DriverLock(tmp_path)
+    (tmp_path / LOCK).unlink()
+    timer = threading.Timer(0.3, lock.release)
+    timer.start()
+    second = DriverLock(tmp_path)
+    timer.join()
+    assert (tmp_path / LOCK).exists() and not second.taken_over
+    second.release()
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_nobody_gives_back_the_lock_of_another(tmp_path):
+    lock = DriverLock(tmp_path)
+    held_by(tmp_path, replace(Holder.here(), host="elsewhere"))
+    lock.release()
+    assert json.loads((tmp_path / LOCK).read_text())["host"] == "elsewhere"
 
 
 @pytest.mark.parametrize("boot", ["here", "another"])
