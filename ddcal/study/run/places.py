@@ -75,6 +75,14 @@ def refuse_other(study: StudyConfig, directory: Path) -> None:
         )
 
 
+def begun_meanwhile(directory: Path) -> BadInput:
+    """Return the error of a driver that has looked at a folder, and came to its lock after another one's work."""
+    return BadInput(
+        f"{directory}: another driver has begun the study, or gone on with it, since this one looked: give the same "
+        "command again"
+    )
+
+
 def with_given(study: StudyConfig, given: StudyConfig) -> StudyConfig:
     """Return a recorded study with what may change (`MAY_CHANGE`) as it is given now, but for its number of trials.
 

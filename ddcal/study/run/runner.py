@@ -34,6 +34,7 @@ from ddcal.study.run.cluster_leases import cluster_leases
 from ddcal.study.run.driver import StudyDriver
 from ddcal.study.run.interrupt import Interrupts, end_process, interruptible, say, stopped_before
 from ddcal.study.run.places import (
+    begun_meanwhile,
     check_name,
     check_place,
     is_foreign,
@@ -313,10 +314,14 @@ def _driver(
     lock = DriverLock(directory, take_over=take_over)
     tracking, copying = Tracking(None), None
     try:
+        if earlier is None and begun(directory):
+            raise begun_meanwhile(directory)
         copying = open_copying(study, directory, fresh=earlier is None, take_over=take_over)
         copied = None if copying is None else lambda: copying.copied
         if earlier is not None:
-            earlier = load_study(directory)  # now that nobody else writes
+            sessions, earlier = earlier.sessions, load_study(directory)  # now that nobody else writes
+            if earlier.sessions != sessions:
+                raise begun_meanwhile(directory)
             if copying is not None and not (directory / JOURNAL).exists():  # it is not on S3
                 rebuild_journal(study, directory, earlier.records)
             if study.tracking != earlier.study.tracking:  # it is of another MLflow, and this one may have nothing

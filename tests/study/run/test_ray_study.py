@@ -11,8 +11,10 @@ import pytest
 from optuna.trial import TrialState
 
 from ddcal.config.metrics import VAL_METRICS
+from ddcal.errors import BadInput
 from ddcal.study import load_study, run_study
 from ddcal.study.record.ledger import read_ledger
+from ddcal.study.record.lock import LOCK
 from ddcal.study.run import runner
 from ddcal.study.run.driver import StudyDriver
 from ddcal.study.run.runner import Hooks, resume_study
@@ -240,3 +242,19 @@ def ray_workers(title):
         for process in psutil.Process().children(recursive=True)
         if process.cmdline() and process.cmdline()[0].startswith(title)
     ]
+
+
+def test_who_looked_before_another_driver_came_begins_nothing(ray_session, tiny_study, tmp_path):
+    """While Ray starts, seconds or minutes, the other one begins and ends; each is refused, and all is as it was."""
+    study, directory = tiny_study(search={"searcher": "random", "trials": 1}), tmp_path / "tiny"
+
+    def others(work):
+        return Hooks(on_start=lambda start: work())
+
+    with pytest.raises(BadInput, match="since this one looked: give the same command again"):
+        run_study(study, output=tmp_path, hooks=others(lambda: run_study(study, output=tmp_path, debug=True)))
+    assert len(load_study(directory).records) == 1 and not (directory / LOCK).exists()
+    with pytest.raises(BadInput, match="since this one looked: give the same command again"):
+        resume_study(directory, trials=2, hooks=others(lambda: resume_study(directory, trials=3, debug=True)))
+    results = load_study(directory)
+    assert (len(results.records), results.sessions) == (3, 2) and not (directory / LOCK).exists()
