@@ -144,7 +144,7 @@ def begin(
     if resume:
         from ddcal.study.run.places import place_to_resume
 
-        directory = place_to_resume(study, output)
+        directory = place_to_resume(study, output, take_over=take_over)
         if is_through(directory, study.search.trials, console, fewer=True, take_over=take_over):
             return
 

@@ -75,21 +75,26 @@ def refuse_begun(study: StudyConfig) -> None:
         raise ResourceError(_there_already(bucket))
 
 
-def fetch_begun(study: StudyConfig, directory: Path) -> bool:
-    """Bring a study from S3 into a folder that has not begun, if it is kept there; return whether it has begun then.
+def fetch_begun(study: StudyConfig, directory: Path, *, take_over: bool = False) -> bool:
+    """Bring a folder up to what S3 has of a study, if it is kept there; return whether it has begun then.
+
+    Args:
+        study: The study.
+        directory: Its folder; it may have begun, and a driver elsewhere have gone on with it since.
+        take_over: As of `open_copying`.
 
     Raises:
-        BadInput: if what S3 has is damaged.
+        BadInput: as `meet`, or if a driver works on the folder.
         ResourceError: if S3 cannot be reached.
     """
-    bucket = None if begun(directory) else output_bucket(study)
+    bucket = output_bucket(study)
     if bucket is not None:
         parts = read_parts(bucket)
-        if parts.count:
+        if not _whole_lines(directory / LEDGER).startswith(parts.content):
             with as_access_says(study.storage.access):
                 make_folder(directory.parent, study.storage.access, shared=True)
                 make_folder(directory, study.storage.access)
-                lock = DriverLock(directory)
+                lock = DriverLock(directory, take_over=take_over)
                 try:
                     meet(bucket, directory, parts)
                 finally:

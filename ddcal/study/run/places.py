@@ -30,8 +30,8 @@ def in_ray_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
-def place_to_resume(study: StudyConfig, output: Path | None) -> Path:
-    """Return a study's folder, which need not be there, brought from S3 if the study is kept there.
+def place_to_resume(study: StudyConfig, output: Path | None, *, take_over: bool = False) -> Path:
+    """Return a study's folder, which need not be there, brought up to what S3 has if the study is kept there.
 
     Raises:
         BadInput: as `refuse_other` and `ddcal.study.remote.output.fetch_begun`.
@@ -39,7 +39,7 @@ def place_to_resume(study: StudyConfig, output: Path | None) -> Path:
     root = (Path(study.storage.root) if output is None else output).absolute()
     directory = root / study.name
     if not directory.is_file() and not is_foreign(directory):
-        fetch_begun(study, directory)
+        fetch_begun(study, directory, take_over=take_over)
     if begun(directory):
         refuse_other(study_at(study, root), directory)
     return directory

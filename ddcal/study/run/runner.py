@@ -142,7 +142,7 @@ def run_study(
     if directory.is_file() or is_foreign(directory):
         raise ResourceError(f"{directory} exists and is not a study's folder: take another name or --output")
     if resume:
-        fetch_begun(study, directory)
+        fetch_begun(study, directory, take_over=take_over)
     elif not begun(directory):
         refuse_begun(study)
     options: dict[str, Any] = {"debug": debug, "catch": catch, "address": address, "take_over": take_over}
@@ -179,7 +179,8 @@ def resume_study(
     Args:
         directory: The study's folder.
         trials: The new number of trials in all; None keeps it.
-        given: The study as its file has it now: how it is tracked and told of is as it says; None: as the ledger says.
+        given: The study as its file has it now, where the folder is as new as S3: how it is tracked and told of is as
+            it says; None: as the folder's ledger says.
         debug: As in `run_study`.
         catch: As in `run_study`.
         address: As in `run_study`.
@@ -190,21 +191,23 @@ def resume_study(
         BadInput: if the folder is not a study's, another driver works on it, or ``trials`` is below what there is.
         StoreError: as `run_study`.
     """
-    hooks = hooks or Hooks()
+    options: dict[str, Any] = {"debug": debug, "catch": catch, "address": address, "take_over": take_over}
+    options["hooks"] = hooks or Hooks()
     if not begun(directory) and (Path(directory) / STUDY).is_file():  # killed before the ledger's first line
         refuse_lost_ledger(Path(directory))
         study = read_study(Path(directory) / STUDY, [] if trials is None else [f"search.trials={trials}"])
-        folder = Path(directory).absolute()
-        return _run(study, folder, None, debug=debug, catch=catch, address=address, hooks=hooks, take_over=take_over)
+        return _run(study, Path(directory).absolute(), None, **options)
     earlier = load_study(directory)
+    if given is None and earlier.study.storage.on_s3:  # where a driver elsewhere may have gone on with it
+        given = earlier.study
+        fetch_begun(given, earlier.directory, take_over=take_over)
+        earlier = load_study(directory)
     study = earlier.study if given is None else with_given(earlier.study, given)
     if trials is not None:
         if trials < len(earlier.records):
             raise BadInput(f"--trials {trials}: {directory} has {len(earlier.records)} trials already")
         study = study.model_copy(update={"search": study.search.model_copy(update={"trials": trials})})
-    return _run(
-        study, earlier.directory, earlier, debug=debug, catch=catch, address=address, hooks=hooks, take_over=take_over
-    )
+    return _run(study, earlier.directory, earlier, **options)
 
 
 def _run(

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from ddcal.cli import app
 from ddcal.errors import BadInput, ResourceError
 from ddcal.store.bucket import Bucket
-from ddcal.study import load_study, run_study
+from ddcal.study import load_study, resume_study, run_study
 from ddcal.study.mlflow.opening import make_mirror
 from ddcal.study.record.ledger import LEDGER
 from ddcal.study.record.lock import LOCK
@@ -182,6 +182,33 @@ def test_a_driver_whose_place_another_one_took_stops(study, undisturbed, tmp_pat
     )  # has what S3 has, and adds its session
     assert trials_of(again) == trials_of(undisturbed)
     assert (first / f"{LEDGER}.left-behind-1").exists() and read_parts(bucket).content == ledger(again)
+
+
+def test_a_folder_that_is_behind_goes_on_with_all_that_was_done_elsewhere(study, tiny_study, url, tmp_path):
+    """Stopped here after a trial of three, extended to four and stopped elsewhere, and gone on with here again."""
+
+    def stop(number):
+        def hook(trial):
+            if trial.number == number:
+                raise KeyboardInterrupt
+
+        return Hooks(on_finished=hook)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, output=tmp_path / "here", debug=True, resume=True, hooks=stop(0))
+    note = {"command": f"touch {tmp_path / 'elsewhere-told'}"}
+    longer = tiny_study(space=SPACE, search=SEARCH | {"trials": 4}, storage={"output": url}, notify=note)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(longer, output=tmp_path / "elsewhere", debug=True, resume=True, hooks=stop(2))
+    (tmp_path / "elsewhere-told").unlink()
+    results = resume_study(tmp_path / "here" / "tiny", debug=True)
+    assert [trial.outcome for trial in results.records] == ["complete"] * 4 and results.study.search.trials == 4
+    assert results.sessions == 3 and read_parts(place(study)).content == ledger(results)
+    assert not (tmp_path / "elsewhere-told").exists(), "what is on S3 says nothing of what is run here"
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(longer.model_dump(mode="json"), sort_keys=False))
+    ended = ddcal("run", file, "--resume", "--output", tmp_path / "elsewhere")
+    assert ended.exit_code == 0 and "tiny has ended: 4 of 4 trials finished" in ended.output
 
 
 @pytest.fixture
