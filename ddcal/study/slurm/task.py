@@ -69,7 +69,8 @@ class Task:
         cpus = environment.get("SLURM_CPUS_PER_TASK") or environment.get("SLURM_CPUS_ON_NODE") or "1"
         visible = environment.get("CUDA_VISIBLE_DEVICES", "")
         gpus = len([one for one in visible.split(",") if one and one != "NoDevFiles"])
-        meeting = output.absolute() / f".slurm-{job.number}-{job.restart}-{environment.get('SLURM_STEP_ID', '0')}"
+        step = environment.get("SLURM_STEP_ID", "0")
+        meeting = output.absolute() / f"{_meetings(job.cluster)}{job.number}-{job.restart}-{step}"
         return cls(rank, tasks, meeting, int(cpus), gpus)
 
     @property
@@ -120,12 +121,23 @@ def ray_head(task: Task) -> Iterator[str]:
 
 
 def sweep(output: Path) -> None:
-    """Remove the meeting folders of killed tasks: those of jobs of which SLURM says that they have ended."""
+    """Remove the meeting folders of killed tasks: those of jobs of which SLURM says that they have ended.
+
+    It knows those of this cluster alone; others may see the output root, and have jobs of the same numbers.
+    """
     here = Job.here()
+    if here is None or not here.cluster:
+        return
+    form = re.compile(rf"{re.escape(_meetings(here.cluster))}(\d{{1,18}})-(\d{{1,9}})-\d{{1,9}}", re.ASCII)
     for folder in output.glob(".slurm-*"):
-        found = re.fullmatch(r"\.slurm-(\d{1,18})-(\d{1,9})-\d{1,9}", folder.name, re.ASCII)
-        if found and here and Job(here.cluster, int(found[1]), int(found[2])).ended:
+        found = form.fullmatch(folder.name)
+        if found and Job(here.cluster, int(found[1]), int(found[2])).ended:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _meetings(cluster: str) -> str:
+    """Return what the names of the meeting folders of a cluster's jobs begin with."""
+    return f".slurm-{re.sub(r'[^A-Za-z0-9_.-]', '_', cluster)}-"
 
 
 def give_node(task: Task) -> None:
