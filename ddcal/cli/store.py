@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -93,7 +94,10 @@ def store_prune(
                 f"--forget {folder}: nothing is noted in {root} for a folder of that name that is not there "
                 "(one that is there counts until it is removed; --study removes what it alone uses)"
             )
-    kept = referred_keys(store, forgotten or ()) if study is None else all_but(store, study)
+
+    def kept() -> Collection[str]:
+        return referred_keys(store, forgotten or ()) if study is None else all_but(store, study)
+
     removed = prune_store(store, kept, older_than=older_than, max_bytes=most, dry_run=dry_run)
     size = sum(entry.bytes for entry in removed) / 1e6
     for one, count in kept_for_notes(store, forgotten or ()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ from ddcal.store.manifest import read_manifest
 DAY = 86400.0
 LEFTOVER_SECONDS = DAY
 """Temporary folders and checkpoints older than this belong to nobody: a worker renews its own every 30 seconds."""
+
+REREAD_SECONDS = 10.0
+"""While entries are removed, who refers to what is looked at again after so long."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def verify_store(store: Store) -> Iterator[tuple[str, str, str | None]]:
 
 def prune_store(
     store: Store,
-    kept: Collection[str],
+    kept: Collection[str] | Callable[[], Collection[str]],
     *,
     older_than: float = 0.0,
     max_bytes: int | None = None,
@@ -79,10 +82,12 @@ def prune_store(
     """Remove entries that nothing refers to, oldest first, and leftovers of killed workers.
 
     What is being written is not an entry yet and stays, as do checkpoints that a key in ``kept`` or a lease protects.
+    Studies may run meanwhile: they note the keys of a trial before it begins, and ``kept`` is asked for them after the
+    entries were listed, and now and then while they are removed.
 
     Args:
         store: The store.
-        kept: Keys that studies and exports refer to; these are never removed.
+        kept: Keys that studies and exports refer to, or what returns them; these are never removed.
         older_than: Remove only entries older than so many days.
         max_bytes: Remove only as much as is needed to come below this size; None removes all that may go.
         now: The present time in seconds since 1970; default: the clock.
@@ -96,13 +101,20 @@ def prune_store(
     """
     now = time.time() if now is None else now
     entries = list(list_entries(store))
-    kept = {*kept, *(key for entry in entries if entry.key in kept for key in entry.members)}
+
+    def referred() -> set[str]:
+        keys = kept() if callable(kept) else kept
+        return {*keys, *(key for entry in entries if entry.key in keys for key in entry.members)}
+
+    spared, read = referred(), time.monotonic()
     size = sum(entry.bytes for entry in entries)
     removed = []
     for entry in sorted(entries, key=lambda entry: entry.created):
         if max_bytes is not None and size <= max_bytes:
             break
-        if entry.key in kept or now - entry.created < older_than * DAY:
+        if time.monotonic() - read >= REREAD_SECONDS:
+            spared, read = referred(), time.monotonic()
+        if entry.key in spared or now - entry.created < older_than * DAY:
             continue
         if not dry_run:
             store.remove(entry.stage, entry.key)
@@ -110,7 +122,7 @@ def prune_store(
         size -= entry.bytes
     if not dry_run:
         leases = open_leases(store)
-        store.sweep(now - LEFTOVER_SECONDS, lambda key: key in kept or leases.held(key), ENTRIES)
+        store.sweep(now - LEFTOVER_SECONDS, lambda key: key in spared or leases.held(key), ENTRIES)
     return removed
 
 

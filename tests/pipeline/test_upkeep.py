@@ -66,3 +66,18 @@ def test_prune_removes_the_oldest_that_nobody_needs(store, settings, removed, dr
     left = {entry.key for entry in list_entries(store)}
     assert left == {"a", "b", "c"} - (set() if dry_run else set(removed))
     assert all(fault is None for _, _, fault in verify_store(store))
+
+
+def test_what_others_publish_or_take_while_a_store_is_pruned_stays(store, monkeypatch):
+    """A study that runs publishes what it needs, and takes what nobody needed before."""
+    monkeypatch.setattr("ddcal.pipeline.upkeep.REREAD_SECONDS", 0.0)
+    asked = []
+
+    def kept():
+        asked.append(1)
+        if len(asked) == 1:
+            store.publish("distill", "d", lambda folder: {"seconds": 2.0, "curve": []})
+        return set() if len(asked) <= 2 else {"b"}
+
+    assert [entry.key for entry in prune_store(store, kept, now=NOW)] == ["a", "c"]
+    assert {entry.key for entry in list_entries(store)} == {"b", "d"}

@@ -263,7 +263,7 @@ def _named(store: Store, kind: str, folder: Path, *, guessed: bool) -> frozenset
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, BadInput) as error:
         raise BadInput(
-            f"{folder}, which may refer to {store.place}, cannot be read ({error}); nothing was removed"
+            f"{folder}, which may refer to {store.place}, cannot be read ({error}); nothing more is removed"
         ) from error
 
 
@@ -285,7 +285,7 @@ def _notes(store: Store) -> list[tuple[str, dict[str, Any]]]:
                 raise ValueError("its folder, kind or machine is no text")
             found.append((item.name, dict(note)))
         except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{item.name} of {store.place} cannot be read ({error}); nothing was removed") from error
+            raise BadInput(f"{item.name} of {store.place} cannot be read ({error}); nothing more is removed") from error
     return found
 
 
@@ -298,7 +298,7 @@ def _noted_keys(store: Store, name: str) -> set[str]:
                 raise ValueError("it is no list of keys")
             keys.update(noted)
         except (ValueError, TypeError) as error:
-            raise BadInput(f"{item.name} of {store.place} cannot be read ({error}); nothing was removed") from error
+            raise BadInput(f"{item.name} of {store.place} cannot be read ({error}); nothing more is removed") from error
     return keys
 
 

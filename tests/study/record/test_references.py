@@ -135,10 +135,10 @@ def test_a_study_that_does_not_use_the_store_is_refused(folder, words, root, tin
 
 def test_what_cannot_be_read_stops_the_pruning(root):
     (root / "tiny" / "ledger.jsonl").write_text("garbage\n")
-    with pytest.raises(BadInput, match="nothing was removed"):
+    with pytest.raises(BadInput, match="nothing more is removed"):
         referred_keys(open_store(root / "store"))
     result = run("store", "prune", root)
-    assert result.exit_code == 2 and "nothing was removed" in result.output
+    assert result.exit_code == 2 and "nothing more is removed" in result.output
 
 
 def test_store_verbs(root, tmp_path_factory):
