@@ -14,7 +14,10 @@ from ddcal.store.manifest import read_manifest
 
 DAY = 86400.0
 LEFTOVER_SECONDS = DAY
-"""Temporary folders and checkpoints older than this belong to nobody: a worker renews its own every 30 seconds."""
+"""Temporary folders and checkpoints older than this belong to nobody: a worker renews its own every 30 seconds.
+
+A worker that trains experts publishes one at least as often as this.
+"""
 
 REREAD_SECONDS = 10.0
 """While entries are removed, who refers to what is looked at again after so long."""
@@ -34,6 +37,7 @@ class Listed:
         config: The trial that it was computed for; None where a stage records none.
         members: Keys of entries that this one is made of and that nothing else names: the single experts of a trial's
             experts, and the logits of masked images of a calibration.
+        part: Whether it is such a member, which a list may name later.
     """
 
     stage: str
@@ -44,6 +48,7 @@ class Listed:
     what: str
     config: dict[str, Any] | None = None
     members: tuple[str, ...] = ()
+    part: bool = False
 
 
 def list_entries(store: Store) -> Iterator[Listed]:
@@ -56,7 +61,8 @@ def list_entries(store: Store) -> Iterator[Listed]:
                 meta = manifest["meta"]
                 size = sum(record["bytes"] for record in manifest["files"].values()) + len(content or b"")
                 facts = (meta["seconds"], _what(meta), meta.get("config"), tuple(meta.get("members", ())))
-                entry = Listed(stage, key, size, manifest["created"], *facts)
+                part = "expert" in meta or "masked_ratio" in meta
+                entry = Listed(stage, key, size, manifest["created"], *facts, part)
             except (ValueError, KeyError, TypeError):
                 continue
             found.append(entry)
@@ -83,7 +89,8 @@ def prune_store(
 
     What is being written is not an entry yet and stays, as do checkpoints that a key in ``kept`` or a lease protects.
     Studies may run meanwhile: they note the keys of a trial before it begins, and ``kept`` is asked for them after the
-    entries were listed, and now and then while they are removed.
+    entries were listed, and now and then while they are removed. Experts and logits that no list names yet may be those
+    of an unfinished stage: all of them stay while any of them is younger than `LEFTOVER_SECONDS`.
 
     Args:
         store: The store.
@@ -101,10 +108,14 @@ def prune_store(
     """
     now = time.time() if now is None else now
     entries = list(list_entries(store))
+    listed = {key for entry in entries for key in entry.members}
+    loose = [entry for entry in entries if entry.part and entry.key not in listed]
+    grows = any(now - entry.created < LEFTOVER_SECONDS for entry in loose)
+    unfinished = {entry.key for entry in loose} if grows else set()
 
     def referred() -> set[str]:
         keys = kept() if callable(kept) else kept
-        return {*keys, *(key for entry in entries if entry.key in keys for key in entry.members)}
+        return {*keys, *unfinished, *(key for entry in entries if entry.key in keys for key in entry.members)}
 
     spared, read = referred(), time.monotonic()
     size = sum(entry.bytes for entry in entries)

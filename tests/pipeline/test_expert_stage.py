@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from ddcal.errors import DivergedError
 from ddcal.pipeline import TrialRunner, open_store
 from ddcal.pipeline.compute.experts import ExpertsWork
 from ddcal.pipeline.stages.experts import expert_keys
-from ddcal.pipeline.upkeep import list_entries, prune_store
+from ddcal.pipeline.upkeep import DAY, list_entries, prune_store
 from ddcal.store.leases import FreeLease, NoLeases
 
 EXPERTS = {"count": 2, "epochs": 3}
@@ -172,6 +173,17 @@ def test_pruning_keeps_the_experts_of_a_list_that_is_kept(start, tmp_path):
     assert {key for key, _ in entries(tmp_path)} == {few.keys["experts"], *few.entries["experts"].meta["members"]}
     prune_store(store, set())
     assert entries(tmp_path) == []
+
+
+def test_pruning_keeps_the_experts_of_an_unfinished_stage(start, tmp_path):
+    """No list names them yet; what a study has noted is the key of the list."""
+    runner, store = start(tmp_path), open_store(tmp_path)
+    while not entries(tmp_path):
+        runner.advance()
+    before = entries(tmp_path)
+    assert len(before) == 1 and prune_store(store, {runner.keys["experts"]}) == [] and entries(tmp_path) == before
+    runner.close()
+    assert [entry.part for entry in prune_store(store, set(), now=time.time() + 2 * DAY)] == [True]
 
 
 @pytest.mark.parametrize(("precision", "bytes_each"), [("float32", 4), ("float16", 2), ("bfloat16", 2)])
