@@ -359,7 +359,7 @@ class Mirror:
 
     def _artifact(self, run: str | None, name: str) -> None:
         path = self.directory / name
-        text = path.read_text() if name == STUDY and path.is_file() else ""
+        text = path.read_text() if name == STUDY and _is_own(path) else ""
         if masked(text) == text:
             self._log_file(run, path)
         else:  # the study file of an earlier version, with a password
@@ -373,7 +373,7 @@ class Mirror:
 
     def _log_file(self, run: str | None, path: Path, folder: str | None = None) -> None:
         """Log an artifact; a server that takes runs but no files, however often, is asked no further."""
-        if not path.is_file() or not self._files:
+        if not _is_own(path) or not self._files:
             return
         try:
             self._client.log_artifact(run, str(path), folder)
@@ -382,6 +382,11 @@ class Mirror:
                 raise
             self._files = False
             logger.warning("MLflow at %s takes no artifacts: %s", self.place, self.said(error))
+
+
+def _is_own(path: Path) -> bool:
+    """Whether there is a file, and no link to another: the study's folder may be somebody else's."""
+    return path.is_file() and not path.is_symlink()
 
 
 Mirror._apply = {

@@ -284,6 +284,18 @@ def test_more_params_than_a_batch_and_long_values_are_logged(by_hand):
     assert len(params) == 231 and params["train.setting_229"] == "229" and len(params["train.long"]) == 6000
 
 
+def test_what_a_link_in_the_folder_leads_to_is_no_artifact(by_hand, tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "id_rsa").write_text("mine")
+    (tmp_path / "figures" / "front.png").write_bytes(b"front")
+    for name in ("figures/history.png", "trials.csv"):
+        (tmp_path / name).symlink_to(tmp_path / "id_rsa")
+    by_hand.ended()
+    client, parent, _ = by_hand.advance()
+    there = [item.path for folder in (None, "figures") for item in client.list_artifacts(parent.info.run_id, folder)]
+    assert there == ["figures", "study.yaml", "figures/front.png"]
+
+
 def test_every_outcome_has_its_run_status(by_hand):
     expected = {
         "complete": "FINISHED",
