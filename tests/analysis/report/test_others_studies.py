@@ -65,12 +65,11 @@ def test_a_study_of_somebody_else_is_shown_elsewhere(places):
         ["watch", directory, "--output", own / "watched"],
         ["pareto", directory, "--to", own / "front.png"],
         ["pareto", directory, "--json"],
-        ["plots", directory, "--to", own / "plots"],
     )
     assert [code for code, _ in said] == [0] * len(said), said
     for page in ("page", "watched"):
         assert "Every trial by number" in (own / page / "index.html").read_text()
-    assert (own / "front.png").is_file() and len(list((own / "plots").glob("*.png"))) > 2
+    assert (own / "front.png").is_file()
     assert str(own / "front.png") in said[2][1] and "pareto.csv" not in said[2][1]
     assert "no new picture; --to PNG" in said[3][1]
     assert [path.name for path in directory.iterdir()] == [LEDGER]
