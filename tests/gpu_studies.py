@@ -1,7 +1,8 @@
 """Studies on a Ray with one GPU that is only a number; run by test_gpu_studies.py in a process of its own.
 
 The workers compute on the CPU. A hook in each of them makes training run out of memory below the share of the GPU that
-the trial's ipc needs, and reports a memory for every stage.
+the trial's ipc needs, and reports a memory for every stage. A trial of the seed `BREAKS` breaks its process, as an
+error of CUDA's does: no other one can begin in it.
 """
 
 import json
@@ -10,10 +11,13 @@ import sys
 from pathlib import Path
 
 from ddcal.config import StudyConfig
+from ddcal.errors import StoreError
 from ddcal.study.run.ray_executor import ENVIRONMENT
 
 NEEDS = {1: 0.3, 2: 0.6, 3: 0.1}
 """ipc → the share of the GPU without which training runs out of memory."""
+
+BREAKS = 4
 
 BASE = {
     "network.width": 8, "distill.backbone": "real", "distill.probe.epochs": 1,
@@ -21,7 +25,7 @@ BASE = {
 }  # fmt: skip
 
 
-def make_hook(needs):
+def make_hook(needs, breaks):
     def hook():
         """Runs in every worker process; nested, so that it travels by value."""
         import ray
@@ -31,8 +35,12 @@ def make_hook(needs):
         from ddcal.study.gpu.memory import GpuMemory
         from ddcal.study.run import worker
 
+        broken = []
+
         class Memory(GpuMemory):
             def __init__(self, device, fraction, context):
+                if broken and fraction:  # not the one that a worker has before it begins
+                    raise MemoryError("no memory in this process")
                 super().__init__("cpu", fraction, context)
                 assert not fraction or fraction == ray.get_runtime_context().get_assigned_resources()["GPU"]
 
@@ -48,6 +56,9 @@ def make_hook(needs):
         advance = TrialRunner.advance
 
         def limited(self):
+            if self.config.seed == breaks:
+                broken.append(self)
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
             share = ray.get_runtime_context().get_assigned_resources()["GPU"]
             if "distill" in self.entries and "train" not in self.entries and share < needs[self.config.distill.ipc]:
                 raise torch.OutOfMemoryError(f"CUDA out of memory at {share}")
@@ -88,7 +99,7 @@ def main(root):
         object_store_memory=128 * 2**20,
         namespace="ddcal",
         log_to_driver=False,
-        runtime_env={"worker_process_setup_hook": make_hook(NEEDS)},
+        runtime_env={"worker_process_setup_hook": make_hook(NEEDS, BREAKS)},
     )
     of = lambda *pairs: [{"distill.ipc": ipc, "seed": seed} for ipc, seed in pairs]  # noqa: E731
     kind = runner.ray_environment(study_of("kind", of((1, 0)), gpu=0.25), ray).kind  # asked where the GPU is
@@ -97,8 +108,15 @@ def main(root):
     run_study(study_of("record", of((1, 1)), gpu=0.25), output=root)
     run_study(study_of("auto", of((3, 2), (3, 3)), gpu="auto"), output=root)
     resume_study(root / "auto", trials=3)
-    found = {"kind": kind}
-    for name in ("grow", "record", "auto"):
+    run_study(study_of("broken", of((3, BREAKS), (3, 0), (3, 1)), gpu=1.0), output=root)
+    try:
+        run_study(study_of("stopped", of((3, BREAKS), (3, 0), (3, 1)), gpu=1.0, retries=0), output=root)
+    except StoreError as error:
+        stop = str(error)
+    unfinished = [trial.outcome for trial in load_study(root / "stopped").records]
+    resume_study(root / "stopped")
+    found = {"kind": kind, "stop": stop, "unfinished": unfinished}
+    for name in ("grow", "record", "auto", "broken", "stopped"):
         results = load_study(root / name)
         found[name] = {
             "trials": [[t.outcome, t.attempt, t.gpu, t.error, t.progress] for t in results.records],

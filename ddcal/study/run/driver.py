@@ -187,7 +187,7 @@ class StudyDriver:
         """Record the points of a report, each once, and the end of the trial if it is its last one.
 
         Raises:
-            StoreError: if the worker cannot go on because a place takes nothing more; the trial stays unfinished.
+            StoreError: if the worker cannot begin or go on, as where a place is full; the trial stays unfinished.
             BadInput: if another driver has gone on with the study.
         """
         trial = self._running.get(number)

@@ -79,7 +79,7 @@ class DriverSearcher(Searcher):
         number = self._numbers.pop(trial_id) if for_good else self._numbers[trial_id]
         if self.error is None:
             with self._kept_error():
-                unusable = why_lost(error)
+                unusable = why_lost(error, for_good=for_good)
                 if unusable is not None:
                     raise unusable
                 if for_good:

@@ -25,7 +25,8 @@ class DDNNTrainable(Trainable):
     The Tune config is an `Assignment`: ``trial`` (a TrialConfig as a dictionary) and ``store`` (an absolute path or an
     ``s3://`` URL) are needed; ``resources`` (``cpu``, ``gpu``), ``threads`` and ``device`` are optional. A result is
     reported at the fixed points of ``progress`` alone and carries every ``val/…`` metric and ``complete``; ``test/…``
-    is in the last one. A worker that dies loses at most 30 seconds: unfinished stages are kept in the store.
+    is in the last one. A worker that dies loses at most 30 seconds: unfinished stages are kept in the store. The last
+    result of a trial that could not begin (no data on this node) has no record, but ``unusable``: why, and what to do.
     """
 
     target: ClassVar[Literal["ddnn", "distill"]] = "ddnn"

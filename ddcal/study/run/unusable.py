@@ -1,4 +1,4 @@
-"""A store or an output root that takes nothing more stops a study, which goes on later; it fails no trial."""
+"""A place that takes nothing more, or a machine where no trial begins, stops a study, which goes on later."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ddcal.errors import BadInput, StoreError, TrackingError, cure_of, disk_erro
 from ddcal.study.record.folder_files import STUDY
 from ddcal.study.record.ledger import begun
 from ddcal.study.record.results import load_study
+from ddcal.study.run.worker import LostProcess
 
 
 @contextmanager
@@ -44,8 +45,15 @@ def told_by_worker(result: dict[str, Any]) -> StoreError:
     return StoreError(said if host in ("", socket.gethostname()) else f"{said} (on {host})", cure)
 
 
-def why_lost(error: BaseException | None) -> StoreError | None:
-    """Return the error of a worker that was lost because a disk takes nothing more; None if that is not why."""
+def why_lost(error: BaseException | None, *, for_good: bool) -> StoreError | None:
+    """Return the error that a study stops with because a worker was lost; None if the trial goes on or is killed.
+
+    Args:
+        error: What the worker has raised: a disk takes nothing more, or no trial begins in its process.
+        for_good: Whether the trial was tried as often as it may be.
+    """
+    if isinstance(error, LostProcess):
+        return error if for_good else None
     found = None if error is None else disk_error(error)
     return None if found is None else StoreError(f"{found.filename or 'a worker'}: {found.strerror}", cure_of(found))
 

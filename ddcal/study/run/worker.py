@@ -34,10 +34,18 @@ from ddcal.study.run.trial_log import TrialLog
 
 logger = logging.getLogger("ddcal")
 
+BEGINS = "see that every machine of the study has its data, its packages and this ddcal"
+COMPUTES = "see that its GPU works (`nvidia-smi`) and that memory is free there"
+"""What to do about a machine on which no trial begins."""
+
 STOP_SECONDS = 0.5
 """How often, at most, a worker looks whether it is to stop."""
 WAIT_REPORT_SECONDS = 2.0
 """A worker that waits for another's stage reports this often, without points, so that Tune can stop it."""
+
+
+class LostProcess(StoreError):
+    """No trial can begin in this process any more, as after an error of CUDA's: its next one begins in another."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +152,12 @@ class Worker:
             ``points`` (all points since the last report), ``gpu`` (what was measured, if anything) and, if the trial is
             over, ``done`` and ``records``: one record of outcome, metrics, keys, seconds and error. Both are lists,
             because Tune flattens dictionaries. A worker that is told to stop saves its state and returns without a new
-            point. One that cannot go on because a place takes nothing more (a full disk) is ``done`` without a record:
-            the trial is unfinished, and ``unusable`` says what is wrong and what to do.
+            point. One that cannot go on because a place takes nothing more (a full disk), or cannot begin a trial that
+            the driver could plan, is ``done`` without a record: the trial is unfinished, and ``unusable`` says what is
+            wrong and what to do.
+
+        Raises:
+            LostProcess: if the trial cannot begin here and may begin in another process.
         """
         points: list[dict[str, Any]] = []
         try:
@@ -155,6 +167,8 @@ class Worker:
                 raise
             if isinstance(error, StoreError) or disk_error(error):
                 return self._unfinished(error, points)
+            if self.runner is None and not ran_out_of_memory(error):
+                return self._unfinished(self._not_begun(error), points)
             return self._failed(error, points)
         report = self._report(points)
         if done:
@@ -299,6 +313,19 @@ class Worker:
         report = self._report(points)
         self.close()
         return report | {"done": True, "unusable": [said, cure], "node": self.node}
+
+    def _not_begun(self, error: Exception) -> StoreError:
+        """Return what keeps this machine from beginning the trial: nothing of it has run, so it is not its fault.
+
+        Raises:
+            LostProcess: instead, if another process may begin it.
+        """
+        logger.error("%s", "".join(traceback.format_exception(error)))
+        said = f"{self.assignment.trial_key} cannot begin: {type(error).__name__}: {' '.join(str(error).split())}"
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and self.assignment.device != "cpu"):
+            self.close()
+            raise LostProcess(f"{said} (on {self.node.partition('/')[0]})", COMPUTES) from error
+        return StoreError(said, BEGINS)
 
     def _doing(self) -> str:
         stages = () if self.runner is None else (one for one in self.runner.keys if one not in self.runner.entries)

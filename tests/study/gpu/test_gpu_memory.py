@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ray import cloudpickle
 
 from ddcal.config import trial_from
 from ddcal.pipeline import Advance, TrialRunner
 from ddcal.study import DDNNTrainable
 from ddcal.study.gpu.memory import GpuMemory, ran_out_of_memory
-from ddcal.study.run.worker import Assignment, Worker
+from ddcal.study.run.worker import Assignment, LostProcess, Worker
 
 GIB = 2**30
 
@@ -111,6 +112,41 @@ def test_every_trial_of_a_process_has_its_own_cap(cuda, tiny_study, tmp_path, mo
         trainable.train()
     trainable.stop()
     assert cuda.caps == [0.1875, 1.0, 0.4375]
+
+
+def raising(error):
+    def answer(*_):
+        raise error
+
+    return answer
+
+
+def test_a_process_that_cuda_has_broken_fails_no_other_trial(cuda, tiny_study, tmp_path, monkeypatch):
+    """An illegal access of memory ends the process's context: whatever asks CUDA from then on raises it again."""
+    broken = RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def advance(self):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", raising(broken))
+        raise broken
+
+    monkeypatch.setattr(TrialRunner, "advance", advance)
+    config = make_config(tiny_study, tmp_path, device="cuda", gpu=0.5, trial_key="tiny-0001")
+    trainable = DDNNTrainable(config=dict(config), storage=None)
+    (record,) = trainable.train()["records"]
+    assert record["outcome"] == "failed" and "illegal" in record["error"]
+    assert trainable.reset(dict(config)) is True
+    with pytest.raises(LostProcess, match=r"tiny-0001 cannot begin: RuntimeError: CUDA error: .* \(on ") as lost:
+        trainable.train()
+    trainable.stop()
+    there = cloudpickle.loads(cloudpickle.dumps(lost.value))  # as it comes to the driver
+    assert isinstance(there, LostProcess) and there.cure == lost.value.cure and "nvidia-smi" in there.cure
+
+
+def test_a_trial_that_finds_its_gpu_full_has_run_out_of_memory(cuda, tiny_study, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", raising(RuntimeError("CUDA error: out of memory")))
+    config = make_config(tiny_study, tmp_path, device="cuda", gpu=0.25)
+    (record,) = Worker(Assignment.from_config(config), None).step()["records"]
+    assert record["outcome"] == "out_of_memory" and "the trial had 1/4 of a GPU" in record["error"]
 
 
 @pytest.mark.parametrize(

@@ -64,3 +64,15 @@ def test_the_first_trial_measures_and_the_others_are_packed(found):
 
 def test_a_driver_without_a_gpu_asks_a_node_that_has_one(found):
     assert found["kind"] == "cuda"  # what a worker says where torch sees none either; the driver itself says nothing
+
+
+def test_a_process_in_which_no_trial_begins_is_replaced(found):
+    """All later trials of the process had failed within milliseconds."""
+    assert [trial[0] for trial in found["broken"]["trials"]] == ["failed", "complete", "complete"]
+
+
+def test_where_it_may_not_be_tried_again_the_study_stops_and_goes_on(found):
+    assert found["unfinished"][0] == "failed" and {*found["unfinished"][1:]} == {None}
+    assert "stopped-0001 cannot begin: MemoryError: no memory in this process (on " in found["stop"]
+    assert "(1 of 3 trials are finished, the others go on later)" in found["stop"]
+    assert [trial[0] for trial in found["stopped"]["trials"]] == ["failed", "complete", "complete"]

@@ -10,7 +10,7 @@ from ray.tune.experiment import Trial
 
 from ddcal.errors import StoreError
 from ddcal.study.run.ray_search import DriverSearcher, EndedTrialsForgotten, LostWorkers
-from ddcal.study.run.worker import Assignment
+from ddcal.study.run.worker import Assignment, LostProcess
 
 
 def test_of_an_ended_trial_tune_keeps_no_results():
@@ -62,3 +62,17 @@ def test_a_worker_that_is_lost_to_a_full_disk_stops_the_study_and_ends_no_trial(
         else:
             assert searcher.error is None
             assert [end[1] for end in driver.ended] == ["killed"] * (callback == "on_trial_error")
+
+
+def test_a_trial_that_begins_in_no_process_stops_the_study_and_is_not_killed(tiny_study, tmp_path):
+    driver = Driver(tiny_study())
+    searcher = DriverSearcher(driver, tmp_path / "stop")
+    searcher.suggest("a")
+    lost = LostWorkers(searcher)
+    trial = Lost(tmp_path, LostProcess("tiny-0000 cannot begin: RuntimeError: no GPU (on there)", "mend it"))
+    lost.on_trial_recover(iteration=1, trials=[], trial=trial)
+    assert searcher.error is None, "it is tried in another process"
+    searcher.on_trial_complete("a", error=True)
+    lost.on_trial_error(iteration=1, trials=[], trial=trial)
+    assert isinstance(searcher.error, StoreError) and "no GPU (on there)" in str(searcher.error)
+    assert searcher.error.cure == "mend it" and driver.ended == [] and (tmp_path / "stop").exists()

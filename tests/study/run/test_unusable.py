@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from comparing import assert_same, trials_of
 from disks import no_file_above, small_disk
@@ -222,6 +223,41 @@ def test_a_worker_says_that_it_cannot_go_on_and_ends_no_trial(tiny_study, tmp_pa
         said, cure = report["unusable"]
         assert str(tmp_path) in said and cure == "see that it can be read and written again"
         worker.close()
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Data of its own: 10 classes of 10 images each to train and to test."""
+    images, labels = np.random.default_rng(0).integers(0, 256, (100, 8, 8), dtype=np.uint8), np.arange(100) % 10
+    np.savez(tmp_path / "own.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    return tmp_path / "own.npz"
+
+
+def test_data_that_is_not_there_for_a_later_trial_fails_none(tiny_study, tmp_path, data):
+    """The driver has seen it as the study began; the mount of another machine may lack it, or lose it."""
+    study = tiny_study(base={"data": {"name": "npz", "root": str(data)}}, space=SPACE, search=SEARCH)
+    away = data.with_name("away.npz")
+    message = stopped(study, tmp_path, after(2, lambda: data.rename(away)), "tiny-0002 cannot begin: DataError: ")
+    assert str(data) in message and "\nSee that every machine of the study has its data, " in message
+    away.rename(data)
+    results = resume_study(tmp_path / "tiny", debug=True)
+    assert [trial.outcome for trial in results.records] == ["complete"] * len(IPC)
+
+
+@pytest.mark.parametrize("what", ["data", "settings"])
+def test_a_trial_that_a_machine_cannot_begin_has_no_record(tiny_study, tmp_path, data, what):
+    trial = trial_from(tiny_study().base, {"data.name": "npz", "data.root": str(data)}).model_dump(mode="json")
+    if what == "data":
+        data.unlink()
+    else:
+        trial["train"]["of_a_later_ddcal"] = 1
+    worker = Worker(Assignment(trial=trial, store=str(tmp_path / "store")), DatasetCache(), node="there/1")
+    report = worker.step()
+    assert report["done"] and "records" not in report and report["points"] == [] and report["node"] == "there/1"
+    said, cure = report["unusable"]
+    assert said.startswith("trial cannot begin: ") and (str(data) if what == "data" else "of_a_later_ddcal") in said
+    assert "\n" not in said and cure.startswith("see that every machine of the study has its data")
+    worker.close()
 
 
 def test_a_log_on_a_full_disk_prints_nothing(tmp_path):
