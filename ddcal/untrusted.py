@@ -17,7 +17,7 @@ import stat
 import unicodedata
 from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 MAX_BYTES, MAX_DEPTH, MAX_VALUES = 16_000_000, 64, 1_000_000
 """How large JSON may be unless the caller says otherwise, how deep it may be nested, and how many values it holds."""
@@ -25,12 +25,22 @@ MAX_BYTES, MAX_DEPTH, MAX_VALUES = 16_000_000, 64, 1_000_000
 MAX_NAME, MAX_PART = 1024, 255
 """The longest name and the longest part of one, in bytes of UTF-8: what file systems and S3 take."""
 
+PART = 1 << 26
+"""How many bytes are asked for at a time."""
+
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _KINDS = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _BRACKET = re.compile(r"[\[\]{}]")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class Readable(Protocol):
+    """A stream of bytes, a file's or S3's."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most so many of the next bytes; none at the end."""
 
 
 class Untrusted(ValueError):
@@ -106,10 +116,23 @@ def read_bytes(path: Path | str, max_bytes: int, *, links: bool = False) -> byte
         Untrusted, OSError: as `open_regular`.
     """
     with open_regular(path, max_bytes=max_bytes, links=links) as stream:
-        content = stream.read(max_bytes + 1)
+        content = read_at_most(stream, max_bytes + 1)
     if len(content) > max_bytes:
         raise Untrusted(f"is larger than {max_bytes} bytes")
     return content
+
+
+def read_at_most(stream: Readable, most: int) -> bytes:
+    """Return what a stream holds, or its first so many bytes.
+
+    Streams take memory for all that they are asked for before they know how much there is. So no more than `PART` is
+    asked for at a time: a limit may be far above what this machine has.
+    """
+    parts = list[bytes]()
+    while most and (part := stream.read(min(PART, most))):
+        parts.append(part)
+        most -= len(part)
+    return b"".join(parts)
 
 
 def read_json(path: Path | str, *, max_bytes: int = MAX_BYTES, links: bool = False, nan: bool = False) -> Any:

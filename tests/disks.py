@@ -1,10 +1,11 @@
-"""Disks that take no more: small file systems of their own, and a limit on the size of files that needs no rights."""
+"""Disks that take no more, and little memory: small file systems of their own, and limits that need no rights."""
 
 import contextlib
 import os
 import resource
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +66,18 @@ def no_file_above(size):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextlib.contextmanager
+def memory_for(more):
+    """This process gets no more than so many bytes of memory, beside what it has."""
+    try:
+        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        pytest.skip("the kernel does not say how much memory a process has")
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

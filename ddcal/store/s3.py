@@ -22,7 +22,7 @@ from ddcal.errors import MAKE_WRITABLE, StoreError
 from ddcal.store.base import MAX_READ, Item, NotAFile, Store
 from ddcal.store.cache import LocalCache
 from ddcal.store.manifest import MANIFEST, Entry, read_manifest, write_manifest
-from ddcal.untrusted import Untrusted, plain_name
+from ddcal.untrusted import Untrusted, plain_name, read_at_most
 
 if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
@@ -156,7 +156,7 @@ class S3Store(Store):
         with self._errors("read"):
             try:
                 with self._files.open_input_stream(where) as stream:
-                    content = bytes(stream.read(max_bytes + 1))
+                    content = read_at_most(stream, max_bytes + 1)
             except FileNotFoundError:
                 return None
         if len(content) > max_bytes:

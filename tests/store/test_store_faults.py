@@ -8,10 +8,12 @@ import time
 
 import pytest
 import torch
+from disks import memory_for
 from stores import KINDS
 
 from ddcal.errors import StoreError
 from ddcal.pipeline.upkeep import DAY, list_entries, prune_store, verify_store
+from ddcal.store.base import NotAFile
 
 KEY, OTHER = "ab" * 32, "cd" * 32
 META = {"curve": [{"fraction": 0.5, "ece": 0.1 + 0.2}], "seconds": 1.5}
@@ -152,6 +154,26 @@ def test_checkpoints(place, caplog):
     store.save_partial(KEY, state)
     store.publish("train", KEY, write)
     assert place.names("partial") == []
+
+
+def test_a_checkpoint_is_loaded_where_there_is_far_less_memory_than_it_may_have(place):
+    """A stream takes memory for all that it is asked for, whatever there is: 8 GiB for a checkpoint."""
+    store, state = place.open(), {"x": torch.arange(1000.0)}
+    store.save_partial(KEY, state)
+    with memory_for(2 << 30):
+        assert torch.equal(place.open(cache="other").load_partial(KEY)["x"], state["x"])
+
+
+def test_a_file_of_many_parts_comes_whole_and_no_larger_one_does(place, monkeypatch):
+    monkeypatch.setattr("ddcal.untrusted.PART", 1000)
+    store, content = place.open(), bytes(range(250)) * 10
+    store.write("tmp/x", content)
+    assert store.read("tmp/x") == store.read("tmp/x", 2500) == content
+    for limit in (0, 1, 999, 1000, 2499):
+        with pytest.raises(NotAFile, match=f"larger than {limit} bytes"):
+            store.read("tmp/x", limit)
+    store.write("tmp/x", b"")
+    assert store.read("tmp/x") == store.read("tmp/x", 0) == b""
 
 
 PUBLISH = """
