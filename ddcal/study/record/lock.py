@@ -51,7 +51,8 @@ class DriverLock:
         """
         self.path = directory / LOCK
         with lock_file(directory / f".{LOCK}.guard") as guard:  # of several drivers, one looks at a time
-            fcntl.flock(guard, fcntl.LOCK_EX)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(guard, fcntl.LOCK_EX)
             self._living = lock_file(directory / f".{LOCK}.living")
             try:
                 self.taken_over = self._check(directory, take_over)

@@ -1,12 +1,16 @@
 import json
 import os
+import platform
 import socket
 import subprocess
 import sys
 import threading
 from dataclasses import asdict, replace
+from pathlib import Path
 
+import disks
 import pytest
+from disks import FLOCK
 
 from ddcal.errors import BadInput
 from ddcal.study import run_study
@@ -135,6 +139,30 @@ def test_a_file_that_is_no_lock_is_named(tmp_path, content):
     with pytest.raises(BadInput, match=rf"{LOCK} is not a lock of ddcal"):
         DriverLock(tmp_path)
     assert (tmp_path / LOCK).read_text() == content
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() not in FLOCK, reason="the call's number is not known")
+def test_a_folder_is_locked_on_a_file_system_without_locks(tmp_path):
+    """Lustre without ``flock``, NFS without its lock daemon: the file that names the holder is there all the same."""
+    code = f"""{IMPORTS}
+import errno, fcntl
+from ddcal.errors import BadInput
+try: fcntl.flock(sys.stdin, fcntl.LOCK_SH)
+except OSError as error: assert error.errno == errno.ENOLCK
+else: sys.exit("it has locks")
+lock = DriverLock(Path(sys.argv[1]))
+try: DriverLock(Path(sys.argv[1]))
+except BadInput as error: assert "in use by process" in str(error)
+else: sys.exit("two have it")
+lock.release()
+DriverLock(Path(sys.argv[1])).release()
+"""
+    command = [sys.executable, "-c", f"from disks import without_flock; without_flock()\n{code}", str(tmp_path)]
+    path = os.pathsep.join([str(Path(disks.__file__).parent), *sys.path])
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
+    if "no filter" in done.stderr:
+        pytest.skip("the kernel takes no filter of calls")
+    assert done.returncode == 0, done.stderr
 
 
 def test_of_many_drivers_that_begin_together_one_gets_the_folder(tmp_path):
