@@ -118,8 +118,7 @@ class StudyDriver:
         self.ledger = Ledger(directory)
         self.search = StudySearch(study, directory) if earlier is None else search_of(study, directory, earlier.records)
         self._plateau = Plateau(study, directory)
-        self.finished = 0
-        self.session = 1 if earlier is None else earlier.sessions + 1
+        self.finished, self.session = 0, 1 if earlier is None else earlier.sessions + 1
         if earlier is None:
             self.ledger.append(
                 StudyStarted,
@@ -175,10 +174,9 @@ class StudyDriver:
                 self._waiting.append(trial)
             else:
                 chosen = trial
-        if chosen is None and self._waiting and not self._running:
-            chosen = self._waiting[0]
-        if chosen is None:
+        if chosen is None and (not self._waiting or self._running):
             return None
+        chosen = chosen or self._waiting[0]
         if chosen in self._waiting:
             self._waiting.remove(chosen)
         return self._hand_out(chosen)
@@ -379,15 +377,17 @@ class StudyDriver:
         del self._running[trial.number]
         self._hold_back.forget(trial.keys.values())
         self.finished += 1
+        self._reference.add(record["keys"].values())  # of the worker, which has computed them
+        self._reference.write(needed=False)
+        self._proposals.compare(trial, record)
         record = {name: value for name, value in record.items() if name != "log"}
         metrics = record["metrics"]
         outcome, reason = judge(self.study, record["outcome"], metrics)
         if reason is not None:
             record |= {"outcome": outcome, "error": reason}
         self.ledger.append(TrialFinished, number=trial.number, **record)
-        attributes = attributes_of(trial, record["outcome"], record["keys"])
-        self.search.tell(trial.number, record["outcome"], metrics, attributes)
-        self._plateau.add(record["outcome"], metrics)
+        self.search.tell(trial.number, outcome, metrics, attributes_of(trial, outcome, record["keys"]))
+        self._plateau.add(outcome, metrics)
         self.tracking.notify()
         if time.monotonic() - self._written > self._write_every:
             began = time.monotonic()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from ddcal.config import StudyConfig
 from ddcal.config.reading.study_paths import from_folder, with_trial_paths
 from ddcal.pipeline import Environment
 from ddcal.study.plan.planned import Planned
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -42,6 +46,7 @@ class Proposals:
         """Propose for ``study``, whose stages are computed in ``environment``."""
         self._study, self._planned = study, Planned(study, environment)
         self._known: dict[str, int] = {}  # values → the first trial that had them
+        self._told: set[str] = set()  # nodes that compute what was not planned
 
     def make(self, number: int, values: dict[str, Any]) -> Running:
         """Return the trial ``number`` with these values of the space.
@@ -59,3 +64,18 @@ class Proposals:
     def note(self, number: int, values: dict[str, Any]) -> int:
         """Remember that a trial has these values, and return the first that had them."""
         return self._known.setdefault(json.dumps(values, sort_keys=True), number)
+
+    def compare(self, trial: Running, record: Mapping[str, Any]) -> None:
+        """Warn, once a node, where a worker's record has another key of a stage than was planned."""
+        node = record.get("node") or "another node"
+        other = next((stage for stage, key in record["keys"].items() if trial.keys.get(stage) != key), None)
+        if other is None or node in self._told:
+            return
+        self._told.add(node)
+        logger.warning(
+            "%s was computed on %s under other keys than planned, from its stage %s on: the data, the GPU's model or "
+            "ddcal is another there, so that trials on other nodes share none of it",
+            trial.trial_key,
+            node,
+            other,
+        )

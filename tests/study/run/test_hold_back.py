@@ -1,14 +1,17 @@
 """The driver by hand: which trial is handed out while others compute the stages that it needs. No trial runs."""
 
 import json
+import shutil
 
 import pytest
 
 from ddcal.pipeline import Environment
+from ddcal.pipeline.stages import STAGES
 from ddcal.store.lock_holder import Holder
 from ddcal.study import load_study
 from ddcal.study.mlflow.follower import Tracking
 from ddcal.study.record.lock import DriverLock
+from ddcal.study.record.references import referred_keys
 from ddcal.study.run.driver import StudyDriver
 from ddcal.study.search.search import AHEAD
 
@@ -39,15 +42,16 @@ def drive(tiny_study, tmp_path):
         driver.ledger.close()
 
 
-def finish(driver, assignment, *, stored=True, outcome="complete"):
+def finish(driver, assignment, *, stored=True, outcome="complete", keys=None, node=None):
     """End a trial as its worker would, with its stages in the store."""
-    keys = driver._running[assignment.number].keys
+    keys = keys or driver._running[assignment.number].keys
     for stage, key in keys.items() if stored else ():
         driver.store.publish(stage, key, lambda folder: {"seconds": 1.0, "curve": []})
     metrics = {"val/ece": 0.1, "val/accuracy": 0.5, "val/nll": 1.0} if outcome == "complete" else {}
     record = {"outcome": outcome, "metrics": metrics, "keys": keys, "cache_hits": [], "stage_seconds": {}}
     driver.on_result(
-        assignment.number, {"points": [], "records": [record | {"seconds": 1.0, "error": None, "fingerprint": None}]}
+        assignment.number,
+        {"points": [], "records": [record | {"seconds": 1.0, "error": None, "fingerprint": None, "node": node}]},
     )
 
 
@@ -204,3 +208,22 @@ def test_a_finite_space_ends(drive, space, trials, points):
     assert driver.ending.startswith(ending)
     assert len(records) == (points or trials)
     assert all(trial.duplicate_of is None for trial in records)
+
+
+def test_what_a_node_computes_under_keys_of_its_own_is_noted_and_told_once(drive, caplog):
+    """Another GPU model, other data or another ddcal there; pruning elsewhere sees the note alone."""
+    driver = drive([(1, 0.0), (2, 0.0), (3, 0.0), (3, 0.25)])
+    computed = set()
+    for node, same in (("a/1", ["distill"]), ("a/1", []), ("b/2", STAGES), ("c/3", [])):
+        assignment = driver.next_assignment()
+        planned = driver._running[assignment.number].keys
+        keys = {stage: key if stage in same else key[::-1] for stage, key in planned.items()}
+        finish(driver, assignment, keys=keys, node=node)
+        computed |= {*keys.values()}
+    told = [record.getMessage() for record in caplog.records]
+    assert [said.partition(":")[0] for said in told] == [
+        "tiny-0000 was computed on a/1 under other keys than planned, from its stage train on",
+        "tiny-0003 was computed on c/3 under other keys than planned, from its stage distill on",
+    ]
+    shutil.rmtree(driver.directory)
+    assert computed <= set(referred_keys(driver.store))
