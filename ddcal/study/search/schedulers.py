@@ -62,10 +62,20 @@ class StagedScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         """Return STOP if the scheduler of the stage that the report is from says so, else CONTINUE."""
+        found = self._compared(tune_controller, trial, result)
+        if found is None:
+            return str(TrialScheduler.CONTINUE)
+        inner, seen = found
+        return str(inner.on_trial_result(tune_controller, trial, seen))
+
+    def _compared(
+        self, tune_controller: Any, trial: Any, result: Mapping[str, Any]
+    ) -> tuple[TrialScheduler, dict[str, float]] | None:
+        """Return the scheduler that compares a report, with the trial added, and what it sees; None if none does."""
         stage, name = result["stage"], trial.config["trial"]["distill"]["backbone"]
         fraction = self._fraction(stage, result["progress"])
         if fraction is None or fraction <= self._reached.get((trial.trial_id, stage), 0.0):
-            return str(TrialScheduler.CONTINUE)  # the latter of a worker that died and began again
+            return None  # the latter of a worker that died and began again
         self._reached[trial.trial_id, stage] = fraction
         # Scores of sets that are not learned do not grow with the stage, so each backbone is compared with itself.
         kind = (stage, "distilled" if backbone(name).learns else name)
@@ -76,7 +86,7 @@ class StagedScheduler(FIFOScheduler):
             inner.on_trial_add(tune_controller, trial)
             joined.append(inner)
         seen = {name: _number(result.get(name), name) for name in VAL_METRICS}
-        return str(inner.on_trial_result(tune_controller, trial, {**seen, STAGE_TIME: fraction * FIDELITY_STEPS}))
+        return inner, {**seen, STAGE_TIME: fraction * FIDELITY_STEPS}
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> None:
         """Take the trial out of every stage; what it reported stays in the rungs."""
@@ -107,7 +117,9 @@ class StagedScheduler(FIFOScheduler):
                 trials.setdefault(event.number, _Past(f"earlier-{event.number}", {"trial": event.config}))
             if isinstance(event, TrialPoints) and event.number in finished:
                 for point in event.points:
-                    self.on_trial_result(None, trials[event.number], point)
+                    found = self._compared(None, trials[event.number], point)
+                    if found is not None:
+                        _put(*found, trials[event.number])
         for trial in trials.values():
             self.on_trial_remove(None, trial)
 
@@ -132,13 +144,28 @@ class MultiObjectiveHalving(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         """Record the trial at the highest rung that it has reached, and return STOP if too many are better there."""
+        rung = self.record(trial, result)
+        stays = rung is None or survives(list(rung.values()), self._reduction)
+        return str(TrialScheduler.CONTINUE if stays else TrialScheduler.STOP)
+
+    def record(self, trial: Any, result: Mapping[str, Any]) -> dict[str, list[float]] | None:
+        """Put the trial into the highest rung that it has reached and return that; None if it is there already."""
         passed = [milestone for milestone in self._rungs if milestone <= result[STAGE_TIME] + 1e-6]
         if not passed or trial.trial_id in self._rungs[passed[-1]]:
-            return str(TrialScheduler.CONTINUE)
+            return None
         rung = self._rungs[passed[-1]]
         values = [sign * result[name] for name, sign in self._signs.items()]
         rung[trial.trial_id] = [math.inf if value >= WORST else value for value in values]
-        return str(TrialScheduler.CONTINUE if survives(list(rung.values()), self._reduction) else TrialScheduler.STOP)
+        return rung
+
+
+def _put(inner: TrialScheduler, seen: dict[str, float], trial: Any) -> None:
+    """Enter a report of the past; what was decided then is not worked out again where that takes long."""
+    if isinstance(inner, MultiObjectiveHalving):
+        inner.record(trial, seen)
+    else:
+        controller: Any = None
+        inner.on_trial_result(controller, trial, seen)
 
 
 def _inner(study: StudyConfig) -> TrialScheduler:

@@ -1,10 +1,11 @@
 """The pure parts of multi-objective halving, against tables and a brute-force oracle."""
 
 import math
+import tracemalloc
 
 import numpy
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddcal.study.search.halving import crowding_distances, nondominated_ranks, rungs, survives
@@ -29,12 +30,36 @@ def brute_force_ranks(points):
     return ranks
 
 
-values = st.one_of(st.integers(-3, 3).map(float), st.floats(-1, 1), st.sampled_from([NAN, INF]))
+values = st.one_of(st.integers(-3, 3).map(float), st.floats(-1, 1), st.sampled_from([NAN, INF, -0.0]))
 
 
 @given(st.integers(1, 3).flatmap(lambda n: st.lists(st.tuples(*[values] * n), min_size=1, max_size=12)))
 def test_ranks_are_those_of_the_definition(points):
     assert nondominated_ranks(numpy.array(points)).tolist() == brute_force_ranks(points)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3).flatmap(lambda n: st.lists(st.tuples(*[values] * n), min_size=1, max_size=12)))
+def test_who_goes_on_is_who_the_definition_says(points):
+    """Fewer than n / reduction are better: of a lower rank, or less crowded in the same one."""
+    ranks = brute_force_ranks(points)
+    mates = [place for place, rank in enumerate(ranks) if rank == ranks[-1]]
+    *crowding, own = crowding_distances(numpy.array([points[place] for place in mates]))
+    better = sum(rank < ranks[-1] for rank in ranks) + sum(one > own for one in crowding)
+    finite = all(map(math.isfinite, points[-1]))
+    for reduction in (1.5, 2.0, 4.0):
+        assert survives(points, reduction) == (better == 0 or (finite and better < len(points) / reduction))
+
+
+def test_two_objectives_of_many_trials_are_not_compared_pair_by_pair():
+    """Ranks of many points, known by their making, in memory that grows with their number alone."""
+    rank, place = numpy.divmod(numpy.random.default_rng(0).permutation(3000), 50)
+    points = numpy.stack([100.0 * rank + place, 100.0 * rank - place], axis=1)  # fronts one behind the other
+    tracemalloc.start()
+    found = nondominated_ranks(points)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.tolist() == rank.tolist() and peak < 1000 * len(points)
 
 
 @pytest.mark.parametrize(

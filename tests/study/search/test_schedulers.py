@@ -181,5 +181,28 @@ def test_a_resumed_study_compares_with_the_trials_before(tiny_study, tmp_path, n
     assert not Reporting(scheduler, "new").at("distill", 0.25, 2.0, 0.4)
 
 
+def test_a_resumed_study_enters_its_past_without_deciding_it_again(staged, monkeypatch):
+    """Every decision looks at all trials of a rung: of 10,000 trials that takes long before the first one runs."""
+    trials = [(0.1 * (7 * number % 10), 0.1 * (3 * number % 10)) for number in range(12)]
+    live, past = staged("moasha"), []
+    for number, (ece, accuracy) in enumerate(trials):
+        config = {"distill": {"backbone": "dc"}}
+        past.append(TrialStarted(number=number, trial_key=str(number), values={}, config=config))
+        for fraction in (0.25, 0.5):
+            point = {"stage": "train", "progress": 0.5 + 0.4 * fraction, "val/ece": ece, "val/accuracy": accuracy}
+            past.append(TrialPoints(number=number, points=[point]))
+            trial = SimpleNamespace(trial_id=f"earlier-{number}", config={"trial": config})
+            live.on_trial_result(None, trial, point)
+        past.append(TrialFinished(number=number, outcome="complete", metrics={}))
+    again = staged("moasha")
+    with monkeypatch.context() as patch:
+        patch.setattr("ddcal.study.search.schedulers.survives", None)  # would raise
+        again.remember(past)
+    ((kind, inner),) = again._inner.items()
+    assert kind == ("train", "distilled") and inner._rungs == live._inner[kind]._rungs
+    assert len(inner._rungs[250.0]) == len(inner._rungs[500.0]) == len(trials)
+    assert not again._joined and not again._reached
+
+
 def test_without_a_scheduler_nothing_is_stopped(tiny_study, tmp_path):
     assert type(make_scheduler(tiny_study(), tmp_path)) is FIFOScheduler
