@@ -156,13 +156,14 @@ def create_database(path: Path, rights: int | None = None) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     here = os.getcwd()
     try:
+        temporary.touch(0o666 if rights is None else rights)
         if here in _EMPTY:
             temporary.write_bytes(_EMPTY[here])
         else:
             mlflow.MlflowClient(tracking_uri=sqlite_uri(temporary)).search_experiments(max_results=1)
             _EMPTY[here] = temporary.read_bytes()
-        if rights is not None:
-            temporary.chmod(rights)  # SQLite gives its own files beside it the same
+        if rights is not None:  # whatever the umask is; SQLite gives its own files beside it the same
+            temporary.chmod(rights)
         try:
             os.link(temporary, path)
         except FileExistsError:  # another study was faster

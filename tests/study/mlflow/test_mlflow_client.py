@@ -52,12 +52,20 @@ def test_artefacts_of_any_experiment_lie_in_a_folder_of_the_root(tmp_path, exper
 def test_further_databases_of_a_process_are_as_the_first(tmp_path, monkeypatch):
     monkeypatch.setattr(client, "_EMPTY", {})
     monkeypatch.chdir(tmp_path)
+    search = mlflow.MlflowClient.search_experiments
+
+    def making(*arguments, **settings):
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.glob(".*.db.*")} == {0o640}, "from the start"
+        return search(*arguments, **settings)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "search_experiments", making)
     for name in ("first", "second", "third"):
         if name == "third":  # MLflow writes down the folder that it is made in
             (tmp_path / "elsewhere").mkdir()
             monkeypatch.chdir(tmp_path / "elsewhere")
         client.create_database(tmp_path / f"{name}.db", 0o640)
         assert (tmp_path / f"{name}.db").stat().st_mode & 0o777 == 0o640
+    monkeypatch.undo()
     assert (tmp_path / "first.db").read_bytes() == (tmp_path / "second.db").read_bytes()
     for name in ("first", "second", "third"):
         speaks = mlflow.MlflowClient(tracking_uri=sqlite_uri(tmp_path / f"{name}.db"))
