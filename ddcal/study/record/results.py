@@ -7,6 +7,7 @@ import logging
 import math
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -266,10 +267,12 @@ class StudyResults(ShownStudy):
 
     @property
     def packing(self) -> Packing:
-        """What the study's trials have measured of their GPUs' memory."""
+        """What the study's trials have measured of their GPUs' memory; those of another ddcal tell nothing."""
         packing = Packing()
-        for config, measured in self.gpu_measured:
-            packing.learn(memory_groups(TrialConfig.model_validate(config), measured["peaks"]), measured)
+        for values, measured in self.gpu_measured:
+            with suppress(*UNREADABLE):
+                config = TrialConfig.model_validate(values, context={RECORDED: True})
+                packing.learn(memory_groups(config, measured["peaks"]), measured)
         return packing
 
     def summary(self) -> dict[str, Any]:

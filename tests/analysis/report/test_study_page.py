@@ -188,3 +188,12 @@ def test_a_click_on_a_head_sorts_the_table_in_a_browser(made_study, tmp_path):
     assert reverse == values[: len(known)][::-1] + values[len(known) :], "also the other way"
     assert sorted(down[-len(missing) :]) == sorted(missing)
     assert found["text"][1] == sorted(found["text"][1], key=str.lower) and found["text"][2] == "ascending"
+
+
+def test_gpu_memory_of_a_config_of_another_ddcal_is_left_out(made_study):
+    results = made_study("foreign", ["complete"])
+    measured = {"total": 2**34, "context": 2**28, "peaks": {"train": 2**30}}
+    readable = {**results.records[0].config_values}
+    results.gpu_measured += [({**readable, "no such key": 1}, measured | {"total": 2**20}), (readable, measured)]
+    assert results.packing.total == 2**34
+    assert results.summary()["packing"] == results.packing.table()
