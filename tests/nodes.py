@@ -34,7 +34,10 @@ class Cluster:
     Attributes:
         address: The head's, ``host:port``.
         dashboard: The job server's address, if the head has one.
+        through: The command through which nodes are started; empty for none.
     """
+
+    through = ()
 
     def __init__(self, nodes, cpus=1, dashboard=False):
         """Start ``nodes`` nodes of ``cpus`` CPUs; HOME, where the token lies, is a test's own."""
@@ -114,7 +117,7 @@ class Cluster:
         code = "from ray.scripts.scripts import main; main()"
         with (self.folder / "start.log").open("a") as log:
             process = subprocess.Popen(
-                [*self.before(arguments), sys.executable, "-c", code, *arguments],
+                [*self.through, sys.executable, "-c", code, *arguments],
                 env=self.environment,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -130,10 +133,6 @@ class Cluster:
             kill_session(process.pid)
             raise AssertionError((self.folder / "start.log").read_text()[-3000:])
         return process.pid
-
-    def before(self, arguments):
-        """Return the command through which `ray` with these arguments is run; empty for none."""
-        return []
 
 
 def kill_session(session):

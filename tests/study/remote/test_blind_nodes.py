@@ -17,7 +17,6 @@ from ddcal.study.remote.parts import read_parts
 
 pytestmark = pytest.mark.slow
 
-
 MOUNT = 'mount -t tmpfs tmpfs "{}" && exec "$@"'
 
 
@@ -25,17 +24,13 @@ class BlindCluster(nodes.Cluster):
     """A head without CPUs, and one node that sees something else where the driver's folder is."""
 
     def __init__(self, hidden):
-        self.hidden = None
         super().__init__(1, cpus=0)
-        self.hidden, self.cpus = hidden, 2
+        self.through, self.cpus = ("unshare", "-m", "sh", "-c", MOUNT.format(hidden), "sh"), 2
         try:
             self.start_node()
         except BaseException:
             self.close()
             raise
-
-    def before(self, arguments):
-        return [] if self.hidden is None else ["unshare", "-m", "sh", "-c", MOUNT.format(self.hidden), "sh"]
 
 
 @pytest.fixture
