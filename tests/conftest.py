@@ -59,8 +59,8 @@ def write_study(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def ray_session():
-    """A Ray of 2 CPUs with token authentication and without dashboard, its token in a temporary HOME."""
+def started_ray():
+    """started_ray() -> Ray, which it starts if it does not run."""
     from stores import AWS
 
     from ddcal.study.run.ray_executor import ENVIRONMENT
@@ -74,10 +74,24 @@ def ray_session():
 
         options = {"num_cpus": 2, "num_gpus": 0, "include_dashboard": False, "object_store_memory": 256 * 2**20}
         options |= {"namespace": "ddcal", "log_to_driver": False, "_temp_dir": str(HOME / "ray")}
-        start_ray(ray, options)
-        assert os.environ["RAY_AUTH_MODE"] == "token"
-        yield ray
+
+        def started():
+            if not ray.is_initialized():
+                start_ray(ray, options)
+                assert os.environ["RAY_AUTH_MODE"] == "token"
+            return ray
+
+        yield started
         ray.shutdown()
+
+
+@pytest.fixture
+def ray_session(started_ray):
+    """A Ray of 2 CPUs with token authentication and without dashboard, its token in a temporary HOME.
+
+    One for all tests; a test that ends it is followed by another one.
+    """
+    return started_ray()
 
 
 @pytest.fixture(scope="session")

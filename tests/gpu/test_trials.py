@@ -127,6 +127,7 @@ def test_folds_have_the_cpus_bits(cuda, tmp_path):
     assert list(runner.entries) == ["distill", "train", "folds", "calibrate"]
 
 
+@pytest.mark.slow
 def test_every_calibration_has_the_cpus_bits(cuda, tmp_path):
     """All of them on one distilled set and its networks, which are in the store."""
     settings = {"calibrate__folds": 2, "distill__ipc": 4, "train__holdout": 0.25, "train__networks": 2}

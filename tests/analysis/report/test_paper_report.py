@@ -19,6 +19,8 @@ from ddcal.analysis.report.studies import STEMS, paper_studies
 from ddcal.cli import app
 from ddcal.study import load_study
 
+pytestmark = pytest.mark.slow
+
 
 def report(*arguments):
     result = CliRunner().invoke(app, ["report", "paper", *map(str, arguments)])

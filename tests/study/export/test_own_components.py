@@ -25,6 +25,7 @@ def study(components, write_study):
     return write_study(OWN, space=space, search={"searcher": "random", "trials": 2, "enqueue": enqueue})
 
 
+@pytest.mark.slow
 def test_all_three_go_from_validate_to_replay(study, components, tmp_path):
     assert ddcal("validate", study, "--data").exit_code == 0
     planned = ddcal("plan", study, "--probe")
@@ -70,6 +71,7 @@ def test_all_three_go_from_validate_to_replay(study, components, tmp_path):
         assert ddcal(verb, results.directory).exit_code == 0, verb
 
 
+@pytest.mark.slow
 def test_an_edit_computes_what_it_touches_alone(study, components, tmp_path):
     assert ddcal("run", study, "--debug", "--output", tmp_path / "runs").exit_code == 0
     before = {trial.values["calibrate.method"]: trial.keys for trial in load_study(tmp_path / "runs" / "tiny").records}

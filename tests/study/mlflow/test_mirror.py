@@ -482,7 +482,9 @@ def impatient(monkeypatch):
     monkeypatch.setattr(following, "CLOSE_SECONDS_FAILING", 1.0)
 
 
-@pytest.mark.parametrize("code", [None, 401, 403, 500], ids=["absent", "401", "403", "500"])
+@pytest.mark.parametrize(
+    "code", [None, 401, 403, pytest.param(500, marks=pytest.mark.slow)], ids=["absent", "401", "403", "500"]
+)
 def test_a_server_that_refuses_costs_the_study_a_sentence_and_gets_everything_later(
     tiny_study, tmp_path, port, impatient, caplog, code
 ):

@@ -172,6 +172,7 @@ def test_an_interrupted_study_is_closed(tiny_study, tmp_path):
     assert {run.info.status for run in runs.values()} <= {"FINISHED", "KILLED"} and runs[None].info.status == "KILLED"
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_study_and_its_runs(tiny_study, tmp_path):
     """Tune catches SIGINT and returns as if all were well."""
 
@@ -193,6 +194,7 @@ def test_ctrl_c_ends_the_study_and_its_runs(tiny_study, tmp_path):
     assert {run.info.status for run in runs_of(tmp_path)[1].values()} == {"FINISHED"}
 
 
+@pytest.mark.slow
 def test_a_killed_worker_goes_on_from_its_checkpoint(tiny_study, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "StudyDriver", functools.partial(StudyDriver, checkpoint_seconds=0.1))
     study = tiny_study(

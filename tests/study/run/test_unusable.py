@@ -291,6 +291,7 @@ def on_ray(ray_session, study, output, hooks, said):
     return message
 
 
+@pytest.mark.slow
 def test_a_store_that_takes_nothing_stops_a_study_on_ray(tiny_study, undisturbed, tmp_path, ray_session):
     undo = []
     hooks = after(2, lambda: undo.append(in_place_of(tmp_path / "store" / "tmp")))
