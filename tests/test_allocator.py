@@ -33,6 +33,7 @@ print(faults, held - resident())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="nothing is kept where glibc is not")
 def test_pages_are_mapped_once_and_given_back():
     found = {}

@@ -84,6 +84,7 @@ def test_a_debugger_has_the_terminal_to_itself():
     assert code == 0 and "debugger True" in screen(written), written
 
 
+@pytest.mark.slow
 def test_a_run_on_a_terminal_ends_as_one_in_a_pipe(write_study, tmp_path):
     file = write_study(SLOWER, search={"trials": 2})
     written, code = run_in_terminal([*DDCAL, "run", file, "--debug", "--output", tmp_path / "runs"], columns=160)

@@ -97,6 +97,7 @@ def test_labels_by_experts_are_exported_and_replayed(tmp_path, tiny_study):
     assert own.notes[:1] == ["this trial"] and (teacher.name, teacher.notes) == ("teacher", ["gave the labels"])
 
 
+@pytest.mark.slow
 def test_calibrators_and_folds_are_exported_and_replayed(tmp_path, tiny_study):
     space = {"calibrate.method": {"choice": ["vs_val", "ts_cv"]}}
     enqueue = [{"calibrate.method": method} for method in ("vs_val", "ts_cv")]

@@ -243,6 +243,7 @@ def test_a_study_whose_every_trial_fails_has_failed(write_study, tmp_path):
     assert result.exit_code == 1 and "1 failed" in result.output and "500" in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tracking", "said"), [({"uri": "none"}, "tracking.uri: none"), ({"uri": "http://127.0.0.1:1"}, "open http://127")]
 )

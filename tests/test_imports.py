@@ -121,6 +121,7 @@ def test_only_their_own_rooms_know_ray_and_mlflow(path):
     assert "mlflow" not in tops or place in MLFLOW_FILES or place.startswith(MLFLOW_ROOM)
 
 
+@pytest.mark.slow
 def test_no_two_files_import_each_other_in_a_circle():
     modules = {".".join(["ddcal", *path.relative_to(PACKAGE).with_suffix("").parts]): path for path in FILES}
     graph = {}

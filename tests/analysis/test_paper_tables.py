@@ -63,6 +63,7 @@ def test_bad_runs_are_refused():
         beside_published(runs(["mts"]).assign(value=45.0), "table1")
 
 
+@pytest.mark.slow
 def test_the_picture(tmp_path):
     cells = table_cells(beside_published(runs(["mts", "mdt"]), "table1"))
     figure = plot_table(cells, title="Table 1", footnote=source("table1"), reduced=True)

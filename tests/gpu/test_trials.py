@@ -94,6 +94,7 @@ def check_trial(tmp_path, target="ddnn", until="evaluate", **changes):
     return there
 
 
+@pytest.mark.slow
 def test_a_trial_has_the_cpus_metrics_and_files(cuda, tmp_path):
     """Experts, masks while distilling and calibrating, two networks."""
     settings = {"distill__backbone": "mtt", "train__networks": 2, "calibrate__method": "mts"} | LOOPS["mtt"]

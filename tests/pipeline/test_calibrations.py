@@ -72,6 +72,7 @@ def temperatures_of(runner):
     return [fit["temperature"] for fit in fits]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_calibration_leaves_the_accuracy_alone_if_it_says_so(method, finish):
     metrics = finish(method).metrics
@@ -93,6 +94,7 @@ def test_metrics_are_those_of_the_logits_at_the_temperatures_to_the_bit(method, 
             assert runner.metrics[f"{split}/{name}"] == math.fsum(one[name] for one in scores) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", OTHERS)
 def test_metrics_are_those_of_the_probabilities_of_stored_calibrators(method, finish):
     runner = finish(method)

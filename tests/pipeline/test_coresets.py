@@ -35,6 +35,7 @@ def start(make_trial, environment, datasets, store):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_trial_goes_from_real_data_to_calibrated_metrics(backbone, start):
     runner = start(backbone)

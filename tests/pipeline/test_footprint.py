@@ -18,6 +18,7 @@ AT_MOST = ("mts_distilled", "isotonic_val")
 """Calibrations of which only the data shows how many ratios they look at, or where their functions bend."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

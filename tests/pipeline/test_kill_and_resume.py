@@ -62,6 +62,7 @@ def undisturbed(settings, make_trial, environment, datasets, tmp_path_factory):
     return finish(make_trial(**settings), tmp_path_factory.mktemp("undisturbed"), environment, datasets)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "progress"), [("distill", 0.3), ("train", 0.75)])
 def test_a_killed_trial_goes_on_to_the_same_bits(
     stage, progress, settings, undisturbed, make_trial, environment, datasets, tmp_path, caplog
@@ -91,6 +92,7 @@ MTT = {
 }
 
 
+@pytest.mark.slow
 def test_killed_experts_go_on_to_the_same_bits(make_trial, environment, datasets, tmp_path, caplog):
     """Eight epochs an expert, killed in the second one: the first is in the store, of the second its checkpoint."""
     config = make_trial(**MTT)

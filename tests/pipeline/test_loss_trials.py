@@ -73,6 +73,7 @@ def logits_of(runner):
     return load_file(runner.entries["train"].folder / "logits.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", SMALL)
 def test_every_loss_trains_networks_of_its_own_on_the_same_set(backbone, train):
     settings = {"distill__backbone": backbone, "distill__iterations": 1, "distill__probe__points": 0, **SMALL[backbone]}
@@ -95,6 +96,7 @@ def test_losses_leave_held_out_images_alone(loss, train):
     assert not torch.equal(logits["held_logits"], usual["held_logits"])
 
 
+@pytest.mark.slow
 def test_the_methods_of_table_2_share_one_split(table, datasets):
     """And train on nothing but it; what is fitted is fitted on val, which no network was trained on."""
     dataset = datasets.get(table["raw"].config.data)

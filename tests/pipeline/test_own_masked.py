@@ -46,6 +46,7 @@ def finish(lab, tmp_path, make_trial, environment, datasets):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes"),
     [("SET", {}), ("FOUND", {}), ("SET", {"distill__backbone": "full", "train__batch_size": 64, "train__epochs": 1})],

@@ -350,6 +350,7 @@ def test_run_trial_takes_a_store_or_its_folder(undisturbed, make_trial, environm
     assert points_of(seen) == points_of(advances)
 
 
+@pytest.mark.slow
 def test_run_trial_says_its_cost_before_it_begins_and_how_far_it_is(make_trial, environment, tmp_path, capsys):
     run_trial(make_trial(), tmp_path / "quiet", environment=environment, progress=False)
     assert capsys.readouterr() == ("", "")
@@ -365,6 +366,7 @@ def test_run_trial_says_its_cost_before_it_begins_and_how_far_it_is(make_trial, 
     assert capsys.readouterr().err.splitlines()[0].endswith("; in the store: distill")
 
 
+@pytest.mark.slow
 def test_estimating_a_trial_changes_nothing(make_trial, environment, tmp_path):
     told, silent = (
         run_trial(make_trial(), tmp_path / str(progress), environment=environment, progress=progress)

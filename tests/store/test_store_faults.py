@@ -58,6 +58,7 @@ def test_the_first_publication_stays(place):
     assert is_right(place.open(cache="third").get("train", KEY))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "change", "fault"),
     [
@@ -249,6 +250,7 @@ def test_the_listing_tells_size_and_age(place):
     assert json.loads(store.read(f"train/{KEY}/manifest.json"))["created"] == entry.created
 
 
+@pytest.mark.slow
 def test_a_store_that_is_lost_is_an_error_not_a_miss(place, request):
     if place.kind != "s3":
         pytest.skip("a folder that is gone is an empty store")

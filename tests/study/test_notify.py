@@ -130,6 +130,7 @@ def test_a_webhook_gets_the_outcome_with_what_the_environment_alone_knows(
     assert load_study(results.directory).study.notify.webhook == "$HOOK"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "warning"),
     [

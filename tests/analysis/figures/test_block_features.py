@@ -45,6 +45,7 @@ def test_few_and_equal_points():
             embed(bad)
 
 
+@pytest.mark.slow
 def test_every_block_of_a_network(tmp_path):
     network = build_network(NetworkConfig(width=4), 1, 8, 3, generator(0, "test", "weights"))
     network.train()

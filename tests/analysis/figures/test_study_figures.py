@@ -33,6 +33,7 @@ def test_the_pictures_of_a_study(made_study, outcomes, objectives, names):
         assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 3000
 
 
+@pytest.mark.slow
 def test_equal_studies_give_equal_pictures(made_study):
     results = made_study("made", MIXED)
     first = [path.read_bytes() for path in draw_study(results)]

@@ -73,6 +73,7 @@ def places(made_study):
         yield directory, own
 
 
+@pytest.mark.slow
 def test_a_study_of_somebody_else_is_shown_elsewhere(places):
     directory, own = places
     said = as_another(
@@ -90,6 +91,7 @@ def test_a_study_of_somebody_else_is_shown_elsewhere(places):
     assert [path.name for path in directory.iterdir()] == [LEDGER]
 
 
+@pytest.mark.slow
 def test_without_a_folder_of_their_own_others_are_told_the_option(places):
     directory, _ = places
     said = as_another(["report", "study", directory], ["watch", directory], ["plots", directory])

@@ -27,6 +27,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 SCALES = [(scale, name) for scale, rows in read_scales(studies_folder()).items() for name in rows if name != "any"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "dataset"), SCALES, ids=lambda value: value)
 def test_every_shipped_scale_makes_studies(scale, dataset):
     studies = paper_studies(scale, [dataset], studies_folder(), extra=True)

@@ -48,6 +48,7 @@ def rows_of(text, column):
     return [row[heads.index(column)] for row in cells], heads
 
 
+@pytest.mark.slow
 def test_every_trial_is_in_the_table_under_full_names(made_study):
     results = made_study("some", MIXED + ("complete",) * 3)
     text = study_report(results).read_text()
@@ -98,6 +99,7 @@ def test_the_page_of_a_study_goes_where_it_is_told(made_study, tmp_path):
         study_report(results, tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_the_page_of_a_real_study_shows_its_winners_calibrations_and_pictures(tiny_study, tmp_path):
     results = run_study(tiny_study(base={"train": {"networks": 2}}), output=tmp_path, debug=True)
     text = study_report(results).read_text()
@@ -110,6 +112,7 @@ def test_the_page_of_a_real_study_shows_its_winners_calibrations_and_pictures(ti
     assert "Wilson, over 539 test images" in text and text.count("data:image/png") >= 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lines", [1, 2, 4, 7])
 def test_the_page_of_a_study_that_crashed_or_runs(made_study, lines):
     """Cut after any of its events."""
@@ -154,6 +157,7 @@ document.body.textContent = JSON.stringify(found);
 """
 
 
+@pytest.mark.slow
 def test_what_the_sorting_relies_on_is_in_the_page(made_study):
     """A head and a body a table, a cell a column in every row, numbers as a script reads them, a dash for none."""
     text = study_report(made_study("some", MIXED + ("complete",) * 3)).read_text()
@@ -168,6 +172,7 @@ def test_what_the_sorting_relies_on_is_in_the_page(made_study):
             assert re.fullmatch(r"(<b>)?(-?[0-9.e+-]+|–|)( \(winner\))?(</b>)?", re.sub("</?a.*?>", "", cell)), cell
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
 def test_a_click_on_a_head_sorts_the_table_in_a_browser(made_study, tmp_path):
     results = made_study("some", MIXED + ("complete",) * 5)

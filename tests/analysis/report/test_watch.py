@@ -23,6 +23,7 @@ def folder(made_study):
     return made_study("first", OUTCOMES).directory
 
 
+@pytest.mark.slow
 def test_the_page_reloads_itself_while_the_study_runs_and_no_longer(folder):
     lock, seen = DriverLock(folder), []
     (folder / "trials.csv").unlink(missing_ok=True)
@@ -40,6 +41,7 @@ def test_the_page_reloads_itself_while_the_study_runs_and_no_longer(folder):
     assert RELOAD not in page_of(folder, None).read_text() and (folder / "trials.csv").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_the_last_page_does_not_reload_whatever_ends_the_watching(folder, tmp_path, error):
     lock, out = DriverLock(folder), tmp_path / "elsewhere"

@@ -256,6 +256,7 @@ print("read")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS.keys())
 def test_yaml_that_is_a_bomb_takes_little_memory_and_time(text, tmp_path):
     (tmp_path / "x.yaml").write_text(text)

@@ -97,6 +97,7 @@ def loaded(folder, name):
 # Probabilities
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlflow", "torch", "onnx"])
 def test_every_format_gives_the_probabilities_that_evaluate_scored(study, exported, digits, name):
     images, labels = digits
@@ -127,6 +128,7 @@ def test_the_exported_metrics_are_those_of_the_models(study, digits, tmp_path):
     assert metrics["test/ece"] < metrics["test/raw/ece"]
 
 
+@pytest.mark.slow
 def test_whitening_is_a_part_of_the_model(study, digits, tmp_path):
     assert ddcal("export", study.directory, "--trial", WHITENED, "--to", tmp_path / "out", "--model", "onnx, torch")
     for name in ("torch", "onnx"):
@@ -157,6 +159,7 @@ NETWORKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", NETWORKS, ids=lambda values: "-".join(map(str, values.values())))
 def test_every_network_can_be_traced_for_any_number_of_images(tmp_path, values):
     config = NetworkConfig(**values)
@@ -244,6 +247,7 @@ numpy.save(sys.argv[2], model.predict(numpy.load(sys.argv[3])))
 """
 
 
+@pytest.mark.slow
 def test_the_model_needs_no_ddcal_and_may_lie_elsewhere(study, exported, digits, tmp_path):
     moved = shutil.copytree(exported / "model", tmp_path / "moved")
     np.save(tmp_path / "images.npy", digits[0])
@@ -254,6 +258,7 @@ def test_the_model_needs_no_ddcal_and_may_lie_elsewhere(study, exported, digits,
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), of_evaluate(study, NORMALISED, 1)[2], atol=2e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_registered_version_is_the_model_and_keeps_it(study, digits, tmp_path):
     expected = {}
     for network in (0, 1):
@@ -367,6 +372,7 @@ def test_a_calibration_that_is_more_than_a_temperature_is_refused(method, fit):
         calibration_module(method, fit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["torch", "onnx"])
 def test_a_model_that_does_not_give_what_evaluate_scored_is_not_written(study, tmp_path, monkeypatch, name):
     monkeypatch.setattr(calibrated, "normalise", lambda images, mean, std: mean[:, None, None] - images)

@@ -26,6 +26,7 @@ ENQUEUE = [
 ]
 
 
+@pytest.mark.slow
 def test_a_backbone_of_ones_own_goes_from_validate_to_replay(herding, write_study, tmp_path):
     study = write_study(space=SPACE, search={"searcher": "random", "trials": 3, "enqueue": ENQUEUE})
     assert ddcal("validate", study).exit_code == 0
@@ -93,6 +94,7 @@ def test_validating_it_needs_no_torch(herding, write_study):
     assert found.stdout.strip() == "False", found.stderr
 
 
+@pytest.mark.slow
 def test_an_entry_point_is_a_name(herding, write_study, tmp_path):
     info = herding.parent / "my_lab-1.2.dist-info"
     info.mkdir()

@@ -101,6 +101,7 @@ def test_what_cannot_be_is_said(components, write_study, base, said):
     assert wrong.exit_code == 2 and said in " ".join(wrong.output.split()), wrong.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "said"),
     [

@@ -25,6 +25,7 @@ def client(study):
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
+@pytest.mark.slow
 def test_an_export_is_registered_once(study, client, tmp_path):
     for said in ("is version 1 of tiny-model\n", "is version 1 of tiny-model, as before\n"):
         result = ddcal("export", study.directory, "--to", tmp_path / "out", "--register", "tiny-model")

@@ -531,6 +531,7 @@ def test_a_server_that_is_killed_and_started_again_has_everything_once(
         assert_exactly_once(uri, results.directory)
 
 
+@pytest.mark.slow
 def test_what_is_not_sent_is_sent_when_the_study_is_resumed(tiny_study, tmp_path, impatient):
     """MLflow's database cannot be made until a folder takes a file's place."""
     (tmp_path / "there").write_text("a file")

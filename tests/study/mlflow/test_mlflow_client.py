@@ -49,6 +49,7 @@ def test_artefacts_of_any_experiment_lie_in_a_folder_of_the_root(tmp_path, exper
     assert folder.parent == tmp_path / "mlartifacts" and Path(os.path.normpath(folder)) == folder
 
 
+@pytest.mark.slow
 def test_further_databases_of_a_process_are_as_the_first(tmp_path, monkeypatch):
     monkeypatch.setattr(client, "_EMPTY", {})
     monkeypatch.chdir(tmp_path)

@@ -113,6 +113,7 @@ def test_no_message_about_a_store_shows_a_password():
         assert shown.exit_code == 2 and "credentials do not belong" in shown.output and SECRET not in shown.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["name and password", "token", "uri"])
 def test_the_environment_gives_the_password_and_nothing_holds_it(tiny_study, tmp_path, monkeypatch, caplog, way):
     with asking() as (host, said):

@@ -74,6 +74,7 @@ def test_a_study_of_enqueued_points_needs_just_these(tiny_study, tmp_path):
     assert counts(plan)["distill"] == counts(plan)["evaluate"] == (3, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("searcher", ["random", "tpe"])
 def test_the_drawn_trials_are_those_of_the_study(searcher, tiny_study, tmp_path):
     """random: all of them; tpe: until it has learned. Enqueued ones come first."""

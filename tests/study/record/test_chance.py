@@ -68,6 +68,7 @@ def test_of_a_set_that_was_distilled_alone_the_probe_is_asked():
     assert (old.split, old.chance, old.low, old.better) == ("val", 0.005, None, False), "the name says its classes"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "guesses"), [(1e-9, True), (0.1, False)])
 def test_a_distill_study_whose_probe_guesses_says_so(tiny_study, tmp_path, monkeypatch, rate, guesses):
     """The probe of such a study is its only network; a rate of 1e-9 leaves it as it was drawn."""

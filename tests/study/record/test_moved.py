@@ -182,6 +182,7 @@ def test_a_database_elsewhere_keeps_its_artefacts_beside_it(tiny_study, tmp_path
     assert snapshot(tmp_path / "runs") == before and not (tmp_path / "copy" / "mlartifacts").exists()
 
 
+@pytest.mark.slow
 def test_an_mlflow_model_is_written_into_a_folder_of_any_name(roots, tmp_path):
     best = tmp_path / "be?st %20#"
     assert ddcal("export", roots() / "runs" / "tiny", "--to", best, "--model", "mlflow").exit_code == 0

@@ -195,6 +195,7 @@ def test_where_nothing_is_proved_the_lock_stays(tmp_path, kubernetes, said, mess
     assert (tmp_path / LOCK).exists()
 
 
+@pytest.mark.slow
 def test_a_pod_that_is_terminating_is_waited_for(tmp_path, kubernetes, monkeypatch):
     kubernetes(TERMINATING, TERMINATING, NOT_FOUND)
     locked(tmp_path, Pod.here())
@@ -216,6 +217,7 @@ def bucket(s3_endpoint):
     return place
 
 
+@pytest.mark.slow
 def test_on_s3_too_a_pod_that_is_terminating_is_waited_for(tmp_path, kubernetes, monkeypatch, s3_endpoint, bucket):
     kubernetes(TERMINATING, TERMINATING, NOT_FOUND)
     with pytest.raises(BadInput, match="if its pod ddcal-head-x7k2p has ended, --take-over finds that out"):

@@ -151,6 +151,7 @@ GARBAGE = [b"", b"garbage", b"[" * 100_000, b'"text"', b"[]", b"\xff\xfe", b"1" 
            b'{"seeds": 2, "study": "x", "leaders": [{"trial_key": 1}]}', b"number,outcome\n1,complete\n"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [STUDY, TRIALS, PARETO, SUMMARY, CURSOR, JOURNAL, CONFIRMATION, LOCK])
 def test_anything_in_the_place_of_a_file_is_told_and_what_can_be_is_mended(folder, name):
     """Garbage, other types, huge numbers, nothing, a folder: no traceback, no wrong result."""
@@ -226,6 +227,7 @@ def test_entries_of_the_store_that_a_trial_names_are_looked_at(folder, what):
     assert name.startswith(f"train/{key[:12]} of tiny-000") and ddcal("verify", folder).exit_code == 1
 
 
+@pytest.mark.slow
 def test_after_a_lost_cursor_mlflow_gets_nothing_twice(folder):
     from comparing import mirrored
 

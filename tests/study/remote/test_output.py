@@ -142,6 +142,7 @@ def test_a_scheduler_s_signal_leaves_everything_on_s3(tiny_study, url, tmp_path)
     assert trials_of(results) == trials_of(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_second_driver_is_refused_and_nothing_is_lost(study, undisturbed, tmp_path):
     refused = []
 
@@ -184,6 +185,7 @@ def test_a_driver_whose_place_another_one_took_stops(study, undisturbed, tmp_pat
     assert (first / f"{LEDGER}.left-behind-1").exists() and read_parts(bucket).content == ledger(again)
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_behind_goes_on_with_all_that_was_done_elsewhere(study, tiny_study, url, tmp_path):
     """Stopped here after a trial of three, extended to four and stopped elsewhere, and gone on with here again."""
 
@@ -264,6 +266,7 @@ def test_s3_goes_away_and_comes_back(server, tiny_study, undisturbed, tmp_path, 
     assert "the study goes on, and it is tried again" in said[0] and "takes the ledger again" in said[1]
 
 
+@pytest.mark.slow
 def test_what_s3_lacks_at_the_end_is_said_and_sent_by_the_same_command(server, tiny_study, tmp_path, monkeypatch):
     monkeypatch.setattr("ddcal.study.remote.copying.RETRY_SECONDS", (0.1,))
     monkeypatch.setattr("ddcal.study.remote.copying.CLOSE_SECONDS", 1.0)

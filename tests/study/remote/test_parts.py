@@ -76,6 +76,7 @@ def changed(bucket, number, change):
     bucket.write(name, change(bucket.read(name).content))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "said"),
     [

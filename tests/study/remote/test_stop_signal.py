@@ -3,6 +3,8 @@
 import threading
 import time
 
+import pytest
+
 from ddcal.study.remote.stop_signal import SignalledToStop, signal_actor, stop_signal
 
 MOST_SECONDS = 600
@@ -24,6 +26,7 @@ def asking():
     return ask_until_told
 
 
+@pytest.mark.slow
 def test_every_worker_is_told_and_one_that_asks_later_too(ray_session, tmp_path):
     signs = [tmp_path / "one", tmp_path / "other"]
     asked = threading.Event()

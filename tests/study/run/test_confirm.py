@@ -62,6 +62,7 @@ def test_the_interval_is_students(results):
     assert ece.high - ece.mean == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-6)  # t(0.975, 2) = 4.302653
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "values", "low", "high"),
     [
@@ -235,6 +236,7 @@ def test_ctrl_c_says_how_the_confirmation_goes_on(results, monkeypatch):
     assert shown.exit_code == 130 and f"go on with:\n  ddcal {' '.join(command)}\n" in shown.output, shown.output
 
 
+@pytest.mark.slow
 def test_more_leaders_or_seeds_are_added_to_a_confirmation(results):
     """Beside the first, from the store where it has them; a leader's interval is over all its seeds."""
     root = results.directory.parent
@@ -258,6 +260,7 @@ def test_more_leaders_or_seeds_are_added_to_a_confirmation(results):
     assert f"{winner} (winner) on 4 fresh seeds" in shown.output
 
 
+@pytest.mark.slow
 def test_a_confirmation_of_another_study_of_that_name_is_none_of_it(results, tiny_study):
     root = results.directory.parent
     confirm(results, top=1, seeds=2, debug=True)

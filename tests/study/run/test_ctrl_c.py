@@ -242,6 +242,7 @@ def test_a_sighup_that_is_ignored_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_gone_is_not_written_to(tmp_path, write_study):
     """A pseudo-terminal is closed while a trial trains."""
     import pty

@@ -168,6 +168,7 @@ def test_the_plan_counts_the_decoded_images_until_they_are_there(trial, tmp_path
     assert decoded() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["dsa", "dm", "real", "full"])
 def test_a_trial_on_mapped_images(trial, tmp_path, backbone):
     distill = trial.distill.model_copy(update={"backbone": backbone})

@@ -65,6 +65,7 @@ def study_of(files, write_study):
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["labels", "logits"])
 def test_a_set_is_trained_on_exported_and_replayed_without_its_file(labels, study_of, files, tmp_path):
     study = study_of(labels=labels)
@@ -87,6 +88,7 @@ def test_a_set_is_trained_on_exported_and_replayed_without_its_file(labels, stud
     assert torch.equal(kept.hard_labels(), LABELS) and kept.labels.ndim == (1 if labels == "labels" else 2)
 
 
+@pytest.mark.slow
 def test_a_copy_elsewhere_is_the_same_stage(study_of, files, tmp_path):
     """And another lr or content is another one."""
     study = study_of()

@@ -59,6 +59,7 @@ def looked_at(folder):
     check_replayable(run, data, fingerprint)
 
 
+@pytest.mark.slow
 @EXAMPLES
 @pytest.mark.parametrize("name", ["run.yaml", "run.lock.json", "both"])
 def test_what_an_export_says(exported, name, examples, tmp_path, monkeypatch):

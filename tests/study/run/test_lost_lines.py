@@ -21,6 +21,7 @@ def runs_of(root):
     return sorted(run.info.run_name for run in runs), {run.info.status for run in runs}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lines", [1, 3])
 def test_mlflow_has_each_run_once_after_the_ledger_has_lost_its_last_lines(study, tmp_path, lines):
     run_study(study, output=tmp_path, debug=True)
@@ -31,6 +32,7 @@ def test_mlflow_has_each_run_once_after_the_ledger_has_lost_its_last_lines(study
     assert runs_of(tmp_path) == (["tiny", "tiny-0000", "tiny-0001", "tiny-0002"], {"FINISHED"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [None, b""])
 @pytest.mark.parametrize("verb", ["resume", "run"])
 def test_a_study_whose_ledger_is_gone_is_not_begun_anew_without_a_word(study, write_study, tmp_path, left, verb):

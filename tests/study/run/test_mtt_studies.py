@@ -44,6 +44,7 @@ def table(results):
     return results.trials.sort_values("number")[names].to_dict("records")
 
 
+@pytest.mark.slow
 def test_every_trial_shares_the_experts(finished):
     trials = finished[1].trials
     assert list(trials.outcome) == ["complete"] * 4

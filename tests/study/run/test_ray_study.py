@@ -61,6 +61,7 @@ def runs_of(root):
     return client, keyed
 
 
+@pytest.mark.slow
 def test_ray_and_debug_give_the_same_trials(tiny_study, tmp_path):
     study = tiny_study(**search_space(concurrency=1))
     debug = run_study(study, output=tmp_path / "debug", debug=True)
@@ -135,6 +136,7 @@ def test_a_scheduler_prunes_in_each_stage_and_everybody_is_told(tiny_study, tmp_
             assert run.info.status == "FINISHED" and max(steps) == 100
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_trial_with_its_cause(tiny_study, tmp_path):
     study = tiny_study(
         space={"train.lr": {"choice": [0.1, 1e30]}},
@@ -158,6 +160,7 @@ def test_a_distill_study(tiny_study, tmp_path):
         assert set(trial.metrics) == set(VAL_METRICS)
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_is_closed(tiny_study, tmp_path):
     def interrupt(trial):
         raise KeyboardInterrupt

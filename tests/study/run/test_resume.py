@@ -93,6 +93,7 @@ def test_an_interrupted_study_goes_on_to_the_same_end(study, undisturbed, tmp_pa
     assert_same(results, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_study_that_is_interrupted_in_every_trial_comes_to_the_same_end(study, undisturbed, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_study(study, output=tmp_path, debug=True, hooks=Hooks(on_advance=interrupt_at(3)))
@@ -104,6 +105,7 @@ def test_a_study_that_is_interrupted_in_every_trial_comes_to_the_same_end(study,
     assert_same(results, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_finished_study_is_extended(study, undisturbed, tmp_path):
     short = study.model_copy(update={"search": study.search.model_copy(update={"trials": 2})})
     run_study(short, output=tmp_path, debug=True)
@@ -115,6 +117,7 @@ def test_a_finished_study_is_extended(study, undisturbed, tmp_path):
     assert yaml.safe_load((tmp_path / "tiny" / STUDY).read_text())["search"]["trials"] == TRIALS
 
 
+@pytest.mark.slow
 def test_a_finished_study_that_is_resumed_as_it_is_stays_as_it_is(study, undisturbed, tmp_path):
     run_study(study, output=tmp_path, debug=True)
     assert_same(resume_study(tmp_path / "tiny", debug=True), undisturbed)
@@ -123,6 +126,7 @@ def test_a_finished_study_that_is_resumed_as_it_is_stays_as_it_is(study, undistu
 # One command that begins a study and goes on with it
 
 
+@pytest.mark.slow
 def test_one_command_begins_a_study_goes_on_with_it_and_says_that_it_is_done(study, undisturbed, tmp_path):
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
@@ -142,6 +146,7 @@ def test_one_command_begins_a_study_goes_on_with_it_and_says_that_it_is_done(stu
     assert len(load_study(tmp_path / "tiny").records) == TRIALS + 1
 
 
+@pytest.mark.slow
 def test_a_study_that_goes_on_with_another_mlflow_has_everything_there(study, undisturbed, empty_database, tmp_path):
     shutil.copy(empty_database, tmp_path / "other.db")
     with pytest.raises(KeyboardInterrupt):
@@ -164,6 +169,7 @@ def test_the_command_refuses_a_study_of_other_settings(study, undisturbed):
 # Killed between two writes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["tell", "ask"])
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_driver_killed_between_ledger_and_optuna(study, undisturbed, tmp_path, monkeypatch, method, moment):
@@ -207,6 +213,7 @@ def halted(study, tmp_path):
     return tmp_path / "tiny"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "torn", [b"{", b'{"event": "trial_finished", "time": 17', b'{"event": "trial_finished", "number": 2}']
 )
@@ -220,6 +227,7 @@ def test_half_written_last_lines_and_a_left_over_lock_are_repaired(halted, undis
     assert not (halted / f"{JOURNAL}.lock").is_symlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("left", "again"),
     [((), "resume"), ((LEDGER, JOURNAL), "resume"), (("torn", JOURNAL, "lock"), "resume"), ((LEDGER, JOURNAL), "run")],

@@ -102,6 +102,7 @@ def test_a_study_in_debug_mode_and_its_export(place, tiny_study, tmp_path):
         assert "8 artefacts" in listed.output and "digits real ipc 2" in listed.output
 
 
+@pytest.mark.slow
 @KINDS_OF_STUDIES
 def test_prune_spares_what_studies_here_and_elsewhere_refer_to(place, tiny_study, tmp_path, monkeypatch):
     store = place.open()
@@ -133,6 +134,7 @@ def test_prune_spares_what_studies_here_and_elsewhere_refer_to(place, tiny_study
     assert kept_for_notes(place.open()) == [] and [*verify_store(place.open())] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [["--debug"], []], ids=["debug", "ray"])
 @pytest.mark.parametrize(
     ("url", "said"),

@@ -192,6 +192,7 @@ def test_a_journal_cut_behind_any_line_leads_to_the_same_study(study_of, undistu
         assert study.history == undisturbed(searcher), f"{kept} of {len(lines)} lines"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("searcher", SEARCHERS)
 def test_a_finished_study_without_its_journal_is_extended(study_of, undisturbed, searcher):
     """The former ddcal began to number anew and ended in TypeError for ever."""
@@ -204,6 +205,7 @@ def test_a_finished_study_without_its_journal_is_extended(study_of, undisturbed,
     assert study.history == undisturbed(searcher)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("searcher", ["tpe", "nsga2", "cma-es", "grid"])
 @pytest.mark.parametrize("less", [1, 2, 3, 4, 5])
 def test_a_ledger_that_has_lost_its_last_lines_neither_waits_for_ever_nor_grows(study_of, undisturbed, searcher, less):

@@ -65,6 +65,7 @@ def test_an_actor_outlives_a_trial_that_raises(make_config):
     trainable.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [0, 2, 6, 9])
 def test_a_checkpoint_goes_on_to_the_same_result(make_config, tmp_path, steps):
     whole = DDNNTrainable(config=make_config(store=str(tmp_path / "whole")), storage=None)

@@ -156,6 +156,7 @@ def in_place_of(folder):
     return undo
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["store/tmp", "tiny/logs"])
 def test_a_folder_that_became_a_file(tiny_study, undisturbed, tmp_path, folder):
     undo = []
@@ -167,6 +168,7 @@ def test_a_folder_that_became_a_file(tiny_study, undisturbed, tmp_path, folder):
     assert trials_of(resume_study(tmp_path / "tiny", debug=True)) == trials_of(undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [300, 20_000])
 def test_files_that_may_not_grow(tiny_study, undisturbed, tmp_path, room):
     """As with ``ulimit -f``: the ledger, or a file of the store, meets the limit in the middle of a write."""
@@ -187,6 +189,7 @@ def test_files_that_may_not_grow(tiny_study, undisturbed, tmp_path, room):
     assert trials_of(resume_study(tmp_path / "tiny", debug=True)) == trials_of(undisturbed)
 
 
+@pytest.mark.slow
 def test_s3_that_goes_away(tiny_study, undisturbed, tmp_path, monkeypatch):
     from moto.server import ThreadedMotoServer
     from stores import AWS, make_bucket

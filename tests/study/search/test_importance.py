@@ -47,6 +47,7 @@ def computed(results):
     return importances(results)
 
 
+@pytest.mark.slow
 def test_the_name_that_decides_has_the_share(results, computed):
     found = {(one.objective, one.name): one for one in computed}
     assert found["val/ece", "calibrate.mask.ratio"].share > 0.95
@@ -105,5 +106,6 @@ def test_it_says_which_values_are_better(computed):
     assert found["val/ece", "calibrate.t_max"] == "unclear"
 
 
+@pytest.mark.slow
 def test_it_repeats(results, computed):
     assert importances(results) == computed

@@ -148,6 +148,7 @@ def check_promise(values, files):
         make_plan(study, output=files["folder"], machine=Machine(2, 0))
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(studies())
 def test_what_validate_lets_pass_every_trial_and_the_plan_can_use(files, values):
@@ -185,6 +186,7 @@ CONTRADICTING_PARTS = {
 """Bases that are no trial without the searched names beside them."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONTRADICTING_PARTS)
 def test_a_base_that_is_no_trial_by_itself_is_validated_planned_and_run(files, write_study, tmp_path, case):
     base, space = with_files(list(CONTRADICTING_PARTS[case]), files)

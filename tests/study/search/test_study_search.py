@@ -141,6 +141,7 @@ def test_enqueued_configs_come_first(searching):
     assert len(set(drawn)) == 5, "what an enqueued config leaves open is drawn anew for every trial"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("searcher", SEARCHERS)
 def test_a_seed_gives_the_same_suggestions_and_another_seed_others(searching, searcher):
     trials = 6 if searcher == "gp" else 9
@@ -149,6 +150,7 @@ def test_a_seed_gives_the_same_suggestions_and_another_seed_others(searching, se
     assert (run(searching("c", searcher=searcher, seed=2), trials) != suggested) is (searcher != "grid")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("searcher", SEARCHERS)
 @pytest.mark.parametrize("enqueue", [[], [{"distill.ipc": 2}, {"distill.ipc": 5}]])
 def test_a_journal_that_is_reopened_before_every_ask_changes_nothing(searching, searcher, enqueue):
@@ -369,6 +371,7 @@ def test_trials_that_were_never_told_come_back_with_their_values(searching, sear
     assert searching("a", searcher=searcher).unfinished() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("searcher", SEARCHERS)
 @pytest.mark.parametrize("told", [4, 6])
 @pytest.mark.parametrize("lines", range(1, 8))
