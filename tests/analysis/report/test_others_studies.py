@@ -61,7 +61,7 @@ def places(made_study):
     """The folder of a study that others may read, with nothing in it but its ledger, and a folder of their own."""
     with tempfile.TemporaryDirectory() as folder:  # into which others may look
         directory, own = made_study("first", OUTCOMES, root=Path(folder) / "runs").directory, Path(folder) / "own"
-        assert said_by("watch", directory, "--output", Path(folder) / "warm")[0] == 0  # imports all
+        assert said_by("watch", directory, "--output", Path(folder) / "warm")[0] == 0  # imports what it needs
         for path in directory.iterdir():
             if path.name != LEDGER:
                 path.unlink()
