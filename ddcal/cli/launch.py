@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ddcal.config import StudyConfig
     from ddcal.config.problems import Problem
     from ddcal.pipeline.imported import FileReport
-    from ddcal.study.record.results import StudyResults
-    from ddcal.study.run.runner import Hooks
+    from ddcal.study.record.results import StudyResults, Trial
+    from ddcal.study.run.runner import Hooks, Start
 
 
 @app.command()
@@ -185,13 +185,30 @@ def _show(console: Console, work: Callable[[Hooks], StudyResults], address: str 
 
 def with_pictures(hooks: Hooks) -> Hooks:
     """Return the hooks with the drawing of the study's pictures at its end."""
+    begun: list[Start] = []
+    finished: list[Trial] = []
+
+    def start(there: Start) -> None:
+        begun[:] = [there]
+        if hooks.on_start is not None:
+            hooks.on_start(there)
+
+    def finish(trial: Trial) -> None:
+        finished.append(trial)
+        search = begun[0].study.search
+        if 0 < search.trials - begun[0].finished - len(finished) < search.concurrency:  # CPUs have nothing to do
+            from ddcal.analysis.figures.study_figures import prepare_drawing
+
+            prepare_drawing(begun[0].study)
+        if hooks.on_finished is not None:
+            hooks.on_finished(trial)
 
     def draw(results: StudyResults) -> None:
         from ddcal.analysis.figures.study_figures import draw_at_end
 
         draw_at_end(results)
 
-    return replace(hooks, on_end=draw)
+    return replace(hooks, on_start=start, on_finished=finish, on_end=draw)
 
 
 @app.command()

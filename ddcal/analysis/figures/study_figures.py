@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +27,7 @@ from ddcal.study.record.results import StudyResults, Trial
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from ddcal.config import StudyConfig
     from ddcal.study.search.importance import Importance
 
 FIGURES = "figures"
@@ -68,6 +72,21 @@ def draw_study(results: StudyResults, folder: Path | None = None, *, hurried: bo
             if len(measured) >= MIN_TRIALS and not (hurried and len(measured) > MANY_TRIALS):
                 pictures.append(plot_importances(results, folder / "importance.png"))
     return pictures
+
+
+def prepare_drawing(study: StudyConfig) -> None:
+    """Import what importances need (scikit-learn: seconds) in the background, if `draw_at_end` is going to draw them.
+
+    Args:
+        study: The study, whose last trials are running.
+    """
+
+    def load() -> None:
+        with suppress(Exception):  # whoever needs it says so
+            importlib.import_module("ddcal.study.search.importance")
+
+    if study.space and MIN_TRIALS <= study.search.trials <= MANY_TRIALS:
+        threading.Thread(target=load, name="ddcal-importance").start()
 
 
 def draw_at_end(results: StudyResults) -> None:

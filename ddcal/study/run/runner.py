@@ -43,7 +43,7 @@ from ddcal.study.run.places import (
     study_at,
     with_given,
 )
-from ddcal.study.run.ray_executor import check_resources, check_shared, ray_runtime, run_on_ray
+from ddcal.study.run.ray_executor import check_resources, check_shared, load_tune, ray_runtime, run_on_ray
 from ddcal.study.run.takeover import rebuild_journal
 from ddcal.study.run.unusable import stop_sentence, stops_the_study
 from ddcal.study.run.worker import Assignment
@@ -267,6 +267,7 @@ def _run(
             if (named or study.storage.on_s3) and not is_url(store) and not _read_only(Path(store)):
                 check_shared(Path(store), ray, key="storage.store")
             environment = ray_environment(study, ray)
+            load_tune()
             gpus = resources.get("GPU", 0.0)
             driver = _driver(
                 study, directory, environment, earlier, hooks, gpus=gpus, leases=cluster_leases, take_over=take_over
