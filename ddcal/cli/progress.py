@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from signal import SIGHUP
 
 from rich.console import Console, RenderableType
@@ -75,6 +76,7 @@ class StudyProgress:
             on_finished=self.on_finished,
             on_interrupt=self.on_interrupt,
             on_lost=self.say_at_once,
+            command=self._resume,
         )
 
     def __enter__(self) -> StudyProgress:
@@ -91,7 +93,7 @@ class StudyProgress:
             self.console.print(
                 f"\nstopped: {self.finished} of {total} trials are finished, the others keep their state"
             )
-            print_command("go on with", self._resume(self.started), self.console)
+            print_command("go on with", self._resume(self.started.directory), self.console)
 
     def on_start(self, start: Start) -> None:
         """Say where the study runs."""
@@ -131,7 +133,7 @@ class StudyProgress:
             if self._display is None:
                 say_stopping(signum)
             return
-        go_on = "" if self.started is None else f"; go on with:\n  {self._resume(self.started)}"
+        go_on = "" if self.started is None else f"; go on with:\n  {self._resume(self.started.directory)}"
         self.say_at_once(f"stopped at once{go_on}")
         end_now(signum)
 
@@ -142,8 +144,8 @@ class StudyProgress:
         else:
             say(2, f"{words}\n")
 
-    def _resume(self, start: Start) -> str:
-        command = self._command or ("ddcal", "resume", shown_path(start.directory))
+    def _resume(self, directory: Path) -> str:
+        command = self._command or ("ddcal", "resume", shown_path(directory))
         return shlex.join([*command, *self._options])
 
     def _say(self, line: str) -> None:

@@ -95,6 +95,11 @@ def with_given(study: StudyConfig, given: StudyConfig) -> StudyConfig:
     return study.model_copy(update=changed)
 
 
+def is_read_only(place: Path) -> bool:
+    """Return whether a place is a folder that takes nothing."""
+    return place.is_dir() and not os.access(place, os.W_OK)
+
+
 def is_foreign(directory: Path) -> bool:
     """Whether the folder holds anything but a study, or what a driver killed as it began leaves."""
     if not directory.is_dir() or (directory / STUDY).is_file() or begun(directory):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -38,6 +37,7 @@ from ddcal.study.run.places import (
     check_name,
     check_place,
     is_foreign,
+    is_read_only,
     refuse_lost_ledger,
     refuse_other,
     study_at,
@@ -85,8 +85,8 @@ class Hooks:
         on_advance: In debug mode, after every chunk of a trial's work.
         on_interrupt: At each Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP, with the count and the signal; the second raises
             KeyboardInterrupt if this returns.
-        on_lost: In another thread, with a sentence, where Ray's head is lost and this process ends next; default: the
-            sentence goes to the standard error.
+        on_lost: With a sentence, in another thread, where Ray's head is lost and this process ends; default: prints it.
+        command: Returns the command that goes on with the study in a folder, for messages; default: ``ddcal resume``.
         on_end: When all trials have ended, before MLflow is told; whatever it raises is logged alone.
     """
 
@@ -96,6 +96,7 @@ class Hooks:
     on_advance: Callable[[Advance], None] | None = None
     on_interrupt: Callable[[int, int], None] | None = None
     on_lost: Callable[[str], None] | None = None
+    command: Callable[[Path], str] | None = None
     on_end: Callable[[StudyResults], None] | None = None
 
 
@@ -222,7 +223,11 @@ def _run(
     relative: bool = False,
     take_over: bool = False,
 ) -> StudyResults:
-    with stops_the_study(directory), interruptible(hooks.on_interrupt) as interrupts, ExitStack() as stack:
+    with (
+        stops_the_study(directory, hooks.command),
+        interruptible(hooks.on_interrupt) as interrupts,
+        ExitStack() as stack,
+    ):
         stack.enter_context(stopped_before(study.stop.before_seconds))
         check_installed(study.search.searcher)
         check_notify(study)
@@ -264,7 +269,7 @@ def _run(
             if not study.storage.on_s3:  # there the folder is the driver's alone, and the store is not
                 check_shared(directory.parent, ray, relative=relative)
             store, named = store_place(study, directory.parent), study.storage.store is not None
-            if (named or study.storage.on_s3) and not is_url(store) and not _read_only(Path(store)):
+            if (named or study.storage.on_s3) and not is_url(store) and not is_read_only(Path(store)):
                 check_shared(Path(store), ray, key="storage.store")
             environment = ray_environment(study, ray)
             load_tune()
@@ -276,12 +281,11 @@ def _run(
             at_a_time = study.search.concurrency
             say(
                 f"Ray: {nodes} node{'s' * (nodes != 1)}, {resources.get('CPU', 0):g} CPUs, "
-                f"{resources.get('GPU', 0):g} GPUs; "
-                f"{at_a_time} trial{'s' * (at_a_time != 1)} at a time",
+                f"{resources.get('GPU', 0):g} GPUs; {at_a_time} trial{'s' * (at_a_time != 1)} at a time",
                 cpus=resources.get("CPU", 0.0),
                 gpus=gpus,
             )
-            abandon = partial(_abandon, driver, hooks.on_lost)
+            abandon = partial(_abandon, driver, hooks)
             return _guarded(driver, lambda: run_on_ray(driver, ray, interrupts, abandon), interrupts, hooks.on_end)
 
 
@@ -371,21 +375,17 @@ def _guarded(
         return driver.close(on_end=on_end)
 
 
-def _abandon(driver: StudyDriver, on_lost: Callable[[str], None] | None, error: StoreError) -> None:
+def _abandon(driver: StudyDriver, hooks: Hooks, error: StoreError) -> None:
     """Close a driver whose main thread waits for a Ray that is gone, and end this process before Ray does."""
-    words = stop_sentence(driver.directory, str(error), error.cure)
-    if on_lost is None:
+    words = stop_sentence(driver.directory, str(error), error.cure, hooks.command)
+    if hooks.on_lost is None:
         say(2, f"{words}\n")
     else:
-        on_lost(words)
+        hooks.on_lost(words)
     with suppress(BaseException), notified(driver.study, driver.directory):
         driver.close(interrupted=True)
         raise error
     end_process(1)
-
-
-def _read_only(place: Path) -> bool:
-    return place.is_dir() and not os.access(place, os.W_OK)
 
 
 def _debug_device(study: StudyConfig) -> str:

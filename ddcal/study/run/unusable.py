@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,12 @@ from ddcal.study.run.worker import LostProcess
 
 
 @contextmanager
-def stops_the_study(directory: Path) -> Iterator[None]:
+def stops_the_study(directory: Path, command: Callable[[Path], str] | None = None) -> Iterator[None]:
     """Raise what a place does not take as one StoreError that says how far the study is and how it goes on.
+
+    Args:
+        directory: The study's folder.
+        command: As in `stop_sentence`.
 
     Raises:
         StoreError: for another one, and for an OSError of the study's folder or of a disk that takes nothing.
@@ -28,14 +32,14 @@ def stops_the_study(directory: Path) -> Iterator[None]:
     except (BadInput, TrackingError):
         raise
     except StoreError as error:
-        raise StoreError(stop_sentence(directory, str(error), error.cure)) from error
+        raise StoreError(stop_sentence(directory, str(error), error.cure, command)) from error
     except Exception as error:
         found = error if _of_the_folder(error, directory) else disk_error(error)
         if not isinstance(found, OSError):
             raise
         place = found.filename or f"the study's folder {directory}"
         said = f"{place} cannot be written: {found.strerror or found}"
-        raise StoreError(stop_sentence(directory, said, cure_of(found))) from error
+        raise StoreError(stop_sentence(directory, said, cure_of(found), command)) from error
 
 
 def told_by_worker(result: dict[str, Any]) -> StoreError:
@@ -62,11 +66,19 @@ def _of_the_folder(error: Exception, directory: Path) -> bool:
     return isinstance(error, OSError) and Path(str(error.filename or "/")).is_relative_to(directory)
 
 
-def stop_sentence(directory: Path, said: str, cure: str) -> str:
-    """Return that a study stops, how far it is, why, and how it goes on."""
+def stop_sentence(directory: Path, said: str, cure: str, command: Callable[[Path], str] | None = None) -> str:
+    """Return that a study stops, how far it is, why, and how it goes on.
+
+    Args:
+        directory: Its folder.
+        said: Why.
+        cure: What to do first.
+        command: Returns the command that goes on with it; default: ``ddcal resume`` with the folder.
+    """
     how = "run it again"
     if begun(directory) or (directory / STUDY).is_file():
-        how = f"go on with `ddcal resume {shlex.quote(str(directory))}`"
+        go_on = shlex.join(["ddcal", "resume", str(directory)]) if command is None else command(directory)
+        how = f"go on with `{go_on}`"
     far = ""
     with suppress(BadInput, OSError, KeyError):
         results = load_study(directory)

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 from comparing import assert_same, trials_of
 from disks import no_file_above, small_disk
+from rich.console import Console
 from typer.testing import CliRunner
 
 from ddcal.cli import app
+from ddcal.cli.progress import StudyProgress
 from ddcal.config import trial_from
 from ddcal.errors import StoreError
 from ddcal.pipeline import DatasetCache
 from ddcal.study import load_study, run_study
 from ddcal.study.record.ledger import read_ledger
 from ddcal.study.run.runner import Hooks, resume_study
+from ddcal.study.run.unusable import stops_the_study
 from ddcal.study.run.worker import Assignment, Worker
 
 IPC = [1, 2, 3, 4]
@@ -88,6 +91,22 @@ def test_a_disk_that_takes_no_more(tiny_study, undisturbed, tmp_path, place, how
         results = resume_study(root / "tiny", debug=True)
         assert trials_of(results) == trials_of(undisturbed)
         assert not list((Path(storage["store"]) / "tmp").iterdir()), "nothing half-written is left"
+
+
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [
+        ({}, "ddcal resume {}"),
+        ({"address": "10.0.0.7:6379"}, "ddcal resume {} --address 10.0.0.7:6379"),
+        ({"debug": True}, "ddcal resume {} --debug"),
+        ({"command": ["ddcal", "confirm", "runs/a b"], "debug": True}, "ddcal confirm 'runs/a b' --debug"),
+    ],
+)
+def test_the_command_that_goes_on_is_the_one_that_was_given(tiny_study, undisturbed, options, command):
+    hooks = StudyProgress(Console(), **options).hooks
+    with pytest.raises(StoreError) as found, stops_the_study(undisturbed.directory, hooks.command):
+        raise StoreError("the store is full", "free space there")
+    assert str(found.value).endswith(f"Free space there, then go on with `{command.format(undisturbed.directory)}`")
 
 
 def test_a_root_that_is_read_only_is_told_at_once(tiny_study, tmp_path):
