@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle
+from ray.exceptions import OutOfMemoryError, RayError
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
-from ddcal.errors import StoreError
+from ddcal.errors import StoreError, cut, one_line
 from ddcal.study.run.driver import StudyDriver
 from ddcal.study.run.unusable import why_lost
+from ddcal.study.run.worker import LostProcess
+
+logger = logging.getLogger(__name__)
 
 
 class DriverSearcher(Searcher):
@@ -145,12 +150,18 @@ class LostWorkers(Callback):
         self._searcher = searcher
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Tell of a trial that is tried again."""
-        self._searcher.lost(trial.trial_id, _error_of(trial), for_good=False)
+        """Tell of a trial that is tried again, the user too."""
+        self._lost(trial, "another one goes on with it")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Tell of a trial that was tried as often as it may be."""
-        self._searcher.lost(trial.trial_id, _error_of(trial), for_good=True)
+        """Tell of a trial that was tried as often as it may be, the user too."""
+        self._lost(trial, "the trial is given up", for_good=True)
+
+    def _lost(self, trial: Any, then: str, *, for_good: bool = False) -> None:
+        error = _error_of(trial)
+        self._searcher.lost(trial.trial_id, error, for_good=for_good)
+        if self._searcher.error is None:  # that is said otherwise
+            logger.warning("%s: its worker has ended: %s; %s", trial.config["trial_key"], why_ended(error), then)
 
 
 class OwnSignals(Callback):
@@ -174,6 +185,20 @@ class OwnSignals(Callback):
         """Take the signal back; called where Tune has begun."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGUSR1, self._handler)
+
+
+def why_ended(error: BaseException | None) -> str:
+    """Return why a worker has ended, for people.
+
+    Args:
+        error: What Ray says of it; None where that is not known.
+    """
+    if isinstance(error, OutOfMemoryError):
+        return "the machine is short of memory, so Ray has killed it; fewer trials at a time need less"
+    if error is None or isinstance(error, RayError):
+        return "killed or crashed (a machine that is short of memory kills: see `dmesg`)"
+    said = cut(one_line(str(error)), 200)
+    return said if isinstance(error, LostProcess) else f"{type(error).__name__}: {said}"
 
 
 def _error_of(trial: Any) -> BaseException | None:

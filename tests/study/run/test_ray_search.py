@@ -2,14 +2,15 @@
 
 import errno
 import os
+from typing import ClassVar
 
 import pytest
 from ray import cloudpickle
-from ray.exceptions import RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.tune.experiment import Trial
 
 from ddcal.errors import StoreError
-from ddcal.study.run.ray_search import DriverSearcher, EndedTrialsForgotten, LostWorkers
+from ddcal.study.run.ray_search import DriverSearcher, EndedTrialsForgotten, LostWorkers, why_ended
 from ddcal.study.run.worker import Assignment, LostProcess
 
 
@@ -26,6 +27,7 @@ class Lost:
     """A trial of Tune's whose worker has raised ``error``."""
 
     trial_id = "a"
+    config: ClassVar = {"trial_key": "tiny-0000"}
 
     def __init__(self, folder, error):
         self.pickled_error_file = str(folder / "error.pkl")
@@ -48,8 +50,22 @@ class Driver:
         self.ended.append((number, outcome, error))
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (None, "killed or crashed"),
+        (RayActorError(), "killed or crashed"),
+        (OutOfMemoryError("20 GiB"), "short of memory, so Ray has killed it; fewer trials at a time need less"),
+        (ImportError("no module\nthere"), r"ImportError: no module\nthere"),
+        (LostProcess("tiny-0000 cannot begin", "mend it"), "tiny-0000 cannot begin"),
+    ],
+)
+def test_why_a_worker_has_ended_is_one_sentence(error, said):
+    assert said in why_ended(error) and "\n" not in why_ended(error) and len(why_ended(error)) < 250
+
+
 @pytest.mark.parametrize("callback", ["on_trial_recover", "on_trial_error"])
-def test_a_worker_that_is_lost_to_a_full_disk_stops_the_study_and_ends_no_trial(tiny_study, tmp_path, callback):
+def test_a_worker_that_is_lost_to_a_full_disk_stops_the_study_and_ends_no_trial(tiny_study, tmp_path, callback, caplog):
     for error in (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), ValueError("no")):
         driver = Driver(tiny_study())
         searcher = DriverSearcher(driver, tmp_path / "stop")
@@ -58,9 +74,13 @@ def test_a_worker_that_is_lost_to_a_full_disk_stops_the_study_and_ends_no_trial(
         getattr(LostWorkers(searcher), callback)(iteration=1, trials=[], trial=Lost(tmp_path, error))
         if isinstance(error, OSError):
             assert isinstance(searcher.error, StoreError) and "No space left" in str(searcher.error)
-            assert driver.ended == [] and (tmp_path / "stop").exists()
+            assert driver.ended == [] and (tmp_path / "stop").exists() and not caplog.records
         else:
             assert searcher.error is None
+            then = "another one goes on with it" if callback == "on_trial_recover" else "the trial is given up"
+            assert [record.getMessage() for record in caplog.records] == [
+                f"tiny-0000: its worker has ended: ValueError: no; {then}"
+            ]
             assert [end[1] for end in driver.ended] == ["killed"] * (callback == "on_trial_error")
 
 
