@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -34,6 +35,10 @@ ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "RAY_prestart_worker_first_driver": "0",  # Tune's actors have an environment of their own: they take none of these
 }
+
+
+COME_AND_GO_SECONDS = 60.0
+"""How long a node that Ray lists may take no task."""
 
 
 @contextmanager
@@ -156,24 +161,37 @@ def check_shared(root: Path, ray: Any, *, relative: bool = False, key: str = "st
             f"storage.output: relative, and this cluster has {len(nodes)} nodes: give the absolute path of a folder "
             f"that all of them see, with --output (here it would be {root})"
         )
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     root.mkdir(parents=True, exist_ok=True)
     marker = root / f".ddcal-{uuid.uuid4().hex}"
     marker.touch()
     try:
-        exists = ray.remote(num_cpus=0)(os.path.exists)
-        seen = [
-            exists.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                str(marker)
-            )
-            for node in nodes
-        ]
-        blind = [node["NodeManagerHostname"] for node, there in zip(nodes, ray.get(seen), strict=True) if not there]
+        blind = _blind_nodes(marker, ray)
     finally:
         marker.unlink()
     if blind:
         raise ResourceError(f"{key}: {root} is not a shared folder: not seen from {', '.join(blind)}")
+
+
+def _blind_nodes(marker: Path, ray: Any) -> list[str]:
+    """Return the names of the nodes that do not see a file."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    deadline = time.monotonic() + COME_AND_GO_SECONDS
+    exists = ray.remote(num_cpus=0)(os.path.exists)
+    while True:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+        try:
+            seen = ray.get([exists.options(scheduling_strategy=place).remote(str(marker)) for place in places])
+        except ray.exceptions.TaskUnschedulableError as error:  # a node that only just came, or went
+            if time.monotonic() > deadline:
+                raise ResourceError(
+                    f"the cluster's nodes come and go: for {COME_AND_GO_SECONDS:g} seconds one of them took no task; "
+                    "see `ray status`"
+                ) from error
+            time.sleep(1.0)
+            continue
+        return [node["NodeManagerHostname"] for node, there in zip(nodes, seen, strict=True) if not there]
 
 
 def load_tune() -> None:

@@ -1,9 +1,12 @@
-"""What a trial asks Ray for, and the studies that no Ray could place."""
+"""What a trial asks Ray for, the studies that no Ray could place, and folders that every node must see."""
+
+import importlib
+import os
 
 import pytest
 
 from ddcal.errors import ResourceError
-from ddcal.study.run.ray_executor import check_resources
+from ddcal.study.run.ray_executor import check_resources, check_shared
 
 
 @pytest.mark.parametrize(
@@ -38,3 +41,46 @@ def test_a_study_that_could_never_be_placed(resources, message, tiny_study):
         check_resources(tiny_study(resources=resources), {"CPU": 2.0})
     assert str(error.value) == message
     check_resources(tiny_study(), {"CPU": 2.0})
+
+
+class Nodes:
+    """A Ray whose nodes take no task the first times that they are asked; its tasks run here."""
+
+    exceptions = importlib.import_module("ray.exceptions")
+
+    def __init__(self, refusals, nodes=2):
+        self.refusals, self.count = refusals, nodes
+
+    def nodes(self):
+        return [
+            {"Alive": True, "NodeID": f"{number:056x}", "NodeManagerHostname": f"node-{number}"}
+            for number in range(self.count)
+        ]
+
+    def remote(self, **options):
+        return lambda function: self._Task(function)
+
+    def get(self, answers):
+        if self.refusals:
+            self.refusals -= 1
+            raise self.exceptions.TaskUnschedulableError("soft=False was specified")
+        return answers
+
+    class _Task:
+        def __init__(self, function):
+            self.remote = function
+
+        def options(self, **options):
+            return self
+
+
+def test_a_node_that_has_just_come_is_asked_again(tmp_path):
+    check_shared(tmp_path / "runs", Nodes(refusals=2))
+    assert os.listdir(tmp_path / "runs") == [], "no marker is left"
+
+
+def test_nodes_that_never_take_a_task_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("ddcal.study.run.ray_executor.COME_AND_GO_SECONDS", 0.0)
+    with pytest.raises(ResourceError, match="the cluster's nodes come and go"):
+        check_shared(tmp_path / "runs", Nodes(refusals=9))
+    assert os.listdir(tmp_path / "runs") == []
