@@ -190,6 +190,7 @@ def with_pictures(hooks: Hooks) -> Hooks:
 
     def start(there: Start) -> None:
         begun[:] = [there]
+        finished.clear()
         if hooks.on_start is not None:
             hooks.on_start(there)
 
