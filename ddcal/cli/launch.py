@@ -185,22 +185,22 @@ def _show(console: Console, work: Callable[[Hooks], StudyResults], address: str 
 
 def with_pictures(hooks: Hooks) -> Hooks:
     """Return the hooks with the drawing of the study's pictures at its end."""
-    begun: list[Start] = []
-    finished: list[Trial] = []
+    study: StudyConfig | None = None
+    left = 0
 
     def start(there: Start) -> None:
-        begun[:] = [there]
-        finished.clear()
+        nonlocal study, left
+        study, left = there.study, there.study.search.trials - there.finished
         if hooks.on_start is not None:
             hooks.on_start(there)
 
     def finish(trial: Trial) -> None:
-        finished.append(trial)
-        search = begun[0].study.search
-        if 0 < search.trials - begun[0].finished - len(finished) < search.concurrency:  # CPUs have nothing to do
+        nonlocal left
+        left -= 1
+        if study is not None and 0 < left < study.search.concurrency:  # CPUs have nothing to do
             from ddcal.analysis.figures.study_figures import prepare_drawing
 
-            prepare_drawing(begun[0].study)
+            prepare_drawing(study)
         if hooks.on_finished is not None:
             hooks.on_finished(trial)
 

@@ -195,7 +195,7 @@ def _blind_nodes(marker: Path, ray: Any) -> list[str]:
 
 
 def load_tune() -> None:
-    """Import what `run_on_ray` needs: twice as fast before MLflow's thread has begun, which imports as much."""
+    """Import what `run_on_ray` needs; before MLflow's thread begins, which imports as much and would slow it down."""
     importlib.import_module("ddcal.study.run.trainable")
 
 
