@@ -10,7 +10,7 @@ from torch import nn
 from ddcal.config import NetworkConfig
 from ddcal.moving import move_together
 from ddcal.networks.base import Network
-from ddcal.networks.build import initialise, network_on_meta
+from ddcal.networks.build import give_memory, initialise, network_on_meta
 
 
 class FreshNetworks:
@@ -36,7 +36,8 @@ class FreshNetworks:
             ValueError: as `network_on_meta`.
         """
         empty = network_on_meta(config, channels, image_size, num_classes)
-        self._drawn = copy.deepcopy(empty).to_empty(device="cpu")
+        self._drawn = copy.deepcopy(empty)
+        give_memory(self._drawn, torch.device("cpu"))
         self._placed = self._drawn if device.type == "cpu" else empty  # `_place` gives it values
         modules = list(empty.modules())
         self._parameters = [(one, name) for one in modules for name, _ in one.named_parameters(recurse=False)]
