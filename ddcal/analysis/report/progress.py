@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
@@ -45,10 +45,18 @@ class ReportProgress:
         """Print a line."""
         self.console.print(text, markup=False, soft_wrap=True)
 
-    def begin(self, studies: Sequence[ReportStudy], todo: Sequence[ReportStudy]) -> None:
-        """Say what there is to do."""
+    def begin(self, studies: Sequence[ReportStudy], todo: Sequence[ReportStudy], took: Mapping[str, float]) -> None:
+        """Say what there is to do.
+
+        Args:
+            studies: All studies of the report.
+            todo: Those that are not finished.
+            took: Name → the seconds that a finished study took, which tell how fast this machine is.
+        """
         self._count, self._position, self._todo = len(todo), 0, list(todo)
-        self._began, self._measured = time.monotonic(), 0.0
+        known = [study for study in studies if study.minutes is not None and study.config.name in took]
+        self._measured = sum(study.minutes or 0.0 for study in known)
+        self._began = time.monotonic() - sum(took[study.config.name] for study in known)
         there = len(studies) - len(todo)
         self.say(f"{len(studies)} studies: {there} finished before, {len(todo)} to run{self._left()}")
 

@@ -29,11 +29,14 @@ def study_state(study: StudyConfig, root: Path) -> State:
     Raises:
         BadInput: as `check_settings`.
     """
-    results = check_settings(study, root)
-    if results is None:
+    return _state(study, check_settings(study, root))
+
+
+def _state(study: StudyConfig, found: StudyResults | None) -> State:
+    if found is None:
         return "missing"
-    ended = all(trial.outcome is not None for trial in results.records)
-    return "finished" if ended and len(results.records) >= study.search.trials else "unfinished"
+    ended = all(trial.outcome is not None for trial in found.records)
+    return "finished" if ended and len(found.records) >= study.search.trials else "unfinished"
 
 
 def check_settings(study: StudyConfig, root: Path, *, points: bool = True) -> StudyResults | None:
@@ -82,9 +85,14 @@ def run_missing(
         BadInput: as `study_state`, before anything is run.
         KeyboardInterrupt: on Ctrl-C; the same call goes on.
     """
-    states = {study.config.name: study_state(study.config, root) for study in studies}
+    states, took = dict[str, State](), dict[str, float]()
+    for config in (study.config for study in studies):
+        found = check_settings(config, root)
+        states[config.name] = _state(config, found)
+        if states[config.name] == "finished" and found is not None and found.seconds is not None:
+            took[config.name] = found.seconds
     todo = [study for study in studies if states[study.config.name] != "finished"]
-    progress.begin(studies, todo)
+    progress.begin(studies, todo, took)
     if not todo:
         return 0
 
