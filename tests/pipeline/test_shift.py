@@ -15,6 +15,7 @@ from ddcal.data.corruptions import PARAMETERS, STRENGTHS, corrupted
 from ddcal.data.other import drawn_rows, matched
 from ddcal.networks import predict_logits
 from ddcal.pipeline import Environment, open_store, stage_keys
+from ddcal.pipeline.compute.diagram import draw_shift
 from ddcal.pipeline.compute.evaluate import measure
 from ddcal.pipeline.compute.train import networks_of
 from ddcal.pipeline.stages.evaluate import EVALUATE
@@ -203,6 +204,23 @@ def test_the_bytes_are_bounded(pair):
     entry, config = pair[1].entries["evaluate"], pair[1].config
     written = sum(path.stat().st_size for path in entry.folder.iterdir())
     assert written <= EVALUATE.size(config, dataset_shape(config.data))
+
+
+def test_a_calibration_that_changes_nothing_covers_no_other_line(make_trial, tmp_path):
+    """That of ``none`` is the line of ``raw``, as that of ``ts_train`` is its own, which is there already."""
+    random = np.random.default_rng(0)
+    metrics = {
+        f"test/{place}shift/{kind}/{name}": float(random.random())
+        for place in CALIBRATIONS
+        for kind in ("clean", *(f"noise-{strength}" for strength in STRENGTHS))
+        for name in ("accuracy", "ece")
+    }
+    drawn = {}
+    for method in ("none", "ts_train", "mts"):
+        trial = make_trial(**{**BASE, "calibrate__method": method, "evaluate__shift__corruptions": ["noise"]})
+        draw_shift(metrics, trial, tmp_path / f"{method}.png")
+        drawn[method] = (tmp_path / f"{method}.png").read_bytes()
+    assert drawn["none"] == drawn["ts_train"] != drawn["mts"]
 
 
 def test_directions_of_the_metrics():

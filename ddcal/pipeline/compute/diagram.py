@@ -72,7 +72,8 @@ def draw_shift(metrics: Mapping[str, float], config: TrialConfig, path: Path) ->
                 for calibration, (colour, marker) in LINES.items():
                     prefix = f"test/{calibration}/" if calibration else "test/"
                     values = [metrics.get(f"{prefix}shift/{kind}/{name}") for kind in kinds]
-                    if None in values or (not calibration and own in LINES):
+                    again = not calibration and own in (*LINES, "none")  # of another line
+                    if None in values or again:
                         continue
                     label = calibration or own
                     axes[row][column].plot((0, *STRENGTHS), values, color=colour, marker=marker, label=literal(label))
