@@ -2,8 +2,9 @@
 
 import json
 
+from ddcal.study.record.chain import seal
 from ddcal.study.record.events import StudyFinished, StudyStarted, TrialFinished, TrialStarted
-from ddcal.study.record.ledger import Ledger
+from ddcal.study.record.ledger import Ledger, numbered
 
 CHAIN = ("line", "after", "check")
 
@@ -38,3 +39,12 @@ def add_session(path, **sections):
     events = plain_events(path)
     resumed = {"event": "study_resumed", "time": events[-1]["time"], "study": events[0]["study"] | sections}
     write_plain(path, [*events, resumed | {"paths": "folder"}])
+
+
+def write_sealed(path, events):
+    """Write events as a version of ddcal does that knows them, each with its number and chained to the one before."""
+    check, written = "", b""
+    for number, event in enumerate(events, start=1):
+        line, check = seal(check, numbered(json.dumps(event).encode(), number))
+        written += line
+    path.write_bytes(written)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from ddcal.config import StudyConfig
 
 Outcome = Literal["complete", "pruned", "failed", "out_of_memory", "infeasible", "killed"]
 
@@ -173,3 +178,72 @@ Event = (
 )
 
 EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
+
+
+class UnknownHere(ValueError):
+    """What this version does not know in an event that another one can have written."""
+
+
+def parsed(content: bytes) -> Event:
+    """Return the event of a line's JSON.
+
+    Raises:
+        UnknownHere: if there is nothing wrong with it but what this version does not know.
+        ValueError: in a few words, what is wrong with it.
+    """
+    try:
+        return EVENTS.validate_json(content)
+    except ValidationError:
+        pass
+    try:  # Python's own reader takes more: half of a surrogate pair, in the message of an error
+        return EVENTS.validate_python(plain(json.loads(content)))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        kind = UnknownHere if _only_unknown(error) else ValueError
+        if first["type"].startswith("union_tag"):
+            raise kind("no event that this version of ddcal knows") from None
+        raise kind(_said(first, first["loc"][1:])) from None
+    except (ValueError, RecursionError):
+        raise ValueError("no JSON object") from None
+
+
+def _only_unknown(error: ValidationError) -> bool:
+    """Return whether there is nothing but events, keys and choices that this version does not know."""
+    kinds = {one["type"] for one in error.errors(include_url=False, include_input=False)}
+    return kinds <= {"union_tag_invalid", "extra_forbidden", "literal_error"}
+
+
+def check_study(event: Event) -> None:
+    """Refuse the study of another version; what else is wrong with one is found by whoever reads it.
+
+    Raises:
+        UnknownHere: if there are keys or choices in it that this version does not know, and all else is right.
+    """
+    if not isinstance(event, StudyStarted | StudyResumed):
+        return
+    try:
+        StudyConfig.model_validate(event.study)
+    except ValidationError as error:
+        if _only_unknown(error):
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise UnknownHere(_said(first, ("study", *first["loc"]))) from None
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        return
+
+
+def _said(error: Any, place: Sequence[str | int]) -> str:
+    """Return one of pydantic's errors in words, with where in the event it is."""
+    unknown = error["type"] == "extra_forbidden"
+    message = "no key that this version of ddcal knows" if unknown else error["msg"]
+    return f"{'.'.join(map(str, place))}: {message}" if place else message
+
+
+def plain(value: Any) -> Any:
+    """Return a value as a ledger keeps it: JSON's lists, finite numbers, text that is valid Unicode."""
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "backslashreplace").decode()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

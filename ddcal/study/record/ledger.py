@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import re
 import shlex
@@ -25,7 +24,6 @@ from pydantic import ValidationError
 from ddcal.errors import BadInput
 from ddcal.study.record.chain import Link, seal, unseal
 from ddcal.study.record.events import (
-    EVENTS,
     Event,
     GpuMeasured,
     Outcome,
@@ -34,8 +32,13 @@ from ddcal.study.record.events import (
     TrialFinished,
     TrialPoints,
     TrialStarted,
+    UnknownHere,
+    check_study,
+    parsed,
+    plain,
 )
 from ddcal.study.record.folder_files import STUDY
+from ddcal.study.record.provenance import written_by
 from ddcal.untrusted import Untrusted, open_regular
 
 __all__ = ["FIDELITY_STEPS", "LEDGER", "DamagedLedger", "Ledger", "Outcome", "begun", "parse_event", "read_ledger"]
@@ -67,6 +70,10 @@ class DamagedLedger(BadInput):
     """A ledger that is not as it was written; the message names the file, the line and what is lost."""
 
 
+class NewerLedger(BadInput):
+    """A ledger that is whole, with a line that says what this version of ddcal does not know."""
+
+
 @dataclass(frozen=True)
 class Line:
     """One line of a ledger.
@@ -79,6 +86,7 @@ class Line:
         fault: What is wrong with it; None if nothing is.
         unknown: Whether the fault is in a line before it, and which one that is cannot be told.
         lost: In words, what it or those missing before it held, as far as that can be told.
+        newer: Whether it is whole, and the fault is that another version of ddcal wrote it; ``lost`` says which then.
     """
 
     number: int
@@ -88,6 +96,7 @@ class Line:
     fault: str | None
     lost: str
     unknown: bool = False
+    newer: bool = False
 
 
 class Ledger:
@@ -98,6 +107,7 @@ class Ledger:
 
         Raises:
             DamagedLedger: if it is damaged.
+            NewerLedger: if another version of ddcal went on with it.
         """
         self.path = directory / LEDGER
         self._lines, self._check, end = 0, "", 0
@@ -119,7 +129,7 @@ class Ledger:
         Raises:
             OSError: if the disk does not take it; then nothing of it is in the ledger.
         """
-        event = kind.model_validate({"time": int(time.time() * 1000), **_plain(values)})
+        event = kind.model_validate({"time": int(time.time() * 1000), **plain(values)})
         fields = event.model_dump(exclude_unset=True)
         content = {"event": event.event, "time": fields.pop("time"), **fields}
         number = self._lines + 1
@@ -187,6 +197,7 @@ def read_ledger(directory: Path) -> Iterator[Event]:
     Raises:
         FileNotFoundError: if the folder has no ledger.
         DamagedLedger: at a line that is not as it was written, or cannot stand where it does.
+        NewerLedger: at a line that is whole, and says what this version does not know.
     """
     path = directory / LEDGER
     for line, _ in _checked(path):
@@ -217,7 +228,7 @@ def parse_event(line: bytes) -> Event:
         ValueError: in a few words, what is wrong with it.
     """
     linked = unseal("", line)
-    return _parsed(linked.content if linked.after is None else _unnumbered(linked.content)[0])
+    return parsed(linked.content if linked.after is None else _unnumbered(linked.content)[0])
 
 
 def _checked(path: Path) -> Iterator[tuple[Line, str]]:
@@ -225,6 +236,8 @@ def _checked(path: Path) -> Iterator[tuple[Line, str]]:
     check, end, chained = "", 0, False
     last, damaged = 0, 0  # the number of the last line that is whole, and how many damaged ones have followed
     running: set[int] = set()
+    writer: Any = None  # the version that the first line or the last session states
+    foreign = False  # whether another version's lines have been met: which trials run is not known then
     with _opened(path) as stream:
         for number, raw in enumerate(stream, start=1):
             if not raw.endswith(b"\n"):
@@ -238,19 +251,24 @@ def _checked(path: Path) -> Iterator[tuple[Line, str]]:
                 or _out_of_order(stated, last)
                 or (None if damaged else _foreign(linked, check, stated, last, chained))
             )
+            newer = False
             if fault is None:
+                writer = _version(content) or writer
                 try:
-                    event = _parsed(content)
-                    fault = _misplaced(event, number, running)
+                    event = parsed(content)
+                    fault = None if foreign else _misplaced(event, number, running)
+                    if fault is None and linked.after is not None:
+                        check_study(event)
                 except ValueError as error:
                     fault = str(error)
-            event, lost = (event, "") if fault is None else (None, _lost(content))
+                    newer = isinstance(error, UnknownHere) and linked.after is not None
+            event, lost = (event, "") if fault is None else (None, written_by(writer) if newer else _lost(content))
             if linked.whole and stated is not None and (missing := _missing(stated, last, damaged)):
-                fault, lost = missing, "what was in it cannot be told"  # the line itself may be whole
+                fault, lost, newer = missing, "what was in it cannot be told", False  # the line itself may be whole
             unknown = (fault or "").startswith(_OLDER)
-            yield Line(number, end, content, event, fault, lost, unknown), linked.check
-            check, chained = linked.check, chained or linked.after is not None
-            last, damaged = (stated or number, 0) if event is not None else (last, damaged + 1)
+            yield Line(number, end, content, event, fault, lost, unknown, newer), linked.check
+            check, chained, foreign = linked.check, chained or linked.after is not None, foreign or newer
+            last, damaged = (stated or number, 0) if event is not None or newer else (last, damaged + 1)
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -291,21 +309,15 @@ def _missing(stated: int, last: int, damaged: int) -> str | None:
     return f"{'a line' if count == 1 else f'{count} lines'} before it {'is' if count == 1 else 'are'} missing or moved"
 
 
-def _parsed(content: bytes) -> Event:
+def _version(content: bytes) -> Any:
+    """Return the version of ddcal that a driver's first line states, if it is one and does."""
+    kind = _NAME.search(content)
+    if kind is None or kind[1] not in (b"study_started", b"study_resumed"):
+        return None
     try:
-        return EVENTS.validate_json(content)
-    except ValidationError:
-        pass
-    try:  # Python's own reader takes more: half of a surrogate pair, in the message of an error
-        return EVENTS.validate_python(_plain(json.loads(content)))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        if first["type"].startswith("union_tag"):
-            raise ValueError("no event that this version of ddcal knows") from None
-        place = ".".join(str(part) for part in first["loc"][1:])
-        raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from None
-    except (ValueError, RecursionError):
-        raise ValueError("no JSON object") from None
+        return json.loads(content)["versions"]["ddcal"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def _misplaced(event: Event, number: int, running: set[int]) -> str | None:
@@ -322,11 +334,13 @@ def _misplaced(event: Event, number: int, running: set[int]) -> str | None:
 
 
 def _refuse(line: Line, path: Path) -> None:
-    if line.fault is not None:
-        raise DamagedLedger(
-            f"{path}: line {line.number}: {line.fault}; {line.lost}: `ddcal verify {shlex.quote(str(path.parent))}` "
-            "says what is whole and what can be mended"
-        )
+    if line.fault is None:
+        return
+    said = f"{path}: line {line.number}: {line.fault}; {line.lost}"
+    if line.newer:
+        raise NewerLedger(said)
+    look = f"`ddcal verify {shlex.quote(str(path.parent))}` says what is whole and what can be mended"
+    raise DamagedLedger(f"{said}: {look}")
 
 
 def _lost(content: bytes) -> str:
@@ -341,17 +355,6 @@ def _lost(content: bytes) -> str:
 def numbered(content: bytes, number: int) -> bytes:
     """Return a line's JSON object with its number in the file."""
     return content[:-1] + f',"line":{number}}}'.encode()
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as a ledger keeps it: JSON's lists, finite numbers, text that is valid Unicode."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, str) and not value.isascii():
-        return value.encode("utf-8", "backslashreplace").decode()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def in_short(error: Exception) -> str:

@@ -17,6 +17,8 @@ from ddcal.study.record.ledger import LEDGER, Line, numbered, read_lines
 
 def why_not_mendable(lines: Sequence[Line]) -> str | None:
     """Return why a ledger cannot be mended by taking its damaged lines out, or None."""
+    if any(line.newer for line in lines):
+        return "lines of another version of ddcal are whole, and that version alone can keep them"
     if not lines or not isinstance(lines[0].event, StudyStarted):
         return "its first line says what the study is, and nothing else does"
     if any(line.unknown for line in lines):

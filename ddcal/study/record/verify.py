@@ -94,7 +94,7 @@ def verify_study(directory: Path | str, *, repair: bool = False) -> list[Part]:
 
 def _parts(folder: Path, *, repair: bool) -> Iterator[Part]:
     ledger = list(_ledger(folder, repair))
-    yield from ledger
+    yield from (part for part in ledger if part.fault is not None)
     if not all(part.whole for part in ledger):
         return
     try:
@@ -104,6 +104,7 @@ def _parts(folder: Path, *, repair: bool) -> Iterator[Part]:
     except BadInput as error:
         yield Part(LEDGER, str(error))
         return
+    yield from (part for part in ledger if part.fault is None)
     running = not repair and study_state(folder, results.interrupted) == "running"
 
     def part(name: str, check: Callable[[], str | None], mend: Callable[[], str] | None = None) -> Part:
@@ -149,7 +150,9 @@ def _ledger(folder: Path, repair: bool) -> Iterator[Part]:
     mended = None if aside is None else f"taken out; the old ledger is kept as {aside.name}"
     for line in faults:
         yield Part(LEDGER, f"line {line.number}: {line.fault}; {line.lost}", obstacle is None, mended)
-    if faults and obstacle is not None:
+    if all(line.newer for line in faults):
+        return
+    if obstacle is not None:
         yield Part(LEDGER, f"it cannot be mended: {obstacle}; a copy from before would help", False)
 
 
