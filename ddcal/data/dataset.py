@@ -95,9 +95,10 @@ def load_dataset(config: DataConfig, derived: Path | None = None) -> Dataset:
         derived: The folder that keeps what is derived from the files in place of ``.ddcal`` beside them.
 
     Raises:
-        DataError: if files are missing, damaged or malformed, or too few for the split.
+        DataError: if files are missing, damaged or malformed, change meanwhile, or are too few for the split.
     """
     source = replace(locate_source(config), derived=derived)
+    before = source.states()
     fingerprint = source_fingerprint(config.name, source, config.root)
     resolution, folder = config.resolution, source.keeps
     if source.kind == "images":
@@ -105,6 +106,8 @@ def load_dataset(config: DataConfig, derived: Path | None = None) -> Dataset:
         resolution = None  # decoded at that side
     else:
         raw = read_source(config, source)
+    if source.states() != before:  # the fingerprint may be that of other bytes
+        raise DataError(f"{source.place}: the data changed while it was read; try again when nothing writes there")
     mapped = source.kind == "images" and not config.zca  # whitening a batch anew each time costs too much
     train, test = torch.arange(len(raw.train_labels)), torch.arange(len(raw.test_labels))
     test_images, test_labels = raw.test_images, raw.test_labels

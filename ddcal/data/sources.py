@@ -73,6 +73,18 @@ class Source:
             return "data.name"
         return str(self.images.path) if self.images else ", ".join(map(str, self.files.values()))
 
+    def states(self) -> list[tuple[int, int]]:
+        """Return the sizes (bytes) and times of change (ns) of `files`; (-1, 0) where one cannot be looked at."""
+        found = []
+        for path in self.files.values():
+            try:
+                status = path.stat()
+            except OSError:
+                found.append((-1, 0))
+            else:
+                found.append((status.st_size, status.st_mtime_ns))
+        return found
+
 
 def data_root(config: DataConfig) -> Path:
     """Return the data root: ``config.root``, else ``$DDCAL_DATA``, else ``~/.cache/ddcal/data``."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from ddcal.config import DataConfig, TrialConfig
-from ddcal.data import Dataset, dataset_fingerprint, load_dataset
+from ddcal.data import DataError, Dataset, dataset_fingerprint, load_dataset
+from ddcal.data.sources import locate_source
 from ddcal.pipeline.environment import Environment
 from ddcal.store.base import Entry, Store
 from ddcal.store.leases import Leases
@@ -35,14 +36,30 @@ class DatasetCache:
         self._dataset: Dataset | None = None
         self._remembered: dict[Hashable, Tensor] = {}
 
-    def get(self, config: DataConfig) -> Dataset:
-        """Return the dataset of ``config``."""
+    def get(self, config: DataConfig, fingerprint: str | None = None) -> Dataset:
+        """Return the dataset of ``config``.
+
+        Args:
+            config: Which data, and where.
+            fingerprint: What its files must have had as they were loaded; they are loaded anew if what is kept is of
+                others. None takes what is kept, whatever has become of the files.
+
+        Raises:
+            DataError: as `load_dataset`, or if the files have another fingerprint by now.
+        """
         key = config.model_dump_json()
-        if self._dataset is None or key != self._key:
-            self._dataset = None
+        kept = self._dataset if key == self._key else None
+        if kept is None or fingerprint not in (None, kept.fingerprint):
+            self._dataset = kept = None  # two would need twice the memory
             self._remembered.clear()
-            self._dataset, self._key = load_dataset(config, self._derived), key
-        return self._dataset
+            kept = load_dataset(config, self._derived)
+            self._dataset, self._key = kept, key
+        if fingerprint not in (None, kept.fingerprint):
+            raise DataError(
+                f"{locate_source(config).place}: the data changed: it has the fingerprint {kept.fingerprint[:16]}…, "
+                f"the trial began with {str(fingerprint)[:16]}…: put back what was there, or begin the trial again"
+            )
+        return kept
 
     def remembered(self, name: Hashable, compute: Callable[[], Tensor]) -> Tensor:
         """Return what ``compute`` returns, or has returned before for the dataset that is loaded.
@@ -90,5 +107,9 @@ class TrialPlace:
 
     @property
     def dataset(self) -> Dataset:
-        """The real data, loaded at first use."""
-        return self.datasets.get(self.config.data)
+        """The real data, loaded at first use.
+
+        Raises:
+            DataError: if it cannot be loaded, or has changed since the trial's keys were made.
+        """
+        return self.datasets.get(self.config.data, self.fingerprint)

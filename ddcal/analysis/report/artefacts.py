@@ -57,8 +57,17 @@ class Artefacts:
         return run.trial.config
 
     def dataset(self, run: Run) -> Dataset:
-        """Return the real data of a trial."""
-        return self._datasets.get(run.trial.config.data)
+        """Return the real data of a trial.
+
+        Raises:
+            Lost: if it is no longer what the trial computed on.
+            ddcal.data.DataError: if it cannot be loaded.
+        """
+        data, fingerprint = run.trial.config.data, run.trial.fingerprint
+        dataset = self._datasets.get(data)
+        if fingerprint not in (None, dataset.fingerprint):
+            raise Lost(f"the data of {run.trial.trial_key} is no longer what it was: put back what was there")
+        return dataset
 
     def synthetic(self, run: Run) -> SyntheticSet:
         """Return a trial's distilled set."""

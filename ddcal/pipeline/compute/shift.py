@@ -16,7 +16,7 @@ from ddcal.calibration.metrics.predictions import Predictions, predict, predict_
 from ddcal.calibration.metrics.separation import separation
 from ddcal.config import TrialConfig
 from ddcal.config.datasets import other_data, other_label
-from ddcal.data import Dataset
+from ddcal.data import DataError, Dataset
 from ddcal.data.corruptions import STRENGTHS, corrupted
 from ddcal.data.other import drawn_rows, other_test_images
 from ddcal.networks import predict_logits
@@ -24,6 +24,7 @@ from ddcal.pipeline import measuring
 from ddcal.pipeline.compute.train import logits_of, networks_of
 from ddcal.pipeline.measuring import SCORED_IMAGES
 from ddcal.pipeline.place import TrialPlace
+from ddcal.pipeline.stages.evaluate import EVALUATE
 from ddcal.seeding import generator
 
 SCORES = ("accuracy", "ece", "nll")
@@ -52,7 +53,7 @@ def shifted_logits(place: TrialPlace) -> Shifted | None:
     """Return what the networks of a trial's finished train stage answer; None where ``evaluate.shift`` asks nothing.
 
     Raises:
-        ddcal.data.DataError: if other data is missing or does not fit.
+        ddcal.data.DataError: if other data is missing or does not fit, or has changed since the trial's keys were made.
     """
     asked = place.config.evaluate.shift
     if not asked.asked:
@@ -64,6 +65,11 @@ def shifted_logits(place: TrialPlace) -> Shifted | None:
         pixels = other_test_images(other_data(entry, config.data), dataset.channels, dataset.image_size, asked.images)
         others[other_label(entry)] = torch.cat(
             [_answers(networks, batch, dataset, place.environment.device) for batch in pixels.split(BATCH)], dim=1
+        )
+    if others and EVALUATE.key(config, place.fingerprint, place.environment, place.keys) != place.keys[EVALUATE.name]:
+        raise DataError(
+            f"evaluate.shift.datasets: the data of {', '.join(others)} changed after the trial began: put back what "
+            "was there, or begin the trial again"
         )
     return Shifted(
         logits["test_labels"][rows],
