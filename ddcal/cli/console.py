@@ -16,10 +16,11 @@ from ddcal.analysis.calibration_rows import calibration_rows
 from ddcal.analysis.further_rows import further_tables
 from ddcal.cli.sheets import Sheet
 from ddcal.cli.status_words import status_table
+from ddcal.config.own import replay_with
 from ddcal.errors import printable
 from ddcal.study.mlflow.client import server_address
 from ddcal.study.record.chance import chance_warning
-from ddcal.study.record.confirmation import confirmed_words, standing
+from ddcal.study.record.confirmation import confirm_command, confirmed_words, standing
 from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial
 from ddcal.study.record.status import Status, finished_words
 
@@ -98,7 +99,14 @@ def print_finished(results: StudyResults, status: Status, console: Console) -> N
     """Say that a study that is to go on has ended, how it is extended, and print its outcome."""
     console.print(f"{status.study} has ended: {finished_words(status)}")
     folder = shlex.quote(shown_path(results.directory))
-    if status.finished >= status.trials:
+    if results.confirms is not None:
+        command = confirm_command(Path(shown_path(results.directory)), results.confirms)
+        print_command("for more leaders or fresh seeds", f"{command} --top N --seeds N", console)
+    elif status.points is not None and status.finished >= status.points:
+        console.print(
+            f"it is not extended by more trials: every one of the {status.points} points of its space was tried"
+        )
+    elif status.finished >= status.trials:
         print_command("for more trials", f"ddcal resume {folder} --trials {2 * status.trials}", console)
     else:
         console.print(
@@ -220,8 +228,9 @@ def _print_files(results: StudyResults, console: Console) -> None:
     console.print(f"\nfiles in {directory}: trials.csv, pareto.csv, summary.json; a log of every trial in logs/")
     if results.best is not None:
         folder, to = shlex.quote(directory), shlex.quote(f"best-{results.study.name}")
+        again = replay_with(results.best.config)
         print_command(
-            "hand the winner on, and run it again", f"ddcal export {folder} --to {to} && ddcal replay {to}", console
+            "hand the winner on, and run it again", f"ddcal export {folder} --to {to} && {again} {to}", console
         )
     if server := server_address(results.study):  # `ddcal ui` serves a database
         console.print(f"every trial is in MLflow at {server}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -29,10 +30,11 @@ def pareto(
     from ddcal.study.record.chance import chance_warning
     from ddcal.study.record.results import PARETO, load_study, trial_rows
     from ddcal.study.record.rights import as_access_says, or_elsewhere, where_allowed
+    from ddcal.study.record.status import write_tables
 
     results = load_study(directory)
     with as_access_says(results.study.storage.access), or_elsewhere("--to"):
-        made = [directory / PARETO] if where_allowed(results.write) else []
+        made = [directory / PARETO] if where_allowed(partial(write_tables, results)) else []
         if to is not None or made:
             made.insert(0, plot_pareto(results, to or directory / FIGURES / "pareto.png"))
     if as_json:

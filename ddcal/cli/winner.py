@@ -41,6 +41,7 @@ def export(
     ] = None,
 ) -> None:
     """Write the winner as a folder that replays."""
+    from ddcal.config.own import replay_with
     from ddcal.study.export.export import export_trial, exported_already
     from ddcal.study.export.models import check_model, model_request
     from ddcal.study.record.chance import chance_warning
@@ -67,7 +68,7 @@ def export(
         if register is None or not exported_already(results, one, target, models):
             target = export_trial(results, one, target, models)
             place = shlex.quote(str(to / one.trial_key if pareto else to))
-            typer.echo(f"{one.trial_key} -> {target}    next: ddcal replay {place}")
+            typer.echo(f"{one.trial_key} -> {target}    next: {replay_with(one.config)} {place}")
         if warning := chance_warning(one):
             typer.echo(f"warning: {warning}", err=True)
         if register is not None:
@@ -90,6 +91,9 @@ def replay(
     ignore_versions: Annotated[
         bool, typer.Option("--ignore-versions", help="Go on although numeric packages have other versions.")
     ] = False,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Call the data function that the export names, if it names one.")
+    ] = False,
     everything: Annotated[bool, typer.Option("--all", help="List every metric, also those that are equal.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -101,7 +105,9 @@ def replay(
     from ddcal.cli.console import comparison_table, make_console
     from ddcal.study.export.replay import replay as replay_run
 
-    comparisons = replay_run(folder, store=use_store, data_root=data_root, ignore_versions=ignore_versions)
+    comparisons = replay_run(
+        folder, store=use_store, data_root=data_root, ignore_versions=ignore_versions, trust_code=trust_code
+    )
     compared = [item for item in comparisons if item.compared]
     different = [item for item in compared if not item.same]
     if as_json:

@@ -41,6 +41,11 @@ def own_names(trial: TrialConfig) -> dict[str, str]:
     }
 
 
+def replay_with(trial: TrialConfig) -> str:
+    """Return ``ddcal replay``, with the option by which whoever trusts the trial's own data function says so."""
+    return "ddcal replay --trust-code" if "data.name" in own_names(trial) else "ddcal replay"
+
+
 def own_sources(trial: TrialConfig) -> dict[str, dict[str, Any]]:
     """Return setting → the source of the component of a user's own that it names (`source_of`).
 

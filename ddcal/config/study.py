@@ -162,7 +162,8 @@ class StopConfig(Config):
     """When a study ends early: no new trial begins after ``hours``, or once ``plateau`` trials in a row bring nothing.
 
     A trial improves a study of one objective if it is feasible and better than all before, and one of several if it
-    joins the Pareto front. Nothing counts before the first feasible trial.
+    joins the Pareto front. Nothing counts before the first feasible trial. Hours count from when a driver begins, the
+    first one or one that goes on with the study.
 
     ``before_seconds`` stops it so long before the time limit of the SLURM job that it is in, as the signal of a
     scheduler does: running trials save their state, and it goes on when it is run again.

@@ -7,6 +7,7 @@ import gzip
 import importlib.util
 import math
 import os
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -175,8 +176,10 @@ def arrays_of_function(name: str, root: str | None) -> RawData:
         root: As ``data.root``.
 
     Raises:
-        DataError: if it cannot be imported or called, or does not return that.
+        DataError: if it cannot be imported or called, is of Python's own library, or does not return that.
     """
+    if name.partition(":")[0].partition(".")[0] in sys.stdlib_module_names:
+        raise DataError(f"data.name {name!r} is of Python itself; it must be a function that returns a dataset")
     try:
         given = imported_object("dataset", name, name)(root)
     except ComponentError as error:

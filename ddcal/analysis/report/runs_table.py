@@ -13,6 +13,7 @@ from ddcal import __version__
 from ddcal.analysis.labels import REDUCED_NOTE
 from ddcal.analysis.report.cells import Run
 from ddcal.analysis.report.page import Entry, Page, run_anchor
+from ddcal.config.own import replay_with
 from ddcal.study.record.results import StudyResults
 
 FULL_SCALE = "gpu"
@@ -82,7 +83,7 @@ def replay_command(run: Run, folder: Path) -> str:
     to = f"replay-{run.trial.trial_key}"
     return (
         f"ddcal export {shlex.quote(str(folder))} --trial {run.trial.number} --to {shlex.quote(to)} "
-        f"&& ddcal replay {shlex.quote(to)}"
+        f"&& {replay_with(run.trial.config)} {shlex.quote(to)}"
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from ddcal.analysis.figures.study_figures import draw_study
@@ -32,7 +33,7 @@ from ddcal.study.record.chance import chance_warning
 from ddcal.study.record.confirmation import confirmed_words
 from ddcal.study.record.results import PARETO, TRIALS, WINNER_METRIC, StudyResults, Trial
 from ddcal.study.record.rights import or_elsewhere, where_allowed
-from ddcal.study.record.status import Status, study_state
+from ddcal.study.record.status import Status, study_state, write_tables
 
 REPORT = "report"
 MAX_OTHERS = 5
@@ -102,8 +103,7 @@ def _write(page: Page, results: StudyResults, hurried: bool, status: Status | No
         page.heading("Fresh seeds")
         put_confirmation(page, results)
     page.heading("Objectives and trials")
-    if study_state(results.directory, results.interrupted) != "running":  # its driver writes the tables
-        where_allowed(results.write)
+    where_allowed(partial(write_tables, results))
     for path in draw_study(results, folder / "figures", hurried=hurried):
         parallel = "Every complete trial as a line over the searched names, coloured by rank; darker is better."
         page.picture(path, f"{path.stem} of {results.study.name}", CAPTIONS.get(path.name, parallel))

@@ -10,6 +10,7 @@ from typing import Any
 
 from ddcal import __version__
 from ddcal.config.calibrations import reported
+from ddcal.config.own import replay_with
 from ddcal.config.places import is_url
 from ddcal.config.reading.yaml_reader import dump_yaml
 from ddcal.errors import StoreError
@@ -81,7 +82,7 @@ def export_trial(results: StudyResults, trial: Trial, target: Path | str, models
     found = {stage: entry for stage, entry in entries.items() if entry is not None}
     ready = None
     if models is not None:
-        ready = ready_model(trial, found, models, results.started["environment"]["device"])
+        ready = ready_model(trial, found, models, trial.computed["environment"]["device"])
     temporary = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -134,7 +135,6 @@ def exported_already(
 
 def describe_run(results: StudyResults, trial: Trial, entries: dict[str, Entry]) -> dict[str, Any]:
     """Return what run.yaml holds: all that is needed to run the trial again and to compare the outcome."""
-    environment = results.started["environment"]
     return {
         "format_version": FORMAT_VERSION,
         "ddcal": __version__,
@@ -144,10 +144,8 @@ def describe_run(results: StudyResults, trial: Trial, entries: dict[str, Entry])
         "confirmed": results.confirmed(trial),
         "target": results.study.trial,
         "config": trial.config.model_dump(mode="json"),
-        "environment": environment,
+        **trial.computed,
         "data_fingerprint": trial.fingerprint,
-        "versions": results.started["versions"],
-        "git_commit": results.started["git_commit"],
         "tolerance": 0.0,
         "metrics": trial.metrics,
         "chance": chance_facts(trial),
@@ -226,7 +224,7 @@ def _readme(folder: Path, results: StudyResults, trial: Trial, run: dict[str, An
 
 One run of the study **{results.study.name}** ({trial.outcome}; {confirmed}). Run it again and compare:
 
-    ddcal replay .
+    {replay_with(trial.config)} .
 
 It needs ddcal {run["ddcal"]} with the package versions of `run.yaml`, and the same data
 (`{run["config"]["data"]["name"]}`, fingerprint `{(run["data_fingerprint"] or "")[:12]}`). On the CPU, or on the

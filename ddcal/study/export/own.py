@@ -23,7 +23,7 @@ def recorded_sources(results: StudyResults, trial: Trial) -> dict[str, Any]:
     if not own_names(trial.config):
         return {}
     sources = own_sources(trial.config)
-    environment = results.started["environment"]
+    environment = trial.computed["environment"]
     here = replace(Environment.recorded(environment), kind=environment["device"])
     if stage_keys(trial.config, trial.fingerprint or "", here, results.study.trial) != trial.keys:
         named = " or ".join(f"{setting} {source['path']}" for setting, source in sources.items())

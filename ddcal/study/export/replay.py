@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from ddcal.config import DataConfig, TrialConfig
 from ddcal.config.base import RECORDED
+from ddcal.config.own import own_names
 from ddcal.data import DataError, dataset_fingerprint, own_cache
 from ddcal.distill.synthetic import DESCRIPTION
 from ddcal.pipeline import Advance, DatasetCache, Environment, TrialRunner, open_store
@@ -91,12 +92,13 @@ def replay(
     store: Path | str | None = None,
     data_root: Path | str | None = None,
     ignore_versions: bool = False,
+    trust_code: bool = False,
     on_advance: Callable[[Advance], None] | None = None,
 ) -> list[Comparison]:
     """Run an export again and compare.
 
     The export is untrusted: tolerance, precision and what is computed come from this code and the device, and what is
-    derived from its data is kept in the user's own cache.
+    derived from its data is kept in the user's own cache. A data function that it names is called if that is trusted.
 
     Args:
         folder: The export.
@@ -104,6 +106,7 @@ def replay(
         data_root: Where the run's data lies here: in place of ``data.root``, or the folder that holds what is called
             like it. Default: the run's own place, else the same in ``$DDCAL_DATA``.
         ignore_versions: Go on with other versions of numeric packages.
+        trust_code: Whether the function that the export names as ``data.name``, if it does, may be called.
         on_advance: Called after every chunk of work.
 
     Returns:
@@ -118,6 +121,11 @@ def replay(
     named = _config(run, {RECORDED: True})
     if problems := source_problems(named, run.get("components", {}), ignore_versions=ignore_versions):
         raise ExportError("\n".join(problems))
+    if not trust_code and (called := own_names(named).get("data.name")):
+        raise ExportError(
+            f"{folder}: config.data.name is {called!r}, a function that is called with your rights: if you trust this "
+            "export and know that function, give --trust-code (trust_code=True)"
+        )
     config = _from_copy(_config(run), folder)
     data, fingerprint = _located(config.data, run["data_fingerprint"], folder, data_root)
     config = with_other_data_here(config.model_copy(update={"data": data}), data_root)

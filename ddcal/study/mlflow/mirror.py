@@ -303,6 +303,8 @@ class Mirror:
 
     def _study_resumed(self, event: StudyResumed) -> None:
         self._client.update_run(self.cursor.parent, status="RUNNING")
+        self._client.set_tag(self.cursor.parent, "mlflow.note.content", event.study["description"])
+        self._artifact(self.cursor.parent, STUDY)  # it may have more trials now
 
     def _study_finished(self, event: StudyFinished) -> None:
         from mlflow.entities import Metric
@@ -342,8 +344,7 @@ class Mirror:
 
     def _run(self, tags: dict[str, str], start_time: int, look_up: bool = False) -> str:
         """Return a new run with these tags, or the one that an earlier attempt has made."""
-        if not self._facts:
-            self._facts = study_facts(self.directory)
+        self._facts = self._facts or study_facts(self.directory)
         commit = {"ddcal.git_commit": self._facts["git_commit"]} if self._facts["git_commit"] else {}
         facts = {f"ddcal.{name}": self._facts[name] for name in ("study", "study_id")}
         tags = tags | facts | commit | {"mlflow.source.name": "ddcal"}

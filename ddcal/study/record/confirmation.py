@@ -48,6 +48,16 @@ class _Confirmation(BaseModel):
     leaders: list[_Leader]
 
 
+def confirm_command(confirmation: Path, study: str) -> str:
+    """Return the command that runs a study's leaders on fresh seeds.
+
+    Args:
+        confirmation: The folder of one of the study's confirmations, which lies beside the study's own.
+        study: The study's name.
+    """
+    return f"ddcal confirm {shlex.quote(str(confirmation.parent / study))}"
+
+
 def write_confirmation(directory: Path, seeds: int, study: str, leaders: Sequence[Mapping[str, Any]]) -> None:
     """Write the file, with a sum of its own, by which an edit is noticed.
 

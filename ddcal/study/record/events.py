@@ -56,6 +56,8 @@ class StudyResumed(_Event):
     event: Literal["study_resumed"] = "study_resumed"
     study: dict[str, Any]
     environment: dict[str, Any] | None = None
+    versions: dict[str, Any] = {}  # empty: an earlier version did not say
+    git_commit: str | None = None
     paths: Literal["folder"] | None = None
 
 

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def write_study_file(study: StudyConfig, directory: Path) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Write a file that is there in full or not at all; where the disk does not take it, the old one stays."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # two processes may write it at once
     try:
         temporary.write_text(text, newline="")
         os.replace(temporary, path)

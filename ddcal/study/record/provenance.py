@@ -16,6 +16,11 @@ NUMERIC_PACKAGES = ("ddcal", "torch", "torchvision", "kornia", "numpy", "scikit-
 """Those whose version can change a trial's numbers."""
 
 
+def installed() -> dict[str, Any]:
+    """Return what a ledger says of the packages here: ``versions`` and ``git_commit``."""
+    return {"versions": package_versions(), "git_commit": git_commit()}
+
+
 def package_versions() -> dict[str, str]:
     """Return package → version of what is installed, with Python's own."""
     versions = {"python": platform.python_version()}

@@ -7,6 +7,7 @@ earlier versions have absolute paths alone, and relative ones as they were given
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from ddcal.config.names import nest
 from ddcal.config.places import is_url
 from ddcal.config.reading.study_paths import TRIAL_PLACES, from_folder, with_study_paths, within
 from ddcal.config.trial import flatten
-from ddcal.study.record.events import StudyResumed, StudyStarted
+from ddcal.credentials import without_credentials
+from ddcal.study.record.events import Event, StudyFinished, StudyResumed, StudyStarted
 
 LOGS = "logs"
 
@@ -66,3 +68,24 @@ def as_begun(study: dict[str, Any], trial: dict[str, Any]) -> dict[str, Any]:
         if isinstance(path, str) and isinstance(whole, str) and whole.endswith(f"{os.sep}{Path(path)}"):
             return with_study_paths(study, from_folder(whole.removesuffix(str(Path(path)))), space=False)
     return study
+
+
+def with_password(study: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """Return a resumed study with the tracking URI of the first line, whose password is not written a second time."""
+    former = (before.get("tracking") or {}).get("uri")
+    tracking = study.get("tracking") or {}
+    if former is None or without_credentials(former) != tracking.get("uri"):
+        return study
+    return study | {"tracking": tracking | {"uri": former}}
+
+
+def worked_before(seconds: float | None, session: Sequence[Event]) -> float | None:
+    """Return how long drivers have worked on a study when another one goes on with it.
+
+    Args:
+        seconds: What the last driver that has ended says; None where none has.
+        session: The events of the last session: one that was killed has worked as long as they tell.
+    """
+    if not session or any(isinstance(event, StudyFinished) for event in session):
+        return seconds
+    return (seconds or 0.0) + max(0, session[-1].time - session[0].time) / 1000

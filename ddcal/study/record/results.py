@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from ddcal.config import StudyConfig, TrialConfig
 from ddcal.config.base import RECORDED
 from ddcal.config.reading.study_paths import from_folder, with_trial_paths
-from ddcal.credentials import without_credentials
 from ddcal.errors import BadInput
 from ddcal.pipeline.stages import STAGES
 from ddcal.study.gpu.packing import Packing, memory_groups
@@ -38,7 +37,7 @@ from ddcal.study.record.events import (
 )
 from ddcal.study.record.folder_files import replace_text, write_csv
 from ddcal.study.record.ledger import LEDGER, DamagedLedger, in_short, no_study, not_begun, read_ledger, step_of
-from ddcal.study.record.recorded import as_begun, log_of, recorded_store, recorded_study
+from ddcal.study.record.recorded import as_begun, log_of, recorded_store, recorded_study, with_password, worked_before
 from ddcal.study.record.shown import ShownStudy, ShownTrial
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 TRIALS, PARETO, SUMMARY = "trials.csv", "pareto.csv", "summary.json"
 WINNER_METRIC = "val/nll"
+COMPUTED = ("environment", "versions", "git_commit")
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """What making sense of damaged JSON may raise."""
 
@@ -58,7 +58,8 @@ class Trial(ShownTrial):
 
     ``metrics`` of a trial that did not come to its end are those of its last point, at ``progress``. ``gpu`` is its
     share of a GPU, ``grown`` after it had run out of memory at a smaller one. ``config_values`` is its config as the
-    ledger has it; use `config`. ``home`` is its study's folder and the place of its store.
+    ledger has it; use `config`. ``computed`` has environment, versions and git commit of the session in which it ran,
+    ``home`` its study's folder and the place of its store.
     """
 
     number: int
@@ -84,6 +85,7 @@ class Trial(ShownTrial):
     grown: bool = False
     progress: float = 0.0
     steps: tuple[int, ...] = ()
+    computed: dict[str, Any] = field(default_factory=dict, compare=False)
     home: tuple[Path, str] | None = field(default=None, compare=False)
 
     @cached_property
@@ -153,14 +155,15 @@ class StudyResults(ShownStudy):
         trials: dict[int, dict[str, Any]] = {}
         last: dict[int, dict[str, Any]] = {}
         for event in read_ledger(self.directory):
-            self.session = [] if isinstance(event, StudyStarted | StudyResumed) else self.session
+            if isinstance(event, StudyStarted | StudyResumed):
+                self.seconds, self.session = worked_before(self.seconds, self.session), []
             self.session.append(event)
             match event:
                 case StudyStarted():
                     self.started = _values(event) | {"study": recorded_study(event, self.directory)}
                     self.store = recorded_store(event, self.directory) or ""
                 case StudyResumed():
-                    study = _with_password(recorded_study(event, self.directory), self.started["study"])
+                    study = with_password(recorded_study(event, self.directory), self.started["study"])
                     self.started |= _values(event) | {"study": study}
                     self.store = recorded_store(event, self.directory) or self.store
                     self.interrupted, self.ending = True, None
@@ -171,6 +174,7 @@ class StudyResults(ShownStudy):
                     trials[number] = _values(event) | kept | {"steps": [*before.get("steps", ())]}
                     config = trials[number].pop("config")
                     trials[number]["config_values"] = with_trial_paths(config, from_folder(self.directory))
+                    trials[number]["computed"] = {name: self.started.get(name) for name in COMPUTED}
                     trials[number]["log"] = log_of(event.log)
                 case TrialPoints(number=number, points=points):
                     trials[number]["steps"] += map(step_of, points)
@@ -377,15 +381,6 @@ def _val_metrics(point: dict[str, Any]) -> dict[str, Any]:
         for name, value in point.items()
         if name.startswith("val/") and (value is None or isinstance(value, float))
     }
-
-
-def _with_password(study: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
-    """Return a resumed study with the tracking URI of the first line, whose password is not written a second time."""
-    former = (before.get("tracking") or {}).get("uri")
-    tracking = study.get("tracking") or {}
-    if former is None or without_credentials(former) != tracking.get("uri"):
-        return study
-    return study | {"tracking": tracking | {"uri": former}}
 
 
 def _metric(trial: Trial, name: str, sign: float = 1.0) -> float:

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from ddcal.config.space import finite, grid_size
 from ddcal.pipeline.advance import stage_at, stage_share
 from ddcal.pipeline.durations import duration
 from ddcal.pipeline.heartbeat import MAX_BYTES, Heartbeat, heartbeat_file
@@ -80,6 +81,7 @@ class Status:
         warning: That the winner's accuracy cannot be told from chance, in a sentence; None where it can.
         job: The SLURM job or the pod of its driver and what is said of it: ``12 RUNNING``,
             ``pod NAME Running``; None in neither.
+        points: How many points its space has; None where they cannot be counted.
     """
 
     study: str
@@ -100,6 +102,7 @@ class Status:
     next_command: str | None
     warning: str | None = None
     job: str | None = None
+    points: int | None = None
 
     @property
     def through(self) -> bool:
@@ -124,7 +127,8 @@ def study_status(directory: Path | str, results: StudyResults | None = None) -> 
     finished = sum(trial.outcome is not None for trial in results.records)
     began = session[0].time
     rate = len(ends) / ((ends[-1] - began) / 3.6e6) if len(ends) > 1 and ends[-1] > began else None
-    left = study.search.trials - finished
+    points = grid_size(study) if finite(study) and study.space else None
+    left = min(study.search.trials, points or study.search.trials) - finished
     state = study_state(results.directory, results.interrupted)
     names = dict.fromkeys((*study.objectives, WINNER_METRIC))
     best, now = results.best, time.time()
@@ -138,7 +142,7 @@ def study_status(directory: Path | str, results: StudyResults | None = None) -> 
         best=None if best is None else best.trial_key,
         best_metrics={} if best is None else {name: (best.metrics or {}).get(name) for name in names},
         trials_an_hour=rate,
-        seconds_left=left / rate * 3600 if rate and left and state == "running" else None,
+        seconds_left=left / rate * 3600 if rate and left > 0 and state == "running" else None,
         running=running,
         cpus=len(running) * study.resources.cpus,
         gpus=sum(trial.gpu for trial in running),
@@ -148,6 +152,7 @@ def study_status(directory: Path | str, results: StudyResults | None = None) -> 
         next_command=f"ddcal resume {shlex.quote(str(directory))}" if state in ("stopped", "dead") else None,
         warning=None if best is None else chance_warning(best),
         job=driver_job(results.directory),
+        points=points,
     )
 
 
@@ -164,6 +169,12 @@ def study_state(directory: Path, interrupted: bool) -> str:
     except (ValueError, OSError):
         return "dead"
     return "dead" if holder.dead or (holder.elsewhere and job is not None and job.ended) else "running"
+
+
+def write_tables(results: StudyResults) -> None:
+    """Write the tables of a study that nobody works on: of one that runs, its driver writes them."""
+    if study_state(results.directory, results.interrupted) != "running":
+        results.write()
 
 
 def driver_job(directory: Path) -> str | None:

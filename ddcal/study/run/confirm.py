@@ -22,6 +22,7 @@ from ddcal.study.mlflow.client import without_password
 from ddcal.study.record.confirmation import CONFIRMATION, verdict, write_confirmation
 from ddcal.study.record.ledger import LEDGER, begun
 from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial, load_study
+from ddcal.study.record.status import write_tables
 from ddcal.study.remote.output import fetch_begun, send_file
 from ddcal.study.run.runner import Hooks, resume_study, run_study
 
@@ -109,6 +110,12 @@ def confirm(
     leaders = leading_trials(results, top)
     if not leaders:
         raise BadInput(f"{results.directory}: no trial is feasible, so there is nothing to confirm")
+    bound = [name for name, domain in results.study.space.items() if "seed" in domain.when]
+    if bound:
+        raise BadInput(
+            f"{results.directory}: space.{bound[0]}.when looks at seed, so a trial is another one on a fresh seed: "
+            "there is nothing to confirm"
+        )
     _check_name(results, f"{results.study.name}-confirm")
     study = confirmation_study(results, leaders, seeds)
     for name in _names(study.name):
@@ -123,10 +130,11 @@ def confirm(
         else:
             study = study.model_copy(update={"name": _free_name(results, study.name)})
             run_study(study, output=results.directory.parent, debug=debug, address=address, hooks=hooks)
+    results = load_study(results.directory)  # it may have gone on meanwhile
     there = confirmations(results)
     measured = compare(results, leading_trials(results, len(results.records)), fresh_trials(there))
     write_confirmation(results.directory, seeds, there[-1].study.name, [asdict(one) for one in measured])
-    results.write()
+    write_tables(results)
     send_file(results.study, results.directory, CONFIRMATION)
     asked = {leader.trial_key for leader in leaders}
     return [one for one in measured if one.trial_key in asked]

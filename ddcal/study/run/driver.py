@@ -35,7 +35,7 @@ from ddcal.study.record.events import (
 from ddcal.study.record.folder_files import write_study_file
 from ddcal.study.record.ledger import Ledger, Outcome, step_of
 from ddcal.study.record.lock import DriverLock
-from ddcal.study.record.provenance import git_commit, package_versions
+from ddcal.study.record.provenance import installed
 from ddcal.study.record.recorded import LOGS, portable_study
 from ddcal.study.record.references import Reference
 from ddcal.study.record.results import StudyResults, Trial, load_study
@@ -110,6 +110,7 @@ class StudyDriver:
         study_id = uuid.uuid4().hex if earlier is None else earlier.started.get("study_id", "")
         self._reference = Reference(self.store, "study", directory, directory.parent, study_id)
         self._portable = within(directory.parent, directory)
+        self._here = {"environment": environment.identity(), **installed()}
         written = portable_study(study, directory)
         write_study_file(study, directory)
         if earlier is None:
@@ -120,15 +121,9 @@ class StudyDriver:
         self._plateau = Plateau(study, directory)
         self.finished, self.session = 0, 1 if earlier is None else earlier.sessions + 1
         if earlier is None:
+            place = self._portable(self.store.place)
             self.ledger.append(
-                StudyStarted,
-                study=written,
-                study_id=study_id,
-                environment=environment.identity(),
-                versions=package_versions(),
-                git_commit=git_commit(),
-                store=self._portable(self.store.place),
-                paths="folder",
+                StudyStarted, study=written, study_id=study_id, store=place, paths="folder", **self._here
             )
         else:
             self._take_over(earlier, written)
@@ -167,16 +162,16 @@ class StudyDriver:
         A trial that needs a stage which a running trial, of this study or another, is computing waits for it, while
         others go first. While nothing of this study runs there is one to hand out: nobody might ask again.
         """
-        chosen = next((trial for trial in self._waiting if not self._held_back(trial)), None)
+        chosen = next((trial for trial in self._open if not self._held_back(trial)), None)
         while chosen is None and self._may_ask:
             trial = self._ask()
             if self._held_back(trial):
                 self._waiting.append(trial)
             else:
                 chosen = trial
-        if chosen is None and (not self._waiting or self._running):
+        if chosen is None and (not self._open or self._running):
             return None
-        chosen = chosen or self._waiting[0]
+        chosen = chosen or self._open[0]
         if chosen in self._waiting:
             self._waiting.remove(chosen)
         return self._hand_out(chosen)
@@ -264,10 +259,16 @@ class StudyDriver:
     # Asking and handing out
 
     @property
+    def _open(self) -> list[Running]:
+        """Those that wait and may begin: once the plateau is reached, only what was begun before."""
+        return [trial for trial in self._waiting if trial.attempt > 1 or not self._plateau.reached]
+
+    @property
     def _may_ask(self) -> bool:
         asked = self.finished + len(self._running) + len(self._waiting)
         held_back = len(self._waiting) >= self.search.ahead
-        return asked < self.study.search.trials and not held_back and not self.search.through
+        over = self._plateau.reached or self.search.through
+        return asked < self.study.search.trials and not held_back and not over
 
     @property
     def _out_of_time(self) -> bool:
@@ -277,16 +278,13 @@ class StudyDriver:
     def _ask(self) -> Running:
         return self._proposals.make(*self.search.ask())
 
-    def _blocked(self, trial: Running) -> bool:
-        """Whether the first stage that the trial would compute is being computed by another."""
-        return self._hold_back.blocked(trial.keys, (other.keys for other in self._running.values()))
-
     # Shares of a GPU
 
     def _held_back(self, trial: Running) -> bool:
         if self._shares.automatic:
             trial.missing = self._hold_back.missing(trial.keys)
-        return self._blocked(trial) or self._shares.must_wait(trial, self._running.values())
+        others = self._running.values()  # one may be computing the first stage that this one would compute
+        return self._hold_back.blocked(trial.keys, (o.keys for o in others)) or self._shares.must_wait(trial, others)
 
     def _grow(self, trial: Running, record: dict[str, Any], larger: float) -> None:
         """Let the trial wait for another attempt with more memory; it keeps its number, its key and its points."""
@@ -347,7 +345,7 @@ class StudyDriver:
 
     def _take_over(self, earlier: StudyResults, written: dict[str, Any]) -> None:
         """Go on from the ledger: finished trials count, the others wait to be handed out again."""
-        self.ledger.append(StudyResumed, study=written, environment=self.environment.identity(), paths="folder")
+        self.ledger.append(StudyResumed, study=written, paths="folder", **self._here)
         in_ledger = {trial.number: trial for trial in earlier.records}
         for trial in earlier.records:
             self._proposals.note(trial.number, trial.values)

@@ -13,11 +13,11 @@ from ddcal.config.trial import flatten
 from ddcal.errors import BadInput, ResourceError
 from ddcal.study.mlflow.client import sqlite_path, tracking_uri, without_password
 from ddcal.study.mlflow.cursor import CURSOR
-from ddcal.study.record.confirmation import CONFIRMATION
+from ddcal.study.record.confirmation import CONFIRMATION, confirm_command
 from ddcal.study.record.folder_files import STUDY
 from ddcal.study.record.ledger import LEDGER, begun
 from ddcal.study.record.lock import LOCK
-from ddcal.study.record.results import SUMMARY, TRIALS, load_study
+from ddcal.study.record.results import SUMMARY, TRIALS, StudyResults, load_study
 from ddcal.study.record.study_store import cache_place, store_place
 from ddcal.study.remote.output import FETCHED, fetch_begun
 
@@ -93,6 +93,17 @@ def with_given(study: StudyConfig, given: StudyConfig) -> StudyConfig:
     if without_password(study).tracking != given.tracking:
         changed["tracking"] = given.tracking
     return study.model_copy(update=changed)
+
+
+def check_trials(earlier: StudyResults, trials: int) -> None:
+    """Raise BadInput if a study cannot go on to so many trials in all."""
+    if trials < len(earlier.records):
+        raise BadInput(f"--trials {trials}: {earlier.directory} has {len(earlier.records)} trials already")
+    if earlier.confirms is not None and trials > earlier.study.search.trials:
+        raise BadInput(
+            f"--trials {trials}: {earlier.directory} has a trial for each leader of {earlier.confirms} and fresh seed; "
+            f"more of them: `{confirm_command(earlier.directory, earlier.confirms)} --top N --seeds N`"
+        )
 
 
 def is_read_only(place: Path) -> bool:

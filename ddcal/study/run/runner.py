@@ -36,6 +36,7 @@ from ddcal.study.run.places import (
     begun_meanwhile,
     check_name,
     check_place,
+    check_trials,
     is_foreign,
     is_read_only,
     refuse_lost_ledger,
@@ -205,8 +206,7 @@ def resume_study(
         earlier = load_study(directory)
     study = earlier.study if given is None else with_given(earlier.study, given)
     if trials is not None:
-        if trials < len(earlier.records):
-            raise BadInput(f"--trials {trials}: {directory} has {len(earlier.records)} trials already")
+        check_trials(earlier, trials)
         study = study.model_copy(update={"search": study.search.model_copy(update={"trials": trials})})
     return _run(study, earlier.directory, earlier, **options)
 

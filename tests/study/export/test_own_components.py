@@ -46,7 +46,9 @@ def test_all_three_go_from_validate_to_replay(study, components, tmp_path):
         **{name: NETWORK for name in ("distill.network.name", "train.network.name") if name in told},
     }
     assert json.loads((folder / "networks/calibrators/0/calibrator.json").read_text())["name"] == "bias"
-    replayed = ddcal("replay", folder)
+    refused = ddcal("replay", folder)
+    assert refused.exit_code == 2 and f"{DATA!r}, a function that is called" in " ".join(refused.output.split())
+    replayed = ddcal("replay", folder, "--trust-code")
     assert replayed.exit_code == 0 and "equal" in replayed.output, replayed.output
 
     for module, setting in (("bias.py", "calibrate.method"), ("layers.py", "network.name")):
@@ -60,7 +62,7 @@ def test_all_three_go_from_validate_to_replay(study, components, tmp_path):
     text = (components / "data.py").read_text()
     (components / "data.py").write_text(text.replace("60", "61"))
     forget()
-    other = ddcal("replay", folder)
+    other = ddcal("replay", folder, "--trust-code")
     assert other.exit_code == 2 and "data_fingerprint" in other.output
 
     shutil.rmtree(components)
@@ -114,6 +116,14 @@ def test_a_function_that_gives_no_arrays_is_said(own_package, write_study, body,
     own_package({"data.py": f"def stripes(root):\n    {body}\n"})
     wrong = ddcal("validate", write_study({"data.name": DATA}), "--data")
     assert wrong.exit_code == 2 and said in " ".join(wrong.output.split()), wrong.output
+
+
+def test_nothing_of_python_itself_is_called_for_data(write_study, tmp_path):
+    """Whoever sends a study names what is called; the simplest thing to do harm with is there on every machine."""
+    mark = tmp_path / "mark"
+    wrong = ddcal("validate", write_study({"data.name": "os:system", "data.root": f"touch {mark}"}), "--data")
+    assert wrong.exit_code == 2 and "'os:system' is of Python itself" in " ".join(wrong.output.split()), wrong.output
+    assert not mark.exists()
 
 
 def test_data_of_ones_own_is_like_any_other(components):

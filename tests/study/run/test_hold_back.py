@@ -26,13 +26,13 @@ def drive(tiny_study, tmp_path):
     """drive([(ipc, mask ratio), …], …) -> a driver that asks for these trials first."""
     drivers = []
 
-    def begin(first=(), *, space=SPACE, trials=None, concurrency=3, earlier=None, searcher="tpe"):
+    def begin(first=(), *, space=SPACE, trials=None, concurrency=3, earlier=None, searcher="tpe", **sections):
         enqueue = [{"distill.ipc": ipc, "calibrate.mask.ratio": ratio} for ipc, ratio in first]
         search = {"trials": trials or len(first), "concurrency": concurrency, "enqueue": enqueue}
         search |= {"searcher": searcher}
         folder = tmp_path / "tiny"
         folder.mkdir(exist_ok=True)
-        study = tiny_study(space=space, search=search)
+        study = tiny_study(space=space, search=search, **sections)
         driver = StudyDriver(study, folder, Environment("cpu", 1), Tracking(None), DriverLock(folder), earlier=earlier)
         drivers.append(driver)
         return driver
@@ -227,3 +227,25 @@ def test_what_a_node_computes_under_keys_of_its_own_is_noted_and_told_once(drive
     ]
     shutil.rmtree(driver.directory)
     assert computed <= set(referred_keys(driver.store))
+
+
+def test_after_the_plateau_only_what_was_begun_goes_on(drive, monkeypatch):
+    """One that was begun waits for another machine's stage; nothing new takes its place meanwhile."""
+    monkeypatch.setattr("ddcal.study.run.hold_back.ASK_SECONDS", 0.0)
+    asked = [(1, 0.0), (2, 0.0), (3, 0.0), (1, 0.25), (1, 0.5)]
+    driver = drive(asked, trials=9, concurrency=3, stop={"plateau": 1})
+    first, second, third = (driver.next_assignment() for _ in range(3))
+    finish(driver, first)
+    finish(driver, driver.next_assignment())  # as good as the first one
+    assert driver._plateau.reached and driver.running == 2
+    driver.ledger.close()
+    driver._lock.release()  # as the kernel does for a killed driver
+
+    again = drive(asked, trials=9, concurrency=3, stop={"plateau": 1}, earlier=load_study(driver.directory))
+    lease = lease_elsewhere(again, driver._running[third.number].keys["distill"])
+    running = again.next_assignment()
+    assert running.number == second.number and not again.exhausted
+    assert numbers(again, 3) == [None] * 3, "the other one that was begun waits, and nothing new begins"
+    lease.unlink()
+    assert numbers(again, 1) == [third.number] and again.exhausted
+    assert again.ending.startswith("stop.plateau")
