@@ -200,6 +200,24 @@ def default_bounds(method: str, *, full_data: bool = False) -> tuple[float, floa
     return found.bounds or HELD_OUT_BOUNDS
 
 
+def bounds_problems(method: str, t_min: float | None, t_max: float | None, *, full_data: bool = False) -> list[str]:
+    """Return that the temperature bounds in force are no range, if they are none.
+
+    Args:
+        method: As ``calibrate.method``.
+        t_min: As ``calibrate.t_min``; None where it is left out.
+        t_max: As ``calibrate.t_max``; None where it is left out.
+        full_data: As in `default_bounds`.
+    """
+    low, high = default_bounds(method, full_data=full_data)
+    said = [f"{low:g}, the default of {method!r}", f"{high:g}, the default of {method!r}"]
+    if t_min is not None:
+        low, said[0] = t_min, f"{t_min:g}"
+    if t_max is not None:
+        high, said[1] = t_max, f"{t_max:g}"
+    return [] if low < high else [f"calibrate.t_min ({said[0]}) must be below calibrate.t_max ({said[1]})"]
+
+
 def real_labels_used(method: str, val_images: int, *, full_data: bool = False, searched: Collection[str] = ()) -> int:
     """Return how many real labelled images a calibration used, beyond those that the network was trained on.
 

@@ -33,6 +33,7 @@ from ddcal.config.calibrations import (
     CALIBRATIONS,
     Calibration,
     CalibrationMethod,
+    bounds_problems,
     calibration,
     default_bounds,
     folds_within,
@@ -182,7 +183,7 @@ class CalibrateConfig(Config):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The temperature bounds in force."""
+        """The temperature bounds in force; where one is left out, the default of networks of distilled images."""
         low, high = default_bounds(self.method)
         return (low if self.t_min is None else self.t_min, high if self.t_max is None else self.t_max)
 
@@ -190,8 +191,9 @@ class CalibrateConfig(Config):
     def _check(self, info: ValidationInfo) -> CalibrateConfig:
         if recorded(info) and self.method not in CALIBRATIONS:
             return self
-        low, high = self.bounds
-        if not low < high:
+        bounds = (self.method, self.t_min, self.t_max)
+        if all(bounds_problems(*bounds, full_data=full) for full in (False, True)):  # which it is the backbone tells
+            low, high = self.bounds
             raise ValueError(f"t_min ({low:g}) must be below t_max ({high:g})")
         return self
 
@@ -320,6 +322,7 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
             )
     if fitted.cross_validates:
         problems += _fold_problems(trial)
+    problems += bounds_problems(method, trial.calibrate.t_min, trial.calibrate.t_max, full_data=not spec.distills)
     fits_on_val = fitted.real_labels or (fitted.masks and not spec.distills)
     if fits_on_val and trial.data.resolved_validation_fraction == 0.0:
         problems.append(f"calibrate.method is {method!r} but data.validation_fraction is 0: there is no val to fit on")
