@@ -15,6 +15,9 @@ KeyPath = tuple[str | int, ...]
 
 GIVEN_TWICE = "given twice: once nested, once as a dotted key; keep one"
 
+_ENOUGH = 3
+"""So many letters are the beginning of a word, and not of half of all words."""
+
 NOTHING: Any = object()
 """Stands for no value to show, where None would be a value."""
 
@@ -84,9 +87,12 @@ def suggestion(word: object, options: Collection[str]) -> str:
 
     Args:
         word: What was written.
-        options: What could have been written; a dotted option is near if its last part is the word.
+        options: What could have been written; a dotted option is near if its last part is the word, and any is nearer
+            that begins with the word than one that does not.
     """
     text = str(word)[:100]
     near = [option for option in options if "." in option and option.rpartition(".")[2] == text]
+    begun = [option for option in options if option.startswith(text)] if len(text) >= _ENOUGH else []
+    near = near or difflib.get_close_matches(text, begun, n=1, cutoff=0.0)
     near = near or difflib.get_close_matches(text, list(options), n=1)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

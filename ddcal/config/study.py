@@ -110,10 +110,21 @@ class SchedulerConfig(Config):
     stage.
     """
 
-    name: Literal["none", "asha", "median", "moasha", "hyperband"] = "none"
+    name: Literal["none", "asha", "median", "moasha"] = "none"
     metric: str | None = None
     grace: Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False)] = 0.25
     reduction: Annotated[float, Field(gt=1.0, allow_inf_nan=False)] = 2.0
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _no_hyperband(cls, value: Any) -> Any:
+        if value == "hyperband":
+            raise ValueError(
+                "'hyperband' is not allowed: it pauses trials, and a paused trial keeps its place among the running "
+                "ones and the stage that others wait for, while its bracket waits for trials that are held back; use "
+                "asha, which never pauses"
+            )
+        return value
 
 
 class ResourcesConfig(Config):

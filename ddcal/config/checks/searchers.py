@@ -55,12 +55,10 @@ class Scheduler:
     Attributes:
         compares: ``one`` metric, ``several`` objectives, or None if it stops nothing.
         settings: The keys of ``scheduler`` that have an effect.
-        refused: Why it cannot be used here; None if it can.
     """
 
     compares: str | None
     settings: tuple[str, ...]
-    refused: str | None = None
 
 
 SCHEDULERS = {
@@ -68,12 +66,6 @@ SCHEDULERS = {
     "asha": Scheduler("one", ("metric", "grace", "reduction")),
     "median": Scheduler("one", ("metric", "grace")),
     "moasha": Scheduler("several", ("grace", "reduction")),
-    "hyperband": Scheduler(
-        "one",
-        ("metric", "grace", "reduction"),
-        "it pauses trials, and a paused trial keeps its place among the running ones and the stage that others wait "
-        "for, while its bracket waits for trials that are held back; use asha, which never pauses",
-    ),
 }
 
 
@@ -115,8 +107,6 @@ def check_scheduler(study: StudyConfig) -> list[Problem]:
     """Return what does not fit between the scheduler, its settings and the objectives."""
     settings = study.scheduler
     scheduler = SCHEDULERS[settings.name]
-    if scheduler.refused is not None:
-        return [problem_at(("scheduler", "name"), scheduler.refused, settings.name)]
     problems = []
     several = len(study.objectives) > 1
     for key, field in SchedulerConfig.model_fields.items():

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from ddcal.config.metrics import better
 from ddcal.config.names import trial_names
 
 _TAB = re.compile(r"^ *\t")
@@ -69,6 +70,16 @@ def mapping_cure(path: tuple[str | int, ...], value: Any) -> str:
     if path == ("space",):
         return f"; give each name its values: {items[0]}: [1, 5], or a range {{uniform: [low, high]}}"
     return ""
+
+
+def text_cure(path: tuple[str | int, ...], value: Any) -> str:
+    """Return what to write where text must be, for a value that YAML takes for something else; else empty."""
+    if not isinstance(value, bool | int | float):
+        return ""
+    if path[:1] == ("constraints",) and not isinstance(value, bool):
+        sign = ">=" if better(str(path[-1])) == "max" else "<="
+        return f', for example "{sign} {value:g}"'
+    return ": put it in quotes"
 
 
 def domain_cure(name: str, value: Any) -> str:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from ddcal.config.names import submodel, trial_names
 from ddcal.config.problems import NOTHING, KeyPath, Problem, problem_at, suggestion
-from ddcal.config.reading.cures import domain_cure, mapping_cure, unknown_key_cure
+from ddcal.config.reading.cures import domain_cure, mapping_cure, text_cure, unknown_key_cure
 from ddcal.config.study import Domain, StudyConfig
 from ddcal.config.trial import TrialConfig
 
@@ -18,7 +18,6 @@ _RANGES = ("uniform", "loguniform", "int")
 _TYPES = {
     "int_type": "a whole number",
     "float_type": "a number",
-    "string_type": "text",
     "bool_type": "true or false",
     "tuple_type": "a list",
     "list_type": "a list",
@@ -72,6 +71,8 @@ def explain(error: Mapping[str, Any], model: type[BaseModel]) -> str:
         return "missing: name at least one, for example {val/nll: min}"
     if path == ("tracking", "uri") and error["input"] is False:
         return "write none for no tracking, null for the default"
+    if kind == "string_type":
+        return f"must be text{text_cure(path, error['input'])}"
     if kind == "value_error":
         return str(context["error"])
     if kind == "string_pattern_mismatch":
