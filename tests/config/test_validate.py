@@ -8,6 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ddcal.cli import app
+from ddcal.config import StudyConfig, TrialConfig
+from ddcal.config.resolved import resolve
 
 HEAD = "name: broken\nobjectives: {val/nll: min}\n"
 GOOD = HEAD + "space:\n  distill.ipc: {choice: [1, 10]}\n"
@@ -112,6 +114,16 @@ BROKEN = [
     ("base-ratio-above-1", HEAD + "base: {calibrate: {mask.ratio: 1.1}}\n", ["base.calibrate.mask.ratio", "at most 1"]),
     ("base-text-for-section", HEAD + "base: {distill: dsa}\n", ["base.distill: 'dsa'", "mapping"]),
     ("base-list", HEAD + "base: [1]\n", ["base: [1]", "mapping"]),
+    (
+        "t-default",
+        HEAD + "base: {calibrate: {method: mts, t_max: 0.9}}\n",
+        ["calibrate.t_min (1, the default of 'mts') must be below calibrate.t_max (0.9)"],
+    ),
+    (
+        "t-default-of-max",
+        HEAD + "base: {calibrate: {method: ts_val, t_min: 30}}\n",
+        ["t_min (30)", "t_max (20"],
+    ),
     ("base-t-order", HEAD + "base: {calibrate: {t_min: 5, t_max: 2}}\n", ["base.calibrate.t_min", "(5)", "(2)"]),
     (
         "base-holdout-zero",
@@ -302,6 +314,35 @@ BROKEN = [
         GOOD + "constraints: {val/accuracy: '>= 1e999'}\n",
         ["constraints.val/accuracy", "comparison"],
     ),
+    (
+        "constraint-percent",
+        GOOD + "constraints: {val/accuracy: '>= 50'}\n",
+        [":5: constraints.val/accuracy: '>= 50'", "accuracy is a share from 0 to 1: write >= 0.5"],
+    ),
+    (
+        "constraint-percent-of-accuracy-missed",
+        GOOD + "constraints: {val/ece: '>= 12.5'}\n",
+        ["ece is a share from 0 to 1: write >= 0.125"],
+    ),
+    (
+        "constraint-negative",
+        GOOD + "constraints: {val/accuracy: '<= -1'}\n",
+        ["constraints.val/accuracy: '<= -1'", "no trial can meet it: accuracy lies between 0 and 1"],
+    ),
+    (
+        "constraint-above-all",
+        GOOD + "constraints: {val/brier: '>= 2.1', val/accuracy: '>= 150'}\n",
+        ["brier lies between 0 and 2", "accuracy lies between 0 and 1"],
+    ),
+    (
+        "constraint-nll",
+        GOOD + "constraints: {val/nll: '<= -0.1'}\n",
+        ["no trial can meet it: nll is at least 0"],
+    ),
+    ("constraint-number", GOOD + "constraints: {val/accuracy: 0.5}\n", ["must be text", 'for example ">= 0.5"']),
+    ("constraint-number-of-ece", GOOD + "constraints: {val/ece: 0.1}\n", ["must be text", 'for example "<= 0.1"']),
+    ("constraint-word", GOOD + "constraints: {val/acc: '>= 0.5'}\n", ["did you mean 'val/accuracy'?"]),
+    ("name-number", "name: 007\nobjectives: {val/nll: min}\n", ["name: 7", "must be text: put it in quotes"]),
     ("constraint-test", GOOD + "constraints: {test/accuracy: '>= 0.3'}\n", ["constraints.test/accuracy", "refused"]),
     (
         "asha-no-metric",
@@ -328,6 +369,7 @@ BROKEN = [
         GOOD + "scheduler: {name: ahsa}\n",
         ["scheduler.name: 'ahsa'", "did you mean 'asha'?"],
     ),
+    ("scheduler-list", GOOD + "scheduler: {name: foo}\n", ["must be one of none, asha, median, moasha\n"]),
     ("hyperband", GOOD + "scheduler: {name: hyperband}\n", ["scheduler.name: 'hyperband'", "pauses", "use asha"]),
     (
         "moasha-one-objective",
@@ -575,3 +617,28 @@ def test_interrupt_and_bad_input_end_without_traceback(monkeypatch):
     monkeypatch.setattr("ddcal.cli.launch.study_problems", refused)
     result = CliRunner().invoke(app, ["validate", "x.yaml"])
     assert (result.exit_code, result.output) == (2, "x.yaml:2: a.b: 3 is not allowed: must be 4\n")
+
+
+@pytest.mark.parametrize("text", [">= 1", ">= 0", "<= 0", ">= -1", "<= 50"])
+def test_a_bound_that_can_be_met_is_taken(tmp_path, text):
+    file = tmp_path / "study.yaml"
+    file.write_text(GOOD + f"constraints: {{val/accuracy: '{text}', val/nll: '>= 50'}}\n")
+    assert CliRunner().invoke(app, ["validate", str(file)]).exit_code == 0
+
+
+def test_a_temperature_bound_is_checked_against_the_default_of_full_data(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text(HEAD + "base: {distill.backbone: full, calibrate: {method: mts, t_max: 0.9}}\n")
+    result = CliRunner().invoke(app, ["validate", str(file)])
+    assert result.exit_code == 0, result.output
+    config = TrialConfig.model_validate({"distill": {"backbone": "full"}, "calibrate": {"t_max": 0.9}})
+    assert resolve(config).calibrate.bounds == (0.05, 0.9)
+    with pytest.raises(ValueError, match="t_min"):
+        TrialConfig.model_validate({"distill": {"backbone": "full"}, "calibrate": {"t_max": 0.04}})
+
+
+def test_a_recorded_study_with_a_bound_that_cannot_be_met_is_read():
+    study = StudyConfig.model_validate(
+        {"name": "x", "objectives": {"val/nll": "min"}, "constraints": {"val/ece": ">= 5"}}
+    )
+    assert study.parsed_constraints[0].bound == 5.0

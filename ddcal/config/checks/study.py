@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from ddcal.config.problems import GIVEN_TWICE, KeyPath, Problem, problem_at, sug
 from ddcal.config.reading.field_errors import field_problems
 from ddcal.config.reading.study_paths import NO_TEXT, TRIAL_PLACES
 from ddcal.config.space import not_possible, same
-from ddcal.config.study import StudyConfig, parse_constraint
+from ddcal.config.study import Constraint, StudyConfig, parse_constraint
 from ddcal.config.trial import TrialConfig, flatten
 
 
@@ -68,6 +69,20 @@ def _metric_problem(path: KeyPath, metric: str, direction: str | None = None) ->
     return []
 
 
+def _unmet(constraint: Constraint) -> str:
+    """Return why no trial can meet a constraint and what to write; empty if one can, or the metric is unknown."""
+    name, bound = constraint.metric.removeprefix("val/"), constraint.bound
+    if constraint.metric not in VAL_METRICS:
+        return ""
+    most = METRICS[name].most
+    if (bound <= most) if constraint.at_least else (bound >= 0):
+        return ""
+    if most == 1 and 1 < bound <= 100:
+        return f"{name} is a share from 0 to 1: write >= {bound / 100:g}"
+    lies = f"lies between 0 and {most:g}" if math.isfinite(most) else "is at least 0"
+    return f"no trial can meet it: {name} {lies}"
+
+
 def _check_selection(study: StudyConfig) -> list[Problem]:
     """Return what is wrong with objectives, constraints and the scheduler's metric."""
     problems = []
@@ -76,9 +91,12 @@ def _check_selection(study: StudyConfig) -> list[Problem]:
     for metric, text in study.constraints.items():
         problems += _metric_problem(("constraints", metric), metric)
         try:
-            parse_constraint(metric, text)
+            constraint = parse_constraint(metric, text)
         except ValueError as error:
             problems.append(problem_at(("constraints", metric), str(error)))
+            continue
+        if message := _unmet(constraint):
+            problems.append(problem_at(("constraints", metric), message, text))
     if study.scheduler.metric is not None:
         problems += _metric_problem(("scheduler", "metric"), study.scheduler.metric)
     return problems + check_scheduler(study)
