@@ -94,6 +94,7 @@ def test_of_a_version_that_is_not_newer_another_one_is_asked_for(folder):
 def test_the_version_of_the_last_session_counts(folder):
     events = plain_events(folder / LEDGER)
     resumed = {"event": "study_resumed", "time": 1, "study": events[0]["study"], "versions": {"ddcal": "9.2"}}
+    resumed["unheard_of"] = 1
     write_sealed(folder / LEDGER, [*events, resumed])
     with pytest.raises(NewerLedger, match=r"written by ddcal 9\.2, "):
         list(read_ledger(folder))
