@@ -24,6 +24,7 @@ FLOORS = {
     "masking": 1,
     "moving": 1,
     "compiling": 2,
+    "pickled": 2,
     "pictures": 1,
     "precision": 1,
     "statistics": 1,
@@ -84,16 +85,17 @@ def test_a_room_imports_only_from_floors_below(path):
 
 
 ARROWS = {
+    "pickled": "untrusted",
     "errors": "credentials",
     "config": "credentials errors untrusted",
     "data": "config errors moving precision seeding untrusted",
     "compiling": "errors",
     "networks": "compiling config moving",
     "calibration": "config masking networks pictures seeding soft_labels untrusted",
-    "distill": "allocator compiling config data divergence errors masking moving networks precision seeding "
+    "distill": "allocator compiling config data divergence errors masking moving networks pickled precision seeding "
     "soft_labels untrusted",
     "training": "compiling config data divergence errors moving networks precision seeding soft_labels",
-    "store": "config errors untrusted",
+    "store": "config errors pickled untrusted",
     "pipeline": "allocator calibration compiling config data distill errors networks pictures precision seeding "
     "soft_labels store training",
     "study": "allocator config credentials data distill errors pipeline seeding statistics store untrusted",

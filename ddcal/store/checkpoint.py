@@ -2,19 +2,19 @@
 
 ``torch.load(weights_only=True)`` runs no code, but it makes whatever sizes a pickle names, and checks no sum. So the
 sum comes first; then the archive may hold nothing compressed, its pickle may name tensors and plain containers alone,
-and no tensor may be larger than the bytes that came with it.
+in tuples that Python can hash, and no tensor may be larger than the bytes that came with it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import pickletools
 import re
 import warnings
 import zipfile
 from typing import Any
 
+from ddcal.pickled import instructions
 from ddcal.untrusted import Untrusted
 
 MAX_CHECKPOINT = 2**33
@@ -72,11 +72,11 @@ def _check_archive(content: bytes) -> None:
         pickles = [member for member in members if member.filename.endswith("data.pkl")]
         if len(pickles) != 1 or pickles[0].file_size > _MAX_PICKLE:
             raise Untrusted("it holds no pickle, several or a far too large one")
-        for opcode, argument, _ in pickletools.genops(archive.read(pickles[0])):
-            if opcode.name == "GLOBAL" and not _NAMES.fullmatch(str(argument)):
+        for name, argument in instructions(io.BytesIO(archive.read(pickles[0]))):
+            if name == "GLOBAL" and not _NAMES.fullmatch(str(argument)):
                 raise Untrusted(f"it names {str(argument)[:80]!r}")
-            if opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
-                raise Untrusted(f"its pickle uses {opcode.name}")
+            if name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
+                raise Untrusted(f"its pickle uses {name}")
 
 
 def _check_sizes(state: Any, limit: int) -> None:

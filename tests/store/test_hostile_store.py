@@ -1,11 +1,13 @@
 """A shared store that somebody else can write: nothing outside it is read, written or waited for."""
 
 import hashlib
+import io
 import json
 import logging
 import os
 import socket
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -315,6 +317,16 @@ def test_bytes_with_the_right_sum_that_are_no_checkpoint_are_dropped(folder, con
         unpack_state(hashlib.sha256(content).digest() + content)
     folder.open().write(f"partial/{KEY}.pt", hashlib.sha256(content).digest() + content)
     assert folder.open().load_partial(KEY) is None and "dropped" in caplog.text
+
+
+@pytest.mark.parametrize("levels", [65, 400_000])
+def test_a_checkpoint_of_tuples_too_deep_to_hash_is_refused(levels):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02}K\x01" + b"\x85" * levels + b"K\x01s.")
+    content = stream.getvalue()
+    with pytest.raises(Untrusted, match="tuples in each other, more than 64 deep"):
+        unpack_state(hashlib.sha256(content).digest() + content)
 
 
 @ODD

@@ -3,14 +3,13 @@
 A ``.pt`` is a pickle. Before torch reads it (with ``weights_only``), its instructions are gone through: the names that
 it asks for must be among those that saved tensors need, or numpy's scalars, for which stand-ins are called instead of
 numpy (result files of DC, DSA and DM have accuracies beside their tensors); and what it builds must not be larger than
-what is in the file.
+what is in the file, nor lie deeper than Python can go.
 """
 
 from __future__ import annotations
 
 import codecs
 import os
-import pickletools
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,13 +21,12 @@ from safetensors.torch import load_file
 
 from ddcal.data.npz import check_memory, check_ratio, open_npz
 from ddcal.errors import one_line
+from ddcal.pickled import instructions
 from ddcal.untrusted import Untrusted, open_regular
 
 MAX_PICKLE = 2**24
 """Bytes of the pickle in a ``.pt``, whose numbers lie elsewhere."""
 MAX_INSTRUCTIONS = 500_000
-MAX_WEIGHT = 1_000_000
-"""How many values a tuple may have in all that it holds, counted as often as it holds them: Python hashes them all."""
 LEGACY_PICKLES = 5
 """So many pickles a ``.pt`` begins with that was saved before torch 1.6."""
 SCALARS = ("b1", *(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)), "f2", "f4", "f8")
@@ -124,47 +122,20 @@ def _check_pickle(stream: IO[bytes]) -> set[str]:
     """Return the names that a pickle asks for.
 
     Raises:
-        Untrusted: if it builds more than `MAX_WEIGHT`, or takes an encoding that could take forever.
-        ValueError: if it is no pickle.
+        Untrusted: as `instructions`, if there are too many, or if it takes an encoding that could take forever.
+        ValueError, LookupError: if it is no pickle.
     """
     names, texts = set[str](), set[str]()
-    stack: list[int | None] = []  # the weight of every value, None for a mark
-    memo: dict[int, int] = {}
-    for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+    for number, (name, argument) in enumerate(instructions(stream)):
         if number > MAX_INSTRUCTIONS:
             raise Untrusted(f"holds a pickle of more than {MAX_INSTRUCTIONS:,} instructions")
-        name = opcode.name
         if name == "GLOBAL":
             names.add(str(argument).replace(" ", ".", 1))
         elif isinstance(argument, str) and len(argument) <= 32:
             texts.add(argument)
-        if name in ("BINPUT", "LONG_BINPUT", "PUT"):
-            memo[int(argument or 0)] = stack[-1] or 1
-            continue
-        if name in ("BINGET", "LONG_BINGET", "GET"):
-            stack.append(memo[int(argument or 0)])
-            continue
-        popped = _pop(stack, opcode)
-        weight = 1 + sum(popped) if name.startswith("TUPLE") else 1
-        if weight > MAX_WEIGHT:
-            raise Untrusted(f"holds a tuple of more than {MAX_WEIGHT:,} values")
-        stack += [None if kind is pickletools.markobject else weight for kind in opcode.stack_after]
     if ENCODE in names and any(_encoding(text) in SLOW_ENCODINGS for text in texts):
         raise Untrusted("holds text in an encoding that can take forever")
     return names
-
-
-def _pop(stack: list[int | None], opcode: pickletools.OpcodeInfo) -> list[int]:
-    """Take from the stack what an instruction takes, as `pickletools.dis` does; return the weights."""
-    popped: list[int] = []
-    count = len(opcode.stack_before)
-    if pickletools.markobject in opcode.stack_before:
-        while (value := stack.pop()) is not None:
-            popped.append(value)
-        count = opcode.stack_before.index(pickletools.markobject)
-    for _ in range(count):
-        popped.append(stack.pop() or 1)
-    return popped
 
 
 def _encoding(text: str) -> str | None:

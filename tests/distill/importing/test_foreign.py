@@ -128,6 +128,12 @@ def laughs(levels, width):
     return stream.getvalue() + b"K\x01u."
 
 
+def nested(levels, memoised=False):
+    """A pickle of a mapping whose key is a tuple in a tuple in a tuple …: its hash is a recursion in C."""
+    around = b"\x85q\x00h\x00" if memoised else b"\x85"
+    return b"\x80\x02}K\x01" + around * levels + b"K\x01s."
+
+
 def call(name, *arguments):
     """A pickle that calls something with numbers and texts."""
     module, attribute = name.rsplit(".", 1)
@@ -146,6 +152,9 @@ def call(name, *arguments):
     [
         (laughs(40, 2), "a tuple of more than 1,000,000 values"),
         (laughs(5, 100), "a tuple of more than 1,000,000 values"),
+        (nested(499_000), "tuples in each other, more than 64 deep"),
+        (nested(65), "tuples in each other, more than 64 deep"),
+        (nested(65, memoised=True), "tuples in each other, more than 64 deep"),
         (call("builtins.bytearray", 10**11), "builtins.bytearray"),
         (call("torch.FloatTensor", 10**11), "torch.FloatTensor"),
         (call("os.system", "true"), "os.system"),
@@ -157,10 +166,18 @@ def call(name, *arguments):
         (b"\x80\x02" + b"N" * 2**25 + b".", "a pickle of 33,554,435 bytes"),
         (b"", "cannot be read as tensors alone"),
     ],
-    ids=range(12),
+    ids=range(15),
 )
 def test_pickles_that_would_hang_or_fill_the_memory_are_refused(tmp_path, content, said):
     refused(with_pickle(tmp_path / "set.pt", lambda _: content), said)
+
+
+def test_what_is_deep_but_not_too_deep_is_read(tmp_path):
+    notes = {"nested": [[[{"a": (1, (2, (3,)))}]]], "long": [(i,) for i in range(999)]}
+    torch.save({"images": IMAGES, "labels": LABELS, "notes": notes}, tmp_path / "set.pt")
+    assert torch.equal(read_tensor_file(config_of(tmp_path / "set.pt")).images, IMAGES)
+    path = with_pickle(tmp_path / "keys.pt", lambda _: nested(64))
+    refused(path, "must hold 'images'")
 
 
 def test_sizes_that_are_not_in_the_file_are_refused(tmp_path):
