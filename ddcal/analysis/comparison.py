@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddcal.config import TrialConfig
+from ddcal.config import TrialConfig, resolve
+from ddcal.config.checks.notes import has_effect
+from ddcal.config.trial import flatten
 from ddcal.errors import BadInput
 from ddcal.study.record.confirmation import confirmed_word
 from ddcal.study.record.ledger import LEDGER, begun
-from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial, load_study
+from ddcal.study.record.results import UNREADABLE, WINNER_METRIC, StudyResults, Trial, load_study
 
 TEST_FACTS = {
     "test accuracy": "accuracy",
@@ -80,7 +82,8 @@ def _confirmed_study(results: StudyResults, place: Path) -> StudyResults:
 def compare_studies(studies: Sequence[StudyResults]) -> Comparison:
     """Return the facts of studies beside each other, and why they cannot be compared."""
     labels = _labels(studies)
-    facts = {label: _facts(results) for label, results in zip(labels, studies, strict=True)}
+    searched = dict.fromkeys(name for results in studies for name in results.study.space)
+    facts = {label: _facts(results, searched) for label, results in zip(labels, studies, strict=True)}
     names: list[str] = []
     for group in GROUPS:
         for one in facts.values():
@@ -131,7 +134,8 @@ def _group(name: str) -> str:
     return next((prefix for prefix in GROUPS[1:] if name.startswith(prefix)), "")
 
 
-def _facts(results: StudyResults) -> dict[str, Any]:
+def _facts(results: StudyResults, searched: Iterable[str]) -> dict[str, Any]:
+    """Return what a study is compared by, with its winner's value of each name that it or another one searched."""
     best = results.best
     outcomes = Counter(trial.outcome or "unfinished" for trial in results.records)
     facts: dict[str, Any] = {
@@ -145,7 +149,10 @@ def _facts(results: StudyResults) -> dict[str, Any]:
         return facts
     config, metrics = _config(best), best.metrics or {}
     facts["calibration"] = None if config is None else config.calibrate.method
-    facts |= {f"searched {name}": best.values.get(name) for name in results.study.space}
+    fixed = {} if config is None else _fixed(config, [name for name in searched if name not in results.study.space])
+    facts |= {
+        f"searched {name}": (best.values if name in results.study.space else fixed).get(name) for name in searched
+    }
     facts |= {name: metrics.get(name) for name in dict.fromkeys((*results.study.objectives, WINNER_METRIC))}
     for fact, metric in TEST_FACTS.items():
         if metric == "accuracy":
@@ -159,6 +166,15 @@ def _facts(results: StudyResults) -> dict[str, Any]:
         ends = zip(("", *ENDS), (one["mean"], one["low"], one["high"]), strict=True)
         facts |= {f"{FRESH}{one['metric']}{end}": value for end, value in ends}
     return facts
+
+
+def _fixed(config: TrialConfig, names: Sequence[str]) -> dict[str, Any]:
+    """Return the values that a trial has of names which its study did not search; of those that it reads alone."""
+    try:
+        values = flatten(resolve(config).model_dump(mode="json")) if names else {}
+        return {name: values[name] for name in names if name in values and has_effect(config, name)}
+    except (BadInput, *UNREADABLE):  # the package of a user's own component is not here
+        return {}
 
 
 def _config(trial: Trial) -> TrialConfig | None:

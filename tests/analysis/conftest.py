@@ -4,6 +4,8 @@ import random
 
 import pytest
 
+from ddcal.config.names import nest
+from ddcal.config.trial import flatten
 from ddcal.study import load_study
 from ddcal.study.record.events import StudyFinished, StudyStarted, TrialFinished, TrialStarted
 from ddcal.study.record.ledger import Ledger
@@ -21,11 +23,13 @@ OUTCOMES = ("complete", "infeasible", "pruned", "failed", "out_of_memory", "kill
 def made_study(tiny_study, tmp_path):
     """made_study(name, outcomes, objectives=…, data=…, bins=…) -> the results of such a study."""
 
-    def make(name, outcomes, objectives=None, *, data="digits", fraction=0.3, bins=15, root="runs"):
+    def make(name, outcomes, objectives=None, *, data="digits", fraction=0.3, bins=15, root="runs", fixed=None):
         folder = tmp_path / root / name
         folder.mkdir(parents=True)
         objectives = objectives or {"val/ece": "min", "val/accuracy": "max"}
-        study = tiny_study(name=name, space=SPACE, objectives=objectives, search={"trials": max(1, len(outcomes))})
+        fixed = fixed or {}
+        space = {key: domain for key, domain in SPACE.items() if key not in fixed}
+        study = tiny_study(name=name, space=space, objectives=objectives, search={"trials": max(1, len(outcomes))})
         ledger = Ledger(folder)
         environment = {"device": "cpu", "threads": 1, "precision": "float32"}
         facts = {"environment": environment, "versions": {}, "git_commit": None, "store": "", "study_id": name}
@@ -33,11 +37,13 @@ def made_study(tiny_study, tmp_path):
         rng = random.Random(0)
         config = {"data": {"name": data, "validation_fraction": fraction}, "evaluate": {"bins": bins}}
         config |= {"calibrate": {"method": "mts"}, "train": {"networks": 1}}
+        config = nest(flatten(config) | fixed)[0]
         for number, outcome in enumerate(outcomes):
             values = {"distill.backbone": rng.choice(["real", "dc"])}
             if values["distill.backbone"] == "dc":
                 values["distill.mask.ratio"] = rng.uniform(0.0, 0.5)
             values |= {"calibrate.t_min": 10 ** rng.uniform(-2, 0), "calibrate.draws": rng.randint(1, 4)}
+            values = {key: value for key, value in values.items() if key in space}
             metrics = {"val/ece": rng.random(), "val/accuracy": rng.random(), "val/nll": 1.0 + number}
             metrics |= {"test/ece": 0.05, "test/raw/ece": 0.25, "test/accuracy": 0.75, "test/ece_noise_floor": 0.01}
             key = f"{name}-{number:04d}"

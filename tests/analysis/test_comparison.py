@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ddcal.analysis.comparison import compare_studies, find_studies
+from ddcal.analysis.comparison import compare_studies, find_studies, shown_facts
 from ddcal.cli import app
 from ddcal.study.record.ledger import LEDGER
 
@@ -37,6 +37,28 @@ def test_studies_stand_beside_each_other(made_study, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
     with table.open(newline="") as stream:
         assert [row["label"] for row in csv.DictReader(stream)] == ["first", "second"]
+
+
+def test_a_name_that_one_study_searches_and_another_fixes_has_both_values(made_study):
+    searching = made_study("searching", OUTCOMES)
+    fixing = made_study("fixing", OUTCOMES, fixed={"calibrate.draws": 7, "calibrate.t_min": 0.5})
+    default = made_study("default", OUTCOMES, fixed={"calibrate.draws": 1, "calibrate.t_min": None})
+    other = {"calibrate.method": "vs_val", "calibrate.draws": 7, "distill.backbone": "real", "distill.mask.ratio": 0.2}
+    without = made_study("without", OUTCOMES, fixed=other)
+    masked = made_study("masked", OUTCOMES, fixed={"distill.backbone": "dc", "distill.mask.ratio": 0.0})
+    facts = compare_studies([searching, fixing, default, without, masked]).facts
+    rows = {
+        name: [one[f"searched {name}"] for one in facts.values()] for name in ("calibrate.draws", "calibrate.t_min")
+    }
+    drawn = [results.best.values["calibrate.draws"] for results in (searching, masked)]
+    assert rows["calibrate.draws"] == [drawn[0], 7, 1, None, drawn[1]]
+    assert rows["calibrate.t_min"][1:3] == [0.5, 1.0]
+    assert (
+        facts["without"]["searched distill.backbone"] == "real" and facts["masked"]["searched distill.backbone"] == "dc"
+    )
+    assert facts["without"]["searched distill.mask.ratio"] is None  # nothing is distilled by it
+    assert facts["masked"]["searched distill.mask.ratio"] == 0.0
+    assert shown_facts(compare_studies([searching, fixing]))["fixing"]["calibrate.draws"] == "7"
 
 
 def test_the_table_fits_on_a_terminal(made_study, monkeypatch):

@@ -65,6 +65,31 @@ def unused_notes(study: StudyConfig) -> list[str]:
     return notes
 
 
+def has_effect(trial: TrialConfig, name: str) -> bool:
+    """Return whether a trial reads a setting.
+
+    Args:
+        trial: The trial.
+        name: The setting's dotted name.
+
+    Raises:
+        ddcal.config.components.ComponentError: if the package of a user's own component is missing.
+    """
+    section, _, setting = name.partition(".")
+    if section != "calibrate":
+        return not _may_be_unused(name) or _reads(trial, name)
+    method = trial.calibrate.spec
+    read = {
+        "mask": method.masks and not (setting == "mask.ratio" and method.finds_ratio),
+        "draws": method.masks,
+        "t_min": method.bounds is not None,
+        "t_max": method.bounds is not None,
+        "solver": method.temperature_alone,
+        "folds": method.cross_validates,
+    }
+    return bool(read.get(setting.split(".")[0], True))
+
+
 def expert_notes(study: StudyConfig) -> list[str]:
     """Return a sentence where experts are trained anew for each value of ``labels.epoch``, as they end with it.
 
