@@ -97,7 +97,7 @@ def _resnet18(config: NetworkConfig, channels: int, size: int) -> str:
         return ""
     return (
         "name is resnet18: its last maps of {images} are one pixel, of which instance norm leaves nothing: set "
-        "{place}norm to 'batch' or 'none', or data.resolution to 9 or more"
+        "{place}norm to 'none', or data.resolution to 9 or more (batch norm takes such maps, but no batch of one image)"
     )
 
 

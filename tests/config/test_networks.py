@@ -69,7 +69,7 @@ def test_an_override_of_another_name_begins_anew(base, override, expected):
         ("base: {network: {name: [mlp]}}", ["base.network.name: ['mlp']"]),
         ("base: {train.network: {name: lenet}}", ["train.network.name is lenet", "8-px images", "16 px do"]),
         ("base: {network.name: vgg11}", ["network.name is vgg11", "five poolings", "data.resolution"]),
-        ("base: {network.name: resnet18}", ["network.name is resnet18", "set network.norm to 'batch' or 'none'"]),
+        ("base: {network.name: resnet18}", ["network.name is resnet18", "set network.norm to 'none'"]),
         ("base: {network: {depth: 4}}", ["network.depth is 4", "8-px images of data.name 'digits'", "at most 3"]),
         ("base: {data.name: cifar10, network.depth: 6}", ["network.depth is 6", "32-px images", "at most 5"]),
         (
