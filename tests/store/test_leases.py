@@ -100,6 +100,17 @@ def foreign(root, **changes):
     path(root).write_text(json.dumps(holder))
 
 
+@pytest.mark.parametrize("ahead", [16.0, 3600.0, 1e9])
+def test_a_lease_from_the_future_has_ended(ahead, tmp_path):
+    """A clock that was set back, or a file that was unpacked, says nothing of a holder: that one would beat."""
+    foreign(tmp_path)
+    leases = FileLeases(tmp_path, expiry=15.0)
+    for there, held in ((5.0, True), (ahead, False)):
+        os.utime(path(tmp_path), (time.time() + there,) * 2)
+        assert leases.held(KEY) is held
+    assert not isinstance(leases.take(KEY), FreeLease | None)
+
+
 @pytest.mark.parametrize("content", [None, "", "{", "null", "[]"], ids=["foreign", "empty", "half", "null", "list"])
 def test_of_a_holder_elsewhere_only_the_silence_counts(content, tmp_path):
     foreign(tmp_path)
