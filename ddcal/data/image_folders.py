@@ -134,8 +134,8 @@ class ImageFolder:
         Links are followed, to files and to folders; each folder is gone through once.
 
         Raises:
-            DataError: listing them, if images or class folders are missing, images are no files, or a link leads to a
-                folder that was there before; or if a text file is malformed.
+            DataError: listing them, if images or class folders are missing or their names are not UTF-8, images are no
+                files, or a link leads to a folder that was there before; or if a text file is malformed.
         """
         reader: Callable[[_Reader], tuple[_Splits, tuple[str, ...]]]
         reader = {"tiny-imagenet": _tiny_imagenet, "imagenette": _imagenette, "image-folder": _class_folders}[self.name]
@@ -192,9 +192,10 @@ class _Reader:
         return found
 
     def folders(self, place: str) -> list[str]:
-        """Return the names of the folders in a folder, sorted."""
+        """Return the names of the folders in a folder, sorted; a problem for each that is not UTF-8."""
         with os.scandir(self.folder / place) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return [name for name in names if self._is_text(name, f"{place}/{name}/")]
 
     def lines(self, place: str) -> Iterator[tuple[int, list[str]]]:
         """Yield (line number, fields between tabs) of the lines of a text file that are not empty."""
@@ -209,6 +210,15 @@ class _Reader:
     def state(self, paths: list[str]) -> str:
         """Return a digest over path, size and time of the images that belong to the data set."""
         return hashlib.sha256("\n".join(map(self._states.__getitem__, sorted(paths))).encode()).hexdigest()
+
+    def _is_text(self, name: str, path: str) -> bool:
+        """Return whether a name is valid Unicode, else note it: nothing that is kept of an image could name it."""
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            self.problems.append(f"{path}: its name is not UTF-8: rename it")
+            return False
+        return True
 
     def _walk(self, place: str, seen: dict[tuple[int, int], str]) -> Iterator[str]:
         """Yield the images below a folder; ``seen`` are the folders that were gone through: links can lead back."""
@@ -226,9 +236,11 @@ class _Reader:
                     continue
                 if not name.lower().endswith(EXTENSIONS):
                     if entry.is_dir():
-                        inner.append(path)
+                        inner += [path] if self._is_text(name, f"{path}/") else []
                     elif name.lower().endswith(OTHER_PICTURES):
                         self.passed_over[os.path.splitext(name)[1].lower()] += 1
+                    continue
+                if not self._is_text(name, path):
                     continue
                 try:
                     status = entry.stat()

@@ -173,3 +173,26 @@ def test_a_test_class_that_train_has_not(tmp_path):
         write_image(tmp_path / name / "1.png", 1)
     with pytest.raises(DataError, match=r"1 image is missing.*\n  test/c/: there is no train/c/"):
         load_dataset(DataConfig(name="image-folder", root=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"train/caf\xe9/1.png", r"train/caf\\udce9/: its name is not UTF-8: rename it"),
+        (b"test/caf\xe9/1.png", r"test/caf\\udce9/: its name is not UTF-8: rename it"),
+        (b"train/a/\xff.png", r"train/a/\\udcff.png: its name is not UTF-8: rename it"),
+        (b"train/a/\xff/1.png", r"train/a/\\udcff/: its name is not UTF-8: rename it"),
+        (b"train/a/\xff.png/1.png", r"train/a/\\udcff.png: its name is not UTF-8: rename it"),
+    ],
+    ids=["a class", "a class of test", "an image", "a folder in a class", "a folder like an image"],
+)
+def test_names_that_are_not_utf_8_are_listed(tmp_path, name, shown):
+    for part in ("train/a", "train/b", "test/a", "test/b"):
+        write_image(tmp_path / part / "1.png", 1)
+        (tmp_path / part / os.fsdecode(b"note\xe9.txt")).write_text("what is no image may have any name")
+    config = DataConfig(name="image-folder", root=str(tmp_path))
+    assert len(dataset_fingerprint(config)) == 64
+    write_image(tmp_path / os.fsdecode(name), 1)
+    for read in (dataset_fingerprint, load_dataset, dataset_shape):
+        with pytest.raises(DataError, match=rf"1 image is missing or cannot be used.*\n  {shown}\n"):
+            read(config)
