@@ -243,7 +243,7 @@ def _said(error: Any, place: Sequence[str | int]) -> str:
 def plain(value: Any) -> Any:
     """Return a value as a ledger keeps it: JSON's lists, finite numbers, text that is valid Unicode."""
     if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
+        return {plain(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, str) and not value.isascii():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ledgers import plain_events, write_plain
 from pydantic import ValidationError
 
+from ddcal.study.record.chain import seal
 from ddcal.study.record.events import (
     StudyFinished,
     StudyResumed,
@@ -18,7 +19,7 @@ from ddcal.study.record.events import (
     TrialPoints,
     TrialStarted,
 )
-from ddcal.study.record.ledger import LEDGER, DamagedLedger, Ledger, begun, read_ledger, read_lines
+from ddcal.study.record.ledger import LEDGER, DamagedLedger, Ledger, begun, numbered, read_ledger, read_lines
 
 STUDY = {"objectives": {"val/nll": "min", "val/ece": "min", "a": "max"}}
 
@@ -128,6 +129,24 @@ def test_text_that_is_no_valid_unicode_can_be_written_and_read(written):
     events = plain_events(written / LEDGER)
     write_plain(written / LEDGER, [*events[:2], events[2] | {"error": "no file \udcff"}])
     assert list(read_ledger(written))[-1].error == "no file \\udcff"
+
+
+def test_half_a_surrogate_pair_in_a_name_is_replaced_too_and_the_seals_hold(written):
+    """Whoever writes a ledger can write one anywhere, sealed as it should be."""
+    lines, check = [], ""
+    odd = ({"\udce9": 1.0, "a": {"\udce9": ["\udce9"]}}, {"val/\udce9": 0.5})
+    for number, event in enumerate(plain_events(written / LEDGER), start=1):
+        event |= {"values": odd[0], "config": odd[0]} if event["event"] == "trial_started" else {}
+        line, check = seal(check, numbered(json.dumps(event).encode(), number))
+        lines.append(line)
+    event = {"event": "trial_finished", "time": 1, "number": 0, "outcome": "complete", "metrics": odd[1]}
+    lines.append(seal(check, numbered(json.dumps(event).encode(), len(lines) + 1))[0])
+    (written / LEDGER).write_bytes(b"".join(lines))
+    assert b"\\udce9" in (written / LEDGER).read_bytes()
+    *_, trial, end = read_ledger(written)
+    assert trial.values == trial.config == {"\\udce9": 1.0, "a": {"\\udce9": ["\\udce9"]}}
+    assert end.metrics == {"val/\\udce9": 0.5}
+    assert all(line.fault is None for line in read_lines(written))
 
 
 def test_what_is_no_event_is_not_written(written):
