@@ -336,6 +336,12 @@ def _tensor(key: str, path: str, name: str, value: Any) -> Tensor:
         if value.dtype.kind == "u" and value.dtype.itemsize > 1:
             dtype = np.dtype(np.int64)
         value = torch.from_numpy(np.ascontiguousarray(value.astype(dtype)).reshape(value.shape))
+    if isinstance(value, np.ndarray):
+        what = f"{value.dtype} of shape {value.shape}"
+        if value.dtype.kind in "SU":
+            what = f"text ({', '.join(repr(str(one)[:40]) for one in np.unique(value)[:3])})"
+        right = "floats, or uint8 (pixels)" if name == "images" else "whole numbers, 0 … K-1"
+        raise TensorFileError(Fault(key, path, f"holds {what} as {name}; they must be {right}"))
     if not isinstance(value, Tensor):
         raise TensorFileError(Fault(key, path, f"holds a {type(value).__name__} as {name}; it must be a tensor"))
     if value.layout != torch.strided or value.dtype not in NUMBERS or value.device.type != "cpu":

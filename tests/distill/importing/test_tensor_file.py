@@ -98,7 +98,15 @@ def file_of(folder, name, content):
         ("set.pt", {"x": IMAGES}, "must hold 'images'; it holds x"),
         ("set.pt", [IMAGES, LABELS, LABELS], "holds a list of 3"),
         ("set.pt", ["images", LABELS], "holds a str as images"),
-        ("set.npz", {"images": np.array(["a"]), "labels": LABELS.numpy()}, "holds a ndarray as images"),
+        *(
+            ("set.npz", {"images": IMAGES.numpy(), "labels": LABELS.numpy(), name: array}, f"holds {said}")
+            for name, array, said in (
+                ("images", np.array(["a"]), "text ('a') as images; they must be floats, or uint8 (pixels)"),
+                ("labels", np.array(["cat", "dog"]), "text ('cat', 'dog') as labels; they must be whole numbers"),
+                ("labels", np.array([b"cat"]), "text (\"b'cat'\") as labels; they must be whole numbers, 0 … K-1"),
+                ("labels", np.zeros(6, complex), "complex128 of shape (6,) as labels; they must be whole numbers"),
+            )
+        ),
     ],
 )
 def test_what_cannot_be_read_is_said(name, content, said, tmp_path):
