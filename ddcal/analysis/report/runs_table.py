@@ -14,6 +14,7 @@ from ddcal.analysis.labels import REDUCED_NOTE
 from ddcal.analysis.report.cells import Run
 from ddcal.analysis.report.page import Entry, Page, run_anchor
 from ddcal.config.own import replay_with
+from ddcal.errors import BadInput
 from ddcal.study.record.results import StudyResults
 
 FULL_SCALE = "gpu"
@@ -81,9 +82,13 @@ def put_runs(page: Page, studies: Sequence[StudyResults], shown: Path | None = N
 def replay_command(run: Run, folder: Path) -> str:
     """Return the command that exports a trial and runs it again."""
     to = f"replay-{run.trial.trial_key}"
+    try:
+        replay = replay_with(run.trial.config)
+    except BadInput:  # a study of another ddcal, which knows whether it is to be trusted
+        replay = "ddcal replay"
     return (
         f"ddcal export {shlex.quote(str(folder))} --trial {run.trial.number} --to {shlex.quote(to)} "
-        f"&& {replay_with(run.trial.config)} {shlex.quote(to)}"
+        f"&& {replay} {shlex.quote(to)}"
     )
 
 
