@@ -201,7 +201,7 @@ def parsed(content: bytes) -> Event:
         return EVENTS.validate_python(plain(json.loads(content)))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        kind = UnknownHere if _only_unknown(error) else ValueError
+        kind = UnknownHere if only_unknown(error) else ValueError
         if first["type"].startswith("union_tag"):
             raise kind("no event that this version of ddcal knows") from None
         raise kind(_said(first, first["loc"][1:])) from None
@@ -209,8 +209,10 @@ def parsed(content: bytes) -> Event:
         raise ValueError("no JSON object") from None
 
 
-def _only_unknown(error: ValidationError) -> bool:
-    """Return whether there is nothing but events, keys and choices that this version does not know."""
+def only_unknown(error: Exception) -> bool:
+    """Return whether there is nothing wrong but events, keys and choices that this version does not know."""
+    if not isinstance(error, ValidationError):
+        return False
     kinds = {one["type"] for one in error.errors(include_url=False, include_input=False)}
     return kinds <= {"union_tag_invalid", "extra_forbidden", "literal_error"}
 
@@ -226,7 +228,7 @@ def check_study(event: Event) -> None:
     try:
         StudyConfig.model_validate(event.study)
     except ValidationError as error:
-        if _only_unknown(error):
+        if only_unknown(error):
             first = error.errors(include_url=False, include_input=False)[0]
             raise UnknownHere(_said(first, ("study", *first["loc"]))) from None
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError):

@@ -34,6 +34,7 @@ from ddcal.study.record.events import (
     TrialStarted,
     UnknownHere,
     check_study,
+    only_unknown,
     parsed,
     plain,
 )
@@ -163,6 +164,20 @@ def not_begun(directory: Path | str) -> BadInput:
         f"{directory} has not begun: {LEDGER} has no line yet, as after a kill in the first moments: "
         f"`ddcal resume {shlex.quote(str(directory))}` begins it"
     )
+
+
+def not_one(what: str, error: Exception, versions: dict[str, Any] | None = None) -> BadInput:
+    """Return the error of a config in a ledger that cannot be read.
+
+    Args:
+        what: The ledger and what is to be a config, in words.
+        error: What reading it raised.
+        versions: Those of the session that wrote it; None: it is damaged, as what other versions write was told before.
+    """
+    said = f"{what} in it is not one: {in_short(error)}"
+    if versions is None or not only_unknown(error):
+        return DamagedLedger(said)
+    return NewerLedger(f"{said}; {written_by(versions.get('ddcal'))}")
 
 
 def write_whole(stream: FileIO, content: bytes) -> None:

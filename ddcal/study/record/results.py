@@ -36,7 +36,7 @@ from ddcal.study.record.events import (
     TrialStarted,
 )
 from ddcal.study.record.folder_files import replace_text, write_csv
-from ddcal.study.record.ledger import LEDGER, DamagedLedger, in_short, no_study, not_begun, read_ledger, step_of
+from ddcal.study.record.ledger import LEDGER, no_study, not_begun, not_one, read_ledger, step_of
 from ddcal.study.record.recorded import as_begun, log_of, recorded_store, recorded_study, with_password, worked_before
 from ddcal.study.record.shown import ShownStudy, ShownTrial
 
@@ -94,13 +94,13 @@ class Trial(ShownTrial):
 
         Raises:
             DamagedLedger: if what the ledger has is not a config.
+            NewerLedger: if it is one of another version of ddcal.
         """
         try:
             return TrialConfig.model_validate(self.config_values, context={RECORDED: True})
         except UNREADABLE as error:
-            raise DamagedLedger(
-                f"{LEDGER}: the config of {self.trial_key} in it is not one: {in_short(error)}"
-            ) from error
+            versions = self.computed.get("versions", {})
+            raise not_one(f"{LEDGER}: the config of {self.trial_key}", error, versions) from error
 
     @property
     def saved_seconds(self) -> float:
@@ -206,7 +206,7 @@ class StudyResults(ShownStudy):
                 storage = self.study.storage.model_copy(update={"store": self.store})
                 self.study = self.study.model_copy(update={"storage": storage})
         except UNREADABLE as error:
-            raise DamagedLedger(f"{self.directory / LEDGER}: the study in it is not one: {in_short(error)}") from error
+            raise not_one(f"{self.directory / LEDGER}: the study", error) from error
         home = (self.directory, self.store)
         self.records = [Trial(**trials[number], home=home) for number in sorted(trials)]
 

@@ -102,7 +102,7 @@ def _parts(folder: Path, *, repair: bool) -> Iterator[Part]:
         for trial in results.records:
             _ = trial.config
     except BadInput as error:
-        yield Part(LEDGER, str(error))
+        yield Part(LEDGER, str(error).removeprefix(f"{LEDGER}: "))
         return
     yield from (part for part in ledger if part.fault is None)
     running = not repair and study_state(folder, results.interrupted) == "running"

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from ddcal import __version__
 from ddcal.cli import app
-from ddcal.study import run_study
+from ddcal.study import load_study, run_study
 from ddcal.study.record.ledger import LEDGER, DamagedLedger, NewerLedger, read_ledger
 from ddcal.study.record.provenance import written_by
 
@@ -112,6 +112,21 @@ def test_the_study_of_a_line_without_a_seal_is_no_study_and_the_ledger_is_not_ca
     result = ddcal("verify", folder)
     assert "the study in it is not one: newkey" in " ".join(result.output.split())
     assert result.exit_code == 1 and f"{LEDGER}: whole" not in result.output
+
+
+def test_a_trial_with_a_setting_of_a_newer_version_is_said_to_have_one_where_its_config_is_asked_for(folder):
+    events = by("9.1.0", plain_events(folder / LEDGER))
+    for event in events:
+        if event["event"] == "trial_started":
+            event["config"]["train"]["of_tomorrow"] = 1
+    write_sealed(folder / LEDGER, events)
+    trial = load_study(folder).records[0]
+    with pytest.raises(NewerLedger, match=r"tiny-0000 .*train\.of_tomorrow: .*; written by ddcal 9\.1\.0, this is"):
+        _ = trial.config
+    result = ddcal("verify", folder)
+    assert result.exit_code == 1 and f"{LEDGER}: the config of tiny-0000" in result.output
+    assert f"{LEDGER}: whole" not in result.output
+    assert ddcal("status", folder).exit_code == 0 and ddcal("pareto", folder).exit_code == 0
 
 
 def test_a_damaged_line_beside_newer_ones_is_not_mended(folder):
