@@ -126,7 +126,8 @@ def test_a_trial_with_a_setting_of_a_newer_version_is_said_to_have_one_where_its
     result = ddcal("verify", folder)
     assert result.exit_code == 1 and f"{LEDGER}: the config of tiny-0000" in result.output
     assert f"{LEDGER}: whole" not in result.output
-    assert ddcal("status", folder).exit_code == 0 and ddcal("pareto", folder).exit_code == 0
+    assert ddcal("status", folder).exit_code == 0 and ddcal("pareto", folder).exit_code == 0  # they read no config
+    assert "written by ddcal 9.1.0" in " ".join(ddcal("resume", folder).output.split())
 
 
 def test_a_damaged_line_beside_newer_ones_is_not_mended(folder):
