@@ -15,7 +15,6 @@ _EQUALS = re.compile(r"^\s*([\w.]+)\s*=\s*(.+)$")
 _NO_SPACE = re.compile(r"^([\w./-]+):(?!/)(.+)$")
 _COMPARED = re.compile(r"^\s*([\w./-]+)\s*([<>]=?\s*[0-9.eE+-]+)\s*$")
 _SHOWN = 60
-_LARGEST = 1e6
 _LINES = 5
 
 
@@ -79,8 +78,7 @@ def text_cure(path: tuple[str | int, ...], value: Any) -> str:
         return ""
     if path[:1] == ("constraints",) and not isinstance(value, bool):
         sign = ">=" if better(str(path[-1])) == "max" else "<="
-        bound = f"{value:g}" if abs(value) < _LARGEST else "0.5"
-        return f', for example "{sign} {bound}"'
+        return f', for example "{sign} {value:g}"'
     return ": put it in quotes"
 
 
