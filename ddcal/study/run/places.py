@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from ddcal.config import StudyConfig
-from ddcal.config.places import taken_by
+from ddcal.config.places import is_url, taken_by
 from ddcal.config.reading.study_paths import from_folder, with_study_paths
 from ddcal.config.trial import flatten
 from ddcal.errors import BadInput, ResourceError
@@ -143,6 +143,25 @@ def check_name(study: StudyConfig, root: Path) -> None:
         raise ResourceError(
             f"name: a study cannot be called {study.name!r} in {root}: {taken} has that place; take another name"
         )
+
+
+def refuse_bytes(study: StudyConfig, root: Path) -> None:
+    """Raise ResourceError if a place of the study has a path that is not UTF-8: no JSON that names it could be kept."""
+    places = {"storage.output": str(root.absolute()), "storage.store": store_place(study, root)}
+    for key, place in (places | {"storage.cache": cache_place(study) or ""}).items():
+        try:
+            place.encode()
+        except UnicodeEncodeError:
+            raise ResourceError(f"{key}: the path {place} is not UTF-8: rename the folder, or take another") from None
+
+
+def check_places(study: StudyConfig, root: Path) -> None:
+    """Raise ResourceError if a study's output root, store or cache could not be kept where it is to be."""
+    refuse_bytes(study, root)
+    check_place("storage.output", root, lasting=not study.storage.on_s3)
+    for key, folder in (("storage.store", study.storage.store), ("storage.cache", study.storage.cache)):
+        if folder is not None and not is_url(folder):
+            check_place(key, Path(folder).expanduser(), readable=key == "storage.store")
 
 
 def check_place(key: str, place: Path, *, readable: bool = False, lasting: bool = True) -> None:

@@ -35,10 +35,11 @@ from ddcal.study.run.interrupt import Interrupts, end_process, interruptible, sa
 from ddcal.study.run.places import (
     begun_meanwhile,
     check_name,
-    check_place,
+    check_places,
     check_trials,
     is_foreign,
     is_read_only,
+    refuse_bytes,
     refuse_lost_ledger,
     refuse_other,
     study_at,
@@ -134,11 +135,8 @@ def run_study(
     if problem := tracking_problem(study.tracking.uri):
         raise BadInput(f"tracking.uri: {problem}")
     root = Path(output if output is not None else study.storage.root)
+    check_places(study, root)
     check_name(study, root)
-    check_place("storage.output", root, lasting=not study.storage.on_s3)
-    for key, folder in (("storage.store", study.storage.store), ("storage.cache", study.storage.cache)):
-        if folder is not None and not is_url(folder):
-            check_place(key, Path(folder).expanduser(), readable=key == "storage.store")
     study = study_at(study, root.absolute())
     directory = root.absolute() / study.name
     if directory.is_file() or is_foreign(directory):
@@ -223,6 +221,7 @@ def _run(
     relative: bool = False,
     take_over: bool = False,
 ) -> StudyResults:
+    refuse_bytes(study, directory.parent)
     with (
         stops_the_study(directory, hooks.command),
         interruptible(hooks.on_interrupt) as interrupts,
