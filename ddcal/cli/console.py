@@ -102,17 +102,17 @@ def print_finished(results: StudyResults, status: Status, console: Console) -> N
     if results.confirms is not None:
         command = confirm_command(Path(shown_path(results.directory)), results.confirms)
         print_command("for more leaders or fresh seeds", f"{command} --top N --seeds N", console)
-    elif status.points is not None and status.finished >= status.points:
-        console.print(
-            f"it is not extended by more trials: every one of the {status.points} points of its space was tried"
-        )
-    elif status.finished >= status.trials:
-        print_command("for more trials", f"ddcal resume {folder} --trials {2 * status.trials}", console)
-    else:
+    elif status.finished < status.trials:
         console.print(
             f"it is not extended by more trials, as it ended so: {status.ending}. Its study.yaml under another name, "
             "with another limit or space, finds its finished stages in the store"
         )
+    elif status.points is not None and status.finished >= status.points:
+        console.print(
+            f"it is not extended by more trials: every one of the {status.points} points of its space was tried"
+        )
+    else:
+        print_command("for more trials", f"ddcal resume {folder} --trials {2 * status.trials}", console)
     if status.unsent:
         print_command(f"MLflow lacks the last {status.unsent} events; to send them", f"ddcal sync {folder}", console)
     print_summary(results, console)
