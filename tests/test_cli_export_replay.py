@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -384,13 +385,27 @@ def test_a_run_whose_numbers_do_not_come_out_differs(copy):
 
 @pytest.mark.parametrize("package", ["torch", "numpy", "ddcal"])
 def test_another_version_is_named_and_may_be_ignored(copy, package):
+    stages = json.loads((copy / "run.lock.json").read_text())["stages"]
     for name in ("run.yaml", "run.lock.json"):
         edit(copy / name, f"versions|{package}", "0.0.1")
+        for stage in stages if package != "ddcal" else ():
+            edit(copy / name, f"stages|{stage}|versions|{package}", "0.0.1")
     result = ddcal("replay", copy)
     assert result.exit_code == 2
     assert f"versions.{package}" in result.output and f"{package}==0.0.1" in result.output
+    assert "the run used" in result.output
     if package == "torch":
         assert ddcal("replay", copy, "--ignore-versions").exit_code == 0
+
+
+def test_a_stage_that_another_version_computed_is_named(copy):
+    """It was in the store already when the trial ran."""
+    for name in ("run.yaml", "run.lock.json"):
+        assert json.loads((copy / "run.lock.json").read_text())["stages"]["distill"]["versions"]["torch"]
+        edit(copy / name, "stages|distill|versions|torch", "0.0.1")
+    result = ddcal("replay", copy)
+    assert result.exit_code == 2, result.output
+    assert f"versions.torch: here {version('torch')}, the run's distill used 0.0.1" in " ".join(result.output.split())
 
 
 def test_another_version_of_what_changes_no_number_does_not_matter(copy):

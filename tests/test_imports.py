@@ -23,6 +23,7 @@ FLOORS = {
     "soft_labels": 1,
     "masking": 1,
     "moving": 1,
+    "versions": 1,
     "compiling": 2,
     "pickled": 2,
     "pictures": 1,
@@ -97,8 +98,8 @@ ARROWS = {
     "training": "compiling config data divergence errors moving networks precision seeding soft_labels",
     "store": "config errors pickled untrusted",
     "pipeline": "allocator calibration compiling config data distill errors networks pictures precision seeding "
-    "soft_labels store training",
-    "study": "allocator config credentials data distill errors pipeline seeding statistics store untrusted",
+    "soft_labels store training versions",
+    "study": "allocator config credentials data distill errors pipeline seeding statistics store untrusted versions",
     "analysis": "calibration config data distill errors masking networks pictures pipeline seeding statistics study "
     "untrusted",
     "cli": "analysis config errors pipeline store study",

@@ -148,7 +148,8 @@ def _facts(results: StudyResults, searched: Iterable[str]) -> dict[str, Any]:
     if best is None:
         return facts
     config, metrics = _config(best), best.metrics or {}
-    facts["calibration"] = None if config is None else config.calibrate.method
+    probed = results.study.trial == "distill"  # a probe is not calibrated
+    facts["calibration"] = None if config is None or probed else config.calibrate.method
     fixed = {} if config is None else _fixed(config, [name for name in searched if name not in results.study.space])
     facts |= {
         f"searched {name}": (best.values if name in results.study.space else fixed).get(name) for name in searched
@@ -203,6 +204,7 @@ def _identity(results: StudyResults) -> dict[str, str | None]:
     trial: Trial | None = results.best or next((t for t in results.records if t.fingerprint), None)
     environment = results.started["environment"]
     facts: dict[str, str | None] = {
+        "networks measured": "the probe of a distilled set" if results.study.trial == "distill" else "trained networks",
         "devices": environment.get("device"),
         "precisions": environment.get("precision"),
         "settings of compile": str(environment.get("compile", False)).lower(),

@@ -13,7 +13,7 @@ import typer
 from ddcal.cli.base import Address, AsJson, Debug, StudyFolder, app
 from ddcal.cli.completion import complete_folder
 from ddcal.cli.launch import with_pictures
-from ddcal.errors import one_line
+from ddcal.errors import GO_ON, one_line
 
 
 @app.command()
@@ -137,22 +137,26 @@ def confirm(
 
     from ddcal.cli.console import make_console, print_confirmation
     from ddcal.cli.progress import StudyProgress
-    from ddcal.study.run.confirm import MIN_SEEDS, confirmations, leading_trials
+    from ddcal.study.run.confirm import MIN_SEEDS, NotSentError, confirmations, leading_trials
     from ddcal.study.run.confirm import confirm as confirm_leaders
 
     console = make_console(stderr=as_json)
     for earlier in confirmations(results):
         console.print(f"there already: {earlier.study.name}, {earlier.study.description}", markup=False)
     command = ["ddcal", "confirm", str(directory), "--top", str(top), "--seeds", str(seeds)]
+    not_sent: NotSentError | None = None
     with StudyProgress(console, command=command, address=address, debug=debug) as progress:
-        found = confirm_leaders(
-            results,
-            top=top,
-            seeds=seeds,
-            debug=debug,
-            address=address,
-            hooks=with_pictures(progress.hooks),
-        )
+        try:
+            found = confirm_leaders(
+                results,
+                top=top,
+                seeds=seeds,
+                debug=debug,
+                address=address,
+                hooks=with_pictures(progress.hooks),
+            )
+        except NotSentError as error:
+            found, not_sent = error.found, error
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], indent=2))
     elif found:
@@ -161,6 +165,9 @@ def confirm(
     for leader in leading_trials(results, top):
         if leader.trial_key not in measured:
             typer.echo(f"{leader.trial_key}: fewer than {MIN_SEEDS} of its seeds finished", err=True)
+    if not_sent is not None:
+        typer.echo(not_sent, err=True)
+        raise typer.Exit(GO_ON)
     if not found:
         raise typer.Exit(1)
 

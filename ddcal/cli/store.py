@@ -125,7 +125,7 @@ def existing_store(root: str) -> Store:
         except StoreError as error:
             raise ResourceError(str(error)) from error
         return store
-    for place in (Path(root), Path(root) / "store"):
+    for place in (Path(root) / "store", Path(root)):  # a study in an output root may be called like a stage
         if any((place / stage).is_dir() for stage in STAGES):
             return open_store(place)
     raise BadInput(

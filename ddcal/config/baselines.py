@@ -12,7 +12,7 @@ from ddcal.config.names import nest
 from ddcal.config.presets import preset
 from ddcal.config.problems import Problem, problem_at
 from ddcal.config.resolved import resolve
-from ddcal.config.space import not_possible, search_order
+from ddcal.config.space import not_possible, of_the_domain, search_order
 from ddcal.config.study import StudyConfig
 from ddcal.config.trial import TrialConfig, flatten
 
@@ -39,7 +39,8 @@ def enqueued_points(study: StudyConfig) -> list[dict[str, Any]]:
     points: list[dict[str, Any]] = []
     seen = set()
     for entry in study.search.enqueue:
-        for point in paper_points(study) if isinstance(entry, str) else [entry]:
+        for given in paper_points(study) if isinstance(entry, str) else [entry]:
+            point = {name: of_the_domain(study.space[name], value) for name, value in given.items()}
             active, whole = _active(study, point)
             key = json.dumps(active, sort_keys=True)
             if not whole or key not in seen:

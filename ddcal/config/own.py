@@ -8,7 +8,7 @@ from typing import Any
 
 from ddcal.config.backbones import BACKBONES, backbone
 from ddcal.config.calibrations import CALIBRATIONS, calibration
-from ddcal.config.components import Kind, source_of
+from ddcal.config.components import Kind, imported_object, source_of
 from ddcal.config.datasets import DATASETS
 from ddcal.config.networks import ARCHITECTURES, architecture
 from ddcal.config.trial import TrialConfig
@@ -52,13 +52,31 @@ def own_sources(trial: TrialConfig) -> dict[str, dict[str, Any]]:
     Raises:
         ddcal.config.components.ComponentError: if its package is missing.
     """
+    return {
+        setting: source_of(KINDS[setting], name, _computes(KINDS[setting], name))
+        for setting, name in own_names(trial).items()
+    }
+
+
+def import_own(trial: TrialConfig) -> None:
+    """Import the components of a user's own that a trial names, but for data functions, before their source is hashed.
+
+    So what a stage's key says is what computes it, also where a file is edited before its stage begins.
+
+    Raises:
+        ddcal.config.components.ComponentError: if one cannot be imported.
+    """
+    for setting, name in own_names(trial).items():
+        if path := _computes(KINDS[setting], name):
+            imported_object(KINDS[setting], name, path)
+
+
+def _computes(kind: Kind, name: str) -> str:
+    """Return the import path of what computes for a user's component; importing what it is called runs its code."""
     others: dict[Kind, Callable[[str], str]] = {
         "dataset": lambda name: "",
         "network": lambda name: architecture(name).builder,
         "backbone": lambda name: backbone(name).distiller,
         "calibrator": lambda name: calibration(name).calibrator,
     }
-    return {
-        setting: source_of(KINDS[setting], name, others[KINDS[setting]](name))
-        for setting, name in own_names(trial).items()
-    }
+    return others[kind](name)

@@ -40,6 +40,13 @@ def same(first: Any, second: Any) -> bool:
     return bool(first == second) and isinstance(first, bool) == isinstance(second, bool)
 
 
+def of_the_domain(domain: Domain, value: Any) -> Any:
+    """Return a possible value as the domain has it: 1 for 1.0, where that is its choice or it has whole numbers."""
+    if domain.kind == "int":
+        return int(value)
+    return next((one for one in domain.corners if same(one, value)), value) if domain.kind == "choice" else value
+
+
 def search_order(space: Mapping[str, Domain]) -> tuple[str, ...]:
     """Return the names of a space in the file's order, but each after those that its ``when`` looks at.
 

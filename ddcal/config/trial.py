@@ -314,8 +314,8 @@ def cross_field_problems(trial: TrialConfig) -> list[str]:
             name = trial.distill.backbone
             problems.append(f"calibrate.method is {method!r} but distill.backbone is {name!r}: use 'ts_val' there")
     if trial.train.holdout > 0.0 and spec.distills:
-        images = spec.fewest_per_class(trial.distill) or trial.distill.ipc
-        if held_out_per_class(images, trial.train.holdout) >= images:
+        images = spec.known_per_class(trial.distill)  # None: the train stage counts them
+        if images is not None and held_out_per_class(images, trial.train.holdout) >= images:
             problems.append(
                 f"train.holdout {trial.train.holdout:g} leaves no image to train on at distill.ipc "
                 f"{trial.distill.ipc}: lower the holdout or take more images per class (at least 2)"
@@ -360,7 +360,7 @@ def _fold_problems(trial: TrialConfig) -> list[str]:
     method, distill = trial.calibrate.method, trial.distill
     if not distill.spec.distills:
         return [f"calibrate.method is {method!r} but distill.backbone is {distill.backbone!r}: use 'ts_val' there"]
-    fewest = distill.spec.fewest_per_class(distill)
+    fewest = distill.spec.known_per_class(distill)
     if fewest is None:  # the stage counts them
         return []
     held = held_out_per_class(fewest, trial.train.holdout)

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -192,8 +192,15 @@ def arrays_of_function(name: str, root: str | None) -> RawData:
             f"{', '.join(NPZ_KEYS)} to arrays"
         )
     check_names(Path(name), given)
-    names = tuple(str(one) for one in given.get("class_names", ()))
-    return check_arrays(Path(name), {key: np.asarray(given[key]) for key in NPZ_KEYS}, names or None)
+    names, arrays = given.get("class_names"), dict[str, np.ndarray]()
+    for key in NPZ_KEYS:
+        try:
+            arrays[key] = np.asarray(given[key], order="C")  # torch takes no reversed axis
+        except Exception as error:  # whatever numpy makes of a user's object
+            raise DataError(f"data.name {name!r}: {key} is no array ({type(error).__name__}: {error})") from error
+    if names is not None and (isinstance(names, str) or not isinstance(names, Iterable)):
+        raise DataError(f"data.name {name!r}: class_names is {names!r}; it must be a list of names, or left out")
+    return check_arrays(Path(name), arrays, tuple(map(str, names or ())) or None)
 
 
 def _read_digits(path: Path) -> RawData:

@@ -75,7 +75,10 @@ def image_words(config: TrialConfig) -> str:
     """Return how many images the networks of a *resolved* trial are trained on, in words."""
     if not config.distill.spec.distills:
         return "all images"
-    images = config.distill.spec.fewest_per_class(config.distill) or config.distill.ipc
+    images = config.distill.spec.known_per_class(config.distill)
+    if images is None:
+        held = f", {100 * config.train.holdout:g} % of them held out" if config.train.holdout else ""
+        return f"what {config.distill.ipc} stored images a class hold{held}"
     return f"{images - held_out_per_class(images, config.train.holdout)} images a class"
 
 

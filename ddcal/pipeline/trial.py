@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddcal.config import TrialConfig, resolve
 from ddcal.config.metrics import METRICS
+from ddcal.config.own import import_own
 from ddcal.data import Dataset
 from ddcal.errors import StoreError
 from ddcal.pipeline.advance import Advance, span_of
@@ -20,6 +21,7 @@ from ddcal.pipeline.place import DatasetCache, TrialPlace
 from ddcal.pipeline.stages import STAGES
 from ddcal.store.base import Entry, Store
 from ddcal.store.leases import Lease, Leases, open_leases
+from ddcal.versions import computing_versions
 
 if TYPE_CHECKING:
     from ddcal.pipeline.compute.base import StageWork
@@ -71,6 +73,7 @@ class TrialRunner:
             gpu: The share of a GPU that this process may use, noted with what it computes.
 
         Raises:
+            ddcal.config.components.ComponentError: if a component of the user's own cannot be imported.
             ddcal.data.DataError: if the data is missing, naming where it was looked for.
             ValueError: for ``target="distill"`` with a backbone that distills nothing.
         """
@@ -80,6 +83,7 @@ class TrialRunner:
         self.target = target
         datasets = datasets or DatasetCache()
         self.fingerprint = datasets.fingerprint(self.config.data)
+        import_own(self.config)
         self.keys = stage_keys(self.config, self.fingerprint, self.environment, target)
         self.cache_hits: list[str] = []
         self.seconds: dict[str, float] = {}
@@ -143,6 +147,8 @@ class TrialRunner:
             return self._replay(stage, self.entries[stage])
         self.environment.apply()
         began = time.perf_counter()
+        if self._work is None:
+            self._bring_again()
         if STAGES[stage].values_file is not None:
             self._compute_short(stage, began)
             return self._replay(stage, self.entries[stage])
@@ -246,6 +252,12 @@ class TrialRunner:
             self._work, self._spent = None, 0.0  # of a state that was restored after others had gone on
         return entry
 
+    def _bring_again(self) -> None:
+        """Fetch the files of finished stages once more where they are gone: a cache may be deleted at any time."""
+        for stage, entry in list(self.entries.items()):
+            if not entry.whole and (again := self.store.get(stage, entry.key)) is not None:
+                self.entries[stage] = again
+
     def _take(self, stage: str, entry: Entry) -> None:
         self.entries[stage] = entry
         self.seconds[stage] = entry.meta["seconds"]
@@ -319,7 +331,8 @@ class TrialRunner:
             work.write(folder)  # what is predicted at the end takes its time too
             self._spent += time.perf_counter() - began
             config = self.config.model_dump(mode="json")
-            return {"curve": work.curve, "seconds": self._spent, "gpu": self._gpu, "config": config} | work.meta()
+            told = {"curve": work.curve, "seconds": self._spent, "gpu": self._gpu, "config": config}
+            return told | {"versions": computing_versions()} | work.meta()
 
         self._take(stage, self.store.publish(stage, self.keys[stage], write))
         self.seconds[stage] = self._spent  # of this trial alone, also where the store had a part of it
@@ -334,7 +347,8 @@ class TrialRunner:
             (folder / str(STAGES[stage].values_file)).write_text(json.dumps(found.values, indent=1, sort_keys=True))
             found.write(folder)
             seconds = time.perf_counter() - began
-            return {"curve": [], "seconds": seconds, "gpu": self._gpu, "values": found.values} | found.meta
+            told = {"curve": [], "seconds": seconds, "gpu": self._gpu, "values": found.values}
+            return told | {"versions": computing_versions()} | found.meta
 
         self._take(stage, self.store.publish(stage, self.keys[stage], write))
         self._end_lease()

@@ -71,7 +71,7 @@ class Store(ABC):
             StoreError: if the store cannot be read, or a damaged entry cannot be set aside.
         """
         known = self._verified.get(key)
-        if known is not None and known.folder.exists() and self.has(stage, key):
+        if known is not None and known.whole and self.has(stage, key):
             return known
         content = None
         try:

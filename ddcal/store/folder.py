@@ -91,6 +91,8 @@ class FileStore(Store):
             grave.parent.mkdir(parents=True, exist_ok=True)
             self._own(f"{stage}/{key}").rename(grave)
             _remove(grave)
+        except FileNotFoundError:
+            pass  # another process has removed it
         except OSError as error:
             raise StoreError(f"the artefact {stage}/{key} cannot be removed: {error}") from error
         if self.cache is not None:

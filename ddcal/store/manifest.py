@@ -23,7 +23,15 @@ MAX_FILE = 2**40
 """A file of an entry is smaller than this, in bytes."""
 
 _NUMBER = (int, float)
-_META = {"seconds": _NUMBER, "gpu": _NUMBER, "curve": list, "members": list, "facts": dict, "values": dict}
+_META = {
+    "seconds": _NUMBER,
+    "gpu": _NUMBER,
+    "curve": list,
+    "members": list,
+    "facts": dict,
+    "values": dict,
+    "versions": dict,
+}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -44,6 +52,11 @@ class Entry:
     folder: Path
     meta: dict[str, Any]
     files: dict[str, str]
+
+    @property
+    def whole(self) -> bool:
+        """Whether its files are all there; their content is not looked at."""
+        return all((self.folder / name).is_file() for name in self.files)
 
 
 def write_manifest(folder: Path, stage: str, key: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
@@ -107,6 +120,7 @@ def _check_fields(manifest: dict[str, Any]) -> None:
     meta, files = manifest["meta"], manifest["files"]
     odd = [name for name, kind in _META.items() if name in meta and not isinstance(meta[name], kind)]  # type: ignore[arg-type]
     odd += [name for name in ("members",) if not all(isinstance(item, str) for item in meta.get(name, ()))]
+    odd += [name for name in ("versions",) if not all(isinstance(one, str) for one in meta.get(name, {}).values())]
     odd += [name for name in ("curve",) if not all(isinstance(item, dict) for item in meta.get(name, ()))]
     odd += [name for name in ("seconds", "gpu") if not math.isfinite(meta.get(name, 0))]
     if odd or type(manifest["created"]) not in _NUMBER or not math.isfinite(manifest["created"]):

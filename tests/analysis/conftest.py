@@ -23,13 +23,18 @@ OUTCOMES = ("complete", "infeasible", "pruned", "failed", "out_of_memory", "kill
 def made_study(tiny_study, tmp_path):
     """made_study(name, outcomes, objectives=…, data=…, bins=…) -> the results of such a study."""
 
-    def make(name, outcomes, objectives=None, *, data="digits", fraction=0.3, bins=15, root="runs", fixed=None):
+    def make(
+        name, outcomes, objectives=None, *, data="digits", fraction=0.3, bins=15, root="runs", fixed=None, trial="ddnn"
+    ):
         folder = tmp_path / root / name
         folder.mkdir(parents=True)
         objectives = objectives or {"val/ece": "min", "val/accuracy": "max"}
         fixed = fixed or {}
         space = {key: domain for key, domain in SPACE.items() if key not in fixed}
-        study = tiny_study(name=name, space=space, objectives=objectives, search={"trials": max(1, len(outcomes))})
+        if trial == "distill":  # searches what is distilled alone
+            space = {"distill.ipc": {"choice": [1, 2]}}
+        search = {"trials": max(1, len(outcomes))}
+        study = tiny_study(name=name, space=space, objectives=objectives, search=search, trial=trial)
         ledger = Ledger(folder)
         environment = {"device": "cpu", "threads": 1, "precision": "float32"}
         facts = {"environment": environment, "versions": {}, "git_commit": None, "store": "", "study_id": name}

@@ -84,6 +84,15 @@ def test_what_cannot_be_compared_is_said(made_study, different, said):
     assert [warning.split(" differ: ")[0] for warning in found.warnings] == said
 
 
+def test_probes_beside_trained_networks_are_said(made_study):
+    probes = made_study("probes", OUTCOMES, trial="distill")
+    found = compare_studies([made_study("first", OUTCOMES), probes])
+    assert found.warnings == [
+        "networks measured differ: trained networks (first); the probe of a distilled set (probes)"
+    ]
+    assert [one["calibration"] for one in found.facts.values()] == ["mts", None]
+
+
 def test_a_study_without_a_winner_has_gaps(made_study):
     found = compare_studies([made_study("first", OUTCOMES), made_study("second", ("failed",))])
     assert found.facts["second"]["winner"] is None and found.facts["second"]["test accuracy"] is None

@@ -40,13 +40,13 @@ from ddcal.study.mlflow.follower import Tracking
 from ddcal.study.mlflow.opening import make_mirror
 from ddcal.study.record.ledger import LEDGER, Ledger, read_ledger
 from ddcal.study.record.lock import DriverLock
-from ddcal.study.record.provenance import package_versions
 from ddcal.study.record.references import Reference
 from ddcal.study.record.results import StudyResults
 from ddcal.study.run.driver import StudyDriver
 from ddcal.study.run.hold_back import HoldBack
 from ddcal.study.run.runner import Hooks
 from ddcal.study.search.search import StudySearch
+from ddcal.versions import package_versions
 
 SPEC = """
 from ddcal.config.backbones import Backbone, Config

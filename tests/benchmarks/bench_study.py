@@ -31,10 +31,10 @@ from ddcal.config import StudyConfig
 from ddcal.study import run_study
 from ddcal.study.mlflow.cursor import CURSOR
 from ddcal.study.record.ledger import LEDGER, read_ledger
-from ddcal.study.record.provenance import package_versions
 from ddcal.study.run.ray_executor import ray_runtime
 from ddcal.study.run.runner import Hooks
 from ddcal.study.search.search import JOURNAL, StudySearch
+from ddcal.versions import package_versions
 
 SLOTS = 2
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -82,3 +82,19 @@ def test_a_whole_point_is_there_once_and_an_open_one_as_often_as_listed():
     opened = {"distill.backbone": "dc"}
     config = study(space, enqueue=[dc, opened, real, "paper", also_real, opened, dc])
     assert enqueued_points(config) == [dc, opened, real, opened]
+
+
+def test_a_value_is_the_spaces_own_however_it_is_written():
+    space = {"distill.dm.image_lr": [1, 10], "distill.iterations": {"int": [1, 2000]}, "train.lr": {"uniform": [0, 1]}}
+    given = {"distill.dm.image_lr": 10.0, "distill.iterations": 5.0, "train.lr": 1}
+    config = study(space, ["paper", given], {"distill.backbone": "dm"})
+    published, own = enqueued_points(config)
+    assert repr(published["distill.dm.image_lr"]) == "1" and repr(own) == repr(
+        given
+        | {
+            "distill.dm.image_lr": 10,
+            "distill.iterations": 5,
+        }
+    )
+    whole = study({"distill.dm.image_lr": [1, 10]}, ["paper", {"distill.dm.image_lr": 1}], {"distill.backbone": "dm"})
+    assert len(enqueued_points(whole)) == 1

@@ -10,6 +10,7 @@ from ddcal.config.calibrations import (
     real_labels_used,
 )
 from ddcal.config.trial import folds_of
+from ddcal.pipeline.costs import image_words
 
 VAL_METHODS = [method for method, one in CALIBRATIONS.items() if one.real_labels]
 FOLD_METHODS = [method for method, one in CALIBRATIONS.items() if one.cross_validates]
@@ -99,3 +100,23 @@ def test_masked_val_of_full_data_is_fitted_within_the_bounds_of_images_not_train
     assert (found.t_min, found.t_max) == bounds
     given["calibrate"]["t_max"] = 9.0
     assert resolve(TrialConfig.model_validate(given)).calibrate.bounds == (bounds[0], 9.0)
+
+
+def rtp(bases, **sections):
+    data = {"name": "cifar10", "zca": False}
+    return TrialConfig.model_validate(
+        {"data": data, "distill": {"backbone": "rtp", "ipc": 1, "rtp": {"bases": bases}}, **sections}
+    )
+
+
+def test_what_bases_decode_is_left_to_the_stage_and_without_them_counts_as_stored():
+    """Of CIFAR-10, 16 bases hold 115 images a class in the storage of one."""
+    held = {"train": {"holdout": 0.1}, "calibrate": {"method": "ts_holdout"}}
+    assert rtp(16, **held).train.holdout == 0.1
+    with pytest.raises(ValidationError, match=r"train\.holdout 0\.1 leaves no image to train on at distill\.ipc 1"):
+        rtp(0, **held)
+    assert rtp(16, calibrate={"method": "ts_cv"}).calibrate.folds == 5
+    with pytest.raises(ValidationError, match=r"but distill\.ipc is 1: .* at least 2"):
+        rtp(0, calibrate={"method": "ts_cv"})
+    assert image_words(resolve(rtp(16, **held))) == "what 1 stored images a class hold, 10 % of them held out"
+    assert image_words(resolve(rtp(0))) == "1 images a class"

@@ -140,6 +140,27 @@ def test_validate_says_so_and_the_study_is_right(tmp_path):
             {},
             [],
         ),
+        (
+            {"calibrate.method": "ts_val", "calibrate.folds": 3},
+            {"calibrate.mask.ratio": [0.1, 0.5], "calibrate.draws": [1, 5], "calibrate.t_min": [0.5, 1.0]},
+            [
+                "calibrate.mask.ratio has no effect where calibrate.method is 'ts_val', as in every trial: leave it",
+                "calibrate.draws has no effect where calibrate.method is 'ts_val'",
+            ],
+        ),
+        ({}, {"calibrate.method": ["ts_val", "mts"], "calibrate.mask.ratio": [0.1, 0.5]}, []),
+        (
+            {"calibrate.solver": "paper_lbfgs"},
+            {"calibrate.t_max": [5.0, 20.0]},
+            ["calibrate.t_max has no effect where calibrate.solver is 'paper_lbfgs', as in every trial: leave it out"],
+        ),
+        ({}, {"calibrate.t_max": [5.0, 20.0], "calibrate.solver": ["paper_lbfgs", "bounded"]}, []),
+        (
+            {"distill.backbone": "full", "train.holdout": 0.1},
+            {},
+            ["train.holdout has no effect where distill.backbone is 'full', as in every trial: leave it out"],
+        ),
+        ({"train.holdout": 0.5}, {"distill.backbone": ["full", "real"]}, []),
     ],
 )
 def test_settings_that_no_trial_reads_are_told(tiny_study, base, space, said):
@@ -236,3 +257,16 @@ def test_validate_plan_and_run_say_that_a_set_has_no_effect(write_study, tmp_pat
             assert said.exit_code == 0 and (warning in said.stderr) == ("has no effect" in said.output) == warned, (
                 said.output
             )
+
+
+def test_what_a_probe_does_not_read_is_told(tiny_study):
+    base = {"distill.backbone": "dc", "distill.probe.points": 1}
+    ends = "has no effect, as trials end with the distilled set (trial: distill)"
+    searched = {"evaluate.bins": [10, 15, 20], "evaluate.coverage": [0.8, 0.9]}
+    study = tiny_study(trial="distill", base={**base, "evaluate.also": ["conformal"]}, space=searched)
+    assert unused_notes(study) == [
+        f"evaluate.coverage {ends}: leave it out",
+        f"evaluate.bins 20 {ends}: their probes have 15 bins, or 10",
+    ]
+    plain = {"evaluate.bins": 10, "evaluate.also": ["signs"]}
+    assert unused_notes(tiny_study(trial="distill", base={**base, **plain}, space={"distill.ipc": [1, 2]})) == []

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from image_files import write_tiny_imagenet
+from own_packages import own_package  # noqa: F401 - a fixture
 
 
 def tiny_arrays(classes=3, per_class=10, size=8, channels=3):

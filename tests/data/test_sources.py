@@ -4,13 +4,14 @@ import struct
 
 import numpy as np
 import pytest
+import torch
 import torchvision.datasets
 
 from ddcal.config import DataConfig
 from ddcal.config.datasets import DATASETS
 from ddcal.data import DataError, dataset_fingerprint, load_dataset
 from ddcal.data.shapes import check_dataset
-from ddcal.data.sources import data_root, locate_source, read_source
+from ddcal.data.sources import arrays_of_function, data_root, locate_source, read_source
 
 
 def read(**config):
@@ -250,3 +251,46 @@ def test_damaged_digits(tmp_path):
         path.write_bytes(content)
         with pytest.raises(DataError, match="reinstall scikit-learn"):
             read_source(DataConfig(), Source("digits", {"digits": path}, None))
+
+
+FUNCTION = """
+import numpy as np
+
+def reversed_colours(root):
+    images = np.arange(20 * 8 * 8 * 3, dtype=np.uint8).reshape(20, 8, 8, 3)[..., ::-1]
+    return {"x_train": images, "y_train": np.arange(20) % 2, "x_test": images, "y_test": np.arange(20) % 2}
+
+def copied(root):
+    given = reversed_colours(root)
+    return {name: np.ascontiguousarray(array) for name, array in given.items()}
+
+def no_names(root):
+    return reversed_colours(root) | {"class_names": None}
+
+def ragged(root):
+    return reversed_colours(root) | {"x_test": [[1, 2], [3]]}
+
+def one_name(root):
+    return reversed_colours(root) | {"class_names": "cats"}
+"""
+
+
+@pytest.mark.parametrize("name", ["reversed_colours", "no_names"])
+def test_a_function_may_return_a_view_that_runs_backwards(name, own_package):
+    own_package({"views.py": FUNCTION})
+    view, copy = (
+        load_dataset(DataConfig(name=f"my_lab.views:{one}", validation_fraction=0.5)) for one in (name, "copied")
+    )
+    assert view.class_names == ("0", "1") and view.channels == 3
+    assert torch.equal(view.train.images, copy.train.images) and torch.equal(view.test.images, copy.test.images)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("ragged", "x_test is no array (ValueError: "), ("one_name", "class_names is 'cats'; it must be a list of names")],
+)
+def test_what_a_function_returns_that_is_no_array_is_said(name, said, own_package):
+    own_package({"views.py": FUNCTION})
+    with pytest.raises(DataError) as error:
+        arrays_of_function(f"my_lab.views:{name}", None)
+    assert f"data.name 'my_lab.views:{name}': {said}" in str(error.value)

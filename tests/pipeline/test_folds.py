@@ -9,6 +9,7 @@ from ddcal.distill import SyntheticSet, distill
 from ddcal.errors import BadInput
 from ddcal.pipeline import TrialRunner, open_store, stage_keys
 from ddcal.pipeline.compute.folds import FoldsWork, split_folds
+from ddcal.pipeline.compute.train import training_images
 from ddcal.seeding import derive_seed
 from ddcal.store.base import file_sha256
 from ddcal.training import DDNNTraining
@@ -155,3 +156,12 @@ def test_folds_beyond_the_images_of_a_class_change_nothing(make_trial, environme
         stage_keys(make_trial(**{**BASE, "calibrate__folds": folds}), "0" * 64, environment) for folds in (5, 6, 100)
     ]
     assert keys[0] == keys[1] == keys[2]
+
+
+def test_a_set_of_which_all_is_held_out_is_refused(make_trial, datasets):
+    config = resolve(make_trial(train__holdout=0.5, calibrate__method="ts_holdout"))
+    dataset = datasets.get(config.data)
+    size = dataset.image_size
+    one = SyntheticSet(torch.zeros(10, 1, size, size), torch.arange(10), ipc=1)
+    with pytest.raises(BadInput, match=r"train\.holdout 0\.5 leaves none of the 1 distilled images of a class"):
+        training_images(config, dataset, one)

@@ -1,6 +1,7 @@
 """Calibrations of a user's own on masked images, through whole trials."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -104,3 +105,27 @@ def test_what_cannot_be_is_said_with_its_name(settings, said, own_package, make_
     )
     with pytest.raises((ComponentError, ValueError), match=f"my_lab.wrong:ONE.*{said}"):
         make_trial(**BASE, calibrate__method="my_lab.wrong:ONE")
+
+
+def test_an_edit_after_a_trial_began_changes_nothing_of_it(own_package, tmp_path, make_trial, environment, datasets):
+    """Its key says which source computes it, and that was hashed as the trial began."""
+    spec, correction = code_of("own-components.md")[:2]
+    folder = own_package({"calibrations.py": spec, "bias.py": correction})
+    config = make_trial(**BASE, calibrate__method="my_lab.calibrations:BIAS")
+    runner = TrialRunner(config, open_store(tmp_path / "store"), environment, datasets=datasets)
+    while "train" not in runner.entries:
+        runner.advance()
+    (folder / "bias.py").write_text(correction.replace('"largest_shift": ', '"largest_shift": 7.0 + '))
+    runner.run()
+    found = (runner.entries["calibrate"].folder / "calibration.json").read_text()
+    shifts = [float(value) for value in re.findall(r'"largest_shift": ([\d.]+)', found)]
+    assert shifts and all(shift < 7.0 for shift in shifts), found
+
+
+def test_a_component_that_cannot_be_imported_is_said_before_anything_is_computed(
+    own_package, make_trial, environment, datasets, tmp_path
+):
+    own_package({"calibrations.py": code_of("own-components.md")[0], "bias.py": "import not_installed"})
+    config = make_trial(**BASE, calibrate__method="my_lab.calibrations:BIAS")
+    with pytest.raises(ComponentError, match=r"my_lab\.bias cannot be imported .*not_installed"):
+        TrialRunner(config, open_store(tmp_path / "store"), environment, datasets=datasets)

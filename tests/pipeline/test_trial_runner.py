@@ -3,6 +3,7 @@ import logging
 import math
 import re
 import shutil
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -373,3 +374,21 @@ def test_estimating_a_trial_changes_nothing(make_trial, environment, tmp_path):
         for progress in (True, False)
     )
     assert told == silent
+
+
+def test_a_cache_may_be_deleted_while_a_trial_runs(undisturbed, tmp_path, make_trial, environment, datasets):
+    store = open_store(tmp_path / "store", tmp_path / "cache")
+    runner = TrialRunner(make_trial(), store, environment, datasets=datasets)
+    stage = None
+    while not runner.done:
+        now = runner.advance().stage
+        if now != stage:
+            stage = now
+            shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    assert runner.metrics == undisturbed[1].metrics
+
+
+def test_a_stage_says_which_versions_computed_it(undisturbed):
+    _, runner, _ = undisturbed
+    for entry in runner.entries.values():
+        assert entry.meta["versions"]["torch"] == version("torch") and "ddcal" not in entry.meta["versions"]

@@ -132,6 +132,24 @@ def test_an_entry_that_was_removed_is_gone_at_once(store, folder):
     assert store.get("train", KEY) is None
 
 
+def test_an_entry_that_another_process_removed_meanwhile_is_removed(store, folder):
+    store.remove("train", KEY)
+    store.remove("train", KEY)
+    assert store.get("train", KEY) is None
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["a file", "the folder"])
+def test_what_is_gone_from_a_cache_is_copied_again(left, tmp_path):
+    store = open_store(tmp_path / "store", tmp_path / "cache")
+    store.publish("train", KEY, write)
+    entry = store.get("train", KEY)
+    assert entry.whole and entry.folder.is_relative_to(tmp_path / "cache")
+    (entry.folder / "a.txt").unlink() if left else shutil.rmtree(tmp_path / "cache")
+    assert not entry.whole
+    again = store.get("train", KEY)
+    assert again.whole and (again.folder / "a.txt").read_text() == "hello"
+
+
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
 def test_a_writer_that_fails_leaves_nothing(error, store):
     def fail(folder):
@@ -258,6 +276,13 @@ def test_a_damaged_checkpoint_is_dropped_with_a_warning(damage, store, caplog):
         assert store.load_partial(KEY) is None
     assert f"partial/{path.name} of {store.place} is damaged" in caplog.text
     assert not path.exists()
+
+
+def test_versions_of_a_manifest_are_text(store):
+    entry = store.publish("train", KEY, lambda folder: write(folder) | {"versions": {"torch": "2.0"}})
+    assert entry.meta["versions"] == {"torch": "2.0"}
+    with pytest.raises(StoreError, match="lost entry"):
+        store.publish("train", "cd" * 32, lambda folder: write(folder) | {"versions": {"torch": 2}})
 
 
 def test_a_manifest_is_readable_by_people(folder):

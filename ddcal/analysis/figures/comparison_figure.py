@@ -48,9 +48,10 @@ def plot_fronts(studies: Sequence[StudyResults], labels: Sequence[str], path: Pa
             continue
         x_all, y_all = zip(*points.values(), strict=True)
         axes.scatter(x_all, y_all, c=colour, marker=marker, s=18, alpha=0.35, linewidths=0, clip_on=False)
+        line = len(results.study.objectives) == 2  # with a third one the front is no line in this plane
         axes.step(
             *zip(*front, strict=True), where="post" if first[x_name] == "min" else "pre",
-            color=colour, marker=marker, markersize=6, lw=1.3, label=label,
+            color=colour, marker=marker, markersize=6, lw=1.3 if line else 0.0, label=label,
         )  # fmt: skip
         best = results.best
         if best is not None and best.number in points:

@@ -129,7 +129,7 @@ def plot_pareto(results: StudyResults, path: Path) -> Path:
         if chosen:
             x, y = zip(*map(place, chosen), strict=True)
             axes.scatter(x, y, c=color, marker=marker, s=36, label=label, zorder=2, clip_on=False)
-    if len(objectives) > 1 and len(front) > 1:
+    if len(objectives) == 2 and len(front) > 1:  # with a third objective the front is no line in this plane
         points = sorted(place(trial) for trial in drawn if trial.number in front)
         way = results.study.objectives[objectives[0]]
         x, y = zip(*points, strict=True)

@@ -46,8 +46,6 @@ STATES = {
 }
 
 CAPTIONS = {
-    "pareto.png": "Every trial in the plane of the first two objectives; the front, with its trials' numbers, is what "
-    "no other beats in both. A triangle marks a value beyond the axis.",
     "history.png": "Every trial by number. Marks at the bottom: trials without a result.",
     "importance.png": "The share of an objective's variance over the search that each name explains (fANOVA), and the "
     "range of ten shares from resampled trials (an interval of 82 %). Grey: no clear direction.",
@@ -104,9 +102,10 @@ def _write(page: Page, results: StudyResults, hurried: bool, status: Status | No
         put_confirmation(page, results)
     page.heading("Objectives and trials")
     where_allowed(partial(write_tables, results))
+    captions = CAPTIONS | {"pareto.png": _front_caption(len(results.study.objectives))}
     for path in draw_study(results, folder / "figures", hurried=hurried):
         parallel = "Every complete trial as a line over the searched names, coloured by rank; darker is better."
-        page.picture(path, f"{path.stem} of {results.study.name}", CAPTIONS.get(path.name, parallel))
+        page.picture(path, f"{path.stem} of {results.study.name}", captions.get(path.name, parallel))
     page.heading("Pareto front")
     _front(page, results, drawings, artefacts)
     page.heading("Trials")
@@ -119,6 +118,18 @@ def _write(page: Page, results: StudyResults, hurried: bool, status: Status | No
         )
     put_trials(page, results)
     return page.write()
+
+
+def _front_caption(objectives: int) -> str:
+    cut = "A triangle marks a value beyond the axis."
+    if objectives == 1:
+        return f"The objective of every trial, by number. {cut}"
+    shown = (
+        "Every trial in the plane of the first two objectives; the front, with its trials' numbers, is what no other"
+    )
+    if objectives == 2:
+        return f"{shown} beats in both. {cut}"
+    return f"{shown} beats in all {objectives}: in these two alone one of it may be beaten. {cut}"
 
 
 def _introduction(page: Page, results: StudyResults) -> None:

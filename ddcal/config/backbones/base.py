@@ -120,6 +120,10 @@ class Backbone:
         """Return the fewest images of a class that its set has; None where the stage alone can count them."""
         return distill.ipc * distill.formation.factor**2
 
+    def known_per_class(self, distill: DistillConfig) -> int | None:
+        """Return how many images of a class its set has, where settings tell; `fewest_per_class` is part of keys."""
+        return self.fewest_per_class(distill)
+
     def draws_real_images(self, distill: DistillConfig) -> bool:
         """Return whether it needs ``ipc`` real training images of every class, or as many as they decode to."""
         return True

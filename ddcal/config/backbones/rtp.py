@@ -98,6 +98,10 @@ class RTP(Backbone):
         """Return None: with bases more images than ``ipc`` are decoded, of how many pixels and classes data tells."""
         return None
 
+    def known_per_class(self, distill: DistillConfig) -> int | None:
+        """Return ``ipc`` where there are no bases."""
+        return distill.ipc if distill.rtp.bases == 0 else None
+
     def draws_real_images(self, distill: DistillConfig) -> bool:
         """Return whether the images themselves are learned."""
         return not distill.rtp.bases

@@ -14,7 +14,7 @@ from ddcal.config.study import StudyConfig
 from ddcal.config.training import LOSS_SECTIONS
 from ddcal.config.trial import TrialConfig, flatten
 
-_CHOOSING = ("distill.backbone", "train.loss", "labels.source")
+_CHOOSING = ("distill.backbone", "train.loss", "labels.source", "calibrate.method", "calibrate.solver")
 """Names that decide which sections a trial reads."""
 
 _OF_A_LOOP = ("distill.iterations", "distill.clip", "distill.update_limit", "distill.mask.")
@@ -24,6 +24,11 @@ _EXPERTS, _EPOCH = "distill.mtt.experts.", "labels.epoch"
 
 _COVERAGE, _SHIFTED = "evaluate.coverage", "evaluate.shift.images"
 """Settings of what is evaluated where it is asked for."""
+
+_HOLDOUT, _BOUNDS = "train.holdout", ("calibrate.t_min", "calibrate.t_max")
+
+_BINS, PROBE_BINS = "evaluate.bins", (10, 15)
+"""How many bins the scores of probes, and of the points of a trial, can have."""
 
 _DECIDING = ("distill.backbone", "distill.family", "distill.ipc", "data.name")
 
@@ -51,14 +56,17 @@ def zca_notes(study: StudyConfig) -> list[str]:
 def unused_notes(study: StudyConfig) -> list[str]:
     """Return a sentence for each setting of a loss, backbone, loop, experts' labels or evaluation that no trial has.
 
+    Of calibrations, for each that is searched: a base often serves studies with several methods.
+
     Args:
         study: Without mistakes.
     """
-    given = [name for name in dict.fromkeys((*flatten(nest(study.base)[0]), *study.space)) if _may_be_unused(name)]
+    base = [name for name in flatten(nest(study.base)[0]) if not name.startswith("calibrate.")]
+    given = [name for name in dict.fromkeys((*base, *study.space)) if _may_be_unused(name)]
+    notes = _probe_notes(study)
     if not given:
-        return []
+        return notes
     trials = [trial_of(study, point) for point in combinations(study, _CHOOSING)]
-    notes = []
     for name in given:
         if not any(_reads(trial, name) for trial in trials):
             notes.append(f"{name} has no effect where {_where(trials, name)}, as in every trial: leave it out")
@@ -75,19 +83,42 @@ def has_effect(trial: TrialConfig, name: str) -> bool:
     Raises:
         ddcal.config.components.ComponentError: if the package of a user's own component is missing.
     """
-    section, _, setting = name.partition(".")
-    if section != "calibrate":
-        return not _may_be_unused(name) or _reads(trial, name)
+    return not _may_be_unused(name) or _reads(trial, name)
+
+
+def _calibration_reads(trial: TrialConfig, setting: str) -> bool:
+    """Return whether a trial's calibration reads a setting of the section ``calibrate``."""
     method = trial.calibrate.spec
+    bounded = method.bounds is not None
+    if method.temperature_alone and trial.calibrate.solver == "paper_lbfgs":  # its optimiser knows no bounds
+        bounded = False
     read = {
         "mask": method.masks and not (setting == "mask.ratio" and method.finds_ratio),
         "draws": method.masks,
-        "t_min": method.bounds is not None,
-        "t_max": method.bounds is not None,
+        "t_min": bounded,
+        "t_max": bounded,
         "solver": method.temperature_alone,
         "folds": method.cross_validates,
     }
     return bool(read.get(setting.split(".")[0], True))
+
+
+def _probe_notes(study: StudyConfig) -> list[str]:
+    """Return what has no effect on the scores of trials that end with the distilled set."""
+    if study.trial != "distill":
+        return []
+    ends = "as trials end with the distilled set (trial: distill)"
+    notes = [
+        f"{name} has no effect, {ends}: leave it out"
+        for name in study.space
+        if name.startswith("evaluate.") and name != _BINS
+    ]
+    bins = {trial_of(study, point).evaluate.bins for point in combinations(study, (_BINS,))} - set(PROBE_BINS)
+    if bins:
+        notes.append(
+            f"{_BINS} {', '.join(map(str, sorted(bins)))} has no effect, {ends}: their probes have 15 bins, or 10"
+        )
+    return notes
 
 
 def expert_notes(study: StudyConfig) -> list[str]:
@@ -119,7 +150,10 @@ def _where(trials: list[TrialConfig], name: str) -> str:
         return "evaluate.also has no 'conformal'"
     if name == _SHIFTED:
         return "evaluate.shift has no corruptions and no datasets"
-    key = {"train": "train.loss", "labels": "labels.source"}.get(name.split(".")[0], "distill.backbone")
+    if name in _BOUNDS and all(trial.calibrate.spec.bounds is not None for trial in trials):
+        return "calibrate.solver is 'paper_lbfgs'"
+    keys = {"train": "train.loss", "labels": "labels.source", "calibrate": "calibrate.method"}
+    key = "distill.backbone" if name == _HOLDOUT else keys.get(name.split(".")[0], "distill.backbone")
     return f"{key} is {' or '.join(dict.fromkeys(repr(_chosen(trial, key)) for trial in trials))}"
 
 
@@ -148,22 +182,27 @@ def _chosen(trial: TrialConfig, key: str) -> str:
         "train.loss": trial.train.loss,
         "labels.source": trial.labels.source,
         "distill.backbone": trial.distill.backbone,
+        "calibrate.method": trial.calibrate.method,
     }[key]
 
 
 def _may_be_unused(name: str) -> bool:
     part, section, *inside = [*name.split("."), ""]
-    if part == "labels":
-        return section != "source"
-    if name.startswith(_OF_A_LOOP) or name in (_COVERAGE, _SHIFTED):
+    if part in ("labels", "calibrate"):
+        return section not in ("source", "method")
+    if name.startswith(_OF_A_LOOP) or name in (_COVERAGE, _SHIFTED, _HOLDOUT):
         return True
     return bool(inside[:-1]) and section in {"train": LOSS_SECTIONS, "distill": SECTIONS}.get(part, ())
 
 
 def _reads(trial: TrialConfig, name: str) -> bool:
     part, section, *_ = name.split(".")
+    if name == _HOLDOUT:
+        return trial.distill.spec.distills
     if part == "train":
         return section == trial.train.loss
+    if part == "calibrate":
+        return _calibration_reads(trial, name.removeprefix("calibrate."))
     if part == "labels":
         return trial.labels.by_experts
     if part == "evaluate":

@@ -19,6 +19,7 @@ from ddcal.config.presets import DEFAULT_RATE
 from ddcal.config.trial import held_out_per_class
 from ddcal.data import Dataset
 from ddcal.distill import SyntheticSet
+from ddcal.errors import BadInput
 from ddcal.networks import build_network
 from ddcal.pipeline import measuring
 from ddcal.pipeline.compute.labels import labelled_set
@@ -181,11 +182,20 @@ def training_images(
         config: Resolved.
         dataset: The real data, which an FDNN (``synthetic`` None) trains on.
         synthetic: The distilled set of a DDNN.
+
+    Raises:
+        BadInput: if ``train.holdout`` leaves none to train on.
     """
     if synthetic is None:
         split = dataset.train
         return split.images, split.labels, split.images[:0], split.labels[:0]
-    held = held_out_per_class(synthetic.images_per_class, config.train.holdout)
+    there = synthetic.images_per_class
+    held = held_out_per_class(there, config.train.holdout)
+    if held >= there:
+        raise BadInput(
+            f"train.holdout {config.train.holdout:g} leaves none of the {there} distilled images of a class to train "
+            "on: lower it"
+        )
     kept_index, held_index = split_holdout(synthetic.classes, held, config.seed)
     labels = targets(synthetic.labels)
     return synthetic.images[kept_index], labels[kept_index], synthetic.images[held_index], labels[held_index]

@@ -154,6 +154,7 @@ def describe_run(results: StudyResults, trial: Trial, entries: dict[str, Entry])
                 "key": entry.key,
                 "files": {name: digest for name, digest in sorted(entry.files.items()) if name not in NOT_COMPARED},
             }
+            | ({"versions": entry.meta["versions"]} if "versions" in entry.meta else {})
             for stage, entry in entries.items()
         },
     }

@@ -68,6 +68,7 @@ class _Environment(_Model):
 class _StageRecord(_Model):
     key: _Digest
     files: dict[_Name, _Digest]
+    versions: dict[_Name, str] = {}
 
 
 class _Models(_Model):

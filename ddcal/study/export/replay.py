@@ -24,8 +24,8 @@ from ddcal.pipeline.stages.evaluate import EVALUATE
 from ddcal.study.export.layout import CUDA_ERRORS, CUDA_TOLERANCE, NOT_COMPARED, SOURCE, ExportError, read_run
 from ddcal.study.export.other_data import other_data_problem, places, with_other_data_here
 from ddcal.study.export.own import source_problems
-from ddcal.study.record.provenance import NUMERIC_PACKAGES, package_versions
 from ddcal.untrusted import read_json
+from ddcal.versions import NUMERIC_PACKAGES, package_versions
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,11 @@ def check_replayable(run: dict[str, Any], data: DataConfig, fingerprint: str, *,
     environment = Environment.recorded(run["environment"])
     problems += [f"environment.{key}: {said}" for key, said in lacks(environment)]
     if not ignore_versions:
+        here = package_versions()
         problems += [
-            f"versions.{package}: here {here}, the run used {recorded}: install {package}=={recorded}, or "
-            "--ignore-versions to compare all the same"
-            for package, (here, recorded) in _other_versions(run).items()
+            f"versions.{package}: here {here.get(package, 'not installed')}, the run{_of(stages, run)} used {recorded}"
+            f": install {package}=={recorded}, or --ignore-versions to compare all the same"
+            for (package, recorded), stages in _other_versions(run).items()
         ]
     if problems:
         raise ExportError("\n".join(problems))
@@ -174,14 +175,23 @@ def replay(
     return comparisons
 
 
-def _other_versions(run: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return package → (version here, the run's) of the numeric packages that have another version."""
-    here, recorded = package_versions(), run["versions"]
-    return {
-        package: (here.get(package, "not installed"), recorded[package])
-        for package in NUMERIC_PACKAGES
-        if recorded.get(package) is not None and here.get(package) != recorded[package]
-    }
+def _other_versions(run: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
+    """Return (numeric package, its version of the run) → stages, of those that have another version here.
+
+    A stage that was in the store already says which versions computed it; older ones do not.
+    """
+    here, found = package_versions(), dict[tuple[str, str], list[str]]()
+    for package in NUMERIC_PACKAGES:
+        for stage, record in run["stages"].items():
+            recorded = (record.get("versions") or {}).get(package, run["versions"].get(package))
+            if recorded is not None and here.get(package) != recorded:
+                found.setdefault((package, recorded), []).append(stage)
+    return found
+
+
+def _of(stages: list[str], run: dict[str, Any]) -> str:
+    """Return the words for some of the stages of a run; nothing for all."""
+    return "" if len(stages) == len(run["stages"]) else f"'s {' and '.join(stages)}"
 
 
 def _tolerance(name: str, metrics: dict[str, Any], networks: int) -> float:
@@ -228,7 +238,8 @@ def _same_but_for_versions(exported: Path, replayed: Path, ignored: bool) -> boo
         descriptions = [read_json(folder / DESCRIPTION) for folder in (exported, replayed)]
         for description in descriptions:
             versions = description["provenance"].pop("versions")
-            description["versions"] = {} if ignored else {k: v for k, v in versions.items() if k != "ddcal"}
+            told = {} if ignored else {name: versions.get(name) for name in NUMERIC_PACKAGES if name != "ddcal"}
+            description["versions"] = told
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
     return bool(descriptions[0] == descriptions[1])

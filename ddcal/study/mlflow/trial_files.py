@@ -40,7 +40,7 @@ def is_metric(name: str, named: Collection[str]) -> bool:
     if last.endswith("_std"):
         return False
     if place[:1] == ["test"]:
-        return last in MAIN or name == "test/ece_noise_floor"
+        return (last in MAIN and "shift" not in place) or name == "test/ece_noise_floor"
     return len(place) < 2  # of ``val`` the trial's own calibration, which has a curve; temperatures
 
 

@@ -1,35 +1,19 @@
-"""Facts about this machine that decide whether a run can be replayed: versions and the git commit."""
+"""What a ledger says of the code that runs here: versions and the git commit; and which version wrote something."""
 
 from __future__ import annotations
 
-import platform
 import re
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ddcal import __version__
-
-PACKAGES = ("ddcal", "torch", "torchvision", "kornia", "numpy", "scikit-learn", "scipy", "optuna", "ray", "mlflow")
-NUMERIC_PACKAGES = ("ddcal", "torch", "torchvision", "kornia", "numpy", "scikit-learn", "scipy")
-"""Those whose version can change a trial's numbers."""
+from ddcal.versions import package_versions
 
 
 def installed() -> dict[str, Any]:
     """Return what a ledger says of the packages here: ``versions`` and ``git_commit``."""
     return {"versions": package_versions(), "git_commit": git_commit()}
-
-
-def package_versions() -> dict[str, str]:
-    """Return package → version of what is installed, with Python's own."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
 
 
 def git_commit() -> str | None:

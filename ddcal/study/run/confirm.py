@@ -8,14 +8,14 @@ interval is over all its seeds.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ddcal.config import StudyConfig
 from ddcal.config.metrics import possible
 from ddcal.config.study import LONGEST_NAME
-from ddcal.errors import BadInput
+from ddcal.errors import BadInput, ResourceError, StoreError
 from ddcal.seeding import derive_seed
 from ddcal.statistics import mean_interval, standard_deviation
 from ddcal.study.mlflow.client import without_password
@@ -23,7 +23,7 @@ from ddcal.study.record.confirmation import CONFIRMATION, verdict, write_confirm
 from ddcal.study.record.ledger import LEDGER, begun
 from ddcal.study.record.results import WINNER_METRIC, StudyResults, Trial, load_study
 from ddcal.study.record.status import write_tables
-from ddcal.study.remote.output import fetch_begun, send_file
+from ddcal.study.remote.output import fetch_begun, send_file, send_rest
 from ddcal.study.run.runner import Hooks, resume_study, run_study
 
 MIN_SEEDS = 2
@@ -54,6 +54,19 @@ class Confirmed:
     seeds: int
     std: float
     verdict: str
+
+
+class NotSentError(StoreError):
+    """A confirmation is done, and S3 lacks something of it; the message says what.
+
+    Attributes:
+        found: As `confirm` returns it.
+    """
+
+    def __init__(self, message: str, found: list[Confirmed]) -> None:
+        """Keep what was found."""
+        super().__init__(message)
+        self.found = found
 
 
 def confirmation_study(results: StudyResults, leaders: list[Trial], seeds: int) -> StudyConfig:
@@ -102,6 +115,7 @@ def confirm(
     Raises:
         BadInput: if there is no feasible trial, too few seeds, the study is a confirmation itself, another
             confirmation of it is there, or its name is so long that none has room for its own.
+        NotSentError: if all is done and written here, and S3 lacks something of it: the same call sends it.
     """
     if seeds < MIN_SEEDS:
         raise BadInput(f"--seeds {seeds}: an interval needs at least {MIN_SEEDS}")
@@ -123,21 +137,37 @@ def confirm(
             break
     earlier = confirmations(results)
     ended = [trial.values for one in earlier for trial in one.records if trial.outcome is not None]
+    not_sent: str | None = None
     if any(values not in ended for values in study.search.enqueue):  # else nothing is left to run: no Ray is needed
         same = next((one for one in earlier if _same(one.study, study)), None)
         if same is not None:
-            resume_study(same.directory, given=study, debug=debug, address=address, hooks=hooks)
+            done = resume_study(same.directory, given=study, debug=debug, address=address, hooks=hooks)
         else:
             study = study.model_copy(update={"name": _free_name(results, study.name)})
-            run_study(study, output=results.directory.parent, debug=debug, address=address, hooks=hooks)
+            done = run_study(study, output=results.directory.parent, debug=debug, address=address, hooks=hooks)
+        not_sent = done.uncopied
+    else:
+        not_sent = _left_after(lambda: [send_rest(one.study, one.directory) for one in earlier])
     results = load_study(results.directory)  # it may have gone on meanwhile
     there = confirmations(results)
     measured = compare(results, leading_trials(results, len(results.records)), fresh_trials(there))
     write_confirmation(results.directory, seeds, there[-1].study.name, [asdict(one) for one in measured])
     write_tables(results)
-    send_file(results.study, results.directory, CONFIRMATION)
     asked = {leader.trial_key for leader in leaders}
-    return [one for one in measured if one.trial_key in asked]
+    found = [one for one in measured if one.trial_key in asked]
+    not_sent = not_sent or _left_after(lambda: send_file(results.study, results.directory, CONFIRMATION))
+    if not_sent is not None:
+        raise NotSentError(not_sent, found)
+    return found
+
+
+def _left_after(send: Callable[[], object]) -> str | None:
+    """Return why S3 did not take what was sent to it; None if it did."""
+    try:
+        send()
+    except (ResourceError, StoreError) as error:
+        return str(error)
+    return None
 
 
 def confirmations(results: StudyResults) -> list[StudyResults]:

@@ -179,7 +179,9 @@ def check_place(key: str, place: Path, *, readable: bool = False, lasting: bool 
             f"give an absolute path on a shared file system ({option})"
         )
     place = place.absolute()
-    existing = next(path for path in (place, *place.parents) if path.exists())
+    existing = next(path for path in (place, *place.parents) if path.exists() or path.is_symlink())
+    if existing.is_symlink() and not existing.exists():
+        raise ResourceError(f"{key}: {existing} is a link to {os.readlink(existing)}, which is not there")
     if not existing.is_dir():
         raise ResourceError(f"{key}: {place} cannot be a folder: {existing} is a file")
     if readable and existing == place and os.access(place, os.R_OK | os.X_OK):

@@ -8,7 +8,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ def ray_runtime(address: str | None) -> Iterator[Any]:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if place := os.environ.get("DDCAL_DATA"):  # workers have a working folder of their own
+        os.environ["DDCAL_DATA"] = str(Path(place).expanduser().absolute())
     import ray
 
     started = not ray.is_initialized()
@@ -110,8 +112,13 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def check_resources(study: StudyConfig, available: dict[str, float]) -> None:
+def check_resources(study: StudyConfig, available: dict[str, float], nodes: Sequence[dict[str, float]] = ()) -> None:
     """Refuse a study whose trials could never be placed.
+
+    Args:
+        study: The study.
+        available: Resource → how much of it Ray has in all.
+        nodes: The same of each node: a trial is on one.
 
     Raises:
         ResourceError: naming the key, what is asked and what the cluster has.
@@ -131,6 +138,15 @@ def check_resources(study: StudyConfig, available: dict[str, float]) -> None:
                 f"{key}: a trial asks for {asked:g} but Ray has {there:g} {name}s: lower it"
                 + (f", or set it to 0 to run on the CPU{_apple_hint()}" if name == "GPU" else "")
             )
+    asked_of_one = {"CPU": study.resources.cpus, "GPU": 1.0 if gpu == "auto" else gpu}
+    fits = any(all(node.get(name, 0.0) >= asked for name, asked in asked_of_one.items()) for node in nodes)
+    if nodes and not fits and not problems:
+        cpus, gpus = asked_of_one["CPU"], f" and {asked_of_one['GPU']:g} GPUs" if asked_of_one["GPU"] else ""
+        there = ", ".join(f"{node.get('CPU', 0.0):g} CPUs and {node.get('GPU', 0.0):g} GPUs" for node in nodes[:5])
+        problems.append(
+            f"{study.resources.cpus_key}: a trial asks for {cpus:g} CPUs{gpus}, and no single node of Ray has them "
+            f"({there}{', …' if len(nodes) > 5 else ''}): lower it"
+        )
     if problems:
         raise ResourceError("\n".join(problems))
 

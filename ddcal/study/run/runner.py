@@ -263,7 +263,8 @@ def _run(
         say("starting" if address is None else f"connecting to Ray at {address}")
         with ray_runtime(address) as ray, as_access_says(study.storage.access):  # Ray's own files stay as they are
             resources = ray.cluster_resources()
-            check_resources(study, resources)
+            alive = [node for node in ray.nodes() if node["Alive"]]
+            check_resources(study, resources, [node["Resources"] for node in alive])
             make_folder(directory.parent, study.storage.access, shared=True)
             if not study.storage.on_s3:  # there the folder is the driver's alone, and the store is not
                 check_shared(directory.parent, ray, relative=relative)
@@ -276,10 +277,9 @@ def _run(
             driver = _driver(
                 study, directory, environment, earlier, hooks, gpus=gpus, leases=cluster_leases, take_over=take_over
             )
-            nodes = len([node for node in ray.nodes() if node["Alive"]])
             at_a_time = study.search.concurrency
             say(
-                f"Ray: {nodes} node{'s' * (nodes != 1)}, {resources.get('CPU', 0):g} CPUs, "
+                f"Ray: {len(alive)} node{'s' * (len(alive) != 1)}, {resources.get('CPU', 0):g} CPUs, "
                 f"{resources.get('GPU', 0):g} GPUs; {at_a_time} trial{'s' * (at_a_time != 1)} at a time",
                 cpus=resources.get("CPU", 0.0),
                 gpus=gpus,

@@ -160,9 +160,11 @@ class MultiObjectiveHalving(FIFOScheduler):
 
 
 def _put(inner: TrialScheduler, seen: dict[str, float], trial: Any) -> None:
-    """Enter a report of the past; what was decided then is not worked out again where that takes long."""
+    """Enter a report of the past; what was decided then is not worked out again, but by ASHA, which keeps no more."""
     if isinstance(inner, MultiObjectiveHalving):
         inner.record(trial, seen)
+    elif isinstance(inner, MedianStoppingRule):  # it would end at a trial that went on, though worse than it knew then
+        inner._results[trial].append(seen)
     else:
         controller: Any = None
         inner.on_trial_result(controller, trial, seen)

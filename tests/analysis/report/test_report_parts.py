@@ -41,6 +41,12 @@ def test_every_shipped_scale_makes_studies(scale, dataset):
         assert study.config.search.searcher != "grid" or study.config.search.trials > 0
 
 
+def test_the_least_accuracy_of_the_papers_studies_is_chance():
+    for dataset, chance in {"cifar10": 0.1, "cifar100": 0.01, "tiny-imagenet": 0.005, "imagenette": 0.1}.items():
+        for study in paper_studies("gpu", [dataset], studies_folder(), extra=True):
+            assert study.config.constraints == {"val/accuracy": f">= {chance:g}"}, study.config.name
+
+
 def test_a_scale_of_a_study_that_is_none_is_named(tmp_path):
     (tmp_path / "scales.yaml").write_text("cpu: {digits: {fdn: {}}}")
     with pytest.raises(BadInput, match=r"cpu\.digits\.fdn is no study; did you mean 'fdnn'"):

@@ -39,6 +39,22 @@ def test_the_page_of_any_study(made_study, outcomes):
         assert f"{options} &amp;&amp; ddcal replay replay-{best.trial_key}</code>" in text
 
 
+@pytest.mark.parametrize(
+    ("objectives", "said"),
+    [
+        (("val/ece",), "The objective of every trial, by number."),
+        (("val/ece", "val/nll"), "is what no other beats in both."),
+        (
+            ("val/ece", "val/nll", "val/accuracy"),
+            "is what no other beats in all 3: in these two alone one",
+        ),
+    ],
+)
+def test_the_picture_of_the_front_is_said_for_any_number_of_objectives(made_study, objectives, said):
+    ways = {name: "max" if name == "val/accuracy" else "min" for name in objectives}
+    assert said in html.unescape(study_report(made_study("some", ("complete",) * 4, ways)).read_text())
+
+
 def rows_of(text, column):
     """The cells of a column of the sortable table of all trials, and its columns' names."""
     table = text[text.rindex('<table class="sortable">') :]

@@ -617,3 +617,9 @@ def test_a_cursor_knows_its_own_file(tmp_path):
     cursor.write(tmp_path)
     (tmp_path / LEDGER).write_text("{}")
     assert not cursor.is_as_written(tmp_path), "the ledger is shorter"
+
+
+def test_of_corrupted_images_no_metric_is_a_chart():
+    assert all(is_metric(name, ()) for name in ("test/ece", "test/raw/nll", "test/ts_val/accuracy", "val/ece"))
+    shifted = ("test/shift/noise-3/ece", "test/raw/shift/all/nll")
+    assert not any(is_metric(name, ()) for name in shifted) and is_metric(shifted[0], shifted)

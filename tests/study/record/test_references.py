@@ -141,6 +141,12 @@ def test_what_cannot_be_read_stops_the_pruning(root):
     assert result.exit_code == 2 and "nothing more is removed" in result.output
 
 
+def test_an_output_root_with_a_study_that_is_called_like_a_stage(root, tiny_study):
+    run_study(tiny_study(name="train", search={"searcher": "random", "trials": 1}), output=root, debug=True)
+    assert "digits real ipc 2 seed 0" in run("store", "ls", root).output
+    assert run("store", "verify", root).exit_code == 0 and run("store", "verify", root / "store").exit_code == 0
+
+
 def test_store_verbs(root, tmp_path_factory):
     listed = run("store", "ls", root)
     assert listed.exit_code == 0 and "digits real ipc 2 seed 0" in listed.output and "tiny" in listed.output

@@ -15,11 +15,11 @@ from ddcal.study.export.export import describe_run
 from ddcal.study.record.folder_files import replace_text
 from ddcal.study.record.ledger import LEDGER
 from ddcal.study.record.lock import DriverLock
-from ddcal.study.record.provenance import package_versions
 from ddcal.study.record.results import PARETO, SUMMARY, TRIALS
 from ddcal.study.record.status import study_status, write_tables
 from ddcal.study.run.confirm import confirm
 from ddcal.study.run.driver import installed
+from ddcal.versions import package_versions
 
 LR = {"train.lr": {"uniform": [0.05, 0.1]}}
 

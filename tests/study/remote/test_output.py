@@ -410,3 +410,24 @@ def test_random_kills_each_followed_in_another_empty_folder_change_nothing(
     assert_each_trial_once(results.directory)
     assert_same(results, undisturbed)
     assert read_parts(bucket).content == ledger(results)
+
+
+@pytest.mark.slow
+def test_a_confirmation_that_s3_did_not_take_is_printed_and_sent_by_the_same_command(
+    server, tiny_study, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("ddcal.study.remote.copying.RETRY_SECONDS", (0.1,))
+    monkeypatch.setattr("ddcal.study.remote.copying.CLOSE_SECONDS", 1.0)
+    study = tiny_study(space=SPACE, search={**SEARCH, "trials": 1}, storage={"output": server.url})
+    run_study(study, output=tmp_path, debug=True)
+    monkeypatch.setattr("ddcal.cli.results.with_pictures", lambda hooks: Hooks(on_finished=lambda trial: server.end()))
+    command = ("confirm", tmp_path / "tiny", "--top", 1, "--seeds", 2, "--debug")
+    result = ddcal(*command)
+    assert result.exit_code == 75, result.output
+    assert "tiny-0000 (winner) on 2 fresh seeds" in result.output and "tiny-confirm lacks the last " in result.output
+    server.begin()
+    again = ddcal(*command)
+    assert again.exit_code == 0 and "tiny-0000 (winner) on 2 fresh seeds" in again.output, again.output
+    there = Bucket.at(study.storage.output, "tiny-confirm")
+    assert read_parts(there).content == (tmp_path / "tiny-confirm" / LEDGER).read_bytes()
+    assert "files/confirmation.json" in set(place(study).names("files"))

@@ -45,3 +45,9 @@ def test_a_study_that_was_moved_to_such_a_place_goes_on_only_elsewhere(tiny_stud
     assert len(load_study(tmp_path / "back" / "tiny").records) == 2
     results = resume_study(tmp_path / "back" / "tiny", trials=3, debug=True)
     assert [trial.outcome for trial in results.records] == ["complete"] * 3
+
+
+def test_an_output_root_that_is_a_link_to_nowhere(write_study, tmp_path):
+    (tmp_path / "runs").symlink_to(tmp_path / "not mounted")
+    said = refused(["run", write_study(), "--output", tmp_path / "runs"])
+    assert "storage.output: " in said and "is a link to " in said and "not mounted, which is not there" in said

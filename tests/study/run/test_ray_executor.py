@@ -6,7 +6,7 @@ import os
 import pytest
 
 from ddcal.errors import ResourceError
-from ddcal.study.run.ray_executor import check_resources, check_shared
+from ddcal.study.run.ray_executor import check_resources, check_shared, ray_runtime
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,32 @@ def test_a_study_that_could_never_be_placed(resources, message, tiny_study):
         check_resources(tiny_study(resources=resources), {"CPU": 2.0})
     assert str(error.value) == message
     check_resources(tiny_study(), {"CPU": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("resources", "asked"),
+    [
+        ({"cpu": 8}, "8 CPUs"),
+        ({"cpu": 4, "gpu": 0.5}, "4 CPUs and 0.5 GPUs"),
+        ({"cpu": 3, "gpu": "auto"}, "3 CPUs and 1 GPUs"),
+    ],
+)
+def test_a_trial_that_fits_on_no_single_node(resources, asked, tiny_study):
+    nodes = [{"CPU": 6.0}, {"CPU": 2.0, "GPU": 1.0}]
+    with pytest.raises(ResourceError) as error:
+        check_resources(tiny_study(resources=resources), {"CPU": 8.0, "GPU": 1.0}, nodes)
+    there = "(6 CPUs and 0 GPUs, 2 CPUs and 1 GPUs): lower it"
+    assert str(error.value) == f"resources.cpu: a trial asks for {asked}, and no single node of Ray has them {there}"
+    check_resources(tiny_study(resources={"cpu": 6}), {"CPU": 8.0, "GPU": 1.0}, nodes)
+    check_resources(tiny_study(resources={"cpu": 2, "gpu": 1}), {"CPU": 8.0, "GPU": 1.0}, nodes)
+
+
+def test_a_relative_data_root_is_the_same_for_workers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DDCAL_DATA", "data")
+    with pytest.raises(ResourceError, match="no Ray cluster there"), ray_runtime("127.0.0.1:1"):
+        pass
+    assert os.environ["DDCAL_DATA"] == str(tmp_path / "data")
 
 
 class Nodes:

@@ -204,5 +204,22 @@ def test_a_resumed_study_enters_its_past_without_deciding_it_again(staged, monke
     assert not again._joined and not again._reached
 
 
+def test_a_resumed_study_with_median_enters_trials_that_went_on_all_the_same(staged):
+    """In debug mode nothing is stopped: trials worse than the median then have points to their end."""
+    past = []
+    for number in range(5):
+        past.append(
+            TrialStarted(number=number, trial_key=str(number), values={}, config={"distill": {"backbone": "dc"}})
+        )
+        for fraction in (0.25, 0.5, 0.75):
+            point = {"stage": "train", "progress": 0.5 + 0.4 * fraction, "val/nll": float(number)}
+            past.append(TrialPoints(number=number, points=[point]))
+        past.append(TrialFinished(number=number, outcome="complete", metrics={}))
+    scheduler = staged("median")
+    scheduler.remember(past)
+    assert Reporting(scheduler, "better").at("train", 0.25, 1.5)
+    assert not Reporting(scheduler, "worse").at("train", 0.25, 3.5)
+
+
 def test_without_a_scheduler_nothing_is_stopped(tiny_study, tmp_path):
     assert type(make_scheduler(tiny_study(), tmp_path)) is FIFOScheduler
