@@ -147,7 +147,7 @@ def confirm(
             done = run_study(study, output=results.directory.parent, debug=debug, address=address, hooks=hooks)
         not_sent = done.uncopied
     else:
-        not_sent = _left_after(lambda: [send_rest(one.study, one.directory) for one in earlier])
+        not_sent = _left_after(lambda: _send_rest(earlier))
     results = load_study(results.directory)  # it may have gone on meanwhile
     there = confirmations(results)
     measured = compare(results, leading_trials(results, len(results.records)), fresh_trials(there))
@@ -159,6 +159,11 @@ def confirm(
     if not_sent is not None:
         raise NotSentError(not_sent, found)
     return found
+
+
+def _send_rest(there: Sequence[StudyResults]) -> None:
+    for one in there:
+        send_rest(one.study, one.directory)
 
 
 def _left_after(send: Callable[[], object]) -> str | None:

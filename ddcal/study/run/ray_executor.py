@@ -141,11 +141,11 @@ def check_resources(study: StudyConfig, available: dict[str, float], nodes: Sequ
     asked_of_one = {"CPU": study.resources.cpus, "GPU": 1.0 if gpu == "auto" else gpu}
     fits = any(all(node.get(name, 0.0) >= asked for name, asked in asked_of_one.items()) for node in nodes)
     if nodes and not fits and not problems:
-        cpus, gpus = asked_of_one["CPU"], f" and {asked_of_one['GPU']:g} GPUs" if asked_of_one["GPU"] else ""
-        there = ", ".join(f"{node.get('CPU', 0.0):g} CPUs and {node.get('GPU', 0.0):g} GPUs" for node in nodes[:5])
+        more = f" and {asked_of_one['GPU']:g} GPUs" if asked_of_one["GPU"] else ""
+        have = ", ".join(f"{node.get('CPU', 0.0):g} CPUs and {node.get('GPU', 0.0):g} GPUs" for node in nodes[:5])
         problems.append(
-            f"{study.resources.cpus_key}: a trial asks for {cpus:g} CPUs{gpus}, and no single node of Ray has them "
-            f"({there}{', …' if len(nodes) > 5 else ''}): lower it"
+            f"{study.resources.cpus_key}: a trial asks for {study.resources.cpus:g} CPUs{more}, and no single node of "
+            f"Ray has them ({have}{', …' if len(nodes) > 5 else ''}): lower it"
         )
     if problems:
         raise ResourceError("\n".join(problems))
