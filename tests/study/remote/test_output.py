@@ -287,6 +287,24 @@ def test_what_s3_lacks_at_the_end_is_said_and_sent_by_the_same_command(server, t
     assert read_parts(place(study)).content == (tmp_path / "tiny" / LEDGER).read_bytes()
 
 
+@pytest.mark.slow
+def test_sync_sends_no_more_than_s3_has(server, tiny_study, tmp_path, monkeypatch):
+    monkeypatch.setattr("ddcal.study.remote.copying.RETRY_SECONDS", (0.1,))
+    monkeypatch.setattr("ddcal.study.remote.copying.CLOSE_SECONDS", 1.0)
+    study = tiny_study(space=SPACE, search={**SEARCH, "trials": 2}, storage={"output": server.url}, tracking={})
+    results = run_study(
+        study, output=tmp_path, debug=True, hooks=Hooks(on_finished=lambda trial: trial.number or server.end())
+    )
+    assert results.uncopied is not None
+    server.begin()
+    said = ddcal("sync", results.directory)
+    assert said.exit_code == 0 and f"`ddcal resume {results.directory}` sends it there" in said.output
+    assert make_mirror(study, results.directory).cursor.offset == len(read_parts(place(study)).content)
+    assert ddcal("resume", results.directory, "--debug").exit_code == 0
+    assert "has everything (" in ddcal("sync", results.directory).output
+    assert make_mirror(study, results.directory).pending == 0
+
+
 def test_a_place_that_cannot_be_used_is_refused_before_anything_runs(write_study, tmp_path, s3_endpoint):
     absent = f"s3://absent-bucket?endpoint_override={s3_endpoint}&scheme=http"
     for mode in ([], ["--resume"]):
