@@ -24,6 +24,7 @@ FLOORS = {
     "masking": 1,
     "moving": 1,
     "versions": 1,
+    "collecting": 1,
     "compiling": 2,
     "pickled": 2,
     "pictures": 1,
@@ -99,10 +100,11 @@ ARROWS = {
     "store": "config errors pickled untrusted",
     "pipeline": "allocator calibration compiling config data distill errors networks pictures precision seeding "
     "soft_labels store training versions",
-    "study": "allocator config credentials data distill errors pipeline seeding statistics store untrusted versions",
+    "study": "allocator collecting config credentials data distill errors pipeline seeding statistics store untrusted "
+    "versions",
     "analysis": "calibration config data distill errors masking networks pictures pipeline seeding statistics study "
     "untrusted",
-    "cli": "analysis config errors pipeline store study",
+    "cli": "analysis collecting config errors pipeline store study",
     "__main__": "cli",
 }
 

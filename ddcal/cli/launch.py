@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ddcal import collecting
 from ddcal.cli.base import Address, AsJson, Debug, Overrides, StudyFile, StudyFolder, TakeOver, app
 from ddcal.cli.completion import complete_study
 from ddcal.config.checks.notes import expert_notes, searched_notes, unused_notes, zca_notes
@@ -173,14 +174,31 @@ def _show(console: Console, work: Callable[[Hooks], StudyResults], address: str 
     from ddcal.cli.console import print_summary
     from ddcal.cli.progress import StudyProgress
 
-    with StudyProgress(console, address=address, debug=debug) as progress:
-        results = work(with_pictures(progress.hooks))
+    with collecting.held(), StudyProgress(console, address=address, debug=debug) as progress:
+        results = work(collected(with_pictures(progress.hooks), debug=debug))
     print_summary(results, console)
     if results.uncopied is not None:
         typer.echo(results.uncopied, err=True)
         raise typer.Exit(GO_ON)
     if not results.completed:
         raise typer.Exit(1)
+
+
+def collected(hooks: Hooks, *, debug: bool) -> Hooks:
+    """Return the hooks with garbage being collected from where all is imported that a study needs.
+
+    Args:
+        hooks: A driver's.
+        debug: As in `run_study`.
+    """
+
+    def start(there: Start) -> None:
+        if debug or there.cpus is not None:
+            collecting.go_on()
+        if hooks.on_start is not None:
+            hooks.on_start(there)
+
+    return replace(hooks, on_start=start)
 
 
 def with_pictures(hooks: Hooks) -> Hooks:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import ray
 from ray.tune import PlacementGroupFactory, Trainable
 
+from ddcal import collecting
 from ddcal.pipeline import DatasetCache
 from ddcal.study.record.rights import let_group_write
 from ddcal.study.remote.stop_signal import SignalledToStop
@@ -33,13 +34,14 @@ class DDNNTrainable(Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin the trial of ``config``, in a process that keeps to one thread between torch's operations."""
-        import torch
+        with collecting.held():
+            import torch
 
-        with suppress(RuntimeError):  # set already: it can be set once
-            torch.set_num_interop_threads(1)
-        self._datasets = DatasetCache()
-        self._signalled: SignalledToStop | None = None  # this process runs trials of one driver alone
-        self._begin(config)
+            with suppress(RuntimeError):  # set already: it can be set once
+                torch.set_num_interop_threads(1)
+            self._datasets = DatasetCache()
+            self._signalled: SignalledToStop | None = None  # this process runs trials of one driver alone
+            self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take over the next trial in the same process, with torch and the dataset already loaded."""
