@@ -198,7 +198,7 @@ def arrays_of_function(name: str, root: str | None) -> RawData:
             arrays[key] = np.asarray(given[key], order="C")  # torch takes no reversed axis
         except Exception as error:  # whatever numpy makes of a user's object
             raise DataError(f"data.name {name!r}: {key} is no array ({type(error).__name__}: {error})") from error
-    if names is not None and (isinstance(names, str) or not isinstance(names, Iterable)):
+    if names is not None and not isinstance(names, Iterable):
         raise DataError(f"data.name {name!r}: class_names is {names!r}; it must be a list of names, or left out")
     return check_arrays(Path(name), arrays, tuple(map(str, names or ())) or None)
 

@@ -271,7 +271,7 @@ def ragged(root):
     return reversed_colours(root) | {"x_test": [[1, 2], [3]]}
 
 def one_name(root):
-    return reversed_colours(root) | {"class_names": "cats"}
+    return reversed_colours(root) | {"class_names": 2}
 """
 
 
@@ -287,7 +287,7 @@ def test_a_function_may_return_a_view_that_runs_backwards(name, own_package):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("ragged", "x_test is no array (ValueError: "), ("one_name", "class_names is 'cats'; it must be a list of names")],
+    [("ragged", "x_test is no array (ValueError: "), ("one_name", "class_names is 2; it must be a list of names")],
 )
 def test_what_a_function_returns_that_is_no_array_is_said(name, said, own_package):
     own_package({"views.py": FUNCTION})

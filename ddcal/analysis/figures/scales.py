@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 LOG_FACTOR = 8.0
 """From this factor between the largest and the smallest value on, errors are drawn on a logarithmic axis."""
 
+WIDE_FACTOR = 20.0
+"""Up to this factor between them a logarithmic axis shows all values: the best one is seen where it is."""
+
 FAR = 3.0
 """Tukey's fences for values that are far out, in spreads between the quartiles beyond them."""
 
@@ -125,13 +128,15 @@ def scale_of(metric: str, values: Sequence[float]) -> Scale:
     """Return the axis on which all values of a metric can be told from each other.
 
     Errors (what is better lower) that are above 0 and differ by `LOG_FACTOR` get a logarithmic axis. Values beyond
-    `FAR` spreads from the quartiles, on that axis, are cut off if they would take more than half of it.
+    `FAR` spreads from the quartiles, on that axis, are cut off if they would take more than half of it, but not from a
+    logarithmic axis of at most `WIDE_FACTOR`.
     """
     if not values:
         return Scale(False, 0.0, 1.0)
     log = better(metric) == "min" and min(values) > 0.0 and max(values) / min(values) >= LOG_FACTOR
     on_axis = sorted(math.log(value) if log else value for value in values)
-    low, high = _without_outliers(on_axis)
+    whole = log and max(values) / min(values) <= WIDE_FACTOR
+    low, high = (on_axis[0], on_axis[-1]) if whole else _without_outliers(on_axis)
     room = MARGIN * (high - low) or (0.1 if log else max(abs(low) * 0.05, 1e-3))
     ends = low - room, high + room
     cut = tuple(v for v in values if not ends[0] <= (math.log(v) if log else v) <= ends[1])

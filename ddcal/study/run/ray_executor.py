@@ -58,8 +58,7 @@ def ray_runtime(address: str | None) -> Iterator[Any]:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if place := os.environ.get("DDCAL_DATA"):  # workers have a working folder of their own
-        os.environ["DDCAL_DATA"] = str(Path(place).expanduser().absolute())
+    name_data_root()
     import ray
 
     started = not ray.is_initialized()
@@ -70,6 +69,12 @@ def ray_runtime(address: str | None) -> Iterator[Any]:
     finally:
         if started:
             end_ray(ray)
+
+
+def name_data_root() -> None:
+    """Make ``$DDCAL_DATA`` an absolute path: workers, which inherit it, have a working folder of their own."""
+    if place := os.environ.get("DDCAL_DATA"):
+        os.environ["DDCAL_DATA"] = str(Path(place).expanduser().absolute())
 
 
 def _connect(ray: Any, address: str | None) -> None:

@@ -44,6 +44,12 @@ def test_an_error_that_varies_by_factors_has_a_logarithmic_axis():
     assert not scale_of("val/ece", (0.03, 0.05, 0.1)).log and not scale_of("val/ece", (0.0, 0.5)).log
 
 
+def test_a_good_winner_is_seen_where_it_is():
+    scale = scale_of("val/ece", (0.037, 0.039, 0.19, 0.19, 0.23, 0.28, 0.31, 0.33, 0.36))
+    assert scale.log and scale.cut == () and scale.low < 0.037
+    assert scale_of("val/ece", (0.0037, 0.0039, 0.19, 0.19, 0.23, 0.28, 0.31, 0.33, 0.36)).cut == (0.0037, 0.0039)
+
+
 def test_what_is_cut_stands_at_the_end_of_its_axis():
     scale = scale_of("val/accuracy", (0.90, 0.91, 0.92, 0.925, 0.93, 0.1))
     assert scale.cut == (0.1,) and scale.shown(0.1) == scale.low and scale.place(0.1) == 0.0

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from ddcal.errors import ResourceError
-from ddcal.study.run.ray_executor import check_resources, check_shared, ray_runtime
+from ddcal.study.run.ray_executor import check_resources, check_shared, name_data_root
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,7 @@ def test_a_trial_that_fits_on_no_single_node(resources, asked, tiny_study):
 def test_a_relative_data_root_is_the_same_for_workers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DDCAL_DATA", "data")
-    with pytest.raises(ResourceError, match="no Ray cluster there"), ray_runtime("127.0.0.1:1"):
-        pass
+    name_data_root()
     assert os.environ["DDCAL_DATA"] == str(tmp_path / "data")
 
 
