@@ -7,6 +7,7 @@ import pytest
 import yaml
 from comparing import assert_each_trial_once, assert_same, finish, kill, start
 from nodes import Cluster, free_port
+from own_packages import forget
 from servers import mlflow_server
 
 from ddcal.study import load_study, run_study
@@ -14,21 +15,77 @@ from ddcal.study.record.ledger import begun
 from ddcal.study.record.lock import LOCK
 
 TRIALS, NODES = 10, 3
+FIRST_WIDTH = 4
+
+WAITING = {
+    "waiting.py": """
+from ddcal.config.networks import Architecture
+
+WAITING = Architecture("my_lab.layers:Waiting", width=8, norms=("none",))
+""",
+    "layers.py": f"""
+import time
+from pathlib import Path
+
+from torch import nn
+
+from ddcal.networks import Network
+
+
+class Gate(nn.Module):
+    '''In the middle of training it waits until it may go on.'''
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, images):
+        self.calls += 1
+        if self.calls == 20:
+            while not Path(__file__).parents[1].joinpath("go").exists():
+                time.sleep(0.05)
+        return images
+
+
+class Waiting(Network):
+    def __init__(self, channels, image_size, num_classes, *, width):
+        super().__init__()
+        layers = [nn.Conv2d(channels, width, 5, padding=2), nn.ReLU(), nn.AdaptiveAvgPool2d(2)]
+        self.blocks = nn.ModuleList([nn.Sequential(*layers, *([] if width == {FIRST_WIDTH} else [Gate()]))])
+        self.classifier = nn.Linear(4 * width, num_classes)
+""",
+}
+"""A network that waits while it is trained, so that a cluster can be killed then, however fast the machine is."""
 
 
 @pytest.fixture(scope="module")
-def study(tiny_study):
-    """Trials of some seconds, so that every node gets some; what ``random`` suggests depends on the number alone."""
+def gate(tmp_path_factory):
+    """The file with which networks that wait go on; their package is on the path of this process and of every node."""
+    place = tmp_path_factory.mktemp("packages")
+    (place / "my_lab").mkdir()
+    for name, text in {"__init__.py": "", **WAITING}.items():
+        (place / "my_lab" / name).write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(place)
+        patch.setenv("PYTHONPATH", str(place), prepend=":")
+        yield place / "go"
+    forget()
+
+
+@pytest.fixture(scope="module")
+def study(tiny_study, gate):
+    """The first trial ends; the others wait at the gate, one on each node."""
     return tiny_study(
-        base={"train.epochs": 600, "train.networks": 2},
-        space={"train.lr": {"loguniform": [0.01, 0.3]}, "calibrate.mask.ratio": {"uniform": [0.0, 0.9]}},
-        search={"searcher": "random", "trials": TRIALS, "concurrency": NODES},
+        base={"network.name": "my_lab.waiting:WAITING", "train.epochs": 40, "train.networks": 2},
+        space={"network.width": {"choice": list(range(FIRST_WIDTH, FIRST_WIDTH + TRIALS))}},
+        search={"searcher": "grid", "trials": TRIALS, "concurrency": NODES},
         tracking={},
     )
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, study):
+def undisturbed(tmp_path_factory, study, gate):
+    gate.touch()
     return run_study(study, output=tmp_path_factory.mktemp("undisturbed"), debug=True)
 
 
@@ -76,8 +133,9 @@ def is_running_on_all_nodes(directory, count=NODES):
 
 
 @pytest.mark.slow
-def test_a_raylet_is_killed(tracked, undisturbed, tmp_path):
+def test_a_raylet_is_killed(tracked, undisturbed, gate, tmp_path):
     directory = tmp_path / "runs" / "tiny"
+    gate.unlink()
     with Cluster(NODES) as cluster:
         process = start(
             "run", tracked, "--output", directory.parent, "--address", cluster.address, **cluster.environment
@@ -85,6 +143,7 @@ def test_a_raylet_is_killed(tracked, undisturbed, tmp_path):
         wait_until(process, lambda: is_running_on_all_nodes(directory))
         cluster.kill_node(NODES - 1)
         before = finished(directory)
+        gate.touch()
         finish(process)
     results = load_study(directory)
     assert before < TRIALS and results.sessions == 1 and not results.interrupted
@@ -99,15 +158,17 @@ def test_a_raylet_is_killed(tracked, undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-def test_everything_is_killed(tracked, undisturbed, tmp_path):
+def test_everything_is_killed(tracked, undisturbed, gate, tmp_path):
     """Driver, raylets, GCS and workers; the study goes on on another cluster."""
     directory = tmp_path / "runs" / "tiny"
+    gate.unlink()
     with Cluster(NODES) as cluster:
         process = start(
             "run", tracked, "--output", directory.parent, "--address", cluster.address, **cluster.environment
         )
         wait_until(process, lambda: is_running_on_all_nodes(directory))
         kill(process)
+    gate.touch()
     former = nodes_of(directory)
     stopped = load_study(directory)
     assert stopped.interrupted and finished(directory) < TRIALS
@@ -126,13 +187,14 @@ def test_everything_is_killed(tracked, undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cluster_whose_head_is_killed_is_submitted_again_with_the_same_command(study, tmp_path):
+def test_a_cluster_whose_head_is_killed_is_submitted_again_with_the_same_command(study, gate, tmp_path):
     """The driver says so and ends, its folder is free, the command goes on in another cluster, and then it is done."""
     trials, nodes = 6, 2
-    changes = {"base": study.base | {"train.epochs": 200}}
-    changes |= {"search": study.search.model_copy(update={"trials": trials, "concurrency": nodes})}
-    study = study.model_copy(update=changes)
+    search = study.search.model_copy(update={"trials": trials, "concurrency": nodes})
+    study = study.model_copy(update={"search": search})
+    gate.touch()
     undisturbed = run_study(study, output=tmp_path / "undisturbed", debug=True)
+    gate.unlink()
     directory = tmp_path / "runs" / "tiny"
     file = written(study, tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
     command = ("run", "--resume", file, "--output", directory.parent)
@@ -142,6 +204,7 @@ def test_a_cluster_whose_head_is_killed_is_submitted_again_with_the_same_command
         cluster.kill_node(0)
         _, error = process.communicate(timeout=300)
         port = cluster.address.rpartition(":")[2]
+    gate.touch()
     before = finished(directory)
     assert process.returncode == 1 and 0 < before < trials, error.decode()
     how_far = f"the study stops ({before} of {trials} trials are finished, the others go on later)"
