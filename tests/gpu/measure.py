@@ -57,8 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
         "sections": {},
     }
     machine = run_section("measuring.machine", options, end, lambda _: None)
-    if machine["status"] == "failed":
-        return refused(f"the GPU does not answer:\n{machine['error']}")
+    if not machine["rows"]:
+        return refused(f"the GPU does not answer ({machine['status']}):\n{machine['error']}")
     measured["machine"] = machine["rows"][0]
     if measured["machine"]["gpu"] is None:
         built = f"torch {torch.__version__} (CUDA {torch.version.cuda})"

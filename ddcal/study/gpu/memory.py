@@ -106,7 +106,10 @@ OUT_OF_MEMORY = (
 )
 """How the libraries of a GPU say that its memory is used up."""
 
-PERHAPS = ("CUBLAS_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_INTERNAL_ERROR", "CUDNN_STATUS_NOT_INITIALIZED")
+PERHAPS = (
+    *("CUBLAS_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_INTERNAL_ERROR", "CUDNN_STATUS_NOT_INITIALIZED"),
+    "unable to find an engine to execute this computation",  # cuDNN's, where no workspace fits
+)
 """How some say it, which may mean something else too: that there is little memory left decides."""
 
 NEARLY = 0.05

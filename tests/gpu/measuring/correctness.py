@@ -42,7 +42,7 @@ def measure(task: Task) -> Iterator[Row]:
                 "loss_error": loss,
                 "error": change,
                 "tolerance": TOLERANCE,
-                "right": max(loss or 0.0, change) <= TOLERANCE,
+                "right": is_right(loss, change),
             }
         images = torch.ones(64, 3, 16, 16)
         here, there = (
@@ -50,6 +50,11 @@ def measure(task: Task) -> Iterator[Row]:
         )
         differing = int((here != there).sum())
         yield {"name": "masks", "loss_error": None, "error": float(differing), "tolerance": 0.0, "right": not differing}
+
+
+def is_right(loss: float | None, change: float) -> bool:
+    """Return whether both errors are within `TOLERANCE`; one that is NaN is not."""
+    return change <= TOLERANCE and (loss is None or loss <= TOLERANCE)
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:

@@ -16,12 +16,15 @@ NEEDED = {
     "torch": "torch",
     "numpy": "numpy",
     "pydantic": "pydantic",
+    "pydantic_core": "pydantic-core",
+    "annotated_types": "annotated-types",
+    "typing_inspection": "typing-inspection",
     "safetensors": "safetensors",
     "yaml": "PyYAML",
     "scipy": "scipy",
     "matplotlib": "matplotlib",
 }
-"""Module → package. Neither ray nor mlflow, optuna, kornia, pandas or scikit-learn."""
+"""Module → package, with what pydantic needs. Neither ray nor mlflow, optuna, kornia, pandas or scikit-learn."""
 NEEDED_FOR_DATA = {"torchvision": "torchvision", "PIL": "pillow"}
 
 

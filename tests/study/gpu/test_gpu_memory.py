@@ -167,7 +167,14 @@ def test_what_is_out_of_gpu_memory(error, expected):
     assert ran_out_of_memory(error) is expected
 
 
-@pytest.mark.parametrize("said", ["CUBLAS_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_INTERNAL_ERROR"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUBLAS_STATUS_NOT_INITIALIZED",
+        "CUDNN_STATUS_INTERNAL_ERROR",
+        "GET was unable to find an engine to execute this computation",
+    ],
+)
 @pytest.mark.parametrize(
     ("free", "reserved", "expected"), [(9 * GIB, GIB, False), (GIB // 4, GIB, True), (9 * GIB, 4 * GIB, True)]
 )
