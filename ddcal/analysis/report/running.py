@@ -18,7 +18,7 @@ from ddcal.study.record.results import StudyResults, load_study
 State = Literal["missing", "unfinished", "finished"]
 
 DECISIVE = ("trial", "base", "space", "objectives", "constraints")
-"""What of a study decides over its numbers."""
+"""What of a study decides over its numbers; of a grid, not the order in which it is gone through."""
 
 POINTS = "search.enqueue"
 
@@ -130,8 +130,17 @@ def _one_ray(debug: bool, address: str | None) -> Iterator[None]:
 
 def _differing(recorded: StudyConfig, wanted: StudyConfig) -> list[str]:
     """Return the dotted keys in which two studies differ, of those that decide over numbers."""
-    values = [flatten(study.model_dump(mode="json", include=set(DECISIVE))) for study in (recorded, wanted)]
+    values = [_decisive(study) for study in (recorded, wanted)]
     names = dict.fromkeys([*values[0], *values[1]])
     missing = object()
     points = [POINTS] if recorded.search.enqueue != wanted.search.enqueue else []
     return points + [name for name in names if values[0].get(name, missing) != values[1].get(name, missing)]
+
+
+def _decisive(study: StudyConfig) -> dict[str, Any]:
+    """Return what decides over the numbers of a study: dotted key → value."""
+    values = flatten(study.model_dump(mode="json", include=set(DECISIVE)))
+    if study.search.searcher != "grid":
+        return values
+    choices = {f"space.{name}.choice" for name in study.space}
+    return {name: sorted(value, key=repr) if name in choices and value else value for name, value in values.items()}

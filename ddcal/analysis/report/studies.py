@@ -15,7 +15,7 @@ from ddcal.config.shipped import shipped_folder
 from ddcal.config.space import grid_size
 from ddcal.errors import BadInput
 
-STEMS = ("fdnn", "ddnn", "losses", "calibration", "mask_ratio", "masks", "accuracy", "features", "spectrum")
+STEMS = ("fdnn", "ddnn", "losses", "calibration", "mask_ratio", "masks", "spectrum", "accuracy", "features")
 """The files of ``studies/paper``, in the order in which they run: later ones find stages of earlier ones."""
 
 SCALES = "scales.yaml"

@@ -231,6 +231,19 @@ def test_a_folder_with_other_settings_is_refused(made, tiny_studies, tmp_path):
     assert snapshot(output) == before
 
 
+@pytest.mark.parametrize(("choices", "code"), [("[2, 1]", 0), ("[2, 3]", 2)])
+def test_a_grid_in_another_order_is_the_same_grid(made, choices, code, tiny_studies, tmp_path):
+    _, output, _ = made
+    folder = tmp_path / "paper"
+    shutil.copytree(tiny_studies, folder)
+    scales = (folder / "scales.yaml").read_text()
+    (folder / "scales.yaml").write_text(scales.replace("{choice: [1, 2]}", f"{{choice: {choices}}}"))
+    before = snapshot(output / "digits-ddnn")
+    result = report("--output", output, "--scale", "tiny", "--datasets", "digits", "--studies", folder, "--debug")
+    assert result.exit_code == code and ("(space.distill.ipc.choice)" in result.output) == (code == 2), result.output
+    assert snapshot(output / "digits-ddnn") == before
+
+
 def test_the_plan_runs_nothing_and_counts_shared_stages_once(made, tiny_studies, tmp_path):
     options, output, _ = made
     result = report("--output", output, *options, "--plan", "--json")
