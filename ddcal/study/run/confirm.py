@@ -239,14 +239,11 @@ def _common(study: StudyConfig) -> dict[str, Any]:
 def leading_trials(results: StudyResults, top: int) -> list[Trial]:
     """Return the feasible trials with the lowest ``val/nll``, the winner first, one for each combination of values."""
     feasible = [trial for trial in results.records if trial.outcome == "complete"]
+    best = results.best  # first: it is the one that is exported, also where another of its seeds has a lower val/nll
     leaders: list[Trial] = []
-    for trial in sorted(feasible, key=lambda trial: ((trial.metrics or {})[WINNER_METRIC], trial.number)):
+    for trial in sorted(feasible, key=lambda one: (one != best, (one.metrics or {})[WINNER_METRIC], one.number)):
         if all(_without_seed(trial) != _without_seed(leader) for leader in leaders):
             leaders.append(trial)
-    best = results.best
-    if best is not None and best in leaders:  # the winner comes first: it is the one that is exported
-        leaders.remove(best)
-        leaders.insert(0, best)
     return leaders[:top]
 
 

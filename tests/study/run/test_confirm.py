@@ -30,6 +30,8 @@ from ddcal.study.record.status import study_status
 from ddcal.study.run.confirm import compare, confirm, confirmation_study, leading_trials
 from ddcal.study.run.runner import Hooks
 
+NAMES = ("val/nll", "val/ece", "val/accuracy")
+
 
 @pytest.fixture
 def results(tiny_study, tmp_path):
@@ -299,6 +301,18 @@ def test_seeds_are_fresh_also_where_the_study_searched_them(results, tiny_study)
     results.study = tiny_study(space=results.study.model_dump()["space"] | {"seed": {"choice": [0, 1]}})
     study = confirmation_study(results, leading_trials(results, 1), 4)
     assert len(set(study.space["seed"].corners) - {0, 1}) == 4 and study.search.trials == 4
+
+
+def test_the_winner_leads_also_where_another_of_its_seeds_has_a_lower_nll(results):
+    metrics = [(0.30, 0.5, 0.40), (0.35, 0.1, 0.42), (0.28, 0.6, 0.30)]
+    values = [{"calibrate.mask.ratio": ratio, "seed": seed} for ratio, seed in ((0.1, 0), (0.1, 1), (0.5, 0))]
+    results.records = [
+        replace(trial, values=value, metrics=trial.metrics | dict(zip(NAMES, found, strict=True)))
+        for trial, value, found in zip(results.records, values, metrics, strict=True)
+    ]
+    _, winner, other = results.records
+    assert results.best == winner
+    assert leading_trials(results, 1) == [winner] and leading_trials(results, 3) == [winner, other]
 
 
 def test_a_name_that_leaves_no_room_for_that_of_a_confirmation_is_said(tiny_study, tmp_path):
