@@ -77,7 +77,7 @@ def export_trial(results: StudyResults, trial: Trial, target: Path | str, models
     if missing:
         raise ExportError(
             f"trial {trial.trial_key}: the store {store.place} no longer holds its {', '.join(missing)} stage: "
-            "run the study again, finished stages are taken from the store"
+            "run its study.yaml under another name, which takes finished stages from the store, and export from there"
         )
     found = {stage: entry for stage, entry in entries.items() if entry is not None}
     ready = None
@@ -110,7 +110,7 @@ def results_store(results: StudyResults) -> Store:
     if not is_url(results.store) and not Path(results.store).is_dir():
         raise ExportError(
             f"{results.directory}: its artefact store {results.store} is not there: a study and its store are moved or "
-            "copied together, as their output root"
+            "copied together, as their output root; where the store is lost, run its study.yaml under another name"
         )
     return open_store(results.store, cache_place(results.study))
 

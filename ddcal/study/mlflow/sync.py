@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ddcal.errors import BadInput, TrackingError
+from ddcal.store.bucket import Bucket
 from ddcal.study.mlflow.opening import make_mirror
 from ddcal.study.record.ledger import LEDGER
 from ddcal.study.record.lock import DriverLock
 from ddcal.study.record.results import StudyResults, load_study
 from ddcal.study.record.rights import as_access_says
+from ddcal.study.remote.bucket_lock import driver_elsewhere, refuse_living
 from ddcal.study.remote.output import output_bucket
 from ddcal.study.remote.parts import read_parts
 
@@ -23,7 +25,7 @@ def sync_study(directory: Path | str) -> str:
     a study that is kept there is not sent: on another machine those trials run again.
 
     Raises:
-        BadInput: if the folder is not a study's, or a driver works on it (and syncs by itself).
+        BadInput: if the folder is not a study's, or a driver works on it or, with S3, elsewhere (and syncs by itself).
         StoreError: if S3, where the study is kept, cannot be read.
         TrackingError: if MLflow does not take it; what was sent stays sent.
     """
@@ -35,7 +37,10 @@ def sync_study(directory: Path | str) -> str:
 def _sync(results: StudyResults) -> str:
     lock = DriverLock(results.directory)
     try:
-        mirror = make_mirror(results.study, results.directory, _copied(results))
+        bucket = output_bucket(results.study)
+        if bucket is not None and (there := driver_elsewhere(bucket, results.directory)):
+            refuse_living(bucket, there, take_over=False)
+        mirror = make_mirror(results.study, results.directory, _copied(bucket))
         if mirror is None:
             return "this study was run with tracking.uri: none: there is nothing to send"
         events = 0
@@ -61,9 +66,8 @@ def _sync(results: StudyResults) -> str:
         lock.release()
 
 
-def _copied(results: StudyResults) -> Callable[[], int] | None:
+def _copied(bucket: Bucket | None) -> Callable[[], int] | None:
     """Return what tells how many bytes of the ledger S3 has; None for a study that is not kept there."""
-    bucket = output_bucket(results.study)
     if bucket is None:
         return None
     there = len(read_parts(bucket).content)

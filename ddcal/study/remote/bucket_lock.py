@@ -7,6 +7,7 @@ import logging
 import os
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from ddcal.errors import BadInput, ResourceError, StoreError
@@ -46,10 +47,7 @@ class BucketLock:
             StoreError: if S3 cannot be reached or refuses.
         """
         self._bucket, self._copy = bucket, directory / COPY
-        try:
-            self._former = read_bytes(self._copy, MAX_TEXT)  # whoever wrote it has given the folder back, or is dead
-        except (OSError, Untrusted):
-            self._former = b""
+        self._former = _former(directory)
         self._content = json.dumps(described() | {"token": uuid.uuid4().hex}).encode()
         for _ in range(ATTEMPTS):
             if self._taken(take_over):
@@ -87,6 +85,25 @@ class BucketLock:
         if there.content != self._former:
             refuse_living(self._bucket, there, take_over)
         return self._bucket.replace(LOCK, self._content, there.etag)
+
+
+def driver_elsewhere(bucket: Bucket, directory: Path) -> Found | None:
+    """Return the lock on S3 of a driver that may be at work on a study, in another folder than this one."""
+    there = bucket.read(LOCK)
+    if there is None or there.content == _former(directory):
+        return None
+    with suppress(ValueError):
+        if Holder.parse(there.content).dead:
+            return None
+    return there
+
+
+def _former(directory: Path) -> bytes:
+    """Return the last lock that a driver of a folder took: it has given the folder back, or is dead."""
+    try:
+        return read_bytes(directory / COPY, MAX_TEXT)
+    except (OSError, Untrusted):
+        return b""
 
 
 def refuse_living(bucket: Bucket, there: Found, take_over: bool) -> None:

@@ -22,11 +22,11 @@ from ddcal.study.mlflow.cursor import CURSOR
 from ddcal.study.record.confirmation import CONFIRMATION
 from ddcal.study.record.folder_files import write_study_file
 from ddcal.study.record.ledger import LEDGER, DamagedLedger, begun, read_lines
-from ddcal.study.record.lock import DriverLock
+from ddcal.study.record.lock import LOCK, DriverLock
 from ddcal.study.record.repair import free_name
 from ddcal.study.record.results import load_study
 from ddcal.study.record.rights import as_access_says, make_folder
-from ddcal.study.remote.bucket_lock import BucketLock
+from ddcal.study.remote.bucket_lock import BucketLock, driver_elsewhere
 from ddcal.study.remote.copying import FILES, Copying
 from ddcal.study.remote.parts import FOLDER, READERS, Parts, count_parts, read_parts
 from ddcal.untrusted import Untrusted, plain_name
@@ -198,14 +198,16 @@ def fetch_study(study: StudyConfig | str, output: Path | None = None) -> tuple[P
         try:
             before = _whole_lines(directory / LEDGER).count(b"\n")
             meet(bucket, directory, there)
-            _bring_files(bucket, directory)
+            _bring_files(bucket, directory, ahead=before > there.lines)
+            elsewhere = driver_elsewhere(bucket, directory) is not None
             results = load_study(directory)
             results.write()
         finally:
             lock.release()
     ended = sum(trial.outcome is not None for trial in results.records)
     ahead = f"; {before - there.lines} lines are here alone: `ddcal resume` sends them" * (before > there.lines)
-    return directory, f"{ended} of {results.study.search.trials} trials finished{ahead}"
+    driven = f"; by {bucket.where(LOCK)} a driver elsewhere is at work on it" * elsewhere
+    return directory, f"{ended} of {results.study.search.trials} trials finished{driven}{ahead}"
 
 
 def send_rest(study: StudyConfig, directory: Path, *, take_over: bool = False) -> None:
@@ -276,11 +278,18 @@ def _install(bucket: Bucket, directory: Path, content: bytes) -> None:
     write_study_file(load_study(directory).study, directory)
 
 
-def _bring_files(bucket: Bucket, directory: Path) -> None:
+def _bring_files(bucket: Bucket, directory: Path, *, ahead: bool) -> None:
+    """Write what S3 has besides the ledger into a study's folder, but over nothing that is newer there.
+
+    Args:
+        bucket: The study's place.
+        directory: Its folder.
+        ahead: Whether the ledger there is longer than S3's, and so what was drawn from it.
+    """
     names = [name.removeprefix(f"{FILES}/") for name in bucket.names(FILES)]
     with ThreadPoolExecutor(READERS) as pool:
         for name, found in zip(names, pool.map(lambda one: bucket.read(f"{FILES}/{one}"), names), strict=True):
-            if found is not None and _is_ours(name):
+            if found is not None and _is_ours(name) and not (ahead and (directory / name).exists()):
                 _write(directory / name, found.content)
 
 

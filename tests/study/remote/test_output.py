@@ -144,7 +144,8 @@ def test_a_scheduler_s_signal_leaves_everything_on_s3(tiny_study, url, tmp_path)
 
 @pytest.mark.slow
 def test_a_second_driver_is_refused_and_nothing_is_lost(study, undisturbed, tmp_path):
-    refused = []
+    refused, file = [], tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
 
     def begin_another(trial):
         if trial.number:
@@ -152,6 +153,12 @@ def test_a_second_driver_is_refused_and_nothing_is_lost(study, undisturbed, tmp_
         with pytest.raises(BadInput) as raised:
             run_study(study, output=tmp_path / "second", debug=True, resume=True)
         refused.append(str(raised.value))
+        fetched = ddcal("fetch", file, "--output", tmp_path / "third")
+        assert (
+            "1 of 3 trials finished; by s3://" in fetched.output and "a driver elsewhere is at work" in fetched.output
+        )
+        synced = ddcal("sync", tmp_path / "third" / "tiny")
+        assert synced.exit_code == 2 and f"{place(study).url} is in use by process" in synced.output, synced.output
 
     hooks = Hooks(on_finished=begin_another)
     results = run_study(study, output=tmp_path / "first", debug=True, resume=True, hooks=hooks)
