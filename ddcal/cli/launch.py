@@ -13,7 +13,7 @@ import typer
 from ddcal import collecting
 from ddcal.cli.base import Address, AsJson, Debug, Overrides, StudyFile, StudyFolder, TakeOver, app
 from ddcal.cli.completion import complete_study
-from ddcal.config.checks.notes import expert_notes, searched_notes, unused_notes, zca_notes
+from ddcal.config.checks.notes import constraint_notes, expert_notes, searched_notes, unused_notes, zca_notes
 from ddcal.config.checks.searchers import trials_sentence
 from ddcal.config.places import is_url
 from ddcal.config.reading.loading import read_study, study_problems
@@ -62,7 +62,8 @@ def validate(
     warnings += (warning for report in checked for warning in report.warnings)
     right = [study for _, study, _ in reports if study is not None]
     for one in right:
-        warnings += (*unused_notes(one), *expert_notes(one), *searched_notes(one, overrides or ()))
+        warnings += (*unused_notes(one), *expert_notes(one), *constraint_notes(one))
+        warnings += searched_notes(one, overrides or ())
     for warning in dict.fromkeys(warnings):
         typer.echo(f"warning: {warning}", err=True)
     for file, study, problems in [] if as_json else reports:
@@ -113,7 +114,7 @@ def run(
     study = read_study(study_file(file), [*(overrides or ()), *extra])
     if seed is not None and "seed" in study.space:
         raise BadInput(f"--seed {seed}: this study searches over seeds (space.seed); give --set space.seed=[{seed}]")
-    for note in searched_notes(study, overrides or ()):
+    for note in (*constraint_notes(study), *searched_notes(study, overrides or ())):
         typer.echo(f"warning: {note}", err=True)
     begin(study, output, debug=debug, address=address, resume=resume, take_over=take_over)
 
@@ -143,10 +144,11 @@ def begin(
 
     console = make_console()
     if resume:
-        from ddcal.study.run.places import place_to_resume
+        from ddcal.study.run.places import place_to_resume, tracked_elsewhere
 
-        directory = place_to_resume(study, output, take_over=take_over)
-        if is_through(directory, study.search.trials, console, fewer=True, take_over=take_over):
+        directory, trials = place_to_resume(study, output, take_over=take_over), study.search.trials
+        retold = tracked_elsewhere(study, directory)
+        if not retold and is_through(directory, trials, console, fewer=True, take_over=take_over):
             return
 
     from ddcal.study.run.runner import run_study

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ddcal.config import ConfigError, StudyConfig, TrialConfig
 from ddcal.config.baselines import enqueued_points
-from ddcal.config.checks.notes import expert_notes, unused_notes, zca_notes
+from ddcal.config.checks.notes import constraint_notes, expert_notes, unused_notes, zca_notes
 from ddcal.config.places import is_url
 from ddcal.pipeline import Store
 from ddcal.pipeline.costs import Cost, Kind
@@ -192,6 +192,7 @@ def make_plan(
         warnings=[
             *unused_notes(study),
             *expert_notes(study),
+            *constraint_notes(study),
             *about_data,
             *imported.warnings,
             *warnings,

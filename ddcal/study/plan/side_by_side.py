@@ -6,12 +6,17 @@ import math
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from ddcal.config import NetworkConfig, StudyConfig, TrialConfig
 from ddcal.config.networks import architecture
 from ddcal.errors import BadInput
 from ddcal.pipeline import Environment
+
+CGROUP = Path("/sys/fs/cgroup")
+"""Where Linux says what a container may use."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,24 @@ class Packing:
 
 
 def this_machine() -> Machine:
-    """Return the CPUs and the GPUs of this machine."""
+    """Return the CPUs and the GPUs of this machine; of a container with a limit the CPUs that Ray takes there."""
     import torch
 
-    return Machine(os.cpu_count() or 1, torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    cpus, quota = os.cpu_count() or 1, _cpu_quota()
+    if quota is not None:
+        cpus = min(cpus, max(1, int(quota)))
+    return Machine(cpus, torch.cuda.device_count() if torch.cuda.is_available() else 0)
+
+
+def _cpu_quota() -> float | None:
+    """Return how many CPUs this container may use, by cgroups of version 2 or 1; None where they say nothing."""
+    with suppress(OSError, ValueError):  # "max" is no number
+        quota, period = map(float, (CGROUP / "cpu.max").read_text().split())
+        return quota / period
+    with suppress(OSError, ValueError):
+        quota, period = (float((CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        return quota / period if quota > 0 else None
+    return None
 
 
 def on_cuda(study: StudyConfig) -> bool:

@@ -4,9 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ddcal.config import StudyConfig
+from ddcal.errors import ResourceError
 from ddcal.pipeline import Advance, DatasetCache
+from ddcal.pipeline.environment import gpu_device
 from ddcal.study.run.driver import StudyDriver
 from ddcal.study.run.worker import Assignment, Worker
+
+
+def debug_device(study: StudyConfig) -> str:
+    """Return the device of a study's trials in this process.
+
+    Raises:
+        ResourceError: if trials ask for a GPU and there is none.
+    """
+    if not study.resources.gpu:
+        return "cpu"
+    device = gpu_device()
+    if device is None:
+        raise ResourceError(
+            f"resources.gpu: a trial asks for {study.resources.gpu} but this machine has no GPU that torch sees: "
+            "set it to 0 to run on the CPU"
+        )
+    return device
 
 
 def run_in_process(

@@ -45,6 +45,17 @@ def place_to_resume(study: StudyConfig, output: Path | None, *, take_over: bool 
     return directory
 
 
+def tracked_elsewhere(study: StudyConfig, directory: Path) -> bool:
+    """Return whether a folder's study, begun before, is to be sent to another MLflow than it was.
+
+    Args:
+        study: As its file has it.
+        directory: Its folder.
+    """
+    given = study_at(study, directory.parent).tracking
+    return begun(directory) and without_password(load_study(directory).study).tracking != given
+
+
 def refuse_lost_ledger(directory: Path) -> None:
     """Raise BadInput where a study has run whose ledger is gone; a kill before its first line leaves no such file."""
     there = [name for name in (TRIALS, SUMMARY, CURSOR) if (directory / name).exists()]

@@ -15,7 +15,7 @@ from ddcal.config import StudyConfig, read_study
 from ddcal.config.places import is_url, tracking_problem
 from ddcal.errors import BadInput, ResourceError, StoreError
 from ddcal.pipeline import Advance, Environment, Store
-from ddcal.pipeline.environment import gpu_device, study_environment
+from ddcal.pipeline.environment import study_environment
 from ddcal.store.leases import Leases, open_leases
 from ddcal.study.mlflow.cursor import CURSOR
 from ddcal.study.mlflow.follower import Tracking
@@ -148,7 +148,7 @@ def run_study(
     options: dict[str, Any] = {"debug": debug, "catch": catch, "address": address, "take_over": take_over}
     if resume and begun(directory):
         refuse_other(study, directory)
-        trials = max(study.search.trials, len(load_study(directory).records))
+        trials = max(study.search.trials, load_study(directory).study.search.trials)  # it may have been extended
         return resume_study(directory, trials=trials, given=study, hooks=hooks, **options)
     if begun(directory):
         raise ResourceError(
@@ -241,9 +241,9 @@ def _run(
                 hooks.on_start(Start(study, directory, finished, where, **there))
 
         if debug:
-            from ddcal.study.run.debug import run_in_process
+            from ddcal.study.run.debug import debug_device, run_in_process
 
-            environment = study_environment(study, _debug_device(study))
+            environment = study_environment(study, debug_device(study))
             stack.enter_context(as_access_says(study.storage.access))
             driver = _driver(study, directory, environment, earlier, hooks, take_over=take_over)
             note = f"; scheduler {study.scheduler.name} is off" if study.scheduler.name != "none" else ""
@@ -351,6 +351,8 @@ def _driver(
         return driver
     except BaseException:
         tracking.close()
+        if earlier is not None and study.tracking != earlier.study.tracking:
+            (directory / CURSOR).unlink(missing_ok=True)  # the ledger still names the former MLflow
         if copying is not None:
             copying.close(hurried=True)
         lock.release()
@@ -385,15 +387,3 @@ def _abandon(driver: StudyDriver, hooks: Hooks, error: StoreError) -> None:
         driver.close(interrupted=True)
         raise error
     end_process(1)
-
-
-def _debug_device(study: StudyConfig) -> str:
-    if not study.resources.gpu:
-        return "cpu"
-    device = gpu_device()
-    if device is None:
-        raise ResourceError(
-            f"resources.gpu: a trial asks for {study.resources.gpu} but this machine has no GPU that torch sees: "
-            "set it to 0 to run on the CPU"
-        )
-    return device

@@ -19,6 +19,7 @@ from ddcal.pipeline.durations import duration
 from ddcal.pipeline.stages.masked import MASKED
 from ddcal.pipeline.upkeep import list_entries
 from ddcal.study import load_study, run_study
+from ddcal.study.plan import side_by_side
 from ddcal.study.plan.candidates import Planner
 from ddcal.study.plan.plan import make_plan
 from ddcal.study.plan.side_by_side import Machine, slots
@@ -30,6 +31,26 @@ BACKBONES = {
     "distill.backbone": {"choice": ["real", "dc"]},
     "distill.mask.ratio": {"choice": [0.0, 0.1], "when": {"distill.backbone": ["dc"]}},
 }
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({}, 16),
+        ({"cpu.max": "max 100000"}, 16),
+        ({"cpu.max": "250000 100000"}, 2),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 16),
+    ],
+)
+def test_a_container_has_the_cpus_of_its_limit_as_for_ray(files, cpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.setattr(side_by_side, "CGROUP", tmp_path)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert side_by_side.this_machine().cpus == cpus
 
 
 def counts(plan):

@@ -144,6 +144,10 @@ def test_one_command_begins_a_study_goes_on_with_it_and_says_that_it_is_done(stu
     assert done.exit_code == 0 and "finished" in done.output, "a study that was extended is not cut"
     assert (tmp_path / "tiny" / LEDGER).read_bytes() == before, "nothing is left to run"
     assert len(load_study(tmp_path / "tiny").records) == TRIALS + 1
+    with pytest.raises(KeyboardInterrupt):
+        resume_study(tmp_path / "tiny", trials=TRIALS + 3, debug=True, hooks=Hooks(on_trial=interrupt_at(1)))
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert len(load_study(tmp_path / "tiny").records) == TRIALS + 3, "nor one that was stopped before its end"
 
 
 @pytest.mark.slow
@@ -156,6 +160,23 @@ def test_a_study_that_goes_on_with_another_mlflow_has_everything_there(study, un
     results = run_study(elsewhere, output=tmp_path, debug=True, resume=True)
     assert results.study.tracking.uri == uri
     assert_same(results, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_study_that_is_through_is_sent_to_another_mlflow(study, undisturbed, empty_database, tmp_path):
+    run_study(study, output=tmp_path, debug=True)
+    shutil.copy(empty_database, tmp_path / "other.db")
+    file = tmp_path / "tiny.yaml"
+    values = study.model_dump(mode="json") | {"tracking": {"uri": f"sqlite:///{tmp_path}/other.db"}}
+    file.write_text(yaml.safe_dump(values, sort_keys=False))
+    command = ["run", "--resume", str(file), "--output", str(tmp_path), "--debug"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    results = load_study(tmp_path / "tiny")
+    assert results.study.tracking.uri == values["tracking"]["uri"]
+    assert_same(results, undisturbed)
+    before = (tmp_path / "tiny" / LEDGER).read_bytes()
+    assert "has ended" in CliRunner().invoke(app, command).output
+    assert (tmp_path / "tiny" / LEDGER).read_bytes() == before
 
 
 def test_the_command_refuses_a_study_of_other_settings(study, undisturbed):
