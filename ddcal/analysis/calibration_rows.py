@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ddcal.config.calibrations import reported
+from ddcal.config.checks.notes import probe_bins
 from ddcal.study.record.results import Trial
 
 TEACHER = "teacher"
@@ -49,7 +50,8 @@ def calibration_rows(trial: Trial) -> tuple[str, list[CalibrationRow]]:
     bins, method = trial.config.evaluate.bins, trial.config.calibrate.method
     if "test/ece" not in metrics:
         ece, nll, accuracy = (metrics.get(f"val/{metric}") for metric in ("ece", "nll", "accuracy"))
-        title = f"on val, the probe of the distilled set (one short network, not calibrated), {bins} bins"
+        shown = probe_bins(bins)
+        title = f"on val, the probe of the distilled set (one short network, not calibrated), {shown} bins"
         if ece is None or nll is None or accuracy is None:
             return title, []
         return title, [CalibrationRow("probe", ece, nll, accuracy, own=False, worse=False)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddcal.config import TrialConfig, resolve
-from ddcal.config.checks.notes import has_effect
+from ddcal.config.checks.notes import has_effect, probe_bins
 from ddcal.config.trial import flatten
 from ddcal.errors import BadInput
 from ddcal.study.record.confirmation import confirmed_word
@@ -213,15 +213,15 @@ def _identity(results: StudyResults) -> dict[str, str | None]:
     names = ("datasets", "val splits", "test images", "ECE bins", "networks a trial")
     if trial is None or config is None:
         return facts | dict.fromkeys(names)
-    data = config.data
+    data, bins, probes = config.data, config.evaluate.bins, results.study.trial == "distill"
     fingerprint = (trial.fingerprint or "")[:8]
     side = f" at {data.resolution} px" if data.resolution else ""
     identity = (
         f"{data.name} {fingerprint}".strip(),
         f"{data.resolved_validation_fraction:g} of the training images of {data.name}",
         f"test of {data.name} {fingerprint}{side}",
-        str(config.evaluate.bins),
-        str(config.train.networks),
+        str(probe_bins(bins) if probes else bins),
+        None if probes else str(config.train.networks),
     )
     return facts | dict(zip(names, identity, strict=True))
 

@@ -178,7 +178,7 @@ def importance_table(found: list[Importance]) -> Sheet:
     """Return the importance of every name, objective by objective."""
     rows = []
     for one in found:
-        share = "too few" if one.share is None else f"{one.share:.3f}"
+        share = one.without_share if one.share is None else f"{one.share:.3f}"
         interval = "" if one.low is None else f"{one.low:.2f} to {one.high:.2f}"
         rows.append([one.objective, one.name, share, interval, one.better or "", str(one.trials), one.where])
     columns = ("objective", "name", "share", "82 % interval", "better", "trials", "active where")

@@ -93,6 +93,13 @@ def test_probes_beside_trained_networks_are_said(made_study):
     assert [one["calibration"] for one in found.facts.values()] == ["mts", None]
 
 
+@pytest.mark.parametrize(("bins", "said"), [(20, []), (10, ["ECE bins"])])
+def test_probes_are_compared_by_the_bins_that_they_have(made_study, bins, said):
+    probes = [made_study(name, OUTCOMES, trial="distill", bins=one) for name, one in (("first", 15), ("second", bins))]
+    found = compare_studies(probes)
+    assert [warning.split(" differ: ")[0] for warning in found.warnings] == said
+
+
 def test_a_study_without_a_winner_has_gaps(made_study):
     found = compare_studies([made_study("first", OUTCOMES), made_study("second", ("failed",))])
     assert found.facts["second"]["winner"] is None and found.facts["second"]["test accuracy"] is None

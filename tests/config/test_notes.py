@@ -7,7 +7,14 @@ from typer.testing import CliRunner
 
 from ddcal.cli import app
 from ddcal.config import StudyConfig
-from ddcal.config.checks.notes import expert_notes, searched_notes, unused_notes, zca_notes
+from ddcal.config.checks.notes import (
+    constraint_notes,
+    expert_notes,
+    probe_bins,
+    searched_notes,
+    unused_notes,
+    zca_notes,
+)
 from ddcal.config.space import trial_of
 from ddcal.pipeline import Environment
 from ddcal.pipeline.stages.experts import expert_keys
@@ -158,7 +165,10 @@ def test_validate_says_so_and_the_study_is_right(tmp_path):
         (
             {"distill.backbone": "full", "train.holdout": 0.1},
             {},
-            ["train.holdout has no effect where distill.backbone is 'full', as in every trial: leave it out"],
+            [
+                "distill.ipc has no effect where distill.backbone is 'full', as in every trial: leave it out",
+                "train.holdout has no effect where distill.backbone is 'full', as in every trial: leave it out",
+            ],
         ),
         ({"train.holdout": 0.5}, {"distill.backbone": ["full", "real"]}, []),
     ],
@@ -203,6 +213,22 @@ def test_experts_that_are_trained_anew_for_each_epoch_are_told(tiny_study, base,
         assert f"set that to {longest}, the largest" in said
 
 
+@pytest.mark.parametrize(
+    ("metric", "bound", "cure"),
+    [
+        ("val/ece", "<= 5", "(ece is 1 at most); for 5 % write <= 0.05"),
+        ("val/ece", "<= 1", "(ece is 1 at most); leave it out"),
+        ("val/brier", "<= 5", "(brier is 2 at most); leave it out"),
+        ("val/ece", "<= 0.99", None),
+        ("val/nll", "<= 100", None),
+        ("val/accuracy", ">= 0.0", None),
+    ],
+)
+def test_a_bound_that_every_trial_meets_is_told(tiny_study, metric, bound, cure):
+    found = constraint_notes(tiny_study(constraints={metric: bound}))
+    assert found == ([f"constraints.{metric} {bound!r}: every trial meets it {cure}"] if cure else [])
+
+
 def test_what_the_note_on_experts_says_is_so(tiny_study):
     """With its cure all trials have the experts of one key."""
     space = {"labels.epoch": {"choice": [2, 5]}}
@@ -216,12 +242,14 @@ def test_what_the_note_on_experts_says_is_so(tiny_study):
 
 def test_validate_and_plan_say_so(write_study):
     space = {"labels.epoch": {"choice": [2, 3]}}
-    path = write_study({"train.kl.temperature": 4.0, "labels.source": "experts"}, space=space)
+    bound = {"val/ece": "<= 5"}
+    path = write_study({"train.kl.temperature": 4.0, "labels.source": "experts"}, space=space, constraints=bound)
     for verb in ("validate", "plan"):
         said = CliRunner().invoke(app, [verb, str(path)])
         words = " ".join(said.output.split())
         assert said.exit_code == 0 and "train.kl.temperature has no effect" in words, said.output
         assert "experts are trained anew for each value" in words, said.output
+        assert "every trial meets it (ece is 1 at most); for 5 % write <= 0.05" in words, said.output
 
 
 @pytest.mark.parametrize(
@@ -257,6 +285,10 @@ def test_validate_plan_and_run_say_that_a_set_has_no_effect(write_study, tmp_pat
             assert said.exit_code == 0 and (warning in said.stderr) == ("has no effect" in said.output) == warned, (
                 said.output
             )
+
+
+def test_a_probe_has_ten_or_fifteen_bins():
+    assert [probe_bins(bins) for bins in (5, 10, 15, 20)] == [15, 10, 15, 15]
 
 
 def test_what_a_probe_does_not_read_is_told(tiny_study):

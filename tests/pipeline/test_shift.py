@@ -15,7 +15,7 @@ from ddcal.data.corruptions import PARAMETERS, STRENGTHS, corrupted
 from ddcal.data.other import drawn_rows, matched
 from ddcal.networks import predict_logits
 from ddcal.pipeline import Environment, open_store, stage_keys
-from ddcal.pipeline.compute.diagram import draw_shift
+from ddcal.pipeline.compute.diagram import draw_shift, trained_on
 from ddcal.pipeline.compute.evaluate import measure
 from ddcal.pipeline.compute.train import networks_of
 from ddcal.pipeline.stages.evaluate import EVALUATE
@@ -221,6 +221,12 @@ def test_a_calibration_that_changes_nothing_covers_no_other_line(make_trial, tmp
         draw_shift(metrics, trial, tmp_path / f"{method}.png")
         drawn[method] = (tmp_path / f"{method}.png").read_bytes()
     assert drawn["none"] == drawn["ts_train"] != drawn["mts"]
+
+
+def test_pictures_say_what_the_networks_were_trained_on(make_trial):
+    assert trained_on(make_trial(distill__backbone="full")) == "digits, full, all training images"
+    assert trained_on(make_trial(distill__backbone="real", distill__ipc=1)) == "digits, real, 1 image a class"
+    assert trained_on(make_trial(distill__backbone="real", distill__ipc=3)) == "digits, real, 3 images a class"
 
 
 def test_directions_of_the_metrics():

@@ -62,7 +62,8 @@ class Scale:
         """Return the scale with an axis that begins lower, by a part of its length."""
         low, high = (math.log(v) if self.log else v for v in (self.low, self.high))
         low -= part * (high - low)
-        return replace(self, low=math.exp(low) if self.log else low)
+        lower = math.exp(low) if self.log else low
+        return replace(self, low=lower, cut=tuple(value for value in self.cut if not lower <= value <= self.high))
 
     def apply(self, axes: Axes, axis: Literal["x", "y"]) -> None:
         """Give an axis this scale and these ends, with plain numbers at its ticks."""

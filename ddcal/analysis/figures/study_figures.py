@@ -260,7 +260,9 @@ def _mark_history(axes: Axes, results: StudyResults, objective: str, scale: Scal
 def _draw_importances(axes: Axes, rows: list[Importance]) -> None:
     for place, one in enumerate(rows):
         if one.share is None or one.low is None or one.high is None:
-            axes.text(1.02, place, f"too few trials ({one.trials})", va="center", fontsize=9, color="#555555")
+            axes.text(
+                1.02, place, f"{one.without_share} ({one.trials} trials)", va="center", fontsize=9, color="#555555"
+            )
             continue
         axes.barh(place, one.share, color=BLUE if one.better != "unclear" else GREY, height=0.6)
         axes.hlines(place, one.low, one.high, color="black", lw=1.4, clip_on=False)

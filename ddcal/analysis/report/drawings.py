@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-DRAWING_VERSION = 5
+DRAWING_VERSION = 6
 """Raised where a figure shows something else for the same trials."""
 
 

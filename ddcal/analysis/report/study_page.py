@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ddcal.analysis.figures.study_figures import draw_study
 from ddcal.analysis.report.artefacts import Artefacts, Lost
-from ddcal.analysis.report.cells import Run, per_class
+from ddcal.analysis.report.cells import Run
 from ddcal.analysis.report.drawings import Drawings
 from ddcal.analysis.report.network_figures import draw_reliability, draw_set
 from ddcal.analysis.report.page import Entry, Page
@@ -29,6 +29,7 @@ from ddcal.analysis.report.study_tables import (
     value_columns,
 )
 from ddcal.errors import BadInput, StoreError
+from ddcal.pipeline.compute.diagram import trained_on
 from ddcal.study.record.chance import chance_warning
 from ddcal.study.record.confirmation import confirmed_words
 from ddcal.study.record.results import PARETO, TRIALS, WINNER_METRIC, StudyResults, Trial
@@ -180,15 +181,10 @@ def _pictures(page: Page, results: StudyResults, trial: Trial, drawings: Drawing
     run = Run(results, trial)
     try:
         if "evaluate" in (trial.keys or {}):
-            draw_reliability(run, f"reliability-{trial.trial_key}", _title(trial), drawings, artefacts)
+            draw_reliability(run, f"reliability-{trial.trial_key}", trained_on(trial.config), drawings, artefacts)
         draw_set(run, drawings, artefacts, "The first images of every class of its set, as pictures.")
     except (Lost, StoreError, BadInput) as error:  # BadInput: a study of another ddcal
         page.gaps([str(error)])
-
-
-def _title(trial: Trial) -> str:
-    config = trial.config
-    return f"{config.data.name}, {config.distill.backbone}, {per_class(config.distill.ipc)}"
 
 
 def _command(results: StudyResults, trial: Trial | None = None) -> str:

@@ -88,4 +88,4 @@ def _best(source: str, recipes: Mapping[Recipe, Mapping[int, float]]) -> Chosen:
     }
     best = max(means, key=lambda recipe: means[recipe])
     others = [value for recipe, value in means.items() if recipe != best]
-    return Chosen(source, best, means[best], len(shared), len(others), max(others, default=None))
+    return Chosen(source, best, means[best], len(shared), len(recipes) - 1, max(others, default=None))

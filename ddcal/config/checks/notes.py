@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterable
 
 from ddcal.config.backbones import SECTIONS, Backbone
+from ddcal.config.metrics import METRICS
 from ddcal.config.names import nest
 from ddcal.config.presets import ZCA, preset_of
 from ddcal.config.reading.overrides import parse_overrides
 from ddcal.config.space import combinations, trial_of
-from ddcal.config.study import StudyConfig
+from ddcal.config.study import StudyConfig, parse_constraint
 from ddcal.config.training import LOSS_SECTIONS
 from ddcal.config.trial import TrialConfig, flatten
 
@@ -25,7 +26,10 @@ _EXPERTS, _EPOCH = "distill.mtt.experts.", "labels.epoch"
 _COVERAGE, _SHIFTED = "evaluate.coverage", "evaluate.shift.images"
 """Settings of what is evaluated where it is asked for."""
 
-_HOLDOUT, _BOUNDS = "train.holdout", ("calibrate.t_min", "calibrate.t_max")
+_OF_A_SET = ("train.holdout", "distill.ipc")
+"""Settings that mean nothing where networks are trained on all images."""
+
+_BOUNDS = ("calibrate.t_min", "calibrate.t_max")
 
 _BINS, PROBE_BINS = "evaluate.bins", (10, 15)
 """How many bins the scores of probes, and of the points of a trial, can have."""
@@ -71,6 +75,30 @@ def unused_notes(study: StudyConfig) -> list[str]:
         if not any(_reads(trial, name) for trial in trials):
             notes.append(f"{name} has no effect where {_where(trials, name)}, as in every trial: leave it out")
     return notes
+
+
+def constraint_notes(study: StudyConfig) -> list[str]:
+    """Return a sentence for each upper bound that every trial meets, as one in percent would be.
+
+    Args:
+        study: Without mistakes.
+    """
+    notes = []
+    for metric, text in study.constraints.items():
+        name, bound = metric.removeprefix("val/"), parse_constraint(metric, text)
+        if bound.at_least or bound.bound < METRICS[name].most:
+            continue
+        percent = METRICS[name].most == 1 and 1 < bound.bound <= 100
+        cure = f"for {bound.bound:g} % write <= {bound.bound / 100:g}" if percent else "leave it out"
+        notes.append(
+            f"constraints.{metric} {text!r}: every trial meets it ({name} is {METRICS[name].most:g} at most); {cure}"
+        )
+    return notes
+
+
+def probe_bins(bins: int) -> int:
+    """Return how many bins ``val/ece`` of a probe has where ``evaluate.bins`` is ``bins``."""
+    return bins if bins in PROBE_BINS else max(PROBE_BINS)
 
 
 def has_effect(trial: TrialConfig, name: str) -> bool:
@@ -153,7 +181,7 @@ def _where(trials: list[TrialConfig], name: str) -> str:
     if name in _BOUNDS and all(trial.calibrate.spec.bounds is not None for trial in trials):
         return "calibrate.solver is 'paper_lbfgs'"
     keys = {"train": "train.loss", "labels": "labels.source", "calibrate": "calibrate.method"}
-    key = "distill.backbone" if name == _HOLDOUT else keys.get(name.split(".")[0], "distill.backbone")
+    key = "distill.backbone" if name in _OF_A_SET else keys.get(name.split(".")[0], "distill.backbone")
     return f"{key} is {' or '.join(dict.fromkeys(repr(_chosen(trial, key)) for trial in trials))}"
 
 
@@ -190,14 +218,14 @@ def _may_be_unused(name: str) -> bool:
     part, section, *inside = [*name.split("."), ""]
     if part in ("labels", "calibrate"):
         return section not in ("source", "method")
-    if name.startswith(_OF_A_LOOP) or name in (_COVERAGE, _SHIFTED, _HOLDOUT):
+    if name.startswith(_OF_A_LOOP) or name in (_COVERAGE, _SHIFTED, *_OF_A_SET):
         return True
     return bool(inside[:-1]) and section in {"train": LOSS_SECTIONS, "distill": SECTIONS}.get(part, ())
 
 
 def _reads(trial: TrialConfig, name: str) -> bool:
     part, section, *_ = name.split(".")
-    if name == _HOLDOUT:
+    if name in _OF_A_SET:
         return trial.distill.spec.distills
     if part == "train":
         return section == trial.train.loss

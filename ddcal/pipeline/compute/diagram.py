@@ -35,10 +35,7 @@ def draw_diagram(values: dict[str, Any], config: TrialConfig, path: Path) -> Non
     }
     places = {"raw": 0, "ts_train": 1, "ts_val": 3}
     order = sorted(rows, key=lambda name: places.get(name, 2))
-    title = (
-        f"{config.data.name}, {config.distill.backbone}, {config.distill.ipc} images per class; "
-        f"test images, network 1 of {config.train.networks}"
-    )
+    title = f"{trained_on(config)}; test images, network 1 of {config.train.networks}"
     try:
         save_figure(plot_reliability({name: rows[name] for name in order}, title), path)
     except Exception as error:  # a picture: what it shows is in the evaluation's values
@@ -84,9 +81,17 @@ def draw_shift(metrics: Mapping[str, float], config: TrialConfig, path: Path) ->
             axes[row][0].set_ylim(bottom=0.0)
         handles, labels = axes[1][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-        title = f"{config.data.name}, {config.distill.backbone}, {config.distill.ipc} images per class; test images"
-        figure.suptitle(literal(title), fontsize=11)
+        figure.suptitle(literal(f"{trained_on(config)}; test images"), fontsize=11)
         save_figure(figure, path)
     except Exception as error:  # a picture: what it shows is in the evaluation's values
         logger.warning("evaluate: the picture of corruptions is not drawn: %s: %s", type(error).__name__, error)
         path.unlink(missing_ok=True)
+
+
+def trained_on(config: TrialConfig) -> str:
+    """Return what the networks were trained on, in words."""
+    distill = config.distill
+    images = (
+        f"{distill.ipc} image{'s' * (distill.ipc != 1)} a class" if distill.spec.distills else "all training images"
+    )
+    return f"{config.data.name}, {distill.backbone}, {images}"

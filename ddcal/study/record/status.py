@@ -82,6 +82,7 @@ class Status:
         job: The SLURM job or the pod of its driver and what is said of it: ``12 RUNNING``,
             ``pod NAME Running``; None in neither.
         points: How many points its space has; None where they cannot be counted.
+        decides: The metric by which the winner is chosen: of the front's members, or its one objective.
     """
 
     study: str
@@ -103,6 +104,7 @@ class Status:
     warning: str | None = None
     job: str | None = None
     points: int | None = None
+    decides: str = WINNER_METRIC
 
     @property
     def through(self) -> bool:
@@ -153,6 +155,7 @@ def study_status(directory: Path | str, results: StudyResults | None = None) -> 
         warning=None if best is None else chance_warning(best),
         job=driver_job(results.directory),
         points=points,
+        decides=WINNER_METRIC if len(study.objectives) > 1 else next(iter(study.objectives)),
     )
 
 
@@ -259,7 +262,7 @@ def best_words(status: Status) -> list[tuple[str, str]]:
     if status.best is None:
         return []
     metrics = {name: "–" if value is None else f"{value:.4f}" for name, value in status.best_metrics.items()}
-    decides = {name: " (decides)" if name == WINNER_METRIC else "" for name in metrics}
+    decides = {name: " (decides)" if name == status.decides else "" for name in metrics}
     return [("", status.best), *((name, f"{shown}{decides[name]}") for name, shown in metrics.items())]
 
 

@@ -57,6 +57,14 @@ def test_what_is_cut_stands_at_the_end_of_its_axis():
     assert lower.cut == (0.1,) and lower.low < scale.low and lower.high == scale.high
 
 
+def test_a_value_for_which_there_is_room_below_is_no_longer_cut():
+    values = (0.4695, 0.474, 0.50, 0.502, 0.505, 0.508, 0.51, 0.515, 0.60)
+    scale = scale_of("val/accuracy", values)
+    assert 0.4695 in scale.cut and 0.60 in scale.cut
+    lower = scale.with_room_below(0.1)
+    assert lower.low < 0.4695 and lower.cut == (0.60,)
+
+
 @pytest.mark.parametrize("values", [(), (0.5,), (0.5, 0.5), (0.0, 0.0, 0.0), (0.0, 1.0), (1e-12, 1.0, 3e5)])
 def test_any_values_have_an_axis(values):
     scale = scale_of("val/ece", values)

@@ -48,7 +48,7 @@ def test_of_equal_recipes_the_first_is_taken():
 def test_a_recipe_that_lacks_a_seed_is_not_compared():
     whole = [ValNumber(SOURCES[0], recipe(0.01, 10), seed, 0.4) for seed in (0, 1)]
     lucky = ValNumber(SOURCES[0], recipe(0.03, 10), 0, 0.9)
-    assert choose([lucky, *whole]) == {SOURCES[0]: Chosen(SOURCES[0], whole[0].recipe, 0.4, 2, 0, None)}
+    assert choose([lucky, *whole]) == {SOURCES[0]: Chosen(SOURCES[0], whole[0].recipe, 0.4, 2, 1, None)}
 
 
 def test_where_no_recipe_has_all_seeds_the_same_are_compared():
@@ -56,7 +56,7 @@ def test_where_no_recipe_has_all_seeds_the_same_are_compared():
     lucky = ValNumber(SOURCES[0], recipe(0.1, 10), 0, 0.9)
     others = [ValNumber(SOURCES[0], recipe(lr, 10), 1, value) for lr, value in ((0.01, 0.4), (0.03, 0.5))]
     for order in itertools.permutations([lucky, *others]):
-        assert choose(order) == {SOURCES[0]: Chosen(SOURCES[0], recipe(0.03, 10), 0.5, 1, 1, 0.4)}
+        assert choose(order) == {SOURCES[0]: Chosen(SOURCES[0], recipe(0.03, 10), 0.5, 1, 2, 0.4)}
 
 
 def test_the_choice_is_given_numbers_of_val_alone():

@@ -26,7 +26,7 @@ from ddcal.study.record.events import (
 )
 from ddcal.study.record.ledger import Ledger
 from ddcal.study.record.lock import LOCK, DriverLock, Holder
-from ddcal.study.record.status import RunningTrial, Status, study_status
+from ddcal.study.record.status import RunningTrial, Status, best_words, study_status
 from ddcal.study.run.runner import Hooks
 
 
@@ -34,9 +34,9 @@ from ddcal.study.run.runner import Hooks
 def study_folder(tmp_path, tiny_study):
     """study_folder([outcome, …], ended=…) -> a study's folder with such a ledger; two seconds a trial."""
 
-    def write(outcomes, ended=None, resumed_after=None):
+    def write(outcomes, ended=None, resumed_after=None, **sections):
         ledger = Ledger(tmp_path)
-        study = tiny_study(search={"trials": 6}).model_dump(mode="json")
+        study = tiny_study(search={"trials": 6}, **sections).model_dump(mode="json")
         ledger.append(StudyStarted, study=study, environment={}, versions={})
         for number, outcome in enumerate(outcomes):
             if number == resumed_after:
@@ -105,6 +105,15 @@ def test_the_state_is_that_of_the_driver(study_folder, ended, holder, state):
     status = study_status(folder)
     assert status.state == state and status.finished == 1 and status.seconds_left is None
     assert (status.next_command == f"ddcal resume {folder}") == (state in ("stopped", "dead"))
+
+
+@pytest.mark.parametrize(
+    ("objectives", "decides"),
+    [({"val/ece": "min", "val/accuracy": "max"}, "val/nll"), ({"val/accuracy": "max"}, "val/accuracy")],
+)
+def test_the_metric_that_decides_is_marked(study_folder, objectives, decides):
+    shown = dict(best_words(study_status(study_folder(["complete"], objectives=objectives))))
+    assert [name for name, value in shown.items() if value.endswith(" (decides)")] == [decides]
 
 
 def test_the_rate_is_that_of_the_last_session(study_folder):

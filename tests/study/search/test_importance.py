@@ -91,6 +91,15 @@ def test_an_interval_holds_its_share_however_few_and_wild_the_trials_are(results
             assert 0.0 <= one.low <= one.share <= one.high <= 1.0
 
 
+def test_why_a_name_has_no_share_is_said(results):
+    one = load_study(results.directory)
+    one.records = [replace(trial, values=trial.values | {"calibrate.t_max": 3.0}) for trial in results.records[:20]]
+    found = {(i.objective, i.name): i for i in importances(one)}["val/ece", "calibrate.t_max"]
+    assert (found.share, found.without_share) == (None, "one value")
+    one.records = results.records[:5]
+    assert {i.without_share for i in importances(one) if i.share is None} == {"too few"}
+
+
 def test_an_objective_that_never_varies_has_no_important_name(results):
     same = load_study(results.directory)
     same.records = [replace(t, metrics={"val/ece": 0.5, "val/accuracy": 0.5}) for t in results.records]
