@@ -23,6 +23,7 @@ from ddcal.distill.mdt import masked
 from ddcal.divergence import Looks, loss_problem, usual_cross_entropy
 from ddcal.moving import move_together
 from ddcal.networks import Network, fix_statistics
+from ddcal.networks.norm import once_only
 from ddcal.networks.side_by_side import first_width, goes_side_by_side, logits_side_by_side
 from ddcal.seeding import generator
 
@@ -217,7 +218,8 @@ class GradientMatching(LearnedImages):
         real = [self.real.images[drawn.real[label]] for label in run]
         if self.siamese:
             real = [augment(images, drawn.augmentations[label]) for label, images in zip(run, real, strict=True)]
-        return _weight_gradients(network, torch.stack(real), run, differentiable=False)
+        with once_only(network):
+            return _weight_gradients(network, torch.stack(real), run, differentiable=False)
 
     def _runs(self, network: Network, classes: range, sizes: Sequence[int]) -> list[range]:
         """Cut classes into runs that go side by side: of as many images each (``sizes``, of every label), and small."""
@@ -249,7 +251,8 @@ class GradientMatching(LearnedImages):
             images = masked(images, masks[step]) if masks else self.mask.apply(images, chosen, "inner")
             if self.siamese:
                 images = augment(images, drawn.augmentations[step])
-            loss = cross_entropy(network(images), self.device_labels[chosen])
+            with once_only(network):
+                loss = cross_entropy(network(images), self.device_labels[chosen])
             gradients = torch.autograd.grad(loss, parameters)
             worst = torch.maximum(worst, loss.detach())  # a NaN stays
             with torch.no_grad():

@@ -6,6 +6,7 @@ from torch import nn
 
 from ddcal.config.networks import padded_side
 from ddcal.networks.base import Network, first_padding, norm_layer
+from ddcal.networks.block import ConvBlock
 from ddcal.networks.pooling import HalvingPool
 
 
@@ -39,6 +40,6 @@ class ConvNet(Network):
         blocks = []
         for index in range(depth):
             convolution = nn.Conv2d(width if index else channels, width, 3, padding=1 if index else padding)
-            blocks.append(nn.Sequential(convolution, norm_layer(norm, width), nn.ReLU(), HalvingPool()))
+            blocks.append(ConvBlock(convolution, norm_layer(norm, width), nn.ReLU(), HalvingPool()))
         self.blocks = nn.ModuleList(blocks)
         self.classifier = nn.Linear(width * (padded_side(channels, image_size) >> depth) ** 2, num_classes)

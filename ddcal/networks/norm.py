@@ -5,6 +5,8 @@ Gradient matching and unrolled loops differentiate gradients, and half of their 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,6 +38,20 @@ def differentiated_once(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, InstanceNorm):
             module.once = True
+
+
+@contextmanager
+def once_only(network: nn.Module) -> Iterator[None]:
+    """Within it `differentiated_once` holds for a network that is differentiated twice elsewhere."""
+    norms = [module for module in network.modules() if isinstance(module, InstanceNorm)]
+    before = [norm.once for norm in norms]
+    for norm in norms:
+        norm.once = True
+    try:
+        yield
+    finally:
+        for norm, was in zip(norms, before, strict=True):
+            norm.once = was
 
 
 def instance_norm(maps: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

@@ -43,14 +43,9 @@ class _Pool(torch.autograd.Function):
     def forward(ctx: Any, maps: Tensor) -> Tensor:
         ctx.sides = maps.shape[2:]
         images, channels, height, width = maps.shape
-        high, wide = height // 2, width // 2
-        pooled = maps.new_empty(images, channels, high, wide)
+        pooled = maps.new_empty(images, channels, height // 2, width // 2)
         for small, large in zip(*_parts(pooled, maps), strict=True):
-            top, bottom = large[:, :, 0 : 2 * high : 2], large[:, :, 1 : 2 * high : 2]
-            torch.add(top[..., 0 : 2 * wide : 2], top[..., 1 : 2 * wide : 2], out=small)
-            small += bottom[..., 0 : 2 * wide : 2]  # in the order in which torch adds them
-            small += bottom[..., 1 : 2 * wide : 2]
-            small *= 0.25
+            pool_into(small, large)
         return pooled
 
     @staticmethod
@@ -62,19 +57,34 @@ class _Pool(torch.autograd.Function):
 class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, height: int, width: int) -> Tensor:
-        images, channels, high, wide = gradient.shape
         odd = height % 2 or width % 2
-        spread = (gradient.new_zeros if odd else gradient.new_empty)(images, channels, height, width)
+        spread = (gradient.new_zeros if odd else gradient.new_empty)(*gradient.shape[:2], height, width)
         for small, large in zip(*_parts(gradient, spread), strict=True):
-            even, quarter = large[:, :, : 2 * high, : 2 * wide], small * 0.25
-            even[..., 0::2, 0::2] = quarter
-            even[..., 0::2, 1::2] = quarter
-            even[..., 1::2, :] = even[..., 0::2, :]
+            spread_into(large, small)
         return spread
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return _Pool.apply(gradient), None, None
+
+
+def pool_into(pooled: Tensor, maps: Tensor) -> None:
+    """Write the mean of every 2×2 pixels of maps (N, C, H, W) into (N, C, ⌊H/2⌋, ⌊W/2⌋)."""
+    high, wide = pooled.shape[2:]
+    top, bottom = maps[:, :, 0 : 2 * high : 2], maps[:, :, 1 : 2 * high : 2]
+    torch.add(top[..., 0 : 2 * wide : 2], top[..., 1 : 2 * wide : 2], out=pooled)
+    pooled += bottom[..., 0 : 2 * wide : 2]  # in the order in which torch adds them
+    pooled += bottom[..., 1 : 2 * wide : 2]
+    pooled *= 0.25
+
+
+def spread_into(maps: Tensor, gradient: Tensor) -> None:
+    """Write a quarter of a gradient (N, C, h, w) into all four pixels of maps (N, C, H, W), but not into an odd end."""
+    high, wide = gradient.shape[2:]
+    even, quarter = maps[:, :, : 2 * high, : 2 * wide], gradient * 0.25
+    even[..., 0::2, 0::2] = quarter
+    even[..., 0::2, 1::2] = quarter
+    even[..., 1::2, :] = even[..., 0::2, :]
 
 
 def _parts(small: Tensor, large: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
