@@ -6,7 +6,9 @@ other tasks would need; with MDT the features stay mixed until the last one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -109,6 +111,32 @@ def embed_network(
         points, perplexity = embed(features, seed)
         found.append(BlockEmbedding(method, masked, block, points, classes, perplexity))
     return found
+
+
+def embed_networks(
+    networks: Sequence[tuple[Network, str, bool]], images: Tensor, labels: Tensor, *, seed: int = 0
+) -> list[BlockEmbedding]:
+    """Return the embeddings of several networks, one after another, computed on all cores: a network's on one.
+
+    Args:
+        networks: Each with its training method, and whether its set was distilled with MDT; see `embed_network`.
+        images: As there.
+        labels: As there.
+        seed: As there.
+
+    Raises:
+        ValueError: as `embed`.
+    """
+    from threadpoolctl import threadpool_limits
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with threadpool_limits(1), ThreadPoolExecutor(cores) as pool:  # a limit within a thread ends with the last one's
+
+        def embedded(one: tuple[Network, str, bool]) -> list[BlockEmbedding]:
+            network, method, masked = one
+            return embed_network(network, images, labels, method, masked=masked, seed=seed)
+
+        return [block for blocks in pool.map(embedded, networks) for block in blocks]
 
 
 def embed(features: Floats32, seed: int = 0, perplexity: float = PERPLEXITY) -> tuple[Floats32, float]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ddcal.analysis.figures.block_features import choose_images, embed_network, embedding_frame, plot_block_features
+from ddcal.analysis.figures.block_features import choose_images, embed_networks, embedding_frame, plot_block_features
 from ddcal.analysis.figures.max_logits import (
     max_logit_distributions,
     max_logits_frame,
@@ -110,13 +110,11 @@ def draw_features(found: Collected, drawings: Drawings, artefacts: Artefacts, re
     runs, gaps = good_runs(found.runs("features"))
 
     def draw() -> Drawn:
-        embeddings = []
         dataset = artefacts.dataset(runs[0])
         places = choose_images(dataset.test.labels, FEATURE_IMAGES)
         images, labels = dataset.test.images[places], dataset.test.labels[places]
-        for run in runs:
-            loss, masked = run.settings["train.loss"], run.settings[MDT] > 0.0
-            embeddings += embed_network(artefacts.network(run), images, labels, loss, masked=masked)
+        networks = [(artefacts.network(run), run.settings["train.loss"], run.settings[MDT] > 0.0) for run in runs]
+        embeddings = embed_networks(networks, images, labels)
         caption = (
             f"Features of {len(labels)} test images after every block of the first network, in the plane (PCA to 50 "
             "dimensions, then t-SNE; every panel on its own, so only groups mean something, not places). A row a loss; "

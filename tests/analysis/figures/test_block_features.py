@@ -8,6 +8,7 @@ from ddcal.analysis.figures.block_features import (
     choose_images,
     embed,
     embed_network,
+    embed_networks,
     embedding_frame,
     plot_block_features,
 )
@@ -43,6 +44,25 @@ def test_few_and_equal_points():
     for bad, message in ((np.ones((4, 3)), "N at least 5"), (np.full((6, 3), np.nan), "NaN")):
         with pytest.raises(ValueError, match=message):
             embed(bad)
+
+
+def test_networks_side_by_side_have_the_bits_of_one_after_another():
+    images, labels = torch.randn(60, 1, 8, 8, generator=generator(0, "test", "images")), torch.arange(60) % 3
+    networks = [
+        (
+            build_network(NetworkConfig(width=4), 1, 8, 3, generator(0, "test", "weights", number)),
+            f"loss {number}",
+            True,
+        )
+        for number in range(4)
+    ]
+    one_by_one = [embed_network(network, images, labels, name, masked=masked) for network, name, masked in networks]
+    expected = [block for blocks in one_by_one for block in blocks]
+    found = embed_networks(networks, images, labels)
+    assert [(one.method, one.block, one.masked) for one in found] == [
+        (one.method, one.block, one.masked) for one in expected
+    ]
+    assert [one.points.tobytes() for one in found] == [one.points.tobytes() for one in expected]
 
 
 @pytest.mark.slow
