@@ -14,8 +14,13 @@ from ddcal.errors import cut
 from ddcal.statistics import mean_interval, standard_deviation
 from ddcal.study.record.results import StudyResults, Trial
 
+BACKBONE = "distill.backbone"
+
 USUAL_IPC = 10
 """What the paper's analyses look at."""
+
+SHOWN_FIRST = ("real", "dc", "dsa", "dm", "mtt", "rtp")
+"""Backbones in the order in which the paper has them; others follow."""
 
 MIN_SEEDS = 2
 """An interval needs at least so many."""
@@ -126,14 +131,21 @@ class Collected:
     _runs: dict[str, list[Run]] = field(default_factory=dict)
 
     def runs(self, stem: str) -> list[Run]:
-        """Return every trial of a stem's studies; of trials with equal settings the first."""
+        """Return every trial of a stem's studies; of trials with equal settings the first.
+
+        They are in the order in which they ran; of studies that search over backbones before all else, in that of
+        `SHOWN_FIRST` and of images per class, as there the longest run first.
+        """
         if stem not in self._runs:
             found: dict[str, Run] = {}
             for study in self.studies.get(stem, ()):
                 for trial in study.records:
                     run = Run(study, trial)
                     found.setdefault(repr(sorted(run.settings.items(), key=lambda item: item[0])), run)
-            self._runs[stem] = list(found.values())
+            runs, studies = list(found.values()), self.studies.get(stem, ())
+            if studies and all(next(iter(study.study.space), None) == BACKBONE for study in studies):
+                runs.sort(key=_place)
+            self._runs[stem] = runs
         return self._runs[stem]
 
     def select(self, stem: str, conditions: Mapping[str, Any]) -> list[Run]:
@@ -151,6 +163,11 @@ class Collected:
     def cell(self, stem: str, metric: str, conditions: Mapping[str, Any]) -> Cell:
         """Return the number that these trials make together."""
         return make_cell(metric, self.select(stem, conditions))
+
+
+def _place(run: Run) -> tuple[int, int]:
+    backbone = run.settings[BACKBONE]
+    return SHOWN_FIRST.index(backbone) if backbone in SHOWN_FIRST else len(SHOWN_FIRST), run.settings["distill.ipc"]
 
 
 def make_cell(metric: str, runs: Iterable[Run]) -> Cell:

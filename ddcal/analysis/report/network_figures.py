@@ -16,12 +16,12 @@ from ddcal.analysis.figures.max_logits import (
 from ddcal.analysis.figures.per_class import common_count, first_per_class
 from ddcal.analysis.figures.spectrum import plot_spectra, spectrum, spectrum_frame, spectrum_summary
 from ddcal.analysis.report.artefacts import Artefacts
-from ddcal.analysis.report.cells import Collected, Run, per_class
+from ddcal.analysis.report.cells import BACKBONE, Collected, Run, per_class
 from ddcal.analysis.report.curves import BACKBONES, good_runs
 from ddcal.analysis.report.drawings import Drawings, Drawn
 from ddcal.analysis.report.methods import CROSS_ENTROPY, MTS
 
-MDT, BACKBONE = "distill.mask.ratio", "distill.backbone"
+MDT = "distill.mask.ratio"
 MASKED_RATIO = 0.5
 """The mask of Figure 3: half of an image, so that something is left to be sure of."""
 

@@ -27,7 +27,8 @@ tiny:
     fdnn:
       space.train.loss: {choice: [cross_entropy, mixup]}
     ddnn:
-      space.distill.ipc: {choice: [1, 2]}
+      space.distill.backbone: {choice: [dsa, real]}
+      space.distill.ipc: {choice: [2, 1]}
     losses:
       space.train.loss: {choice: [mixup]}
       space.distill.ipc: {choice: [2]}

@@ -231,17 +231,27 @@ def test_a_folder_with_other_settings_is_refused(made, tiny_studies, tmp_path):
     assert snapshot(output) == before
 
 
-@pytest.mark.parametrize(("choices", "code"), [("[2, 1]", 0), ("[2, 3]", 2)])
+@pytest.mark.parametrize(("choices", "code"), [("[1, 2]", 0), ("[2, 3]", 2)])
 def test_a_grid_in_another_order_is_the_same_grid(made, choices, code, tiny_studies, tmp_path):
     _, output, _ = made
     folder = tmp_path / "paper"
     shutil.copytree(tiny_studies, folder)
     scales = (folder / "scales.yaml").read_text()
-    (folder / "scales.yaml").write_text(scales.replace("{choice: [1, 2]}", f"{{choice: {choices}}}"))
+    (folder / "scales.yaml").write_text(scales.replace("{choice: [2, 1]}", f"{{choice: {choices}}}"))
     before = snapshot(output / "digits-ddnn")
+    shown = [(output / name).read_text() for name in ("tables/ddnn.csv", "figures/figure2-digits.csv")]
     result = report("--output", output, "--scale", "tiny", "--datasets", "digits", "--studies", folder, "--debug")
     assert result.exit_code == code and ("(space.distill.ipc.choice)" in result.output) == (code == 2), result.output
     assert snapshot(output / "digits-ddnn") == before
+    assert shown == [(output / name).read_text() for name in ("tables/ddnn.csv", "figures/figure2-digits.csv")]
+
+
+def test_backbones_and_images_a_class_are_shown_in_the_papers_order(made):
+    _, output, _ = made
+    rows = [row for row in csv.DictReader((output / "tables" / "ddnn.csv").open()) if row["ipc"]]
+    assert [(row["backbone"], row["ipc"]) for row in rows] == [
+        (backbone, ipc) for backbone in ("real", "dsa") for ipc in ("1", "2")
+    ]
 
 
 def test_the_plan_runs_nothing_and_counts_shared_stages_once(made, tiny_studies, tmp_path):
