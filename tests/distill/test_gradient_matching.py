@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from ddcal.config import NetworkConfig
 from ddcal.data import augment, draw_augmentation
 from ddcal.distill import make_distiller, matching
+from ddcal.networks import block as whole_block
 from ddcal.networks import build_network
 from ddcal.seeding import generator
 
@@ -260,3 +261,17 @@ def test_classes_that_go_side_by_side(dataset, make_config, monkeypatch, sizes, 
     monkeypatch.setattr(matching, "AT_ONCE", at_once * image)
     distiller = make_distiller(dataset, config, SEED)
     assert [len(run) for run in distiller._runs(distiller.fresh_network(), range(10), sizes)] == expected
+
+
+@pytest.mark.parametrize("backbone", ["dc", "dsa"])
+def test_what_is_differentiated_once_goes_in_parts_with_the_same_bits(dataset, make_config, backbone, monkeypatch):
+    monkeypatch.setattr(matching, "SMALL", 0)  # one class after the other
+    found, taken = [], []
+    in_parts = whole_block.norm_relu_pool
+    monkeypatch.setattr(whole_block, "norm_relu_pool", lambda *given: taken.append(1) or in_parts(*given))
+    for large in (2**60, 0):
+        monkeypatch.setattr(whole_block, "LARGE", large)
+        distiller = make_distiller(dataset, make_config(backbone), SEED)
+        found.append([torch.tensor([distiller.step(), distiller.step()]), distiller.images.clone()])
+        assert bool(taken) == (large == 0)
+    assert all(map(torch.equal, *found))

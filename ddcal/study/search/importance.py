@@ -34,8 +34,8 @@ class Importance:
         objective: For example ``val/ece``.
         name: The searched name.
         share: The mean of `RESAMPLES` shares, each from trials drawn with replacement: in [0, 1], and those of one
-            objective and condition sum to 1. None if there are too few trials, or
-            all have one value.
+            objective and condition sum to 1. None if there are too few trials, or all have
+            one value.
         low: The lowest of the same shares; None as ``share``.
         high: The highest of them. One more draw would lie from ``low`` to ``high`` in 9 of 11 cases (82 %).
         better: What makes the objective better: ``higher`` or ``lower`` values (rank correlation), or the choice with
