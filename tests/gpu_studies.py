@@ -89,7 +89,7 @@ def main(root):
     import ray
 
     from ddcal.study import load_study, run_study
-    from ddcal.study.run import runner
+    from ddcal.study.run.in_turn import opening
     from ddcal.study.run.runner import resume_study
 
     ray.init(
@@ -102,8 +102,8 @@ def main(root):
         runtime_env={"worker_process_setup_hook": make_hook(NEEDS, BREAKS)},
     )
     of = lambda *pairs: [{"distill.ipc": ipc, "seed": seed} for ipc, seed in pairs]  # noqa: E731
-    kind = runner.ray_environment(study_of("kind", of((1, 0)), gpu=0.25), ray).kind  # asked where the GPU is
-    runner.ray_device = lambda study: "cpu"
+    kind = opening.ray_environment(study_of("kind", of((1, 0)), gpu=0.25), ray).kind  # asked where the GPU is
+    opening.ray_device = lambda study: "cpu"
     run_study(study_of("grow", of((1, 0), (2, 0), (3, 0)), gpu=0.25, on_oom="grow"), output=root)
     run_study(study_of("record", of((1, 1)), gpu=0.25), output=root)
     run_study(study_of("auto", of((3, 2), (3, 3)), gpu="auto"), output=root)

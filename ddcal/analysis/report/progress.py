@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 
@@ -18,8 +19,35 @@ LINE_SECONDS = 15.0
 """A line about trials comes no more often than that; failures always have one."""
 
 
+@dataclass
+class _Running:
+    """A study while it runs.
+
+    Attributes:
+        study: The study.
+        began: When, in seconds of the monotonic clock.
+        said: When a line about its trials was printed last.
+        started_with: Trials that had ended before.
+        finished: Trials that have ended.
+    """
+
+    study: ReportStudy
+    began: float
+    said: float
+    started_with: int
+    finished: int
+
+    @property
+    def minutes(self) -> float:
+        return self.study.minutes or 0.0
+
+    @property
+    def trials(self) -> int:
+        return max(1, self.study.config.search.trials)
+
+
 class ReportProgress:
-    """Lines on a console."""
+    """Lines on a console. One study may begin while another waits for its last trials."""
 
     def __init__(self, console: Console, command: str) -> None:
         """Begin.
@@ -31,15 +59,18 @@ class ReportProgress:
         self.console, self.command = console, command
         self._count, self._position = 0, 0
         self._todo: list[ReportStudy] = []
-        self._present: ReportStudy | None = None
-        self._began = self._study_began = self._said = time.monotonic()
+        self._running: dict[str, _Running] = {}
+        self._began = self._ended = time.monotonic()
         self._measured = 0.0  # minutes of the studies that have ended, as they were expected
-        self._finished = self._started_with = 0
 
-    @property
-    def hooks(self) -> Hooks:
-        """The callbacks for `ddcal.study.run_study`."""
-        return Hooks(on_start=self._on_start, on_finished=self._on_finished, on_interrupt=self._on_interrupt)
+    def hooks_of(self, study: ReportStudy) -> Hooks:
+        """Return what `ddcal.study.run.runner.run_studies` calls while a study runs."""
+        return Hooks(
+            on_start=lambda start: self._on_start(study, start),
+            on_finished=lambda trial: self._on_finished(study, trial),
+            on_interrupt=self._on_interrupt,
+            on_closed=lambda results: self._on_closed(study),
+        )
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -56,47 +87,46 @@ class ReportProgress:
         self._count, self._position, self._todo = len(todo), 0, list(todo)
         known = [study for study in studies if study.minutes is not None and study.config.name in took]
         self._measured = sum(study.minutes or 0.0 for study in known)
-        self._began = time.monotonic() - sum(took[study.config.name] for study in known)
+        self._ended = time.monotonic()
+        self._began = self._ended - sum(took[study.config.name] for study in known)
         there = len(studies) - len(todo)
         self.say(f"{len(studies)} studies: {there} finished before, {len(todo)} to run{self._left()}")
-
-    def next_study(self, study: ReportStudy) -> None:
-        """A study begins."""
-        self._present, self._position = study, self._position + 1
-        self._study_began = self._said = time.monotonic()
-        self._finished = self._started_with = 0
-        trials = study.config.search.trials
-        self.say(f"study {self._position} of {self._count}  {study.config.name}: {trials} trials{self._left()}")
-
-    def end_study(self) -> None:
-        """The study that began last has ended."""
-        assert self._present is not None
-        seconds = time.monotonic() - self._study_began
-        if self._started_with == 0:  # a resumed one says nothing about the time of a whole one
-            self._measured += self._present.minutes or 0.0
-        else:
-            self._began += seconds
-        self._todo.remove(self._present)
-        self.say(f"  done in {duration(seconds)}")
-        self._present = None
 
     def stopped(self) -> None:
         """Ctrl-C has ended it."""
         self.say(f"stopped: finished trials count, the others keep their state; go on with  {self.command}")
 
-    def _on_start(self, start: Start) -> None:
-        self._finished = self._started_with = start.finished
+    def _on_start(self, study: ReportStudy, start: Start) -> None:
+        name, now = study.config.name, time.monotonic()
+        if name in self._running:  # where it runs is known now
+            return
+        self._running[name] = _Running(study, now, now, start.finished, start.finished)
+        self._position += 1
+        trials = study.config.search.trials
+        self.say(f"study {self._position} of {self._count}  {name}: {trials} trials{self._left()}")
 
-    def _on_finished(self, trial: Trial) -> None:
-        assert self._present is not None
-        self._finished += 1
+    def _on_finished(self, study: ReportStudy, trial: Trial) -> None:
+        running = self._running[study.config.name]
+        running.finished += 1
         if trial.outcome not in ("complete", "infeasible"):
             reason = (trial.error or "").splitlines()[:1]
             self.say(f"  {trial.trial_key} {trial.outcome}: {cut(reason[0], 200) if reason else 'no reason is known'}")
-        now, total = time.monotonic(), self._present.config.search.trials
-        if now - self._said >= LINE_SECONDS and self._finished < total:
-            self._said = now
-            self.say(f"  {self._finished} of {total} trials{self._left()}")
+        now = time.monotonic()
+        if now - running.said >= LINE_SECONDS and running.finished < running.trials:
+            running.said = now
+            others = len(self._running) > 1  # then a line says of which study it is
+            of = f" of {study.config.name}" if others else ""
+            self.say(f"  {running.finished} of {running.trials} trials{of}{self._left()}")
+
+    def _on_closed(self, study: ReportStudy) -> None:
+        running, now = self._running.pop(study.config.name), time.monotonic()
+        if running.started_with == 0:  # a resumed one says nothing about the time of a whole one
+            self._measured += running.minutes
+        else:
+            self._began += now - max(running.began, self._ended)
+        self._ended = now
+        self._todo.remove(study)
+        self.say(f"  {study.config.name} done in {duration(now - running.began)}")
 
     def _on_interrupt(self, count: int, signum: int) -> None:
         if count == 1:
@@ -111,11 +141,10 @@ class ReportProgress:
             return ""
         minutes = sum(study.minutes or 0.0 for study in self._todo)
         done = self._measured
-        if self._present is not None:
-            total = max(1, self._present.config.search.trials)
-            share = (self._present.minutes or 0.0) / total
-            minutes -= share * self._finished
-            done += share * (self._finished - self._started_with)
+        for running in self._running.values():
+            share = running.minutes / running.trials
+            minutes -= share * running.finished
+            done += share * (running.finished - running.started_with)
         elapsed = (time.monotonic() - self._began) / 60.0
         pace = elapsed / done if done > 0.2 else 1.0
         return f"; about {duration(60.0 * minutes * pace)} left"

@@ -1,4 +1,4 @@
-"""Running what a report lacks: every study that is not finished yet, one after another, on one Ray."""
+"""Running what a report lacks: every study that is not finished yet, in turn, on one Ray."""
 
 from __future__ import annotations
 
@@ -96,17 +96,10 @@ def run_missing(
     if not todo:
         return 0
 
-    from ddcal.study.run.runner import resume_study, run_study
+    from ddcal.study.run.runner import run_studies
 
     with _one_ray(debug, address):
-        for study in todo:
-            progress.next_study(study)
-            options: dict[str, Any] = {"debug": debug, "address": address, "hooks": progress.hooks}
-            if states[study.config.name] == "missing":
-                run_study(study.config, output=root, **options)
-            else:
-                resume_study(root / study.config.name, trials=study.config.search.trials, **options)
-            progress.end_study()
+        run_studies([(study.config, progress.hooks_of(study)) for study in todo], root, debug=debug, address=address)
     return len(todo)
 
 

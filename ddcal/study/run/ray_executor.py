@@ -16,7 +16,7 @@ from typing import Any
 from ddcal.config import StudyConfig
 from ddcal.errors import ResourceError, StoreError
 from ddcal.study.remote.stop_signal import stop_signal
-from ddcal.study.run.driver import STOP, StudyDriver
+from ddcal.study.run.in_turn.relay import Relay
 from ddcal.study.run.interrupt import Interrupts
 from ddcal.study.run.ray_start import Head, end_ray, own_signals, start_ray
 from ddcal.study.run.ray_token import guard_token, token_file
@@ -221,18 +221,18 @@ def load_tune() -> None:
 
 
 def run_on_ray(
-    driver: StudyDriver,
+    relay: Relay,
     ray: Any,
     interrupts: Interrupts | None = None,
     abandon: Callable[[StoreError], None] | None = None,
 ) -> None:
-    """Run every trial of the study with Tune; returns when all are finished.
+    """Run every trial of the studies with Tune; returns when all are finished.
 
     Args:
-        driver: The study's.
+        relay: The drivers; all of studies that are `alike` (`ddcal.study.run.in_turn.studies`).
         ray: Connected.
         interrupts: What signals do.
-        abandon: Closes the driver and ends this process where Ray's head is lost and nothing returns from Ray; called
+        abandon: Closes the drivers and ends this process where Ray's head is lost and nothing returns from Ray; called
             in another thread.
 
     Raises:
@@ -259,17 +259,16 @@ def run_on_ray(
         "ray.tune.execution.experiment_state"
     )  # never read: no matter if a full disk has none
     snapshots.setLevel(logging.CRITICAL)
+    driver = relay.present
     study = driver.study
     trainable = DDNNTrainable if study.trial == "ddnn" else DistillTrainable
-    stop = driver.directory / STOP
-    stop.unlink(missing_ok=True)
-    searcher = DriverSearcher(driver, stop)
+    searcher = DriverSearcher(relay)
     tuner = tune.Tuner(
         trainable,
         tune_config=TuneConfig(
             search_alg=searcher,
             scheduler=let_workers_start(make_scheduler(study, driver.directory)),
-            num_samples=-1,  # the driver says when it is over: a trial may need another attempt
+            num_samples=-1,  # the drivers say when it is over: a trial may need another attempt
             reuse_actors=True,
             trial_dirname_creator=_folder_name,
             trial_name_creator=_folder_name,
@@ -290,14 +289,14 @@ def run_on_ray(
         with (
             signalled as searcher.stop_signal,
             interrupts.deferred(lambda: searcher.fail(interrupts.error())),
-            Head(ray).watched(stop.touch, searcher.abandon(abandon)),
+            Head(ray).watched(relay.stop, searcher.abandon(abandon)),
         ):
             tuner.fit()
     finally:
-        stop.unlink(missing_ok=True)
+        relay.forget_stop()
     if searcher.error is not None:
         raise searcher.error
-    if driver.running or not driver.exhausted:  # Tune has ended before its time
+    if relay.running or not relay.through:  # Tune has ended before its time
         raise KeyboardInterrupt
 
 

@@ -1,4 +1,4 @@
-"""The driver as a Tune searcher: Tune asks it for trials and tells it results; the driver alone knows Optuna."""
+"""Drivers as a Tune searcher: Tune asks it for trials and tells it results; the drivers alone know Optuna."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 from ray import cloudpickle
@@ -17,6 +16,7 @@ from ray.tune.search import Searcher
 
 from ddcal.errors import StoreError, cut, one_line
 from ddcal.study.run.driver import StudyDriver
+from ddcal.study.run.in_turn.relay import Relay
 from ddcal.study.run.unusable import why_lost
 from ddcal.study.run.worker import LostProcess
 
@@ -24,72 +24,78 @@ logger = logging.getLogger(__name__)
 
 
 class DriverSearcher(Searcher):
-    """Hands out the driver's assignments, ``search.concurrency`` at a time.
+    """Hands out the assignments of studies in turn, ``search.concurrency`` at a time.
 
-    Tune snapshots its searcher with pickle; the driver's own ledger and journal are the truth, so nothing of it goes
-    into a snapshot and a snapshot is never restored.
+    Tune snapshots its searcher with pickle; the drivers' own ledgers and journals are the truth, so nothing of them
+    goes into a snapshot and a snapshot is never restored.
 
     Attributes:
-        error: What the driver raised (a full disk, an interrupt). Raised inside Tune it would leave actors and
-            placement groups behind: it is kept here, `DriverStopper` ends the study, and whoever ran Tune raises it.
+        error: What a driver raised (a full disk, an interrupt). Raised inside Tune it would leave actors and
+            placement groups behind: it is kept here, `DriverStopper` ends the studies, and whoever ran Tune raises it.
         stop_signal: What every assignment gets as its ``stop_signal``.
     """
 
-    def __init__(self, driver: StudyDriver, stop: Path) -> None:
-        """Search for ``driver``; ``stop`` is the file that tells workers to save their state and stop."""
+    def __init__(self, relay: Relay) -> None:
+        """Search for the drivers of ``relay``."""
         super().__init__()
-        self._driver, self._stop = driver, stop
+        self._relay = relay
         self._alone = threading.Lock()
-        self._numbers: dict[str, int] = {}
+        self._handed_out: dict[str, tuple[StudyDriver, int]] = {}
         self.error: BaseException | None = None
         self.stop_signal: str | None = None
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial's config, None while ``concurrency`` trials run, FINISHED after the last."""
         with self._kept_error():
-            if self._driver.exhausted:
-                return Searcher.FINISHED
-            if self._driver.running >= self._driver.study.search.concurrency:
+            if self._relay.full:
                 return None
-            assignment = self._driver.next_assignment()
+            driver = self._relay.handing_out()
+            if driver is None:
+                return Searcher.FINISHED
+            assignment = driver.next_assignment()
             if assignment is None:
                 return None
-            self._numbers[trial_id] = assignment.number
-            cpu = self._driver.study.resources.cpus
-            told = {"stop_signal": self.stop_signal, "resources": {"cpu": cpu, "gpu": assignment.gpu}}
+            self._handed_out[trial_id] = driver, assignment.number
+            told = {
+                "stop_signal": self.stop_signal,
+                "resources": {"cpu": driver.study.resources.cpus, "gpu": assignment.gpu},
+            }
             return assignment.to_config() | told
         return Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Record a report between first and last."""
-        with self._kept_error():
-            self._driver.on_result(self._numbers[trial_id], result)
+        driver, number = self._handed_out[trial_id]
+        with self._kept_error(driver):
+            driver.on_result(number, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record the end of a trial: its own record, a stop by the scheduler, or a worker lost too often."""
         if error:  # `lost` follows, which knows why
             return
-        number = self._numbers.pop(trial_id)
-        if self.error is not None:  # the study is stopping: the driver ends its trials itself
+        driver, number = self._handed_out.pop(trial_id)
+        if self.error is not None:  # the studies are stopping: the drivers end their trials themselves
             return
-        with self._kept_error():
+        with self._kept_error(driver):
             if result is None:
-                self._driver.on_stopped(number, "killed", "its worker never began; see the log")
-                return
-            self._driver.on_result(number, result)
-            self._driver.on_stopped(number, "pruned")  # a finished trial is no longer running: nothing happens then
+                driver.on_stopped(number, "killed", "its worker never began; see the log")
+            else:
+                driver.on_result(number, result)
+                driver.on_stopped(number, "pruned")  # a finished trial is no longer running: nothing happens then
+            self._relay.settle()
 
     def lost(self, trial_id: str, error: BaseException | None, *, for_good: bool) -> None:
         """Record that a trial's worker was lost with this error; ``for_good`` if it is not tried again."""
-        number = self._numbers.pop(trial_id) if for_good else self._numbers[trial_id]
+        driver, number = self._handed_out.pop(trial_id) if for_good else self._handed_out[trial_id]
         if self.error is None:
-            with self._kept_error():
+            with self._kept_error(driver):
                 unusable = why_lost(error, for_good=for_good)
                 if unusable is not None:
                     raise unusable
                 if for_good:
-                    times = self._driver.study.resources.retries + 1
-                    self._driver.on_stopped(number, "killed", f"its worker died {times} times; see the log")
+                    times = driver.study.resources.retries + 1
+                    driver.on_stopped(number, "killed", f"its worker died {times} times; see the log")
+                    self._relay.settle()
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the ledger and the journal are the truth."""
@@ -98,7 +104,7 @@ class DriverSearcher(Searcher):
         """Restore nothing."""
 
     def abandon(self, then: Callable[[StoreError], None] | None) -> Callable[[StoreError], None]:
-        """Return what calls ``then`` in another thread, without a call of the driver beside it or after it."""
+        """Return what calls ``then`` in another thread, without a call of a driver beside it or after it."""
 
         def alone(error: StoreError) -> None:
             if then is not None:
@@ -108,29 +114,29 @@ class DriverSearcher(Searcher):
         return alone
 
     @contextmanager
-    def _kept_error(self) -> Iterator[None]:
+    def _kept_error(self, driver: StudyDriver | None = None) -> Iterator[None]:
         with self._alone:
             try:
                 yield
             except BaseException as error:
+                self._relay.failed = self._relay.failed or driver
                 self.fail(error)
 
     def fail(self, error: BaseException) -> None:
-        """End the study with ``error`` as soon as the workers have saved their state."""
+        """End the studies with ``error`` as soon as the workers have saved their state."""
         self.error = self.error or error
-        with suppress(OSError):  # a full disk: then Tune ends them, some seconds later
-            self._stop.touch()
+        self._relay.stop()
 
     def __getstate__(self) -> dict[str, Any]:
-        nothing = dict.fromkeys(("_driver", "_stop", "_alone", "error", "stop_signal"))
-        return {"_metric": self._metric, "_mode": self._mode, "_numbers": {}, **nothing}
+        nothing = dict.fromkeys(("_relay", "_alone", "error", "stop_signal"))
+        return {"_metric": self._metric, "_mode": self._mode, "_handed_out": {}, **nothing}
 
 
 class DriverStopper(Stopper):
-    """Stops every trial once the driver has raised."""
+    """Stops every trial once a driver has raised."""
 
     def __init__(self, searcher: DriverSearcher) -> None:
-        """Watch the driver of ``searcher``."""
+        """Watch the drivers of ``searcher``."""
         self._searcher = searcher
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -138,7 +144,7 @@ class DriverStopper(Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Whether the driver has raised."""
+        """Whether a driver has raised."""
         return self._searcher.error is not None
 
 

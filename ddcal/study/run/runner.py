@@ -2,104 +2,38 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ddcal.config import StudyConfig, read_study
-from ddcal.config.places import is_url, tracking_problem
-from ddcal.errors import BadInput, ResourceError, StoreError
-from ddcal.pipeline import Advance, Environment, Store
+from ddcal.config.places import tracking_problem
+from ddcal.errors import BadInput, ResourceError
+from ddcal.pipeline import Advance
 from ddcal.pipeline.environment import study_environment
-from ddcal.store.leases import Leases, open_leases
-from ddcal.study.mlflow.cursor import CURSOR
-from ddcal.study.mlflow.follower import Tracking
-from ddcal.study.mlflow.opening import make_mirror
-from ddcal.study.notify import check_notify, notified
+from ddcal.study.notify import notified
 from ddcal.study.record.folder_files import STUDY
 from ddcal.study.record.ledger import begun
-from ddcal.study.record.lock import DriverLock
-from ddcal.study.record.results import StudyResults, Trial, load_study
-from ddcal.study.record.rights import as_access_says, make_folder
-from ddcal.study.record.study_store import check_remote_store, store_place
-from ddcal.study.remote.output import fetch_begun, open_copying, output_bucket, refuse_begun
-from ddcal.study.run.checks import refuse_data, refuse_files
-from ddcal.study.run.cluster_leases import cluster_leases
-from ddcal.study.run.driver import StudyDriver
-from ddcal.study.run.interrupt import Interrupts, end_process, interruptible, say, stopped_before
+from ddcal.study.record.results import StudyResults, load_study
+from ddcal.study.record.rights import as_access_says
+from ddcal.study.remote.output import fetch_begun, refuse_begun
+from ddcal.study.run.in_turn.opening import open_driver
+from ddcal.study.run.in_turn.prepared import Hooks, Prepared, Start
+from ddcal.study.run.in_turn.studies import alike, closed_where_interrupted, run_in_turn
+from ddcal.study.run.interrupt import interruptible, stopped_before
 from ddcal.study.run.places import (
-    begun_meanwhile,
     check_name,
     check_places,
     check_trials,
     is_foreign,
-    is_read_only,
-    refuse_bytes,
     refuse_lost_ledger,
     refuse_other,
     study_at,
     with_given,
 )
-from ddcal.study.run.ray_executor import check_resources, check_shared, load_tune, ray_runtime, run_on_ray
-from ddcal.study.run.takeover import rebuild_journal
-from ddcal.study.run.unusable import stop_sentence, stops_the_study
-from ddcal.study.run.worker import Assignment
-from ddcal.study.search.samplers import check_installed
-from ddcal.study.search.search import JOURNAL
+from ddcal.study.run.unusable import stops_the_study
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Start:
-    """A study begins or goes on.
-
-    Attributes:
-        study: The study.
-        directory: Its folder.
-        finished: How many trials have ended already.
-        where: Where its trials run, a sentence.
-        cpus: How many CPUs there are for its trials; None if that is not known.
-        gpus: As ``cpus``.
-    """
-
-    study: StudyConfig
-    directory: Path
-    finished: int
-    where: str
-    cpus: float | None = None
-    gpus: float | None = None
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What to call while a study runs; all optional.
-
-    Attributes:
-        on_start: As the study starts, and again when it is known where it runs.
-        on_finished: After each trial.
-        on_trial: In debug mode, before each trial.
-        on_advance: In debug mode, after every chunk of a trial's work.
-        on_interrupt: At each Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP, with the count and the signal; the second raises
-            KeyboardInterrupt if this returns.
-        on_lost: With a sentence, in another thread, where Ray's head is lost and this process ends; default: prints it.
-        command: Returns the command that goes on with the study in a folder, for messages; default: ``ddcal resume``.
-        on_end: When all trials have ended, before MLflow is told; whatever it raises is logged alone.
-    """
-
-    on_start: Callable[[Start], None] | None = None
-    on_finished: Callable[[Trial], None] | None = None
-    on_trial: Callable[[Assignment], None] | None = None
-    on_advance: Callable[[Advance], None] | None = None
-    on_interrupt: Callable[[int, int], None] | None = None
-    on_lost: Callable[[str], None] | None = None
-    command: Callable[[Path], str] | None = None
-    on_end: Callable[[StudyResults], None] | None = None
+__all__ = ["Hooks", "Start", "resume_study", "run_studies", "run_study"]
 
 
 def run_study(
@@ -132,6 +66,14 @@ def run_study(
             with the study. Where nothing returns from a Ray whose head is lost, the process is ended (`Hooks.on_lost`).
         ddcal.data.DataError: if the data is missing.
     """
+    prepared = _prepared(study, output, hooks or Hooks(), resume=resume, take_over=take_over)
+    return _run(prepared, debug=debug, catch=catch, address=address)
+
+
+def _prepared(
+    study: StudyConfig, output: Path | str | None, hooks: Hooks, *, resume: bool = False, take_over: bool = False
+) -> Prepared:
+    """Return a study that begins, or with ``resume`` goes on where it was begun before."""
     if problem := tracking_problem(study.tracking.uri):
         raise BadInput(f"tracking.uri: {problem}")
     root = Path(output if output is not None else study.storage.root)
@@ -145,11 +87,10 @@ def run_study(
         fetch_begun(study, directory, take_over=take_over)
     elif not begun(directory):
         refuse_begun(study)
-    options: dict[str, Any] = {"debug": debug, "catch": catch, "address": address, "take_over": take_over}
     if resume and begun(directory):
         refuse_other(study, directory)
         trials = max(study.search.trials, load_study(directory).study.search.trials)  # it may have been extended
-        return resume_study(directory, trials=trials, given=study, hooks=hooks, **options)
+        return _prepared_again(directory, hooks, trials=trials, given=study, take_over=take_over)
     if begun(directory):
         raise ResourceError(
             f"{directory} exists: `ddcal resume {shlex.quote(str(directory))}` goes on with it; to begin anew take "
@@ -157,7 +98,7 @@ def run_study(
         )
     refuse_lost_ledger(directory)
     relative = not root.is_absolute() and not study.storage.on_s3
-    return _run(study, directory, None, hooks=hooks or Hooks(), relative=relative, **options)
+    return Prepared(study, directory, None, hooks, relative, take_over)
 
 
 def resume_study(
@@ -191,12 +132,23 @@ def resume_study(
         BadInput: if the folder is not a study's, another driver works on it, or ``trials`` is below what there is.
         StoreError: as `run_study`.
     """
-    options: dict[str, Any] = {"debug": debug, "catch": catch, "address": address, "take_over": take_over}
-    options["hooks"] = hooks or Hooks()
+    prepared = _prepared_again(directory, hooks or Hooks(), trials=trials, given=given, take_over=take_over)
+    return _run(prepared, debug=debug, catch=catch, address=address)
+
+
+def _prepared_again(
+    directory: Path | str,
+    hooks: Hooks,
+    *,
+    trials: int | None = None,
+    given: StudyConfig | None = None,
+    take_over: bool = False,
+) -> Prepared:
+    """Return a study that goes on."""
     if not begun(directory) and (Path(directory) / STUDY).is_file():  # killed before the ledger's first line
         refuse_lost_ledger(Path(directory))
         study = read_study(Path(directory) / STUDY, [] if trials is None else [f"search.trials={trials}"])
-        return _run(study, Path(directory).absolute(), None, **options)
+        return Prepared(study, Path(directory).absolute(), None, hooks, take_over=take_over)
     earlier = load_study(directory)
     if given is None and earlier.study.storage.on_s3:  # where a driver elsewhere may have gone on with it
         given = earlier.study
@@ -206,184 +158,79 @@ def resume_study(
     if trials is not None:
         check_trials(earlier, trials)
         study = study.model_copy(update={"search": study.search.model_copy(update={"trials": trials})})
-    return _run(study, earlier.directory, earlier, **options)
+    return Prepared(study, earlier.directory, earlier, hooks, take_over=take_over)
 
 
-def _run(
-    study: StudyConfig,
-    directory: Path,
-    earlier: StudyResults | None,
-    *,
-    debug: bool,
-    catch: bool,
-    address: str | None,
-    hooks: Hooks,
-    relative: bool = False,
-    take_over: bool = False,
-) -> StudyResults:
-    refuse_bytes(study, directory.parent)
-    with (
-        stops_the_study(directory, hooks.command),
-        interruptible(hooks.on_interrupt) as interrupts,
-        ExitStack() as stack,
-    ):
-        stack.enter_context(stopped_before(study.stop.before_seconds))
-        check_installed(study.search.searcher)
-        check_notify(study)
-        for warning in (*refuse_data(study), *refuse_files(study)):
-            logger.warning("%s", warning)
-        check_remote_store(study)
-        output_bucket(study)
-        finished = 0 if earlier is None else sum(trial.outcome is not None for trial in earlier.records)
+def run_studies(
+    studies: Sequence[tuple[StudyConfig, Hooks]], output: Path, *, debug: bool = False, address: str | None = None
+) -> None:
+    """Run studies in the order given, or go on with them.
 
-        def say(where: str, **there: float) -> None:
-            if hooks.on_start is not None:
-                hooks.on_start(Start(study, directory, finished, where, **there))
+    On Ray those in a row that are alike (`ddcal.study.run.in_turn.studies`) have the same workers, and each begins when
+    the one before has no trial left to hand out.
 
+    Args:
+        studies: Each with what to call while it runs.
+        output: The output root of all, absolute.
+        debug: As in `run_study`.
+        address: As in `run_study`.
+
+    Raises:
+        BadInput, ResourceError, StoreError, DataError, KeyboardInterrupt: as `run_study`, of one of them; what is
+            finished of the others stays.
+    """
+
+    def known(study: StudyConfig) -> StudyConfig:
+        return load_study(output / study.name).study if begun(output / study.name) else study
+
+    def preparing(study: StudyConfig, hooks: Hooks) -> Callable[[], Prepared]:
+        if begun(output / study.name):
+            return lambda: _prepared_again(output / study.name, hooks, trials=study.search.trials)
+        return lambda: _prepared(study, output, hooks)
+
+    groups = list[list[Callable[[], Prepared]]]()
+    last: StudyConfig | None = None
+    for study, hooks in studies:
+        present = known(study)
+        if debug or last is None or not alike(last, present):
+            groups.append([])
+        groups[-1].append(preparing(study, hooks))
+        last = present
+    for group in groups:
         if debug:
-            from ddcal.study.run.debug import debug_device, run_in_process
+            _run(group[0](), debug=True, catch=True, address=address)
+        else:
+            run_in_turn(iter(group), address)
 
-            environment = study_environment(study, debug_device(study))
-            stack.enter_context(as_access_says(study.storage.access))
-            driver = _driver(study, directory, environment, earlier, hooks, take_over=take_over)
+
+def _run(prepared: Prepared, *, debug: bool, catch: bool, address: str | None) -> StudyResults:
+    if not debug:
+        return run_in_turn(iter([lambda: prepared]), address)[0]
+    from ddcal.study.run.debug import debug_device, run_in_process
+
+    study, hooks = prepared.study, prepared.hooks
+    with (
+        stops_the_study(prepared.directory, hooks.command),
+        interruptible(hooks.on_interrupt) as interrupts,
+        stopped_before(study.stop.before_seconds),
+    ):
+        prepared.check()
+        environment = study_environment(study, debug_device(study))
+
+        def on_advance(advance: Advance) -> None:  # between two pieces of work, where a trial's state can be saved
+            if hooks.on_advance is not None:
+                hooks.on_advance(advance)
+            interrupts.check()
+
+        with as_access_says(study.storage.access):
+            driver = open_driver(prepared, environment)
             note = f"; scheduler {study.scheduler.name} is off" if study.scheduler.name != "none" else ""
-            say(f"debug mode: one trial at a time in this process on {environment.device_kind}{note}")
-
-            def on_advance(advance: Advance) -> None:  # between two pieces of work, where a trial's state can be saved
-                if hooks.on_advance is not None:
-                    hooks.on_advance(advance)
-                interrupts.check()
-
-            def run() -> None:
-                with interrupts.deferred():
+            prepared.say(f"debug mode: one trial at a time in this process on {environment.device_kind}{note}")
+            with interrupts.deferred():
+                with closed_where_interrupted(driver):
                     run_in_process(driver, catch=catch, on_trial=hooks.on_trial, on_advance=on_advance)
-
-            return _guarded(driver, run, interrupts, hooks.on_end)
-
-        say("starting" if address is None else f"connecting to Ray at {address}")
-        with ray_runtime(address) as ray, as_access_says(study.storage.access):  # Ray's own files stay as they are
-            resources = ray.cluster_resources()
-            alive = [node for node in ray.nodes() if node["Alive"]]
-            check_resources(study, resources, [node["Resources"] for node in alive])
-            make_folder(directory.parent, study.storage.access, shared=True)
-            if not study.storage.on_s3:  # there the folder is the driver's alone, and the store is not
-                check_shared(directory.parent, ray, relative=relative)
-            store, named = store_place(study, directory.parent), study.storage.store is not None
-            if (named or study.storage.on_s3) and not is_url(store) and not is_read_only(Path(store)):
-                check_shared(Path(store), ray, key="storage.store")
-            environment = ray_environment(study, ray)
-            load_tune()
-            gpus = resources.get("GPU", 0.0)
-            driver = _driver(
-                study, directory, environment, earlier, hooks, gpus=gpus, leases=cluster_leases, take_over=take_over
-            )
-            at_a_time = study.search.concurrency
-            say(
-                f"Ray: {len(alive)} node{'s' * (len(alive) != 1)}, {resources.get('CPU', 0):g} CPUs, "
-                f"{resources.get('GPU', 0):g} GPUs; {at_a_time} trial{'s' * (at_a_time != 1)} at a time",
-                cpus=resources.get("CPU", 0.0),
-                gpus=gpus,
-            )
-            abandon = partial(_abandon, driver, hooks)
-            return _guarded(driver, lambda: run_on_ray(driver, ray, interrupts, abandon), interrupts, hooks.on_end)
-
-
-def ray_device(study: StudyConfig) -> str:
-    """Return the device of a study's trials on Ray."""
-    return "cuda" if study.resources.gpu else "cpu"
-
-
-def ray_environment(study: StudyConfig, ray: Any) -> Environment:
-    """Return where trials compute, with the GPU's model from a node that has one if this one has none."""
-    environment = study_environment(study, ray_device(study))
-    if environment.device_kind != "cuda":
-        return environment
-    kind = ray.remote(num_cpus=0, num_gpus=0.01, max_retries=0)(_device_kind)
-    return replace(environment, kind=ray.get(kind.remote()))
-
-
-def _device_kind() -> str:
-    return Environment("cuda").device_kind
-
-
-def _driver(
-    study: StudyConfig,
-    directory: Path,
-    environment: Environment,
-    earlier: StudyResults | None,
-    hooks: Hooks,
-    gpus: float | None = None,
-    leases: Callable[[Store], Leases] = open_leases,
-    take_over: bool = False,
-) -> StudyDriver:
-    make_folder(directory.parent, study.storage.access, shared=True)
-    make_folder(directory, study.storage.access)
-    lock = DriverLock(directory, take_over=take_over)
-    tracking, copying = Tracking(None), None
-    try:
-        if earlier is None and begun(directory):
-            raise begun_meanwhile(directory)
-        copying = open_copying(study, directory, fresh=earlier is None, take_over=take_over)
-        copied = None if copying is None else lambda: copying.copied
-        if earlier is not None:
-            sessions, earlier = earlier.sessions, load_study(directory)  # now that nobody else writes
-            if earlier.sessions != sessions:
-                raise begun_meanwhile(directory)
-            if copying is not None and not (directory / JOURNAL).exists():  # it is not on S3
-                rebuild_journal(study, directory, earlier.records)
-            if study.tracking != earlier.study.tracking:  # it is of another MLflow, and this one may have nothing
-                (directory / CURSOR).unlink(missing_ok=True)
-        tracking = Tracking(make_mirror(study, directory, copied))
-        driver = StudyDriver(
-            study,
-            directory,
-            environment,
-            tracking,
-            lock,
-            earlier=earlier,
-            on_finished=hooks.on_finished,
-            gpus=gpus,
-            leases=leases,
-            copying=copying,
-        )
-        if copying is not None:
-            copying.begin()
-        return driver
-    except BaseException:
-        tracking.close()
-        if earlier is not None and study.tracking != earlier.study.tracking:
-            (directory / CURSOR).unlink(missing_ok=True)  # the ledger still names the former MLflow
-        if copying is not None:
-            copying.close(hurried=True)
-        lock.release()
-        raise
-
-
-def _guarded(
-    driver: StudyDriver,
-    run: Callable[[], None],
-    interrupts: Interrupts,
-    on_end: Callable[[StudyResults], None] | None = None,
-) -> StudyResults:
-    """Close the driver in any case, so that no MLflow run stays open and the folder is free."""
-    try:
-        run()
-    except BaseException:
-        with interrupts.deferred(), notified(driver.study, driver.directory):
-            driver.close(interrupted=True)
-            raise
-    with interrupts.deferred(), notified(driver.study, driver.directory):
-        return driver.close(on_end=on_end)
-
-
-def _abandon(driver: StudyDriver, hooks: Hooks, error: StoreError) -> None:
-    """Close a driver whose main thread waits for a Ray that is gone, and end this process before Ray does."""
-    words = stop_sentence(driver.directory, str(error), error.cure, hooks.command)
-    if hooks.on_lost is None:
-        say(2, f"{words}\n")
-    else:
-        hooks.on_lost(words)
-    with suppress(BaseException), notified(driver.study, driver.directory):
-        driver.close(interrupted=True)
-        raise error
-    end_process(1)
+                with notified(study, driver.directory):
+                    results = driver.close(on_end=hooks.on_end)
+        if hooks.on_closed is not None:
+            hooks.on_closed(results)
+        return results

@@ -10,6 +10,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.tune.experiment import Trial
 
 from ddcal.errors import StoreError
+from ddcal.study.run.in_turn.relay import Relay
 from ddcal.study.run.ray_search import DriverSearcher, EndedTrialsForgotten, LostWorkers, why_ended
 from ddcal.study.run.worker import Assignment, LostProcess
 
@@ -40,8 +41,8 @@ class Driver:
 
     running, exhausted = 0, False
 
-    def __init__(self, study):
-        self.study, self.ended = study, []
+    def __init__(self, study, directory):
+        self.study, self.directory, self.ended = study, directory, []
 
     def next_assignment(self):
         return Assignment(trial={}, store="")
@@ -67,8 +68,8 @@ def test_why_a_worker_has_ended_is_one_sentence(error, said):
 @pytest.mark.parametrize("callback", ["on_trial_recover", "on_trial_error"])
 def test_a_worker_that_is_lost_to_a_full_disk_stops_the_study_and_ends_no_trial(tiny_study, tmp_path, callback, caplog):
     for error in (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), ValueError("no")):
-        driver = Driver(tiny_study())
-        searcher = DriverSearcher(driver, tmp_path / "stop")
+        driver = Driver(tiny_study(), tmp_path)
+        searcher = DriverSearcher(Relay(driver))
         searcher.suggest("a")
         searcher.on_trial_complete("a", error=True)
         getattr(LostWorkers(searcher), callback)(iteration=1, trials=[], trial=Lost(tmp_path, error))
@@ -85,8 +86,8 @@ def test_a_worker_that_is_lost_to_a_full_disk_stops_the_study_and_ends_no_trial(
 
 
 def test_a_trial_that_begins_in_no_process_stops_the_study_and_is_not_killed(tiny_study, tmp_path):
-    driver = Driver(tiny_study())
-    searcher = DriverSearcher(driver, tmp_path / "stop")
+    driver = Driver(tiny_study(), tmp_path)
+    searcher = DriverSearcher(Relay(driver))
     searcher.suggest("a")
     lost = LostWorkers(searcher)
     trial = Lost(tmp_path, LostProcess("tiny-0000 cannot begin: RuntimeError: no GPU (on there)", "mend it"))

@@ -15,8 +15,8 @@ from ddcal.errors import BadInput
 from ddcal.study import load_study, run_study
 from ddcal.study.record.ledger import read_ledger
 from ddcal.study.record.lock import LOCK
-from ddcal.study.run import runner
 from ddcal.study.run.driver import StudyDriver
+from ddcal.study.run.in_turn import opening
 from ddcal.study.run.runner import Hooks, resume_study
 from ddcal.study.search.search import StudySearch
 
@@ -199,7 +199,7 @@ def test_ctrl_c_ends_the_study_and_its_runs(tiny_study, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_worker_goes_on_from_its_checkpoint(tiny_study, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "StudyDriver", functools.partial(StudyDriver, checkpoint_seconds=0.1))
+    monkeypatch.setattr(opening, "StudyDriver", functools.partial(StudyDriver, checkpoint_seconds=0.1))
     study = tiny_study(
         base={"train.epochs": 1500, "train.networks": 2},
         space={"calibrate.mask.ratio": {"choice": [0.5]}},
