@@ -221,6 +221,7 @@ def test_stored_networks_give_the_stored_logits(finish, datasets):
     networks = load_networks(load_file(runner.entries["train"].folder / "networks.safetensors"), runner.config, dataset)
     for index, network in enumerate(networks):
         assert torch.equal(predict_logits(network, dataset.test.images), logits["test_logits"][index])
+        assert torch.equal(predict_logits(network, dataset.val.images), logits["val_logits"][index])
         assert torch.equal(predict_logits(network, synthetic.images), logits["train_logits"][index])
 
 

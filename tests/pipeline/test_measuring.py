@@ -1,11 +1,17 @@
 """Kinds and costs of stages, and the measurement of them on tiny networks."""
 
+import copy
+from collections import Counter
+
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from ddcal.config import resolve
 from ddcal.distill import make_distiller
 from ddcal.distill.matching import GradientMatching
 from ddcal.errors import BadInput
+from ddcal.networks import predict_logits
 from ddcal.pipeline import Environment
 from ddcal.pipeline import measuring as probing
 from ddcal.pipeline.compute.distill import DistillWork, probe_training
@@ -13,6 +19,7 @@ from ddcal.pipeline.compute.train import TrainWork
 from ddcal.pipeline.costs import PUBLISH_SECONDS, Amount, Cost
 from ddcal.pipeline.measuring import measure
 from ddcal.pipeline.stages import STAGES
+from ddcal.pipeline.stages.train import POINTS
 
 
 @pytest.mark.parametrize(
@@ -103,6 +110,29 @@ def test_the_amount_of_a_stage_is_what_the_work_does(iterations, points, make_tr
     while training.fraction < 1.0:
         training.step()
     assert STAGES["train"].amount(trial) == Amount(2, iterations, calls["point"])
+
+
+def test_the_last_point_and_the_result_ask_the_networks_once(make_trial, datasets, tmp_path, monkeypatch):
+    """A state that is restored has no logits of other weights."""
+    trial = resolve(make_trial(distill__backbone="full", train__epochs=4, train__networks=2))
+    dataset, asked = datasets.get(trial.data), []
+    work = TrainWork(trial, dataset, None, "cpu")
+    predict = work.training.predict
+    monkeypatch.setattr(work.training, "predict", lambda *given: asked.append(len(given[1])) or predict(*given))
+    states = []
+    while work.fraction < 1.0:
+        work.step()
+        states.append(copy.deepcopy(work.state()))
+    work.write(tmp_path)
+    sizes = [len(split.images) for split in (dataset.train, dataset.val, dataset.test)]
+    assert Counter(asked) == Counter({sizes[0]: 2, sizes[1]: 2 * POINTS, sizes[2]: 2})
+    work.restore(states[0])
+    (tmp_path / "again").mkdir()
+    work.write(tmp_path / "again")
+    first, last = (load_file(folder / "logits.safetensors") for folder in (tmp_path / "again", tmp_path))
+    assert not torch.equal(first["val_logits"], last["val_logits"])
+    for index, network in enumerate(work.training.networks):
+        assert torch.equal(predict_logits(network, dataset.val.images), first["val_logits"][index])
 
 
 def test_the_words_on_a_kind_name_the_loss_where_it_is_not_the_usual_one(make_trial):

@@ -104,6 +104,7 @@ class TrainWork:
             side_by_side=side_by_side(config),
         )
         self.curve: list[dict[str, float]] = []
+        self._val_logits: list[Tensor] | None = None  # of the weights as they are now
 
     @property
     def fraction(self) -> float:
@@ -112,6 +113,7 @@ class TrainWork:
 
     def step(self) -> None:
         """Train every network for one epoch, and score them on ``val`` if a fidelity point is reached."""
+        self._val_logits = None
         loss = self.training.step()
         reached = int(POINTS * self.training.epoch / self.training.epochs + 1e-9)
         if reached > len(self.curve):
@@ -126,6 +128,7 @@ class TrainWork:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a `state`."""
         self.training.restore(state["training"])
+        self._val_logits = None
         self.curve = [dict(point) for point in state["curve"]]
 
     def write(self, folder: Path) -> None:
@@ -144,7 +147,7 @@ class TrainWork:
             ("val", self.dataset.val.images, self.dataset.val.labels),
             ("test", self.dataset.test.images, self.dataset.test.labels),
         ):
-            logits = [self._logits(index, images) for index in range(len(networks))]
+            logits = self._of_val() if name == "val" else self._of_each(images)
             tensors[f"{name}_logits"], tensors[f"{name}_labels"] = torch.stack(logits), labels.cpu().clone()
         save_file(tensors, folder / LOGITS)
 
@@ -155,6 +158,15 @@ class TrainWork:
     def close(self) -> None:
         """Do nothing."""
 
+    def _of_val(self) -> list[Tensor]:
+        """Return what each network says of ``val``: asked once for the last point of the curve and for the result."""
+        if self._val_logits is None:
+            self._val_logits = self._of_each(self.dataset.val.images)
+        return self._val_logits
+
+    def _of_each(self, images: Tensor) -> list[Tensor]:
+        return [self._logits(index, images) for index in range(len(self.training.networks))]
+
     def _logits(self, index: int, images: Tensor) -> Tensor:
         if len(images) == 0:
             return torch.zeros(0, self.dataset.num_classes)
@@ -164,7 +176,7 @@ class TrainWork:
         val = self.dataset.val
         if len(val) == 0:
             return {}
-        scores = [score(self._logits(i, val.images), val.labels) for i in range(len(self.training.networks))]
+        scores = [score(logits, val.labels) for logits in self._of_val()]
         return {name: math.fsum(s[name] for s in scores) / len(scores) for name in scores[0]}
 
 
