@@ -47,6 +47,8 @@ class DriverSearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial's config, None while ``concurrency`` trials run, FINISHED after the last."""
         with self._kept_error():
+            if self.error is not None:  # the studies are stopping
+                return Searcher.FINISHED
             if self._relay.full:
                 return None
             driver = self._relay.handing_out()

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -178,13 +179,13 @@ def test_it_goes_on_after_ctrl_c(tiny_studies, tmp_path, monkeypatch):
     """The first study is stopped after its first trial; the same call finishes it, and no trial runs twice."""
     studies = paper_studies("tiny", ["digits"], tiny_studies)[:1]
     progress = ReportProgress(Console(file=(tmp_path / "log").open("w")), "the same command")
-    heard = progress._on_finished
+    heard = progress.hooks_of(studies[0])
 
     def press(trial):
-        heard(trial)
+        heard.on_finished(trial)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(progress, "_on_finished", press)
+    monkeypatch.setattr(progress, "hooks_of", lambda study: replace(heard, on_finished=press))
     with pytest.raises(KeyboardInterrupt):
         paper_report(studies, tmp_path / "out", "tiny", progress, debug=True)
     progress.console.file.flush()

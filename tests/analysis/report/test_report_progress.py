@@ -1,6 +1,7 @@
 """About how long a report still takes: as expected, or as its finished studies have shown of this machine."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -32,3 +33,36 @@ def test_finished_studies_tell_how_fast_the_machine_is(studies, pace):
     took = {study.config.name: 60 * pace * study.minutes for study in studies[:4]}
     expected = duration(60 * pace * sum(study.minutes for study in studies[4:]))
     assert first_line(studies, took) == f"9 studies: 4 finished before, 5 to run; about {expected} left"
+
+
+def test_a_study_that_begins_while_another_ends_has_lines_of_its_own(studies, monkeypatch):
+    """A clock that the test moves: the second study begins a minute before the first ends."""
+    seconds = [0.0]
+    monkeypatch.setattr("ddcal.analysis.report.progress.time.monotonic", lambda: seconds[0])
+    out, (first, second) = io.StringIO(), studies[:2]
+    progress = ReportProgress(Console(file=out, width=200), "")
+    progress.begin(studies, [first, second], {})
+    hooks = {study.config.name: progress.hooks_of(study) for study in (first, second)}
+    one, two = hooks[first.config.name], hooks[second.config.name]
+    ended = SimpleNamespace(outcome="complete", trial_key="x", error=None)
+    for where in ("starting", "Ray"):
+        one.on_start(SimpleNamespace(finished=0, where=where))
+    seconds[0] = 100.0
+    one.on_finished(ended)
+    two.on_start(SimpleNamespace(finished=1, where="Ray"))  # it was begun before
+    seconds[0] = 160.0
+    two.on_finished(ended)
+    one.on_closed(None)
+    seconds[0] = 200.0
+    two.on_closed(None)
+    lines = [line.partition(";")[0] for line in out.getvalue().splitlines()]
+    names, trials = [study.config.name for study in (first, second)], [s.config.search.trials for s in (first, second)]
+    assert lines == [
+        "9 studies: 7 finished before, 2 to run",
+        f"study 1 of 2  {names[0]}: {trials[0]} trials",
+        f"  1 of {trials[0]} trials",
+        f"study 2 of 2  {names[1]}: {trials[1]} trials",
+        f"  2 of {trials[1]} trials of {names[1]}",
+        f"  {names[0]} done in {duration(160)}",
+        f"  {names[1]} done in {duration(100)}",
+    ]

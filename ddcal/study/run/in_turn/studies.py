@@ -62,10 +62,7 @@ def run_in_turn(studies: Iterator[Callable[[], Prepared]], address: str | None) 
     ):
         first.check()
         first.say("starting" if address is None else f"connecting to Ray at {address}")
-        with (
-            ray_runtime(address) as ray,
-            as_access_says(first.study.storage.access),
-        ):  # Ray's own files stay as they are
+        with ray_runtime(address) as ray, as_access_says(first.study.storage.access):  # not what Ray itself writes
             return running.run(ray, interrupts)
 
 
