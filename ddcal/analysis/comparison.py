@@ -202,7 +202,7 @@ def _warnings(labels: Sequence[str], studies: Sequence[StudyResults]) -> list[st
 def _identity(results: StudyResults) -> dict[str, str | None]:
     """Return what must be the same for two studies' numbers to be compared, of the winner or the first trial."""
     trial: Trial | None = results.best or next((t for t in results.records if t.fingerprint), None)
-    environment = results.started["environment"]
+    environment = results.started.get("environment", {})
     facts: dict[str, str | None] = {
         "networks measured": "the probe of a distilled set" if results.study.trial == "distill" else "trained networks",
         "devices": environment.get("device"),

@@ -148,7 +148,7 @@ def _introduction(page: Page, results: StudyResults) -> None:
         facts.append(f"winner{so_far}: {best.trial_key}; {confirmed_words(results.confirmed(best))}")
     else:
         facts.append(results.no_winner)
-    environment = results.started["environment"]
+    environment = results.started.get("environment", {})
     facts.append(", ".join(f"{name} {value}" for name, value in environment.items()))
     page.bullets(facts)
     if best is not None and (warning := chance_warning(best)):

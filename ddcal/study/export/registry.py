@@ -135,8 +135,7 @@ def _run_of(client: Any, results: StudyResults, trial: Trial) -> Any:
     experiment = client.get_experiment_by_name(results.study.tracking.experiment or results.study.name)
     if experiment is None:
         return None
-    condition = (
-        f"tags.`ddcal.study_id` = '{results.started['study_id']}' and tags.`ddcal.trial_key` = '{trial.trial_key}'"
-    )
+    study_id = results.started.get("study_id", "")
+    condition = f"tags.`ddcal.study_id` = '{study_id}' and tags.`ddcal.trial_key` = '{trial.trial_key}'"
     found = client.search_runs([experiment.experiment_id], condition, max_results=1)
     return found[0] if found else None

@@ -307,8 +307,8 @@ class StudyResults(ShownStudy):
                 "saved_gpu_seconds": sum(trial.saved_gpu_seconds for trial in finished),
                 "computed_seconds": sum(sum((t.stage_seconds or {}).values()) - t.saved_seconds for t in finished),
             },
-            "environment": self.started["environment"],
-            "versions": self.started["versions"],
+            "environment": self.started.get("environment", {}),
+            "versions": self.started.get("versions", {}),
         }
 
     def write(self) -> None:

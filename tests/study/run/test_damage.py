@@ -143,6 +143,16 @@ def test_damage_to_a_ledger_of_an_earlier_version_is_refused_or_read(whole, tmp_
     fuzz(old, tmp_path_factory, LEDGER, judge, examples)
 
 
+def test_a_ledger_that_does_not_say_where_it_was_computed_is_read(whole, tmp_path):
+    old = tmp_path / "tiny"
+    shutil.copytree(whole, old)
+    first, *others = plain_events(old / LEDGER)
+    left = {name: value for name, value in first.items() if name not in ("environment", "versions", "study_id")}
+    write_plain(old / LEDGER, [left, *others])
+    summary = load_study(old).summary()
+    assert summary["environment"] == {} and summary["versions"] == {} and summary["winner"] is not None
+
+
 @pytest.mark.parametrize("examples", EXAMPLES)
 def test_damage_to_the_journal_is_noticed_or_has_done_no_harm(whole, tmp_path_factory, examples):
     results = load_study(whole)
