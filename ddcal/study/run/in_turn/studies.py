@@ -24,7 +24,7 @@ def alike(one: StudyConfig, other: StudyConfig) -> bool:
     """Return whether the trials of two studies may run on the same workers, one study's beside the other's last ones.
 
     They may where the trials are of one kind and have the same resources, each study without what is its own while it
-    runs: a scheduler, shares of a GPU that it measures, S3, a time before the end of a job.
+    runs: a scheduler, a GPU, S3, hours of its own, a time before the end of a job.
     """
     return _of_workers(one) == _of_workers(other) and all(map(_shares_workers, (one, other)))
 
@@ -34,8 +34,8 @@ def _of_workers(study: StudyConfig) -> tuple[Any, ...]:
 
 
 def _shares_workers(study: StudyConfig) -> bool:
-    own = study.scheduler.name != "none" or study.resources.gpu == "auto" or study.storage.on_s3
-    return not own and study.stop.before_seconds is None
+    own = study.scheduler.name != "none" or bool(study.resources.gpu) or study.storage.on_s3
+    return not own and study.stop.before_seconds is None and study.stop.hours is None
 
 
 def run_in_turn(studies: Iterator[Callable[[], Prepared]], address: str | None) -> list[StudyResults]:
