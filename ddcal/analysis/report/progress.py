@@ -123,7 +123,8 @@ class ReportProgress:
         if running.started_with == 0:  # a resumed one says nothing about the time of a whole one
             self._measured += running.minutes
         else:
-            self._began += now - max(running.began, self._ended)
+            others = [one.began for one in self._running.values() if one.started_with == 0]
+            self._began += max(0.0, min([now, *others]) - max(running.began, self._ended))
         self._ended = now
         self._todo.remove(study)
         self.say(f"  {study.config.name} done in {duration(now - running.began)}")

@@ -262,6 +262,7 @@ def run_on_ray(
     driver = relay.present
     study = driver.study
     trainable = DDNNTrainable if study.trial == "ddnn" else DistillTrainable
+    relay.forget_stop()
     searcher = DriverSearcher(relay)
     tuner = tune.Tuner(
         trainable,

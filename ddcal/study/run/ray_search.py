@@ -22,6 +22,9 @@ from ddcal.study.run.worker import LostProcess
 
 logger = logging.getLogger(__name__)
 
+ALONE_SECONDS = 10.0
+"""How long a lost head waits for a call of a driver to return: opening a study asks Ray, which may not answer."""
+
 
 class DriverSearcher(Searcher):
     """Hands out the assignments of studies in turn, ``search.concurrency`` at a time.
@@ -52,7 +55,7 @@ class DriverSearcher(Searcher):
             if self._relay.full:
                 return None
             driver = self._relay.handing_out()
-            if driver is None:
+            if driver is None or self.error is not None:  # a signal may have come while the next study was opened
                 return Searcher.FINISHED
             assignment = driver.next_assignment()
             if assignment is None:
@@ -110,7 +113,7 @@ class DriverSearcher(Searcher):
 
         def alone(error: StoreError) -> None:
             if then is not None:
-                self._alone.acquire()  # for good
+                self._alone.acquire(timeout=ALONE_SECONDS)  # for good
                 then(error)
 
         return alone

@@ -17,9 +17,9 @@ from ddcal.study.record.ledger import begun
 from ddcal.study.record.results import StudyResults, load_study
 from ddcal.study.record.rights import as_access_says
 from ddcal.study.remote.output import fetch_begun, refuse_begun
-from ddcal.study.run.in_turn.opening import open_driver
+from ddcal.study.run.in_turn.opening import closed_where_interrupted, open_driver
 from ddcal.study.run.in_turn.prepared import Hooks, Prepared, Start
-from ddcal.study.run.in_turn.studies import alike, closed_where_interrupted, run_in_turn
+from ddcal.study.run.in_turn.studies import alike, run_in_turn
 from ddcal.study.run.interrupt import interruptible, stopped_before
 from ddcal.study.run.places import (
     check_name,
@@ -225,7 +225,8 @@ def _run(prepared: Prepared, *, debug: bool, catch: bool, address: str | None) -
         with as_access_says(study.storage.access):
             driver = open_driver(prepared, environment)
             note = f"; scheduler {study.scheduler.name} is off" if study.scheduler.name != "none" else ""
-            prepared.say(f"debug mode: one trial at a time in this process on {environment.device_kind}{note}")
+            with closed_where_interrupted(driver):
+                prepared.say(f"debug mode: one trial at a time in this process on {environment.device_kind}{note}")
             with interrupts.deferred():
                 with closed_where_interrupted(driver):
                     run_in_process(driver, catch=catch, on_trial=hooks.on_trial, on_advance=on_advance)

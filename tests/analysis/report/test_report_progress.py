@@ -66,3 +66,22 @@ def test_a_study_that_begins_while_another_ends_has_lines_of_its_own(studies, mo
         f"  {names[0]} done in {duration(160)}",
         f"  {names[1]} done in {duration(100)}",
     ]
+
+
+def test_the_pace_leaves_out_the_time_of_a_resumed_study_alone(studies, monkeypatch):
+    """A fresh study began after 50 s of a resumed one; both end at 100 s: it has taken 50 s."""
+    seconds = [0.0]
+    monkeypatch.setattr("ddcal.analysis.report.progress.time.monotonic", lambda: seconds[0])
+    out, (resumed, fresh, third) = io.StringIO(), studies[:3]
+    progress = ReportProgress(Console(file=out, width=200), "")
+    progress.begin(studies[:3], [resumed, fresh, third], {})
+    first, second = progress.hooks_of(resumed), progress.hooks_of(fresh)
+    first.on_start(SimpleNamespace(finished=1, where="Ray"))
+    seconds[0] = 50.0
+    second.on_start(SimpleNamespace(finished=0, where="Ray"))
+    seconds[0] = 100.0
+    first.on_closed(None)
+    second.on_closed(None)
+    progress.hooks_of(third).on_start(SimpleNamespace(finished=0, where="Ray"))
+    left = duration(50.0 * third.minutes / fresh.minutes)
+    assert out.getvalue().splitlines()[-1].endswith(f"about {left} left")

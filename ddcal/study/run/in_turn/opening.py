@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ddcal.store.leases import Leases, open_leases
 from ddcal.study.mlflow.cursor import CURSOR
 from ddcal.study.mlflow.follower import Tracking
 from ddcal.study.mlflow.opening import make_mirror
+from ddcal.study.notify import notified
 from ddcal.study.record.ledger import begun
 from ddcal.study.record.lock import DriverLock
 from ddcal.study.record.results import load_study
@@ -56,12 +58,13 @@ def open_on_ray(prepared: Prepared, ray: Any) -> StudyDriver:
     gpus = resources.get("GPU", 0.0)
     driver = open_driver(prepared, environment, gpus=gpus, leases=cluster_leases)
     at_a_time = study.search.concurrency
-    prepared.say(
-        f"Ray: {len(alive)} node{'s' * (len(alive) != 1)}, {resources.get('CPU', 0):g} CPUs, "
-        f"{resources.get('GPU', 0):g} GPUs; {at_a_time} trial{'s' * (at_a_time != 1)} at a time",
-        cpus=resources.get("CPU", 0.0),
-        gpus=gpus,
-    )
+    with closed_where_interrupted(driver):
+        prepared.say(
+            f"Ray: {len(alive)} node{'s' * (len(alive) != 1)}, {resources.get('CPU', 0):g} CPUs, "
+            f"{resources.get('GPU', 0):g} GPUs; {at_a_time} trial{'s' * (at_a_time != 1)} at a time",
+            cpus=resources.get("CPU", 0.0),
+            gpus=gpus,
+        )
     return driver
 
 
@@ -125,6 +128,17 @@ def open_driver(
             copying.close(hurried=True)
         lock.release()
         raise
+
+
+@contextmanager
+def closed_where_interrupted(driver: StudyDriver) -> Iterator[None]:
+    """Close a driver where the context raises, so that no MLflow run stays open and the folder is free."""
+    try:
+        yield
+    except BaseException:
+        with notified(driver.study, driver.directory):
+            driver.close(interrupted=True)
+            raise
 
 
 def ray_device(study: StudyConfig) -> str:

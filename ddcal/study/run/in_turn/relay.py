@@ -45,7 +45,6 @@ class Relay:
         self.failed: StudyDriver | None = None
         self.through = False
         self._following, self._ended = following, ended
-        self._let_go_on(first)
 
     @property
     def running(self) -> int:
@@ -64,20 +63,20 @@ class Relay:
             if following is None:
                 self.through = True
                 return None
-            self._let_go_on(following)
             self.open.append(following)
             self.present = following
+            self._let_go_on(following)
             self.settle()
         return self.present
 
     def settle(self) -> None:
         """Close every driver but the present one whose last trial has ended."""
-        for driver in [one for one in self.open if one is not self.present and one.exhausted and not one.running]:
+        for driver in [one for one in self.open if one is not self.present and not one.running]:
             self.open.remove(driver)
-            if self._ended is None:
-                continue
             try:
-                self._ended(driver)
+                if self._ended is not None:
+                    self._ended(driver)
+                self._let_go_on(driver)
             except BaseException:
                 self.failed = driver
                 raise
@@ -89,7 +88,7 @@ class Relay:
                 (driver.directory / STOP).touch()
 
     def forget_stop(self) -> None:
-        """Remove what `stop` has left."""
+        """Remove what `stop` has left, or a driver that was killed."""
         for driver in self.open:
             self._let_go_on(driver)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -12,12 +13,14 @@ from ddcal.study.notify import notified
 from ddcal.study.record.results import StudyResults
 from ddcal.study.record.rights import as_access_says
 from ddcal.study.run.driver import StudyDriver
-from ddcal.study.run.in_turn.opening import open_on_ray
+from ddcal.study.run.in_turn.opening import closed_where_interrupted, open_on_ray
 from ddcal.study.run.in_turn.prepared import Prepared
 from ddcal.study.run.in_turn.relay import Relay
 from ddcal.study.run.interrupt import Interrupts, end_process, interruptible, say, stopped_before
 from ddcal.study.run.ray_executor import ray_runtime, run_on_ray
 from ddcal.study.run.unusable import stop_sentence, stops_the_study
+
+logger = logging.getLogger(__name__)
 
 
 def alike(one: StudyConfig, other: StudyConfig) -> bool:
@@ -72,7 +75,6 @@ class _Running:
     def __init__(self, first: Prepared, others: Iterator[Callable[[], Prepared]]) -> None:
         self.first, self._others = first, others
         self._prepared: dict[StudyDriver, Prepared] = {}
-        self._opening: Prepared | None = first
         self._relay: Relay | None = None
         self._refused: Exception | None = None
         self._results: list[StudyResults] = []
@@ -82,7 +84,9 @@ class _Running:
         """Raise what a place does not take as `stops_the_study` does, of the study that it is about."""
         try:
             yield
-        except Exception:
+        except Exception as error:
+            if error is self._refused:
+                raise
             concerned = self._concerned
             with stops_the_study(concerned.directory, concerned.hooks.command):
                 raise
@@ -105,16 +109,11 @@ class _Running:
 
     @property
     def _concerned(self) -> Prepared:
-        if self._opening is not None or self._relay is None:
-            return self._opening or self.first
-        return self._prepared[self._relay.failed or self._relay.present]
+        return self.first if self._relay is None else self._prepared[self._relay.failed or self._relay.present]
 
     def _opened(self, prepared: Prepared, ray: Any) -> StudyDriver:
-        self._opening = prepared
-        if prepared is not self.first:
-            prepared.check()
         driver = open_on_ray(prepared, ray)
-        self._prepared[driver], self._opening = prepared, None
+        self._prepared[driver] = prepared
         return driver
 
     def _next(self, ray: Any) -> StudyDriver | None:
@@ -123,8 +122,12 @@ class _Running:
         if prepare is None:
             return None
         try:
-            return self._opened(prepare(), ray)
+            prepared = prepare()
+            with stops_the_study(prepared.directory, prepared.hooks.command):
+                prepared.check()
+                return self._opened(prepared, ray)
         except Exception as error:
+            logger.warning("the next study is refused, and those that run come to their end first: %s", error)
             self._refused = error
             return None
 
@@ -150,14 +153,3 @@ class _Running:
                 driver.close(interrupted=True)
                 raise error
         end_process(1)
-
-
-@contextmanager
-def closed_where_interrupted(driver: StudyDriver) -> Iterator[None]:
-    """Close a driver where the context raises, so that no MLflow run stays open and the folder is free."""
-    try:
-        yield
-    except BaseException:
-        with notified(driver.study, driver.directory):
-            driver.close(interrupted=True)
-            raise

@@ -76,14 +76,27 @@ def test_ctrl_c_keeps_all_that_are_open(tiny_study, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-def test_where_the_next_is_refused_the_others_come_to_their_end(tiny_study, tmp_path):
+def test_where_the_next_is_refused_the_others_come_to_their_end(tiny_study, tmp_path, caplog):
     first, last = of_epochs(tiny_study, "one", 2, LONG), of_epochs(tiny_study, "three", 2)
     missing = of_epochs(tiny_study, "two", 2, base={"data.name": "npz", "data.root": str(tmp_path / "none.npz")})
     with pytest.raises(BadInput, match=r"none\.npz"):
         run_studies([(study, Hooks()) for study in (first, missing, last)], tmp_path / "runs")
+    assert "the next study is refused" in caplog.text
     results = load_study(tmp_path / "runs" / "one")
     assert [trial.outcome for trial in results.records] == ["complete"] * 2 and not results.interrupted
     assert not (tmp_path / "runs" / "two" / "ledger.jsonl").exists() and not (tmp_path / "runs" / "three").exists()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_study_whose_listener_raises_as_it_begins_is_closed(tiny_study, tmp_path):
+    def start(begun):
+        if begun.where != "starting":
+            raise BrokenPipeError("nobody reads")
+
+    with pytest.raises(BrokenPipeError):
+        run_study(of_epochs(tiny_study, "one", 2), output=tmp_path, hooks=Hooks(on_start=start))
+    results = load_study(tmp_path / "one")
+    assert results.interrupted and not (results.directory / LOCK).exists()
 
 
 @pytest.mark.parametrize(
@@ -95,12 +108,24 @@ def test_where_the_next_is_refused_the_others_come_to_their_end(tiny_study, tmp_
         ({"search": {"trials": 2, "concurrency": 2}}, False),
         ({"resources": {"threads": 2}}, False),
         ({"storage": {"access": "group"}}, False),
-        ({"scheduler": {"name": "moasha"}}, False),
-        ({"stop": {"before_seconds": 60.0}}, False),
     ],
 )
 def test_which_have_the_same_workers(tiny_study, sections, same):
     one = tiny_study(search={"trials": 2})
     other = tiny_study(**{"search": {"trials": 2}, **sections})
-    assert alike(one, one) and alike(one, other) == same and alike(other, one) == same
-    assert alike(other, other) == (same or not {"scheduler", "stop"} & sections.keys())
+    assert alike(one, one) and alike(other, other) and alike(one, other) == same and alike(other, one) == same
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"scheduler": {"name": "moasha"}},
+        {"stop": {"before_seconds": 60.0}},
+        {"stop": {"hours": 1.0}},
+        {"resources": {"gpu": 0.5}},
+        {"resources": {"gpu": "auto"}},
+    ],
+)
+def test_which_are_alone(tiny_study, sections):
+    study = tiny_study(**sections)
+    assert not alike(study, study) and not alike(tiny_study(), study)
