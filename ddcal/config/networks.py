@@ -36,6 +36,8 @@ class Architecture:
         too_small: Says why it cannot take images of some (config, channels, size), or "": what follows the place of a
             setting, with ``{images}`` for the images.
         version: Of a user's own: raised where numbers change.
+        cpu_version: Of how one of ddcal's own computes on a CPU: raised where last bits change there alone. What a GPU
+            has computed keeps its keys.
     """
 
     builder: str
@@ -44,6 +46,7 @@ class Architecture:
     depth: bool = False
     too_small: Callable[[NetworkConfig, int, int], str] = lambda *_: ""
     version: int = 1
+    cpu_version: int = 1
 
 
 def padded_side(channels: int, size: int) -> int:
@@ -104,7 +107,9 @@ def _resnet18(config: NetworkConfig, channels: int, size: int) -> str:
 _PLACE = "ddcal.networks"
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "convnet": Architecture(f"{_PLACE}.convnet:ConvNet", 128, depth=True, too_small=_convnet),
+    "convnet": Architecture(
+        f"{_PLACE}.convnet:ConvNet", 128, depth=True, too_small=_convnet, cpu_version=2
+    ),  # 2 since pooling adds up rows first, and blocks their derivatives part by part
     "mlp": Architecture(f"{_PLACE}.mlp:MLP", 128, ("none",)),
     "lenet": Architecture(f"{_PLACE}.lenet:LeNet", None, ("none",), too_small=_lenet),
     "alexnet": Architecture(f"{_PLACE}.alexnet:AlexNet", 128, too_small=_poolings(3, "three", 8)),

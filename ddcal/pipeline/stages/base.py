@@ -92,8 +92,8 @@ class Stage(ABC):
         without |= {"train_images"} if config.data.train_images is None else set()
         without |= {"background"} if config.data.background == DataConfig().background else set()
         settings = self.settings(config)
-        own = {name: _network_source(name) for name in _networks_in(settings) if name not in ARCHITECTURES}
-        return ({"networks": own} if own else {}) | {
+        networks = _network_versions(settings, environment.device)
+        return ({"networks": networks} if networks else {}) | {
             "stage": self.name,
             "algorithm_version": self.version(config),
             "config": settings,
@@ -165,6 +165,17 @@ class Stage(ABC):
 
     def _kind(self, what: str, values: Mapping[str, Any]) -> Kind:
         return Kind(self.name, what, self.step, json.dumps({"stage": self.name, **values}, sort_keys=True))
+
+
+def _network_versions(settings: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """Return, of the networks in a stage's settings, what their names do not tell: sources of users' own, versions."""
+    found = dict[str, Any]()
+    for name in _networks_in(settings):
+        if name not in ARCHITECTURES:
+            found[name] = _network_source(name)
+        elif device == "cpu" and ARCHITECTURES[name].cpu_version > 1:
+            found[name] = {"cpu": ARCHITECTURES[name].cpu_version}
+    return found
 
 
 def _networks_in(settings: Mapping[str, Any]) -> Iterator[str]:
