@@ -48,7 +48,8 @@ class _Pool(torch.autograd.Function):
         images, channels, height, width = maps.shape
         pooled = maps.new_empty(images, channels, height // 2, width // 2)
         for small, large in zip(*_parts(pooled, maps), strict=True):
-            pool_into(small, large)
+            add_up_into(small, large)
+        pooled *= 0.25
         return pooled
 
     @staticmethod
@@ -71,12 +72,11 @@ class _Spread(torch.autograd.Function):
         return _Pool.apply(gradient), None, None
 
 
-def pool_into(pooled: Tensor, maps: Tensor) -> None:
-    """Write the mean of every 2×2 pixels of maps (N, C, H, W) into (N, C, ⌊H/2⌋, ⌊W/2⌋): rows are added up first."""
+def add_up_into(pooled: Tensor, maps: Tensor) -> None:
+    """Write the sum of every 2×2 pixels of maps (N, C, H, W) into (N, C, ⌊H/2⌋, ⌊W/2⌋): rows are added up first."""
     high, wide = pooled.shape[2:]
     rows = maps[:, :, 0 : 2 * high : 2, : 2 * wide] + maps[:, :, 1 : 2 * high : 2, : 2 * wide]
     torch.add(rows[..., 0::2], rows[..., 1::2], out=pooled)
-    pooled *= 0.25
 
 
 def spread_into(maps: Tensor, gradient: Tensor) -> None:
