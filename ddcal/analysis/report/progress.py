@@ -18,6 +18,9 @@ from ddcal.study.run.runner import Hooks, Start
 LINE_SECONDS = 15.0
 """A line about trials comes no more often than that; failures always have one."""
 
+EXPECTED_MINUTES = 1.0
+"""Minutes that count as passed as expected: the first trials have waited for Ray, and others run beside them."""
+
 
 @dataclass
 class _Running:
@@ -147,5 +150,5 @@ class ReportProgress:
             minutes -= share * running.finished
             done += share * (running.finished - running.started_with)
         elapsed = (time.monotonic() - self._began) / 60.0
-        pace = elapsed / done if done > 0.2 else 1.0
+        pace = (elapsed + EXPECTED_MINUTES) / (done + EXPECTED_MINUTES) if done > 0.0 else 1.0
         return f"; about {duration(60.0 * minutes * pace)} left"

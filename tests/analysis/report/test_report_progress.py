@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from ddcal.analysis.report.progress import ReportProgress
+from ddcal.analysis.report.progress import EXPECTED_MINUTES, ReportProgress
 from ddcal.analysis.report.studies import paper_studies, studies_folder
 from ddcal.pipeline.durations import duration
 
@@ -31,7 +31,8 @@ def test_without_a_finished_study_it_is_as_expected(studies):
 @pytest.mark.parametrize("pace", [0.5, 1.0, 3.0])
 def test_finished_studies_tell_how_fast_the_machine_is(studies, pace):
     took = {study.config.name: 60 * pace * study.minutes for study in studies[:4]}
-    expected = duration(60 * pace * sum(study.minutes for study in studies[4:]))
+    done, left = (sum(study.minutes for study in some) for some in (studies[:4], studies[4:]))
+    expected = duration(60 * left * (pace * done + EXPECTED_MINUTES) / (done + EXPECTED_MINUTES))
     assert first_line(studies, took) == f"9 studies: 4 finished before, 5 to run; about {expected} left"
 
 
@@ -83,5 +84,23 @@ def test_the_pace_leaves_out_the_time_of_a_resumed_study_alone(studies, monkeypa
     first.on_closed(None)
     second.on_closed(None)
     progress.hooks_of(third).on_start(SimpleNamespace(finished=0, where="Ray"))
-    left = duration(50.0 * third.minutes / fresh.minutes)
+    pace = (50.0 / 60.0 + EXPECTED_MINUTES) / (fresh.minutes + EXPECTED_MINUTES)
+    left = duration(60.0 * pace * third.minutes)
     assert out.getvalue().splitlines()[-1].endswith(f"about {left} left")
+
+
+def test_one_trial_that_has_ended_does_not_multiply_what_is_left(studies, monkeypatch):
+    """The first trial of 15 ends as late as four should: others were running beside it, and Ray had to start."""
+    seconds = [0.0]
+    monkeypatch.setattr("ddcal.analysis.report.progress.time.monotonic", lambda: seconds[0])
+    out, first = io.StringIO(), studies[0]
+    progress = ReportProgress(Console(file=out, width=200), "")
+    progress.begin(studies, studies, {})
+    hooks = progress.hooks_of(first)
+    hooks.on_start(SimpleNamespace(finished=0, where="Ray"))
+    one = 60.0 * first.minutes / first.config.search.trials
+    seconds[0] = max(4 * one, 15.0)
+    hooks.on_finished(SimpleNamespace(outcome="complete", trial_key="x", error=None))
+    expected = 60.0 * sum(study.minutes for study in studies) - one
+    pace = (seconds[0] / 60.0 + EXPECTED_MINUTES) / (one / 60.0 + EXPECTED_MINUTES)
+    assert 1.0 < pace < 1.5 and out.getvalue().endswith(f"about {duration(expected * pace)} left\n")
