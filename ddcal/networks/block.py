@@ -51,7 +51,7 @@ def norm_relu_pool(maps: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Te
         eps: ε of the norm.
 
     Returns:
-        float32 (N, C, ⌊H/2⌋, ⌊W/2⌋): with the bits of `InstanceNorm`, ReLU and `HalvingPool` one after another.
+        float32 (N, C, ⌊H/2⌋, ⌊W/2⌋): with the bits of `InstanceNorm`, ReLU and `HalvingPool`'s slices in turn.
     """
     pooled: Tensor = _NormReluPool.apply(maps.contiguous(), weight, bias, eps)
     return pooled

@@ -1,5 +1,6 @@
 """A pretended CUDA device, and what runs on it."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from tiny_sets import one_thread  # noqa: F401 - a fixture
 
 import ddcal
 from ddcal import precision
+from ddcal.networks import block, pooling
 
 
 @pytest.fixture
@@ -19,5 +21,11 @@ def cuda():
 
 @pytest.fixture(autouse=True)
 def one_form(monkeypatch):
-    """The CPU computes what has two forms in the GPU's one, which has other last bits: see tests/data/test_warp.py."""
+    """The CPU computes what has two forms in the GPU's one, which has other last bits: see tests/data/test_warp.py.
+
+    Pooling, and blocks that pool: see tests/networks/test_pooling.py and tests/networks/test_block.py.
+    """
     monkeypatch.setattr(precision, "adds_in_any_order", lambda device: True)
+    monkeypatch.setattr(pooling, "TINY", math.inf)
+    monkeypatch.setattr(block, "LARGE", math.inf)
+    monkeypatch.setattr(block, "LARGE_FORWARDS", math.inf)
